@@ -1,0 +1,9 @@
+"""The one exception that says: the person, not the program, has to change something."""
+
+
+class InputError(ValueError):
+    """A file, column, option or checkpoint that cannot be used.
+
+    The message is one plain line that names what is wrong and what to do about it. The command line prints
+    it and exits with code 2; a library user catches it as a `ValueError`.
+    """
