@@ -73,7 +73,7 @@ class TensorBatches:
         if not self.shuffle:
             yield from self._slices(self.rows)
             return
-        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(n_rows, generator=generator).to(self.rows.y.device)
         step = max(1, GATHER_ROWS // self.batch_size) * self.batch_size
         for start in range(0, n_rows, step):
