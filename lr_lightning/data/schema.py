@@ -24,3 +24,10 @@ class TableSchema:
     def of_numbers(cls, names: Sequence[str], target: str) -> TableSchema:
         """Columns of plain numbers and a 0/1 target."""
         return cls(tuple(names), target)
+
+    def to_dict(self) -> dict:
+        return {"feature_names": list(self.feature_names), "target": self.target, "labels": list(self.labels)}
+
+    @classmethod
+    def from_dict(cls, d):
+        return cls(tuple(d["feature_names"]), d["target"], tuple(d["labels"]))

@@ -148,7 +148,7 @@ class TensorDataModule(LightningDataModule):
             self._rows.y, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.seed
         )
         rows = self._rows if train is None else self._rows.take(train)
-        self.training = moments(rows.x, rows.weight)
+        self.training = moments([(rows.x, rows.weight)])
         self._refuse_not_finite()
         served = self._standardization_to_serve()
         self.served = served or Standardization.identity(rows.x.shape[1])
@@ -160,19 +160,33 @@ class TensorDataModule(LightningDataModule):
         self.train_rows = serve(rows)
         self.val_rows = None if val is None else serve(self._rows.take(val))
         self.test_rows = None if test is None else serve(self._rows.take(test))
+        if stage == "fit" and val is None:
+            # Lightning warns of an empty loader; one that is not overridden it leaves alone.
+            self.val_dataloader = super().val_dataloader
+
+    @property
+    def training_as_served(self) -> Standardization:
+        """Means and scales of the training rows in the units that the batches hold."""
+        mean, scale = self.training
+        return Standardization((mean - self.served.mean) / self.served.scale, scale / self.served.scale)
 
     def train_dataloader(self) -> TensorBatches:
         """Batches of the training rows, resident on the Trainer's device."""
         return self._batches(self.train_rows, shuffle=self.shuffle)
 
-    def val_dataloader(self) -> TensorBatches | list[Any]:
-        """Batches of the validation rows, in order; an empty list without any."""
-        return [] if self.val_rows is None else self._batches(self.val_rows)
+    def val_dataloader(self) -> TensorBatches:
+        """Batches of the validation rows, in order."""
+        return self._batches(self._held_out(self.val_rows))
 
-    def test_dataloader(self) -> TensorBatches | list[Any]:
+    def test_dataloader(self) -> TensorBatches:
         """Batches of the test rows, in order; of the validation rows where no test rows were kept back."""
-        rows = self.val_rows if self.test_rows is None else self.test_rows
-        return [] if rows is None else self._batches(rows)
+        return self._batches(self._held_out(self.val_rows if self.test_rows is None else self.test_rows))
+
+    @staticmethod
+    def _held_out(rows: Rows | None) -> Rows:
+        if rows is None:
+            raise InputError("the fit kept no rows back; name other data, or set val_fraction or test_fraction")
+        return rows
 
     def _batches(self, rows: Rows, shuffle: bool = False) -> TensorBatches:
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
@@ -185,8 +199,7 @@ class TensorDataModule(LightningDataModule):
 
     def _standardization_to_serve(self) -> Standardization | None:
         """None where the features can be served as they are, without a copy."""
-        mean, scale = self.training
-        scale = torch.where(scale > 0, scale, 1.0)
+        mean, scale = self.training.divisible()
         low, high = SCALES_OF_FLOAT32
         centred = bool((mean.abs() <= LARGEST_MEAN_IN_SCALES * scale).all())
         if self._dtype() == self._rows.x.dtype and centred and bool(((scale > low) & (scale < high)).all()):

@@ -1,0 +1,278 @@
+"""The Lightning face of the model: objective, optimizer, metrics and what goes into a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from lr_lightning.data.schema import TableSchema
+from lr_lightning.data.standardization import Standardization
+from lr_lightning.data.summary import TrainingSummary, row_weights
+from lr_lightning.data.tensors import TensorDataModule
+from lr_lightning.errors import InputError
+from lr_lightning.linear_sigmoid import LinearSigmoid
+from lr_lightning.metrics import HeldOutMetrics
+from lr_lightning.objective import Penalty, cross_entropy_sum
+from lr_lightning.optimizers import is_full_batch, make_optimizer, refuse_unknown
+
+log = logging.getLogger("lr_lightning")
+
+
+class LogisticRegression(LightningModule):
+    """Binary logistic regression: the linear–sigmoid model and the binary cross-entropy.
+
+    Minimises (1/Σv) Σ v_i·BCE(y_i, σ(b + x_iᵀw)) + l1·‖w‖₁ + (l2/2)·‖w‖², where v is the sample weight times
+    the class weight; the intercept b is never penalised.
+
+    Args:
+        in_features: number of features, d; None takes it from the data.
+        l1: strength of the L1 penalty, at least 0.
+        l2: strength of the L2 penalty, at least 0.
+        standardize: penalise the weights of standardised features (as glmnet does) or of the raw ones (as
+            scikit-learn does). With False, optimizers that take small steps (SGD, Adam, …) see the raw
+            features; those that run to convergence condition the problem for themselves in either case.
+        fit_intercept: whether the model has an intercept.
+        reduction: "mean" as above, or "sum": the whole objective times Σv, which has the same optimum.
+        class_weight: None, "balanced" (Σv / (2·Σv of the class)) or a weight for each label.
+        threshold: a probability above it is a positive prediction.
+        initial_weight: coefficients to start from, one number for all features or one each, on the original
+            feature scale; None starts at 0.
+        initial_bias: intercept to start from, likewise.
+        optimizer: name of a class in `torch.optim`.
+        optimizer_options: its keyword arguments, such as {"lr": 0.1}.
+
+    Raises:
+        InputError: if an argument is out of its range or the optimizer is not known.
+    """
+
+    linear_sigmoid: LinearSigmoid
+
+    def __init__(
+        self,
+        in_features: int | None = None,
+        *,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        standardize: bool = True,
+        fit_intercept: bool = True,
+        reduction: Literal["mean", "sum"] = "mean",
+        class_weight: Literal["balanced"] | dict[Any, float] | None = None,
+        threshold: float = 0.5,
+        initial_weight: float | list[float] | None = None,
+        initial_bias: float | None = None,
+        optimizer: str = "LBFGS",
+        optimizer_options: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        _refuse_out_of_range(self.hparams)
+        refuse_unknown(optimizer, l1)
+        self.converged = False
+        self.held_out = HeldOutMetrics(threshold)
+        self._full_batch = is_full_batch(optimizer)
+        self._schema: TableSchema | None = None
+        self._served: Standardization | None = None
+        if in_features is not None:
+            self._build(in_features, None)
+
+    # ---- prediction -------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Probabilities, shape (n,), of raw features x, shape (n, d)."""
+        return torch.sigmoid(self.logits(x))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The linear predictor, shape (n,), of raw features x, shape (n, d), at the Trainer's precision."""
+        return self.linear_sigmoid.logits(x).to(self.dtype)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Probabilities of raw features, or of the first tensor of a batch."""
+        return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+    # ---- set-up -----------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Take the number of features, the standardisation and the class weights from the training rows."""
+        if self.trainer.precision not in ("32-true", "64-true"):
+            raise InputError(f"precision {self.trainer.precision} would lose the fit's digits; use 32-true or 64-true")
+        data = getattr(self.trainer, "datamodule", None)
+        self._served = data.served if isinstance(data, TensorDataModule) else None
+        self._schema = data.schema if isinstance(data, TensorDataModule) else self._schema
+        if stage == "fit":
+            self._summarize(data)
+
+    def _summarize(self, data: Any) -> None:
+        hparams = self.hparams
+        if isinstance(data, TensorDataModule):
+            rows = data.train_rows
+            batches: Iterable[Sequence[Tensor]] = [[t for t in rows if t is not None]]
+            known = data.training_as_served
+        else:
+            self.trainer.fit_loop.setup_data()
+            batches, known = self.trainer.train_dataloader, None  # type: ignore[assignment]
+        labels = (0, 1) if self._schema is None else self._schema.labels
+        summary = TrainingSummary.of(batches, hparams["class_weight"], labels, known)
+        self._class_weights, self._weight_sum = summary.class_weights, summary.weight_sum
+
+        n_features = len(summary.standardization.mean)
+        if hparams["in_features"] not in (None, n_features):
+            raise InputError(f"in_features is {hparams['in_features']}, but the data have {n_features} features")
+        served = self._served or Standardization.identity(n_features)
+        training = summary.standardization.after(served)
+        mean, scale = training.divisible()
+        constant = training.scale == 0
+        if not hparams["fit_intercept"]:
+            mean = torch.zeros_like(mean)
+        if not hparams["standardize"] and not self._full_batch:
+            # Constant columns stay centred, so that no weight ever falls to them.
+            mean, scale = torch.where(constant & hparams["fit_intercept"], mean, 0.0), torch.ones_like(scale)
+        if not hasattr(self, "linear_sigmoid"):
+            self._build(n_features, Standardization(mean, scale))
+        else:
+            self.linear_sigmoid.mean.copy_(mean)
+            self.linear_sigmoid.scale.copy_(scale)
+        self._set_initial_coefficients()
+
+    def _build(self, in_features: int, standardization: Standardization | None) -> None:
+        self.hparams["in_features"] = in_features  # a checkpoint must say how large a model to build
+        self.linear_sigmoid = LinearSigmoid(
+            in_features, fit_intercept=self.hparams["fit_intercept"], standardization=standardization
+        )
+
+    def _set_initial_coefficients(self) -> None:
+        weight, bias = self.hparams["initial_weight"], self.hparams["initial_bias"]
+        if weight is None and bias is None:
+            return
+        if bias and not self.hparams["fit_intercept"]:
+            raise InputError("initial_bias is given, but fit_intercept is false")
+        start = torch.as_tensor(0.0 if weight is None else weight, dtype=torch.float64)
+        if start.ndim and len(start) != self.hparams["in_features"]:
+            raise InputError(
+                f"initial_weight has {len(start)} entries, but the data have {self.hparams['in_features']} features"
+            )
+        self.linear_sigmoid.set_coefficients(start.expand(self.hparams["in_features"]), bias or 0.0)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer that `optimizer` names."""
+        return make_optimizer(self.hparams["optimizer"], self.parameters(), self.hparams["optimizer_options"] or {})
+
+    # ---- training ---------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Let optimizers that need the whole objective make one step an epoch."""
+        scale = self.linear_sigmoid.scale
+        hparams = self.hparams
+        self._penalty = Penalty.on(
+            scale, l1=hparams["l1"], l2=hparams["l2"], standardize=hparams["standardize"]
+        )
+        if self._full_batch and self.trainer.num_training_batches != 1:
+            raise InputError(f"{hparams['optimizer']} needs all rows in one batch; leave batch_size unset")
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """The objective on a batch `(x, y)` or `(x, y, weight)`."""
+        x, y, v = self._weighted(batch)
+        entropy = cross_entropy_sum(self._served_logits(x), y, v)
+        weight_sum = len(y) if v is None else v.sum(dtype=torch.float64)
+        penalty = self._penalty.total(self.linear_sigmoid.linear.weight[0])
+        objective = entropy + weight_sum * penalty
+        self._add_to_epoch(batch_idx, objective.detach(), weight_sum)
+        return objective if self.hparams["reduction"] == "sum" else objective / weight_sum
+
+    def _weighted(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        x, y, *weight = batch
+        return x, y, row_weights(y, weight[0] if weight else None, self._class_weights)
+
+    def _served_logits(self, x: Tensor) -> Tensor:
+        served = self._served or Standardization.identity(x.shape[1])
+        weight, bias = self.linear_sigmoid.served_affine(served.to(x.device))
+        return torch.addmv(bias.to(x.dtype), x, weight.to(x.dtype))
+
+    def _add_to_epoch(self, batch_idx: int, objective: Tensor, weight_sum: Tensor | float) -> None:
+        if batch_idx == 0:  # also at each further evaluation of a full-batch closure
+            self._epoch_objective = torch.zeros_like(objective)
+            self._epoch_weight_sum = torch.zeros_like(objective)
+        self._epoch_objective += objective
+        self._epoch_weight_sum += weight_sum
+
+    def on_train_batch_end(self, outputs: Any, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """After a full-batch step: evaluate the objective where the step ended, and stop at the optimum."""
+        if not self._full_batch:
+            return
+        before = self._epoch_objective
+        self.zero_grad()
+        with torch.enable_grad():
+            objective = self.training_step(batch, batch_idx)
+            objective.backward()
+        gradient = max(float(p.grad.abs().max()) for p in self.parameters() if p.grad is not None)
+        scale = self._weight_sum if self.hparams["reduction"] == "sum" else 1.0
+        unchanged = bool((self._epoch_objective - before).abs() <= 1e-15 * before.abs())
+        self.converged = gradient <= 1e-9 * scale
+        if self.converged or unchanged:
+            self.trainer.should_stop = True
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's loss; for SGD and its like the mean over the batches, each before its update."""
+        loss = self._epoch_objective
+        if self.hparams["reduction"] == "mean":
+            loss = loss / self._epoch_weight_sum
+        if not loss.isfinite():
+            raise InputError(
+                f"the loss is no longer finite in epoch {self.current_epoch}; lower the learning rate "
+                "(optimizer.lr) or use standardized features (model.standardize)"
+            )
+        self._log({"train/loss": loss.item()})
+
+    # ---- held-out rows ----------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Add a batch to the held-out metrics."""
+        x, y, *weight = batch
+        self.held_out.update(self._served_logits(x), y, weight[0] if weight else None)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/loss and the metrics."""
+        self._log_held_out("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log test/loss and the metrics."""
+        self._log_held_out("test")
+
+    def _log_held_out(self, prefix: str) -> None:
+        values = {f"{prefix}/{name}": value for name, value in self.held_out.compute().items()}
+        self.held_out.reset()
+        if not self.trainer.sanity_checking:
+            self._log(values)
+
+    def _log(self, values: dict[str, float]) -> None:
+        """Hand values to callbacks as Lightning does, and to the loggers with the epoch as their step."""
+        self.log_dict(values, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics(values, step=self.current_epoch)
+
+    # ---- checkpoints ------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what inference needs of the data, as plain types."""
+        checkpoint["schema"] = None if self._schema is None else self._schema.to_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        if checkpoint.get("schema") is not None:
+            self._schema = TableSchema.from_dict(checkpoint["schema"])
+
+
+def _refuse_out_of_range(hparams: Any) -> None:
+    for name in ("l1", "l2"):
+        if not 0 <= hparams[name] < float("inf"):
+            raise InputError(f"{name} must be a finite number of at least 0, not {hparams[name]}")
+    if not 0 < hparams["threshold"] < 1:
+        raise InputError(f"threshold must lie between 0 and 1, not {hparams['threshold']}")
+    if hparams["reduction"] not in ("mean", "sum"):
+        raise InputError(f"reduction must be mean or sum, not {hparams['reduction']}")
