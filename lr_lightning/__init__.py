@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lr_lightning.data.hours import HoursDataModule
     from lr_lightning.data.schema import TableSchema
+    from lr_lightning.data.table import TableDataModule
     from lr_lightning.data.tensors import TensorDataModule
     from lr_lightning.errors import InputError
     from lr_lightning.linear_sigmoid import LinearSigmoid
     from lr_lightning.module import LogisticRegression
+    from lr_lightning.predictor import Predictor, load
 
 _MODULE_OF = {
     "HoursDataModule": "data.hours",
     "InputError": "errors",
     "LinearSigmoid": "linear_sigmoid",
     "LogisticRegression": "module",
+    "Predictor": "predictor",
+    "TableDataModule": "data.table",
     "TableSchema": "data.schema",
     "TensorDataModule": "data.tensors",
+    "load": "predictor",
 }
 
 __all__ = [
@@ -29,9 +34,12 @@ __all__ = [
     "InputError",
     "LinearSigmoid",
     "LogisticRegression",
+    "Predictor",
+    "TableDataModule",
     "TableSchema",
     "TensorDataModule",
     "__version__",
+    "load",
 ]
 
 

@@ -14,6 +14,9 @@ from torchmetrics.classification import (
 )
 
 
+HELD_OUT_NAMES = ("loss", "accuracy", "auroc", "average_precision", "f1", "brier", "calibration_error")
+
+
 class HeldOutMetrics(nn.Module):
     """Loss, discrimination and calibration of predicted probabilities, accumulated over batches.
 

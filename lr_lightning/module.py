@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.summary import TrainingSummary, row_weights
 from lr_lightning.data.tensors import TensorDataModule
@@ -21,6 +21,8 @@ from lr_lightning.objective import Penalty, cross_entropy_sum
 from lr_lightning.optimizers import is_full_batch, make_optimizer, refuse_unknown
 
 log = logging.getLogger("lr_lightning")
+
+FROM_DATA = ("schema", "prediction_input", "curve", "data")  # keys of a checkpoint
 
 
 class LogisticRegression(LightningModule):
@@ -75,7 +77,8 @@ class LogisticRegression(LightningModule):
         self.converged = False
         self.held_out = HeldOutMetrics(threshold)
         self._full_batch = is_full_batch(optimizer)
-        self._schema: TableSchema | None = None
+        self._fitted_epoch = 0
+        self._from_data: dict[str, Any] = {}  # what the checkpoint says of the data
         self._served: Standardization | None = None
         if in_features is not None:
             self._build(in_features, None)
@@ -102,9 +105,9 @@ class LogisticRegression(LightningModule):
             raise InputError(f"precision {self.trainer.precision} would lose the fit's digits; use 32-true or 64-true")
         data = getattr(self.trainer, "datamodule", None)
         self._served = data.served if isinstance(data, TensorDataModule) else None
-        self._schema = data.schema if isinstance(data, TensorDataModule) else self._schema
         if stage == "fit":
             self._summarize(data)
+            self._from_data = _description(data) if isinstance(data, TensorDataModule) else {}
 
     def _summarize(self, data: Any) -> None:
         hparams = self.hparams
@@ -115,7 +118,7 @@ class LogisticRegression(LightningModule):
         else:
             self.trainer.fit_loop.setup_data()
             batches, known = self.trainer.train_dataloader, None  # type: ignore[assignment]
-        labels = (0, 1) if self._schema is None else self._schema.labels
+        labels = data.schema.labels if isinstance(data, TensorDataModule) else (0, 1)
         summary = TrainingSummary.of(batches, hparams["class_weight"], labels, known)
         self._class_weights, self._weight_sum = summary.class_weights, summary.weight_sum
 
@@ -200,9 +203,17 @@ class LogisticRegression(LightningModule):
         self._epoch_weight_sum += weight_sum
 
     def on_train_batch_end(self, outputs: Any, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """After a full-batch step: evaluate the objective where the step ended, and stop at the optimum."""
-        if not self._full_batch:
-            return
+        """Stop at the optimum, or where the loss is lost."""
+        if self._full_batch:
+            self._evaluate_after_step(batch, batch_idx)
+        if self.trainer.is_last_batch and not bool(self._epoch_objective.isfinite()):
+            raise InputError(
+                f"the loss is no longer finite in epoch {self.current_epoch}; lower the learning rate "
+                "(optimizer.lr) or use standardized features (model.standardize)"
+            )
+
+    def _evaluate_after_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Evaluate the objective where a line search ended; the closure's own evaluations were trial points."""
         before = self._epoch_objective
         self.zero_grad()
         with torch.enable_grad():
@@ -211,7 +222,8 @@ class LogisticRegression(LightningModule):
         gradient = max(float(p.grad.abs().max()) for p in self.parameters() if p.grad is not None)
         scale = self._weight_sum if self.hparams["reduction"] == "sum" else 1.0
         unchanged = bool((self._epoch_objective - before).abs() <= 1e-15 * before.abs())
-        self.converged = gradient <= 1e-9 * scale
+        resolution = 1e-9 if self.trainer.precision == "64-true" else 1e-6
+        self.converged = gradient <= resolution * scale
         if self.converged or unchanged:
             self.trainer.should_stop = True
 
@@ -220,11 +232,6 @@ class LogisticRegression(LightningModule):
         loss = self._epoch_objective
         if self.hparams["reduction"] == "mean":
             loss = loss / self._epoch_weight_sum
-        if not loss.isfinite():
-            raise InputError(
-                f"the loss is no longer finite in epoch {self.current_epoch}; lower the learning rate "
-                "(optimizer.lr) or use standardized features (model.standardize)"
-            )
         self._log({"train/loss": loss.item()})
 
     # ---- held-out rows ----------------------------------------------------------------------------------
@@ -253,19 +260,26 @@ class LogisticRegression(LightningModule):
     def _log(self, values: dict[str, float]) -> None:
         """Hand values to callbacks as Lightning does, and to the loggers with the epoch as their step."""
         self.log_dict(values, logger=False)
+        step = self.current_epoch if self.trainer.state.fn == TrainerFn.FITTING else self._fitted_epoch
         for logger in self.loggers:
-            logger.log_metrics(values, step=self.current_epoch)
+            logger.log_metrics(values, step=step)
 
     # ---- checkpoints ------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what inference needs of the data, as plain types."""
-        checkpoint["schema"] = None if self._schema is None else self._schema.to_dict()
+        """Add what inference and a later test need of the data, as plain types."""
+        checkpoint.update(self._from_data)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
-        if checkpoint.get("schema") is not None:
-            self._schema = TableSchema.from_dict(checkpoint["schema"])
+        self._from_data = {key: checkpoint[key] for key in FROM_DATA if key in checkpoint}
+        self._fitted_epoch = checkpoint["epoch"]
+
+
+def _description(data: TensorDataModule) -> dict[str, Any]:
+    settings = {"class_path": f"{type(data).__module__}.{type(data).__qualname__}", "init_args": dict(data.hparams)}
+    values = (data.schema.to_dict(), data.prediction_input, data.curve(), settings)
+    return dict(zip(FROM_DATA, values, strict=True))
 
 
 def _refuse_out_of_range(hparams: Any) -> None:

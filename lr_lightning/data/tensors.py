@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -61,6 +63,8 @@ class TensorBatches:
         """Where Lightning looks for `set_epoch`."""
         return self
 
+    batch_sampler = None  # Lightning asks for it wherever there is a sampler
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of epoch number `epoch`."""
         self.epoch = epoch
@@ -116,6 +120,8 @@ class TensorDataModule(LightningDataModule):
     train_rows: Rows
     val_rows: Rows | None = None
     test_rows: Rows | None = None
+    prediction_input: list[list[float]] | None = None
+    """Rows that `predict` takes where no data are named."""
 
     def __init__(
         self,
@@ -182,6 +188,27 @@ class TensorDataModule(LightningDataModule):
         """Batches of the test rows, in order; of the validation rows where no test rows were kept back."""
         return self._batches(self._held_out(self.val_rows if self.test_rows is None else self.test_rows))
 
+    def points(self, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+        """Training rows as points of a picture: raw features (m, d) and targets (m,), m evenly spaced rows."""
+        rows = self.train_rows.take(slice(None, None, -(-len(self.train_rows.y) // most)))
+        raw = rows.x.double() * self.served.scale + self.served.mean
+        return raw.numpy(), rows.y.numpy()
+
+    def curve(self) -> dict[str, Any] | None:
+        """Where to draw the probability curve of a single feature: `low`, `high`, `x_label` and `y_label`."""
+        if len(self.schema.feature_names) != 1:
+            return None
+        x, _ = self.points(len(self.train_rows.y))
+        low, high = float(x.min()), float(x.max())
+        margin = 0.1 * (high - low)
+        target, positive = self.schema.target, self.schema.labels[1]
+        return {
+            "low": low - margin,
+            "high": high + margin,
+            "x_label": self.schema.feature_names[0],
+            "y_label": f"Probability of {target} = {positive}",
+        }
+
     @staticmethod
     def _held_out(rows: Rows | None) -> Rows:
         if rows is None:
@@ -214,7 +241,7 @@ class TensorDataModule(LightningDataModule):
 
 
 def _checked_rows(x: Any, y: Any, weight: Any) -> Rows:
-    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    x, y = _tensor(x), _tensor(y)
     if x.dtype not in (torch.float32, torch.float64):
         x = x.double()
     if x.ndim != 2:
@@ -228,7 +255,7 @@ def _checked_rows(x: Any, y: Any, weight: Any) -> Rows:
     if not bool(((y == 0) | (y == 1)).all()):
         raise InputError("y must hold nothing but 0 and 1")
     if weight is not None:
-        weight = torch.as_tensor(weight)
+        weight = _tensor(weight)
         if weight.shape != (len(x),):
             raise InputError(f"weight must have shape ({len(x)},) to match x, not {tuple(weight.shape)}")
         if not bool((weight >= 0).all() & weight.isfinite().all()):
@@ -236,3 +263,15 @@ def _checked_rows(x: Any, y: Any, weight: Any) -> Rows:
         if not bool((weight > 0).any()):
             raise InputError("at least one weight must be positive")
     return Rows(x.detach(), y.detach().to(x.dtype), weight)
+
+
+def _tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype == object or array.dtype.kind in "USMm":
+        raise InputError(f"x, y and weight must hold numbers, not {array.dtype}; TableDataModule reads other columns")
+    with warnings.catch_warnings():
+        # Of arrays that must not be written to, such as memory-mapped ones; nothing here ever writes.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
