@@ -1,9 +1,61 @@
-"""What a fit has to remember of a table: columns, types, levels and labels."""
+"""What a fit has to remember of a table: columns, types, levels, labels, and how missing values are filled."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lr_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Level: TypeAlias = str | int | float | bool
+KINDS = ("number", "boolean", "category", "date", "time")
+MISSING_RULES = ("error", "drop", "impute")
+UNSEEN_RULES = ("error", "reference")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One raw column that the model uses.
+
+    Attributes:
+        name: as the table spells it.
+        kind: `number`; `boolean` (0/1); `category` (treatment-coded); `date` (days since 1970-01-01); `time`
+            (a time of day or a duration, in days).
+        levels: of a category, sorted; the first is the reference.
+        fill: what stands in for a missing value where the fit imputes: a number, or one of the levels.
+    """
+
+    name: str
+    kind: str = "number"
+    levels: tuple[Level, ...] = ()
+    fill: Level | None = None
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of the features that the column makes."""
+        if self.kind != "category":
+            return (self.name,)
+        return tuple(f"{self.name}={level}" for level in self.levels[1:])
+
+
+class EncodedRows(NamedTuple):
+    """A block of rows on their way to a prediction.
+
+    Attributes:
+        x: raw features, float64, shape (n, d); NaN all along a row that gets no prediction.
+        ids: the values of the identifying column, if one was asked for.
+    """
+
+    x: Tensor
+    ids: pa.Array | None
 
 
 @dataclass(frozen=True)
@@ -11,23 +63,124 @@ class TableSchema:
     """The path from raw columns to features; plain data, stored in the checkpoint.
 
     Attributes:
-        feature_names: names of the coded features, in the order of the weights.
+        columns: the raw columns, in the order of the weights.
         target: name of the target column.
         labels: the negative and the positive label, as the table spells them.
+        weight: name of the column of sample weights.
+        missing: what happens to a row with a missing feature: `error`, `drop` or `impute`.
+        unseen: what happens to a level that the fit has not seen: `error`, or `reference` for the first level.
     """
 
-    feature_names: tuple[str, ...]
+    columns: tuple[Column, ...]
     target: str
-    labels: tuple[object, object] = (0, 1)
+    labels: tuple[Level, Level] = (0, 1)
+    weight: str | None = None
+    missing: str = "error"
+    unseen: str = "error"
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the coded features, in the order of the weights."""
+        return tuple(name for column in self.columns for name in column.feature_names)
 
     @classmethod
     def of_numbers(cls, names: Sequence[str], target: str) -> TableSchema:
         """Columns of plain numbers and a 0/1 target."""
-        return cls(tuple(names), target)
+        return cls(tuple(Column(name) for name in names), target)
 
-    def to_dict(self) -> dict:
-        return {"feature_names": list(self.feature_names), "target": self.target, "labels": list(self.labels)}
+    def to_dict(self) -> dict[str, Any]:
+        """Nothing but str, int, float, bool, None, list and dict."""
+        plain = asdict(self)
+        plain["columns"] = [{**column, "levels": list(column["levels"])} for column in plain["columns"]]
+        plain["labels"] = list(self.labels)
+        return plain
 
     @classmethod
-    def from_dict(cls, d):
-        return cls(tuple(d["feature_names"]), d["target"], tuple(d["labels"]))
+    def from_dict(cls, data: Mapping[str, Any]) -> TableSchema:
+        """The schema that `to_dict` wrote.
+
+        Raises:
+            InputError: if it did not write this.
+        """
+        try:
+            columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"])
+            schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the schema in the checkpoint is damaged ({error})") from None
+        problem = schema._problem()
+        if problem:
+            raise InputError(f"the schema in the checkpoint is damaged ({problem})")
+        return schema
+
+    def _problem(self) -> str | None:
+        """What is wrong with the schema; None if nothing is."""
+        names = [column.name for column in self.columns]
+        if not all(isinstance(name, str) for name in [*names, self.target]):
+            return "a column's name is not text"
+        if not (self.weight is None or isinstance(self.weight, str)):
+            return "the weight column's name is not text"
+        if len(set(names)) < len(names) or len(set(self.feature_names)) < len(self.feature_names):
+            return "two features have one name"
+        if self.missing not in MISSING_RULES or self.unseen not in UNSEEN_RULES:
+            return f"missing is {self.missing!r}, unseen is {self.unseen!r}"
+        if len(self.labels) != 2 or self.labels[0] == self.labels[1]:
+            return f"its labels are {self.labels}"
+        if not all(isinstance(label, str | int | float | bool) for label in self.labels):
+            return "a label is neither text nor number"
+        for column in self.columns:
+            if column.kind not in KINDS:
+                return f"column {column.name} is of kind {column.kind!r}"
+            if (column.kind == "category") != bool(column.levels):
+                return f"column {column.name} has {len(column.levels)} levels"
+            if len(set(column.levels)) < len(column.levels):
+                return f"column {column.name} has a level twice"
+            if not all(isinstance(level, str | int | float) for level in column.levels):
+                return f"a level of column {column.name} is neither text nor number"
+            if column.fill is None and self.missing != "impute":
+                continue
+            if column.kind == "category":
+                if column.fill not in column.levels:
+                    return f"column {column.name} is filled with {column.fill!r}, which is no level of it"
+            elif not isinstance(column.fill, int | float) or not math.isfinite(column.fill):
+                return f"column {column.name} is filled with {column.fill!r}"
+        return None
+
+    def with_fills(self, fills: Sequence[Level]) -> TableSchema:
+        """The same schema with a value for each column's missing entries."""
+        columns = tuple(replace(column, fill=fill) for column, fill in zip(self.columns, fills, strict=True))
+        return replace(self, columns=columns)
+
+    def encode(self, data: Any, *, name: str | None = None) -> Tensor:
+        """Raw features of a table: imputed and treatment-coded, not standardised.
+
+        Args:
+            data: a path, a table that pyarrow understands, or a two-dimensional array or tensor whose columns
+                are the schema's, in its order. Other columns are ignored, the order of named ones is free.
+            name: how messages call it.
+
+        Returns:
+            float64, shape (n, d); NaN all along a row with a missing value where the fit said `drop`.
+
+        Raises:
+            InputError: if a column is missing or of another type, a level was never seen (unless
+                `unseen="reference"`), a value is infinite, or missing where the fit said `error`.
+        """
+        from lr_lightning.data.encoding import encode
+
+        return encode(self, data, name)
+
+    def encode_blocks(self, data: Any, *, name: str | None = None, identifier: str | None = None) -> Iterator[EncodedRows]:
+        """The same as `encode`, block by block in constant memory, with the column `identifier` beside it."""
+        from lr_lightning.data.encoding import encode_blocks
+
+        return encode_blocks(self, data, name, identifier)
+
+    def decode_target(self, values: Any, *, name: str = "the table") -> Tensor:
+        """Labels as 0 and 1: float64, shape (n,).
+
+        Raises:
+            InputError: if a value is missing or is neither of the two labels.
+        """
+        from lr_lightning.data.labels import decode_target
+
+        return decode_target(self, values, name)

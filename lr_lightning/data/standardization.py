@@ -121,3 +121,57 @@ def _are_constant(blocks: Iterable[tuple[Tensor, Tensor | None]], columns: Tenso
             first = part[0]
         constant &= (part == first).all(0) if first is not None else constant
     return constant
+
+
+class RunningMoments:
+    """Means and population standard deviations of features that arrive block by block.
+
+    Each block is centred on one of its own rows before it is squared, and the blocks are merged by the
+    updating formula of Chan, Golub & LeVeque (1983), all in float64: neither a large mean nor a drift from
+    block to block costs digits, and a constant feature has a deviation of exactly 0. A NaN is a missing value
+    and counts for nothing.
+
+    Args:
+        n_features: how many.
+    """
+
+    def __init__(self, n_features: int):
+        self.weight, self.mean, self._squares = torch.zeros(3, n_features, dtype=torch.float64)
+
+    def add(self, x: Tensor, weight: Tensor) -> None:
+        """Take in a block.
+
+        Args:
+            x: features as rows, float64, shape (d, r).
+            weight: of each column of x, float64, shape (r,), non-negative.
+        """
+        pivot = x[:, :1]
+        centred = x - pivot
+        total, squares = centred @ weight, centred.square_() @ weight
+        block_weight = weight.sum().expand_as(total)
+        if not bool(total.isfinite().all()):
+            total, squares, block_weight, pivot = self._of_incomplete(x, weight)
+        shift = total / block_weight
+        block_mean = torch.where(block_weight > 0, pivot[:, 0] + shift, self.mean)
+        block_squares = torch.where(block_weight > 0, squares - total * shift, 0.0)
+        weight_sum = self.weight + block_weight
+        share = torch.where(weight_sum > 0, block_weight / weight_sum, 0.0)
+        delta = block_mean - self.mean
+        self._squares += block_squares + delta.square() * self.weight * share
+        self.mean = torch.where(share == 1, block_mean, self.mean + delta * share)
+        self.weight = weight_sum
+
+    @staticmethod
+    def _of_incomplete(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        missing = x.isnan()
+        # A value of the feature itself, so that a constant one has differences of exactly 0.
+        pivot = x.masked_fill(missing, -torch.inf).amax(1, keepdim=True)
+        pivot = torch.where(pivot == -torch.inf, 0.0, pivot)
+        centred = (x - pivot).masked_fill(missing, 0.0)
+        present = (~missing).double() @ weight
+        return centred @ weight, centred.square() @ weight, present, pivot
+
+    def result(self) -> Standardization:
+        """Means and standard deviations (divided by the sum of the weights) of what was taken in."""
+        variance = (self._squares / self.weight).clamp_min(0)
+        return Standardization(self.mean.clone(), variance.sqrt())

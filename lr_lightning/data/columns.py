@@ -1,0 +1,141 @@
+"""One Arrow column as numbers: what kind it is, its missing values, and its place in the design matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute  # noqa: F401 (pa.compute)
+
+from lr_lightning.data.schema import Column, Level
+
+MISSING, UNSEEN = -1, -2  # codes of a category
+
+_UNITS_PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+
+KIND_IN_WORDS = {
+    "number": "numbers",
+    "boolean": "true/false values",
+    "category": "text",
+    "date": "dates",
+    "time": "times or durations",
+    "missing": "nothing but missing values",
+}
+
+
+def kind_of(dtype: pa.DataType) -> str | None:
+    """The kind of column that an Arrow type makes: number, boolean, category, date, time, missing or None.
+
+    `missing` is a column of which nothing is known but that its values are missing; None is a type that cannot
+    be used (nested, binary, intervals).
+    """
+    types = pa.types
+    if types.is_dictionary(dtype):
+        inner = kind_of(dtype.value_type)
+        return "category" if inner in ("number", "boolean", "category") else inner
+    if types.is_run_end_encoded(dtype):
+        return kind_of(dtype.value_type)
+    if types.is_boolean(dtype):
+        return "boolean"
+    if types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype):
+        return "number"
+    if types.is_string(dtype) or types.is_large_string(dtype) or types.is_string_view(dtype):
+        return "category"
+    if types.is_date(dtype) or types.is_timestamp(dtype):
+        return "date"
+    if types.is_time(dtype) or types.is_duration(dtype):
+        return "time"
+    return "missing" if types.is_null(dtype) else None
+
+
+def plain(array: pa.Array) -> pa.Array:
+    """The same values without run-end encoding, string views or a dictionary of numbers."""
+    if pa.types.is_run_end_encoded(array.type):
+        array = pa.compute.run_end_decode(array)
+    if pa.types.is_string_view(array.type):
+        array = array.cast(pa.large_string())
+    return array
+
+
+def numbers(array: pa.Array) -> np.ndarray:
+    """Numbers, booleans, dates (days since 1970-01-01) and times (days) as an array with NaN for missing.
+
+    Returns:
+        Shape (n,); float64, or the column's own type where nothing has to be converted.
+    """
+    array = plain(array)
+    dtype = array.type
+    types = pa.types
+    if types.is_dictionary(dtype):
+        array, dtype = array.dictionary_decode(), dtype.value_type
+    if types.is_null(dtype):
+        return np.full(len(array), np.nan)
+    if types.is_boolean(dtype) or types.is_decimal(dtype):
+        array = array.cast(pa.float64())
+    elif types.is_date32(dtype):
+        array = array.cast(pa.int32())
+    elif types.is_date64(dtype):
+        return array.cast(pa.int64()).to_numpy(zero_copy_only=False) / _UNITS_PER_DAY["ms"]
+    elif types.is_timestamp(dtype) or types.is_duration(dtype) or types.is_time(dtype):
+        integer = pa.int32() if types.is_time32(dtype) else pa.int64()
+        return array.cast(integer).to_numpy(zero_copy_only=False) / _UNITS_PER_DAY[dtype.unit]
+    return array.to_numpy(zero_copy_only=False)
+
+
+def level_of(value: Any) -> Level | None:
+    """A category's value as a level: text without surrounding blanks, whole numbers as int; None if missing."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return value.strip() or None
+    number = float(value)
+    if number != number:
+        return None
+    return int(number) if number.is_integer() else number
+
+
+def coded(array: pa.Array) -> tuple[list[Level | None], np.ndarray]:
+    """A category's distinct values (not all of them need occur), and for each row its place among them.
+
+    Returns:
+        The values, None for a missing one, and int64 places, shape (n,), -1 where missing.
+    """
+    array = plain(array)
+    if not pa.types.is_dictionary(array.type):
+        array = array.dictionary_encode()
+    values = [level_of(value) for value in array.dictionary.to_pylist()]
+    places = array.indices.cast(pa.int64()).fill_null(MISSING).to_numpy(zero_copy_only=False)
+    return values, places
+
+
+def category_codes(array: pa.Array, levels: Mapping[Level, int]) -> np.ndarray:
+    """For each row the number of its level, MISSING or UNSEEN: int64, shape (n,)."""
+    values, places = coded(array)
+    table = [MISSING if value is None else levels.get(value, UNSEEN) for value in values]
+    return np.array([*table, MISSING], dtype=np.int64)[places]  # place −1 is the last entry
+
+
+def missing_rows(array: pa.Array) -> np.ndarray | None:
+    """Boolean (n,): null, NaN, or text without a character; None if there is no such row."""
+    kind = kind_of(array.type)
+    if kind == "category":
+        values, places = coded(array)
+        table = np.array([value is None for value in values] + [True])
+        mask = table[places] if table[:-1].any() or array.null_count else None
+    else:
+        mask = None
+        if array.null_count or pa.types.is_null(array.type):
+            mask = array.is_null().to_numpy(zero_copy_only=False)
+        if pa.types.is_floating(array.type):
+            values = array.to_numpy(zero_copy_only=False)
+            # A sum is finite only if every value is, and costs a fraction of testing each.
+            if not np.isfinite(values.sum(dtype=np.float64)):
+                mask = np.isnan(values)
+    return mask if mask is not None and mask.any() else None
+
+
+def width(column: Column) -> int:
+    """How many features the column makes."""
+    return len(column.levels) - 1 if column.kind == "category" else 1

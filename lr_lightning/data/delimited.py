@@ -1,0 +1,201 @@
+"""Tables of delimited text (CSV, TSV and their like), parsed by pyarrow."""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from lr_lightning.data import dialect as dialects
+from lr_lightning.data.sources import MemorySource, Source, TypesChanged, shown
+from lr_lightning.errors import InputError
+
+_MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "Null")
+MISSING_TEXT = [pad + text for text in _MISSING for pad in ("", " ")]
+_TRUE, _FALSE = ("true", "True", "TRUE", "1"), ("false", "False", "FALSE", "0")
+STREAM_BLOCK_BYTES = 16 << 20
+_WIDER = {  # what a column becomes in which a value does not fit the type that the first block suggested
+    pa.null(): pa.float64(),
+    pa.int64(): pa.float64(),
+    pa.date32(): pa.timestamp("s"),
+    pa.timestamp("s"): pa.timestamp("ns"),
+}
+
+
+class DelimitedSource(Source):
+    """A file of delimited text.
+
+    Args:
+        path: of the file.
+        name: how messages call it.
+
+    Raises:
+        InputError: if it cannot be a table: empty, not UTF-8, two columns of one name.
+    """
+
+    def __init__(self, path: Path, name: str):
+        self.path, self.name = path, name
+        self.dialect = dialects.probe(path, name)
+        self.names = [field.strip() for field in self.dialect.header]  # blanks around a name are no part of it
+        self.types: dict[str, pa.DataType] = {}
+        self.refuse_duplicates()
+
+    def expect(self, types: Mapping[str, pa.DataType]) -> None:
+        """Parse these columns as these types instead of guessing."""
+        self.types.update({name: kind for name, kind in types.items() if name in self.names})
+        self._fixed = set(types)
+
+    _fixed: frozenset[str] | set[str] = frozenset()
+
+    def decoded_bytes(self, columns: Sequence[str]) -> int:
+        """About eight bytes a field, guessed from the size of the file."""
+        return self.path.stat().st_size * (8 if self.dialect.compression else 2)
+
+    def identity(self) -> list[Any]:
+        """What changes when the file does."""
+        stat = self.path.stat()
+        return [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+    def load(self, columns: Sequence[str]) -> MemorySource:
+        """The whole file in memory; pyarrow's types take every row into account."""
+        try:
+            with self._stream() as stream:
+                table = pa.csv.read_csv(stream, **self._options(columns))
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise self._explained(error) from None
+        self._check(table.schema)
+        return MemorySource(table.rename_columns(list(columns)), self.name, self.place)
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Blocks of rows, in constant memory.
+
+        Raises:
+            TypesChanged: if a value does not fit the type that the first block suggested; the next call
+                knows better.
+        """
+        options = self._options(columns)
+        options["read_options"].block_size = STREAM_BLOCK_BYTES
+        try:
+            with self._stream() as stream, pa.csv.open_csv(stream, **options) as reader:
+                self._check(reader.schema)
+                self._found = dict(zip(columns, reader.schema.types, strict=True))
+                for batch in reader:
+                    yield batch.rename_columns(list(columns))
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            self._widen(error)
+            raise self._explained(error) from None
+
+    _found: dict[str, pa.DataType]
+
+    def place(self, row: int) -> str:
+        """Where data row `row` (from 0) is."""
+        found = dialects.first_line(self.path, self.dialect, lambda number, _: number == row)
+        return f"line {found[0]}" if found else f"row {row + 1}"
+
+    def place_of(self, column: str, value: str) -> str | None:
+        """The first line in which `column` holds the text `value`."""
+        index = self.names.index(column)
+        found = dialects.first_line(
+            self.path,
+            self.dialect,
+            lambda _, fields: index < len(fields) and fields[index].strip() == value.strip(),
+        )
+        return f"line {found[0]}" if found else None
+
+    def _stream(self) -> Any:
+        return dialects.open_bytes(self.path, self.dialect.compression)
+
+    def _options(self, columns: Sequence[str]) -> dict[str, Any]:
+        spelled = dict(zip(self.names, self.dialect.header, strict=True))
+        return {
+            "read_options": pa.csv.ReadOptions(),
+            "parse_options": pa.csv.ParseOptions(
+                delimiter=self.dialect.delimiter, newlines_in_values=self._holds_quotes()
+            ),
+            "convert_options": pa.csv.ConvertOptions(
+                include_columns=[spelled[name] for name in columns],
+                column_types={spelled[name]: kind for name, kind in self.types.items()},
+                null_values=MISSING_TEXT,
+                true_values=[pad + text for text in _TRUE for pad in ("", " ")],
+                false_values=[pad + text for text in _FALSE for pad in ("", " ")],
+                strings_can_be_null=True,
+                decimal_point=self.dialect.decimal_point,
+            ),
+        }
+
+    def _holds_quotes(self) -> bool:
+        # Only a quoted field can hold a line break, and pyarrow cuts blocks faster where none can.
+        if self.dialect.compression is not None:
+            return True
+        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(b'"') >= 0
+
+    def _check(self, schema: pa.Schema) -> None:
+        for field in schema:
+            if pa.types.is_binary(field.type):  # pyarrow's type for text that is not UTF-8
+                raise self._encoding_error(field.name)
+
+    def _encoding_error(self, column: str | None = None) -> InputError:
+        found = dialects.first_undecodable(self.path, self.dialect)
+        if found is None:
+            return InputError(f"{self.name}: column {column} is not UTF-8 text; save the file as UTF-8")
+        return dialects.encoding_error(self.name, *found)
+
+    def _widen(self, error: Exception) -> None:
+        match = re.search(r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to ", str(error))
+        if match is None:
+            return
+        name = self.names[int(match[1])]
+        if name in self._fixed:
+            return
+        current = self.types.get(name, self._found.get(name))
+        wider = _WIDER.get(current, pa.string())
+        if current == pa.string() or current is None:
+            return
+        self.types[name] = wider
+        raise TypesChanged from None
+
+    def _explained(self, error: Exception) -> InputError:
+        """pyarrow's complaint as one line with a line number."""
+        text = str(error)
+        conversion = re.search(
+            r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to ([^:]+): invalid value '(.*)'",
+            text,
+            re.DOTALL,
+        )
+        if "invalid UTF8" in text or isinstance(error, UnicodeDecodeError):
+            return self._encoding_error()
+        if conversion:
+            column, wanted, value = self.names[int(conversion[1])], conversion[2], conversion[3]
+            where = self.place_of(column, value)
+            what = "a number" if wanted in ("double", "int64") else {"bool": "true or false"}.get(wanted, wanted)
+            return InputError(f"{self.name}{', ' + where if where else ''}: column {column} holds {shown(value)}, not {what}")
+        if "Expected" in text and "columns" in text:
+            return self._ragged()
+        if "straddling object" in text or "newlines_in_values" in text:
+            return InputError(f"{self.name}: a quoted field is never closed, or a row is very long")
+        if "Truncated" in text or isinstance(error, OSError):
+            return InputError(f"{self.name} is truncated or damaged ({_one_line(text)})")
+        if "Empty CSV" in text:
+            return InputError(f"{self.name} has a header and no rows")
+        return InputError(f"{self.name} cannot be read as delimited text: {_one_line(text)}")
+
+    def _ragged(self) -> InputError:
+        n_fields = len(self.names)
+        found = dialects.first_line(self.path, self.dialect, lambda _, fields: len(fields) != n_fields)
+        if found is None:
+            return InputError(f"{self.name}: a row has not the header's {n_fields} fields, or a quote is never closed")
+        line, fields = found
+        hint = "; is a quote never closed?" if any("\n" in field for field in fields) else ""
+        return InputError(
+            f"{self.name}, line {line}: {len(fields)} field{'s' * (len(fields) != 1)} where the header has {n_fields}{hint}"
+        )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]

@@ -1,0 +1,195 @@
+"""How a delimited text file is written: compression, encoding, delimiter, decimal mark, and where its lines are.
+
+pyarrow parses; this module only looks at the beginning of a file to tell pyarrow how, and goes back to the
+file to name a line once pyarrow has refused it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from lr_lightning.errors import InputError
+
+SAMPLE_BYTES = 1 << 18
+DELIMITERS = ",;\t|"
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+_DECIMAL_POINT = re.compile(r"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?")
+_FOREIGN_MAGIC = (  # files people take for a table of text
+    (b"PK\x03\x04", "an Excel workbook or a zip archive; export or unpack it as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook; export it as CSV"),
+    (b"SQLite format 3", "an SQLite database; export the table as CSV"),
+    (b"\x89HDF", "an HDF5 file; save the table as Parquet"),
+    (b"\x80\x04\x95", "a pickle; save the table as Parquet"),
+    (b"\x80\x05\x95", "a pickle; save the table as Parquet"),
+    (b"ORC", "an ORC file; save the table as Parquet"),
+    (b"\x93NUMPY", "a NumPy array; load it and pass the array"),
+    (b"%PDF", "a PDF; save the table as CSV"),
+    (b"<!DOCTYPE html", "a web page; download the table itself"),
+    (b"<html", "a web page; download the table itself"),
+)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What pyarrow has to be told of a delimited text file.
+
+    Attributes:
+        compression: pyarrow's name of the codec; None for plain text.
+        header: the column names as the first line spells them.
+        delimiter: between two fields.
+        decimal_point: "." or ",".
+    """
+
+    compression: str | None
+    header: tuple[str, ...]
+    delimiter: str
+    decimal_point: str
+
+
+def compression_of(first_bytes: bytes) -> str | None:
+    """The codec a file's first bytes belong to."""
+    return next((name for magic, name in _COMPRESSIONS.items() if first_bytes.startswith(magic)), None)
+
+
+def open_bytes(path: Path, compression: str | None) -> Any:
+    """The file's decompressed bytes, as a pyarrow input stream."""
+    import pyarrow as pa
+
+    return pa.input_stream(str(path), compression=compression)
+
+
+def probe(path: Path, name: str) -> Dialect:
+    """Look at the beginning of a file.
+
+    Args:
+        path: of the file.
+        name: how messages call it.
+
+    Raises:
+        InputError: if the file is empty, not UTF-8 text, or damaged.
+    """
+    with path.open("rb") as file:
+        head = file.read(SAMPLE_BYTES)
+    compression = compression_of(head)
+    if compression is not None:
+        try:
+            with open_bytes(path, compression) as stream:
+                head = stream.read(SAMPLE_BYTES)
+        except OSError as error:
+            raise InputError(f"{name} is truncated or damaged ({compression}: {error})") from None
+    text, cut = _decoded(head, name), len(head) == SAMPLE_BYTES
+    if not text.strip():
+        raise InputError(f"{name} is empty; a table needs a header line and rows")
+    rows = {mark: _sample_rows(text, mark, cut) for mark in DELIMITERS}
+    delimiter = _delimiter(rows, tab_first=".tsv" in path.suffixes or ".tab" in path.suffixes)
+    sample = rows.get(delimiter) or _sample_rows(text, delimiter, cut)
+    if not sample:
+        raise InputError(f"{name}: the first line is longer than {SAMPLE_BYTES} bytes; is it a table of text?")
+    return Dialect(compression, tuple(sample[0]), delimiter, _decimal_point(sample, delimiter))
+
+
+def _decoded(head: bytes, name: str) -> str:
+    for magic, what in _FOREIGN_MAGIC:
+        if head.startswith(magic):
+            raise InputError(f"{name} is {what}")
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{name} is encoded as UTF-16; save it as UTF-8")
+    if b"\0" in head:
+        utf16 = head[1:200:2].count(0) > 50 or head[0:200:2].count(0) > 50
+        what = "looks like UTF-16; save it as UTF-8" if utf16 else "holds NUL bytes: it is not a table of text"
+        raise InputError(f"{name} {what}")
+    # An incremental decoder forgives a character that the sample cuts in two.
+    try:
+        return codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeDecodeError as error:
+        raise encoding_error(name, 1 + head[: error.start].count(b"\n"), head[error.start]) from None
+
+
+def encoding_error(name: str, line: int, byte: int) -> InputError:
+    """What is said of a byte that is not UTF-8."""
+    return InputError(
+        f"{name}, line {line}: byte 0x{byte:02X} is not UTF-8 text (is the file Latin-1 or Windows-1252?); "
+        "save it as UTF-8"
+    )
+
+
+def _sample_rows(text: str, delimiter: str, cut: bool) -> list[list[str]]:
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
+    except csv.Error:  # a field of more than 128 KiB
+        return []
+    return rows[:-1] if cut else rows
+
+
+def _delimiter(rows: dict[str, list[list[str]]], tab_first: bool) -> str:
+    """The mark that cuts the most rows into as many fields as the header; then the one with the most fields."""
+    best, best_score = "", (0.0, 0, 0)
+    widest, width = "", 1
+    for mark, sample in rows.items():
+        n_fields = len(sample[0]) if sample else 1
+        if n_fields < 2:
+            continue
+        body = sample[1:]
+        whole = sum(len(row) == n_fields for row in body) / len(body) if body else 1.0
+        alone = sum(len(row) == 1 for row in body) / len(body) if body else 0.0
+        if whole > 0 and (whole, n_fields, tab_first and mark == "\t") > best_score:
+            best, best_score = mark, (whole, n_fields, tab_first and mark == "\t")
+        if alone < 1 and n_fields > width:
+            widest, width = mark, n_fields
+    # Without any: one column. Its text may hold every candidate, so the mark is one that text never holds.
+    return best or widest or "\x1f"
+
+
+def _decimal_point(sample: list[list[str]], delimiter: str) -> str:
+    fields = [field.strip() for row in sample[1:] for field in row]
+    commas = sum(_DECIMAL_COMMA.fullmatch(field) is not None for field in fields)
+    points = sum(_DECIMAL_POINT.fullmatch(field) is not None for field in fields)
+    return "," if delimiter != "," and commas > points else "."
+
+
+def lines(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """Every record after the header: the line it ends in and its fields. For messages: slow."""
+    with open_bytes(path, dialect.compression) as stream:
+        text: IO[str] = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+        reader = csv.reader(text, delimiter=dialect.delimiter)
+        records = (row for row in reader if row)
+        next(records, None)
+        for row in records:
+            yield reader.line_num, row
+
+
+def first_line(
+    path: Path, dialect: Dialect, matches: Callable[[int, list[str]], bool]
+) -> tuple[int, list[str]] | None:
+    """The first record for which `matches(row_number_from_0, fields)` holds: its line and fields."""
+    try:
+        for row, (line, fields) in enumerate(lines(path, dialect)):
+            if matches(row, fields):
+                return line, fields
+    except (csv.Error, OSError):
+        pass
+    return None
+
+
+def first_undecodable(path: Path, dialect: Dialect) -> tuple[int, int] | None:
+    """Line and value of the first byte that is not UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line = 1
+    with open_bytes(path, dialect.compression) as stream:
+        while chunk := stream.read(1 << 20):
+            pending = decoder.getstate()[0]
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError as error:
+                data = pending + chunk
+                return line + data[: error.start].count(b"\n"), data[error.start]
+            line += chunk.count(b"\n")
+    return None

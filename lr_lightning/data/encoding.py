@@ -1,0 +1,245 @@
+"""Rows of a table as rows of the design matrix, by a schema. The fit and every prediction go through here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from lr_lightning.data.columns import KIND_IN_WORDS, MISSING, UNSEEN, category_codes, coded, kind_of, numbers, width
+from lr_lightning.data.frames import to_arrow
+from lr_lightning.data.schema import Column, EncodedRows, TableSchema
+from lr_lightning.data.sources import MemorySource, Source, open_source, shown
+from lr_lightning.errors import InputError
+
+BLOCK_BYTES = 2 << 20  # a block of float64 rows that stays in the cache while it is worked on
+_TYPES = {"number": pa.float64(), "boolean": pa.bool_()}
+
+
+class Block(NamedTuple):
+    """Some consecutive rows.
+
+    Attributes:
+        x: features as rows of the matrix, float64, shape (d, r), NaN where missing and not filled. The memory is
+            used again for the next block.
+        rows: which rows of the table these are.
+        missing: boolean (r,), rows with a missing and not filled value; None if there are none.
+    """
+
+    x: Tensor
+    rows: slice
+    missing: np.ndarray | None
+
+
+class Encoder:
+    """Codes blocks of Arrow rows.
+
+    Args:
+        schema: what to make of the columns. `fill` stands in for missing values where it is given.
+        source: where the rows come from, for messages.
+    """
+
+    def __init__(self, schema: TableSchema, source: Source):
+        self.schema, self.source = schema, source
+        self.n_rows = 0  # coded so far
+        self.names = [column.name for column in schema.columns]
+        self.n_features = len(schema.feature_names)
+        self._levels = [{level: i for i, level in enumerate(column.levels)} for column in schema.columns]
+
+    def blocks(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Block]:
+        """The rows of `batches`, which hold the schema's columns first, in its order."""
+        step = max(1024, BLOCK_BYTES // (8 * max(1, self.n_features)))
+        buffer = np.empty((self.n_features, step))
+        matrix = torch.from_numpy(buffer)
+        for batch in batches:
+            start = self.n_rows
+            prepared = [self._prepared(j, batch.column(j), start) for j in range(len(self.names))]
+            for first in range(0, batch.num_rows, step):
+                r = min(step, batch.num_rows - first)
+                missing = self._fill(buffer[:, :r], prepared, slice(first, first + r))
+                yield Block(matrix[:, :r], slice(start + first, start + first + r), missing)
+            self.n_rows += batch.num_rows
+
+    def _prepared(self, j: int, array: pa.Array, start: int) -> np.ndarray:
+        """A batch's column as numbers, or as codes of levels."""
+        column = self.schema.columns[j]
+        check_kind(column, array.type, self.source)
+        if column.kind != "category":
+            values = numbers(array)
+            if column.kind == "boolean" and kind_of(array.type) == "number":
+                self._refuse_other_than_0_and_1(column, values, start)
+            if column.fill is not None and values.dtype.kind == "f":
+                absent = np.isnan(values)
+                if absent.any():
+                    values = np.where(absent, float(column.fill), values)
+            return values
+        codes = category_codes(array, self._levels[j])
+        unseen = codes == UNSEEN
+        if unseen.any():
+            if self.schema.unseen == "error":
+                self._refuse_unseen(column, array, int(unseen.argmax()), start)
+            codes[unseen] = 0
+        if column.fill is not None:
+            codes[codes == MISSING] = self._levels[j][column.fill]
+        return codes
+
+    def _fill(self, out: np.ndarray, prepared: list[np.ndarray], rows: slice) -> np.ndarray | None:
+        at, missing = 0, None
+        for column, values in zip(self.schema.columns, prepared, strict=True):
+            if column.kind != "category":
+                out[at] = values[rows]
+                at += 1
+                continue
+            codes, n = values[rows], width(column)
+            out[at : at + n] = 0.0
+            coded_rows = np.flatnonzero(codes > 0)
+            out[at - 1 + codes[coded_rows], coded_rows] = 1.0
+            absent = codes == MISSING
+            if absent.any():
+                out[at : at + n, absent] = np.nan
+                missing = absent if missing is None else missing | absent
+            at += n
+        # A sum is finite only if every value is, and is cheaper than asking each.
+        if not np.isfinite(out.sum()):
+            absent = np.isnan(out).any(axis=0)
+            if absent.any():
+                missing = absent if missing is None else missing | absent
+        return missing
+
+    def _refuse_unseen(self, column: Column, array: pa.Array, row: int, start: int) -> None:
+        values, places = coded(array)
+        raise InputError(
+            f"{self.source.name}, {self.source.place(start + row)}: column {column.name} holds "
+            f"{shown(values[places[row]])}, a level the fit has not seen; "
+            "fit with --data.unseen reference to take it for the reference level"
+        )
+
+    def _refuse_other_than_0_and_1(self, column: Column, values: np.ndarray, start: int) -> None:
+        wrong = ~(np.isnan(values) | (values == 0) | (values == 1)) if values.dtype.kind == "f" else values * (values - 1) != 0
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise InputError(
+                f"{self.source.name}, {self.source.place(start + row)}: column {column.name} holds {values[row]}, "
+                "where the fit had true/false values"
+            )
+
+    def refuse_infinite(self, block: Block) -> None:
+        """Raise InputError if a value of the block is infinite."""
+        infinite = block.x.isinf()
+        if bool(infinite.any()):
+            feature, row = (int(i) for i in infinite.nonzero()[0])
+            name = self.schema.feature_names[feature]
+            raise InputError(
+                f"{self.source.name}, {self.source.place(block.rows.start + row)}: column {name} holds an infinite value"
+            )
+
+    def refuse_missing(self, block: Block) -> None:
+        """Raise InputError if a value of the block is missing."""
+        if block.missing is None:
+            return
+        row = int(block.missing.argmax())
+        absent = block.x[:, row].isnan().tolist()
+        where = self.source.place(block.rows.start + row)
+        at, named = 0, []
+        for column in self.schema.columns:
+            if any(absent[at : at + width(column)]):
+                named.append(column.name)
+            at += width(column)
+        # A category of one level makes no feature that could be missing.
+        named = named or [c.name for c in self.schema.columns if width(c) == 0]
+        raise InputError(
+            f"{self.source.name}, {where}: column {named[0]} has no value; fit with --data.missing drop (rows with "
+            "missing values get no prediction) or --data.missing impute"
+        )
+
+
+def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
+    """Raise InputError if values of an Arrow type cannot stand in the column."""
+    kind = kind_of(dtype)
+    wanted = column.kind
+    if kind == wanted == "category":
+        value_type = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+        kind = "category" if kind_of(value_type) == "category" else "number"
+    if wanted == "category" and not isinstance(column.levels[0], str):
+        wanted = "number"
+        kind = "number" if kind == "boolean" else kind
+    if pa.types.is_dictionary(dtype) and wanted != "category":
+        kind = kind_of(dtype.value_type)
+    if kind in (wanted, "missing") or (wanted == "boolean" and kind == "number"):
+        return
+    found = KIND_IN_WORDS.get(kind or "", f"values of type {dtype}")
+    raise InputError(f"{source.name}: column {column.name} holds {found}, where the fit had {KIND_IN_WORDS[wanted]}")
+
+
+def refuse_absent(names: Iterable[str], source: Source, role: str = "column") -> None:
+    """Raise InputError if the source lacks one of the columns."""
+    for name in names:
+        if name not in source.names:
+            close = difflib.get_close_matches(name, source.names, 1)
+            known = f"did you mean {close[0]}?" if close else f"its columns are {listed(source.names)}"
+            raise InputError(f"{source.name} has no {role} {name}; {known}")
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names in a row, cut where there are many."""
+    names = [name for name in names if name]
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def prepare(source: Source, schema: TableSchema) -> None:
+    """Tell the source what the schema knows of the columns' types, so that text is not guessed at."""
+    types = {column.name: _TYPES[column.kind] for column in schema.columns if column.kind in _TYPES}
+    types |= {c.name: pa.string() for c in schema.columns if c.levels and isinstance(c.levels[0], str)}
+    source.expect(types)
+
+
+def _open(schema: TableSchema, data: Any, name: str | None) -> Source:
+    array = not hasattr(data, "columns") and hasattr(data, "shape") and not getattr(getattr(data, "dtype", None), "names", None)
+    if array and not isinstance(data, pa.Table | pa.RecordBatch):
+        name = name or "the array"
+        return MemorySource(to_arrow(data, name, [column.name for column in schema.columns]), name)
+    source = open_source(data, name)
+    prepare(source, schema)
+    refuse_absent([column.name for column in schema.columns], source)
+    return source
+
+
+def _encoded(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterator[Tensor]:
+    for block in encoder.blocks(batches):
+        if encoder.schema.missing == "error":
+            encoder.refuse_missing(block)
+        encoder.refuse_infinite(block)
+        x = block.x.T.clone(memory_format=torch.contiguous_format)
+        if block.missing is not None:
+            x[torch.from_numpy(block.missing)] = torch.nan
+        yield x
+
+
+def encode(schema: TableSchema, data: Any, name: str | None) -> Tensor:
+    """See `TableSchema.encode`."""
+    source = _open(schema, data, name)
+    columns = [column.name for column in schema.columns]
+    source = source.load(columns)
+    parts = list(_encoded(Encoder(schema, source), source.batches(columns)))
+    return torch.cat(parts) if parts else torch.empty(0, len(schema.feature_names), dtype=torch.float64)
+
+
+def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: str | None) -> Iterator[EncodedRows]:
+    """See `TableSchema.encode_blocks`."""
+    source = _open(schema, data, name)
+    columns = [column.name for column in schema.columns]
+    if identifier is not None:
+        refuse_absent([identifier], source)
+        if identifier not in columns:
+            source.expect({identifier: pa.string()})
+            columns.append(identifier)
+    encoder = Encoder(schema, source)
+    for batch in source.batches(columns):
+        ids = None if identifier is None else batch.column(columns.index(identifier))
+        yield EncodedRows(torch.cat(list(_encoded(encoder, [batch]))), ids)
