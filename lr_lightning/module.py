@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -108,6 +108,9 @@ class LogisticRegression(LightningModule):
         if stage == "fit":
             self._summarize(data)
             self._from_data = _description(data) if isinstance(data, TensorDataModule) else {}
+        if isinstance(data, TensorDataModule) and data.val_rows is None:
+            # Lightning warns of an empty validation loader; one that is not overridden it leaves alone.
+            data.val_dataloader = LightningDataModule.val_dataloader.__get__(data)
 
     def _summarize(self, data: Any) -> None:
         hparams = self.hparams

@@ -36,6 +36,8 @@ def one_line(message: str) -> str:
     option = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)":', message)))
     message = re.sub(r'Parser key "[^"]+":', "", message).strip()
     prefix = f"option {option}: " if option else ""
+    if missing := re.search(r"following arguments are required: (.*)", message):
+        return f"option {missing[1]}: is required"
     if unknown := re.search(r"Option '(.+)' is not accepted", message):
         return f"{prefix}has no option {unknown[1]}"
     if unknown := re.search(r"Expected a dot import path string: (.*)", message):

@@ -90,6 +90,8 @@ class Predictor:
         Raises:
             InputError: if the data do not fit the schema.
         """
+        if isinstance(data, (list, tuple)):  # rows of numbers, as somebody types them
+            data = torch.tensor(data, dtype=torch.float64)
         return self.model.logits(self.schema.encode(data))
 
     def probability(self, data: Any) -> Tensor:

@@ -43,14 +43,14 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
         fitted = model.linear_sigmoid
         other_table = any(argument.split("=")[0] == "--data.path" for argument in arguments)
         data.use_schema(
-            TableSchema.from_dict(checkpoint["schema"]), Standardization(fitted.mean, fitted.scale), other_table
+            TableSchema.from_dict(checkpoint["schema"]), Standardization(fitted.mean, fitted.scale), every_row=other_table
         )
     run = RunFolder.of_checkpoint(path)
     trainer = make_trainer(parser, config, logger=False if run is None else run.logger(), callbacks=[])
     measure = trainer.test if command == "test" else trainer.validate
-    for values in measure(model, datamodule=data, verbose=False):
-        for name, value in values.items():
-            print(f"{name:<24} {value:.6g}")
+    measure(model, datamodule=data, verbose=False)
+    for name, value in trainer.callback_metrics.items():
+        print(f"{name:<24} {value.item():.6g}")
 
 
 def _checkpoint_path(arguments: Sequence[str]) -> Path | None:

@@ -166,9 +166,6 @@ class TensorDataModule(LightningDataModule):
         self.train_rows = serve(rows)
         self.val_rows = None if val is None else serve(self._rows.take(val))
         self.test_rows = None if test is None else serve(self._rows.take(test))
-        if stage == "fit" and val is None:
-            # Lightning warns of an empty loader; one that is not overridden it leaves alone.
-            self.val_dataloader = super().val_dataloader
 
     @property
     def training_as_served(self) -> Standardization:
