@@ -1,250 +1,151 @@
-"""A random sample of the rows, and the penalised problem on it."""
+"""Drawing the rows that stand for the whole table."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from lr_lightning.loss import logistic_hessian, sweep
-from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
+from lr_lightning.solver.sample_problem import SampleProblem
 
-Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature
-
-DENSE_LIMIT = 2048  # coefficients; above, nothing of d × d is kept
 _RARE = 0.05
-_CHEAP = 2e8  # multiplications of a Hessian that is not worth being spared
-_LEVEL_RATIO = 4
+_BLOCK = 2**20  # elements
 
 
 def sample_size(n: int, d: int) -> int:
     """Number of rows worth sampling from n rows of d features.
 
-    The sample's Hessian costs ``rows · d²``, its quality as preconditioner goes with ``rows / d``.
+    The sample's Hessian costs ``rows · d²``; its quality as preconditioner goes with ``rows / d``.
     """
     return min(n, max(20_000, 200 * d))
 
 
 def draw_sample(
-    x: Tensor, y: Tensor, sample_weight: Tensor | None = None, *, size: int | None = None, seed: int = 0
+    x: Tensor,
+    y: Tensor,
+    sample_weight: Tensor | None = None,
+    *,
+    center: Tensor | None = None,
+    scale: Tensor | None = None,
+    size: int | None = None,
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Draws a random sample of rows whose weighted sums estimate those of all rows.
+    r"""Draws a random sample of standardised rows whose weighted sums estimate those of all rows.
 
-    Rows are drawn uniformly. If that leaves one class with less than a twentieth of the sample, half of the sample
-    (or all there are) is drawn from either class, and weights make up for it: what a rare class has to tell lies in
-    its few rows.
+    Rows are drawn uniformly, unless that misses what matters: one class has less than a twentieth of the weight, or
+    the sample lacks half of some feature's variance, which a few extreme rows hold. Then rows are drawn with
+    probabilities close to their part in the Hessian's trace,
+    :math:`v_i\,\sigma(z_i)\,\sigma(-z_i)\,(1 + \|\tilde x_i\|^2)`, the logits z being those of a pilot sample's
+    solution, mixed with uniform and class-balanced ones, and weighted by the inverse (Fithian & Hastie 2014, local
+    case-control sampling; Wang, Zhu & Ma 2018). That takes two more sweeps over the rows.
 
     Args:
-        x: Features, (n, d).
+        x: Features, (n, d), not necessarily standardised.
         y: Labels 0 or 1, (n,) or (n, 1).
         sample_weight: (n,) or (n, 1), or None.
-        size: Number of rows; by default :func:`sample_size`'s. With no fewer than n, the arguments are returned.
+        center: (d,), subtracted from the rows; by default 0.
+        scale: (d,), by which the centred rows are divided; by default 1. Standardised features of mean square 1
+            are expected.
+        size: Number of rows; by default :func:`sample_size`'s. With no fewer than n all rows are taken.
         seed: Seed of the draw.
 
     Returns:
-        Features (m, d), labels (m,) and weights (m,), or None where all are equal.
+        Standardised features (m, d) in the dtype of x, labels (m,), and weights (m,) or None where all are equal.
     """
     n, d = x.shape
     y = y.reshape(-1)
     v = None if sample_weight is None else sample_weight.reshape(-1)
     size = sample_size(n, d) if size is None else size
     if size >= n:
-        return x, y, v
+        return _standardize(x, center, scale), y, v
     generator = torch.Generator().manual_seed(seed)
     # Sorted, so that the gather walks through memory, or a file, in one direction.
     rows = torch.randint(n, (size,), generator=generator).sort().values
-    factors = None
-    labels = y[rows.to(y.device)]
-    positive = float(labels.double().mean())
+    sample = _gather(x, y, v, rows, center=center, scale=scale)
+    if _represents(*sample):
+        return sample
+    norms = torch.cat([block.double().square().sum(1).cpu() for block in _blocks(x, center, scale)])
+    size = max(size // 2, min(size, 2 * d))
+    pilot = _draw(_mixture(y, v, norms), size, generator)
+    sample = _gather(x, y, v, *pilot, center=center, scale=scale)
+    l1, l2 = torch.zeros(d + 1, dtype=torch.float64), torch.full((d + 1,), 1e-4, dtype=torch.float64)
+    l2[-1] = 0
+    problem = SampleProblem(*sample, l1, l2, complete=False)
+    point, _ = problem.solve(problem.start(torch.zeros_like(l1)), history_size=10)
+    w, b = point[:-1].to(x.device), float(point[-1])
+    z = b + torch.cat([(block @ w.to(block.dtype)).double().cpu() for block in _blocks(x, center, scale)])
+    curvature = torch.sigmoid(z) * torch.sigmoid(-z) * (1 + norms)
+    rows, factors = _draw(_mixture(y, v, curvature), 2 * size, generator)
+    return _gather(x, y, v, rows, factors, center=center, scale=scale)
+
+
+def _represents(x: Tensor, y: Tensor, v: Tensor | None) -> bool:
+    """Whether a uniform sample holds both classes and most of every feature's variance."""
+    total = float(len(y)) if v is None else float(v.sum(dtype=torch.float64))
+    if total == 0:
+        return False
+    positive = float((y if v is None else v * y).sum(dtype=torch.float64)) / total
     if min(positive, 1 - positive) < _RARE:
-        parts, factor_parts = [], []
-        for label in (0, 1):
-            of_class = (y == label).nonzero()[:, 0].cpu()
-            wanted = min(len(of_class), size // 2)
-            drawn = of_class
-            if wanted < len(of_class):
-                drawn = of_class[torch.randint(len(of_class), (wanted,), generator=generator)]
-            parts.append(drawn)
-            factor_parts.append(torch.full((wanted,), len(of_class) / max(wanted, 1), dtype=torch.float64))
-        rows, order = torch.cat(parts).sort()
-        factors = torch.cat(factor_parts)[order]
-        labels = y[rows.to(y.device)]
-    index = rows.to(x.device)
+        return False
+    weighted = x if v is None else x * v.to(x.dtype)[:, None].sqrt()
+    mean_square = torch.linalg.vector_norm(weighted, dim=0).double().square() / total
+    return bool((mean_square > 0.5).all())
+
+
+def _mixture(y: Tensor, v: Tensor | None, size: Tensor) -> Tensor:
+    """Probabilities (n,): a half by size, a quarter the same for all rows, an eighth for either class."""
+    v = torch.ones_like(size) if v is None else v.double().cpu()
+    positive = v * y.double().cpu()
+    parts = [(size * v, 0.5), (v, 0.25), (positive, 0.125), (v - positive, 0.125)]
+    mixture = torch.zeros_like(size)
+    for part, share in parts:
+        total = float(part.sum())
+        if total > 0 and math.isfinite(total):
+            mixture += part * (share / total)
+    return mixture / mixture.sum()
+
+
+def _draw(probability: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Systematic sampling: rows, and how many rows of the table each of them stands for."""
+    ladder = (torch.arange(size, dtype=torch.float64) + torch.rand((), generator=generator, dtype=torch.float64)) / size
+    cumulative = probability.cumsum(0)
+    drawn = torch.searchsorted(cumulative, ladder * cumulative[-1], right=True).clamp(max=len(probability) - 1)
+    rows, counts = drawn.unique_consecutive(return_counts=True)
+    return rows, counts / (size * probability[rows]).clamp(min=1e-300)
+
+
+def _gather(
+    x: Tensor,
+    y: Tensor,
+    v: Tensor | None,
+    rows: Tensor,
+    factors: Tensor | None = None,
+    *,
+    center: Tensor | None,
+    scale: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     weights = None if v is None else v[rows.to(v.device)].to(x.device)
     if factors is not None:
         factors = factors.to(x.device)
         weights = factors if weights is None else weights.double() * factors
-    return x.index_select(0, index), labels, weights
+    sample = _standardize(x.index_select(0, rows.to(x.device)), center, scale)
+    return sample, y[rows.to(y.device)].to(x.device), weights
 
 
-class SampleProblem:
-    r"""The penalised mean logistic loss on a sample, solved without touching the other rows.
+def _blocks(x: Tensor, center: Tensor | None, scale: Tensor | None) -> Iterator[Tensor]:
+    rows = max(1, _BLOCK // x.shape[1])
+    for start in range(0, len(x), rows):
+        yield _standardize(x[start : start + rows], center, scale)
 
-    Points are vectors of all coefficients, the intercept last, float64 on the CPU.
 
-    Args:
-        x: Features, (m, d), standardised.
-        y: Labels, (m,).
-        v: Weights, (m,), or None.
-        l1: (d,) or (d + 1,), the intercept's being 0; float64 on the CPU.
-        l2: As ``l1``.
-        complete: Whether the sample is all there is.
-    """
-
-    def __init__(self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, complete: bool) -> None:
-        self._x, self._y, self._v = x, y, v
-        self._l1, self._l2 = l1, l2
-        self._complete = complete
-        self.size = len(l1)
-        self._has_intercept = self.size > x.shape[1]
-        self._total = float(len(x)) if v is None else float(v.sum(dtype=torch.float64))
-        self._unseen: Tensor | None = None
-
-    def logits(self, point: Tensor) -> Tensor:
-        """Logits (m,) of the sample's rows."""
-        weight, bias = self._split(point.to(self._x.device, self._x.dtype))
-        z = self._x @ weight
-        return z if bias is None else z + bias
-
-    def smooth(self, point: Tensor) -> tuple[float, Tensor]:
-        """Mean loss plus L2 penalty, and its gradient."""
-        loss, gradient, residual = sweep(self._x, self._y, *self._split(point), self._v)
-        if self._has_intercept:
-            gradient = torch.cat([gradient, residual[None]])
-        gradient = gradient.cpu() / self._total + self._l2 * point
-        return float(loss) / self._total + 0.5 * float(self._l2 @ point.square()), gradient
-
-    def curvature(self, point: Tensor, history_size: int) -> Curvature:
-        """Model of the curvature around ``point``."""
-        if self.size <= DENSE_LIMIT:
-            matrix = self._hessian(point)
-            matrix.diagonal().add_(self._l2 + self._unseen_curvature(point))
-            return DenseCurvature(matrix)
-        if self._l1.any():
-            return WorkingSetCurvature(lambda index: self._block(point, index), DENSE_LIMIT)
-        return LimitedMemoryCurvature(self._diagonal(point), history_size)
-
-    def solve(self, start: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
-        """Minimises from ``start`` up to the sampling error; exactly, if the sample is all there is and small.
-
-        The sampling error of the minimum of m rows with k coefficients is about k / (2m): decreasing the sample's
-        objective much further says nothing about the whole table.
-        """
-        m, k = len(self._x), self.size
-        exact = self._complete and m * k * k <= _CHEAP
-        if not exact and self._complete and k > DENSE_LIMIT and not self._l1.any():
-            return start, self.curvature(start, history_size)  # its steps would be as dear as the passes
-        if not exact and m * k * k > _CHEAP / 10:
-            smaller = self._reduced(m // _LEVEL_RATIO)
-            if smaller is not None:
-                start, _ = smaller.solve(start, history_size)
-        tolerance = 1e-15 if exact else 0.1 * k / (2 * m)
-        return self._newton(start, tolerance, history_size, limit=60 if exact else 20)
-
-    def start(self, point: Tensor) -> Tensor:
-        """``point``, with the intercept that would be right if all weights were zero, should they be."""
-        if not self._has_intercept or point.any():
-            return point
-        v = torch.ones_like(self._y, dtype=torch.float64) if self._v is None else self._v.double()
-        positive = float((v * self._y).sum())
-        half = 0.5 * self._total / len(self._x)  # half a row of either class keeps the odds finite
-        point = point.clone()
-        point[-1] = math.log((positive + half) / (self._total - positive + half))
-        return point
-
-    def _newton(self, point: Tensor, tolerance: float, history_size: int, limit: int) -> tuple[Tensor, Curvature]:
-        value, gradient = self.smooth(point)
-        objective = value + float(self._l1 @ point.abs())
-        curvature = self.curvature(point, history_size)
-        for iteration in range(limit):
-            if iteration and self.size <= DENSE_LIMIT:
-                curvature = self.curvature(point, history_size)
-            p = curvature.step(point, gradient, self._l1)
-            slope = float(gradient @ p + self._l1 @ ((point + p).abs() - point.abs()))
-            if -slope / 2 <= 1e-15 * objective or (objective < 1e-8 and not self._l2.any()):
-                break
-            t = 1.0
-            while t > 1e-6:
-                candidate = point + t * p
-                value, new_gradient = self.smooth(candidate)
-                new_objective = value + float(self._l1 @ candidate.abs())
-                if new_objective <= objective + 1e-4 * t * slope:
-                    break
-                t /= 2
-            else:
-                break
-            curvature.update(candidate - point, new_gradient - gradient)
-            point, gradient, objective = candidate, new_gradient, new_objective
-            if t == 1 and -slope / 2 <= tolerance:
-                break
-        return point, curvature
-
-    def _reduced(self, rows: int) -> SampleProblem | None:
-        """The problem on a random part of the rows, or None if there are too few for a useful answer."""
-        if rows < max(2000, 20 * self.size):
-            return None
-        index = torch.randperm(len(self._x), generator=torch.Generator().manual_seed(rows))[:rows].sort().values
-        index = index.to(self._x.device)
-        v = None if self._v is None else self._v[index]
-        y = self._y[index]
-        if v is not None and not bool(v.any()):
-            return None
-        return SampleProblem(self._x.index_select(0, index), y, v, self._l1, self._l2, complete=False)
-
-    def _split(self, point: Tensor) -> tuple[Tensor, Tensor | None]:
-        return (point[:-1], point[-1]) if self._has_intercept else (point, None)
-
-    def _hessian(self, point: Tensor) -> Tensor:
-        return logistic_hessian(self._x, *self._split(point), self._v).cpu() / self._total
-
-    def _row_curvature(self, point: Tensor) -> Tensor:
-        z = self.logits(point)
-        curvature = torch.sigmoid(z) * torch.sigmoid(-z) / self._total
-        return curvature if self._v is None else (curvature * self._v).to(z.dtype)
-
-    def _unseen_curvature(self, point: Tensor) -> Tensor:
-        """What rare values of a feature, which the sample has missed, would add to the Hessian's diagonal.
-
-        A standardised feature has a mean square of 1 over all rows; what the sample lacks of that must lie in other
-        rows. Without it the sample's Hessian takes a rare indicator column for a constant one.
-        """
-        if self._complete:
-            return torch.zeros(self.size, dtype=torch.float64)
-        if self._unseen is None:
-            x = self._x if self._v is None else self._x * self._v.to(self._x.dtype)[:, None].sqrt()
-            seen = torch.linalg.vector_norm(x, dim=0).double().square().cpu() / self._total
-            unseen = torch.where(seen < 0.5, 1 - seen, 0.0)
-            self._unseen = torch.nn.functional.pad(unseen, (0, self.size - len(unseen)))
-        if not self._unseen.any():
-            return self._unseen
-        return self._unseen * float(self._row_curvature(point).sum(dtype=torch.float64))
-
-    def _diagonal(self, point: Tensor) -> Tensor:
-        diagonal = torch.zeros(self.size, dtype=torch.float64)
-        h = self._row_curvature(point)
-        d = self._x.shape[1]
-        rows = max(1, 2**20 // d)
-        for i in range(0, len(h), rows):
-            block = self._x[i : i + rows]
-            diagonal[:d] += (h[i : i + rows] @ (block * block)).double().cpu()
-        if self._has_intercept:
-            diagonal[d] = float(h.sum(dtype=torch.float64))
-        diagonal += self._l2 + self._unseen_curvature(point)
-        floor = 1e-6 * float(diagonal.max())
-        return diagonal.clamp(min=max(floor, 1e-300))
-
-    def _block(self, point: Tensor, index: Tensor) -> Tensor:
-        """Block of the Hessian for the coordinates in ``index``, which is sorted."""
-        h = self._row_curvature(point)
-        d = self._x.shape[1]
-        of_features = index[index < d].to(self._x.device)
-        columns = self._x.index_select(1, of_features)
-        if len(of_features) < len(index):
-            columns = torch.cat([columns, columns.new_ones(len(columns), 1)], 1)
-        matrix = torch.zeros(len(index), len(index), dtype=torch.float64)
-        for i in range(0, len(columns), 4096):
-            part = columns[i : i + 4096]
-            matrix += (part.T @ (part * h[i : i + 4096, None])).double().cpu()
-        matrix.diagonal().add_(self._l2[index])
-        return matrix
+def _standardize(x: Tensor, center: Tensor | None, scale: Tensor | None) -> Tensor:
+    if center is None and scale is None:
+        return x
+    standardized = x.double()
+    if center is not None:
+        standardized = standardized - center
+    if scale is not None:
+        standardized = standardized / scale
+    return standardized.to(x.dtype)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature
-from lr_lightning.solver.sample import DENSE_LIMIT, Curvature, SampleProblem
+from lr_lightning.solver.sample_problem import DENSE_LIMIT, Curvature, SampleProblem
 
 CONVERGED = "converged"
 PRECISION_LIMIT = "limit of floating-point precision"
@@ -165,13 +165,14 @@ class SubsampledNewton(torch.optim.Optimizer):
         assert self._best is not None  # noqa: S101
         promised = self._length * (2 - self._length) * self.newton_decrement
         agreement = (self.objective - objective) / promised if promised > 0 else 1.0
-        self._curvature.update(point - self._best, gradient - self._best_gradient)
-        far = self.newton_decrement > 1e-4 * abs(self.objective)
+        s, y = point - self._best, gradient - self._best_gradient
+        resolved = promised > 1e-9 * abs(self.objective)
+        if self._problem is not None and resolved and not 0.8 < agreement < 1.25:
+            self._curvature = self._curvature_at(point)
+        self._curvature.update(s, y)
         whole_step = self._length == 1
         self._best, self._best_gradient, self.objective = point, gradient, objective
         self._length, self._rejections = 1.0, 0
-        if self._problem is not None and far and not 0.5 < agreement < 2:
-            self._curvature = self._curvature_at(point)
         self._propose(contracting=whole_step)
 
     def _reject(self, point: Tensor, gradient: Tensor, objective: float, finite: bool) -> None:
