@@ -36,15 +36,18 @@ class DenseCurvature:
             return
         self.matrix = self.matrix + torch.outer(y, y / observed) - torch.outer(product, product / predicted)
 
-    def step(self, point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
-        """The step (k,) from ``point`` (k,) to the minimiser of the model plus ``l1`` (k,) penalty."""
-        if l1.any():
-            return minimize_l1(self.matrix, gradient, point, l1) - point
-        return solve_spd(self.matrix, -gradient)
+    def step(self, point: Tensor, gradient: Tensor, l1: Tensor, ridge: float = 0.0) -> Tensor:
+        """The step (k,) from ``point`` (k,) to the minimiser of the model plus ``l1`` (k,) penalty.
 
-    def product(self, vector: Tensor) -> Tensor:
-        """The matrix times a vector (k,)."""
-        return self.matrix @ vector
+        ``ridge`` is added to the diagonal, and shortens the step where there is little curvature.
+        """
+        matrix = self.matrix
+        if ridge:
+            matrix = matrix.clone()
+            matrix.diagonal().add_(ridge)
+        if l1.any():
+            return minimize_l1(matrix, gradient, point, l1) - point
+        return solve_spd(matrix, -gradient)
 
     def state(self) -> dict[str, Any]:
         """What :meth:`load` needs."""

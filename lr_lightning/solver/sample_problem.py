@@ -91,22 +91,53 @@ class SampleProblem:
         point[-1] = math.log((positive + half) / (self._total - positive + half))
         return point
 
-    def _newton(self, point: Tensor, tolerance: float, history_size: int, limit: int) -> tuple[Tensor, Curvature]:
+    def descend(
+        self, point: Tensor, gradient: Tensor, history_size: int, reach: float
+    ) -> tuple[Tensor, float, Curvature]:
+        r"""Goes down the sample's objective, tilted so that its gradient at ``point`` is the full ``gradient``.
+
+        :math:`F_s(w) + (\nabla F(w_0) - \nabla F_s(w_0))^\top w` (Shamir, Srebro & Zhang 2014) knows where the
+        rows' losses bend, which the quadratic model does not. No sampled logit is moved by more than ``reach``.
+
+        Returns:
+            The point reached, the decrease that the tilted objective promises, and the curvature there.
+        """
+        tilt = gradient - self.smooth(point)[1]
+        start = self._tilted(point, tilt)
+        end, curvature = self._newton(point, 0.0, history_size, limit=10, tilt=tilt, reach=reach)
+        return end, start[0] - self._tilted(end, tilt)[0], curvature
+
+    def _tilted(self, point: Tensor, tilt: Tensor) -> tuple[float, Tensor]:
+        """Objective with all penalties, and gradient of its smooth part."""
         value, gradient = self.smooth(point)
-        objective = value + float(self._l1 @ point.abs())
+        return value + float(tilt @ point + self._l1 @ point.abs()), gradient + tilt
+
+    def _newton(
+        self,
+        point: Tensor,
+        tolerance: float,
+        history_size: int,
+        limit: int,
+        tilt: Tensor | None = None,
+        reach: float = math.inf,
+    ) -> tuple[Tensor, Curvature]:
+        start = point
+        tilt = torch.zeros_like(point) if tilt is None else tilt
+        objective, gradient = self._tilted(point, tilt)
         curvature = self.curvature(point, history_size)
+        first = 0.0
         for iteration in range(limit):
             if iteration and self.size <= DENSE_LIMIT:
                 curvature = self.curvature(point, history_size)
-            p = curvature.step(point, gradient, self._l1)
+            p = self.limited_step(curvature, point, gradient, start, reach)
             slope = float(gradient @ p + self._l1 @ ((point + p).abs() - point.abs()))
-            if -slope / 2 <= 1e-15 * objective or (objective < 1e-8 and not self._l2.any()):
+            first = first or -slope
+            if -slope / 2 <= 1e-15 * abs(objective) or (abs(objective) < 1e-8 and not self._l2.any()):
                 break
             t = 1.0
             while t > 1e-6:
                 candidate = point + t * p
-                value, new_gradient = self.smooth(candidate)
-                new_objective = value + float(self._l1 @ candidate.abs())
+                new_objective, new_gradient = self._tilted(candidate, tilt)
                 if new_objective <= objective + 1e-4 * t * slope:
                     break
                 t /= 2
@@ -114,9 +145,31 @@ class SampleProblem:
                 break
             curvature.update(candidate - point, new_gradient - gradient)
             point, gradient, objective = candidate, new_gradient, new_objective
-            if t == 1 and -slope / 2 <= tolerance:
+            if t == 1 and (-slope / 2 <= tolerance or (tilt.any() and -slope <= 0.01 * first)):
+                break
+            if math.isfinite(reach) and self.movement(point - start) > 0.9 * reach:
                 break
         return point, curvature
+
+    def movement(self, step: Tensor) -> float:
+        """The largest change of a sampled logit by a step of the coefficients."""
+        return float(self.logits(step).abs().max())
+
+    def limited_step(
+        self, curvature: Curvature, point: Tensor, gradient: Tensor, start: Tensor, reach: float
+    ) -> Tensor:
+        """The model's step, with the ridge that keeps the sampled logits within ``reach`` of those at ``start``."""
+        p = curvature.step(point, gradient, self._l1)
+        if not math.isfinite(reach) or self.movement(point + p - start) <= reach:
+            return p
+        if isinstance(curvature, DenseCurvature):
+            ridge = 1e-8 * float(curvature.matrix.diagonal().max())
+            for _ in range(12):
+                p = curvature.step(point, gradient, self._l1, ridge)
+                if self.movement(point + p - start) <= reach:
+                    return p
+                ridge *= 10
+        return p * (reach / max(self.movement(p), reach))
 
     def _reduced(self, rows: int) -> SampleProblem | None:
         """The problem on a random part of the rows, or None if there are too few for a useful answer."""

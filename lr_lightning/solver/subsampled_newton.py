@@ -19,6 +19,7 @@ NO_DECREASE = "no step decreases the objective"
 NOT_FINITE = "the objective is not finite"
 
 _MAX_REJECTIONS = 25
+_REACH = 10.0
 
 
 class SubsampledNewton(torch.optim.Optimizer):
@@ -77,8 +78,10 @@ class SubsampledNewton(torch.optim.Optimizer):
         warm_start: bool = False,
         sample_is_complete: bool = False,
     ) -> None:
+        single = sample is not None and sample[0].dtype != torch.float64
+        self._noise = 1e-9 if single else 1e-12
         if tol is None:
-            tol = 1e-14 if sample is None or sample[0].dtype == torch.float64 else 1e-10
+            tol = 1e-10 if single else 1e-14
         super().__init__(params, {"tol": tol, "history_size": history_size})
         self._weight, self._bias = self._unpack_params()
         self._l1 = self._per_coordinate(l1, "l1")
@@ -100,8 +103,10 @@ class SubsampledNewton(torch.optim.Optimizer):
         self.newton_decrement = math.inf
         self._best: Tensor | None = None
         self._best_gradient = torch.zeros_like(point)
-        self._direction = torch.zeros_like(point)
-        self._length = 1.0  # the part of the direction that was proposed
+        self._promised = 0.0
+        self._doubtful = True  # whether the quadratic model may be bad
+        self._reach = math.inf  # how far a step may move the sampled logits
+        self._length = 1.0  # the part of the model's step to propose, where there is no sample
         self._rejections = 0
         self._stalls = 0
 
@@ -141,7 +146,7 @@ class SubsampledNewton(torch.optim.Optimizer):
     def _first(self, point: Tensor, gradient: Tensor, objective: float, finite: bool) -> None:
         if finite:
             self._best, self._best_gradient, self.objective = point, gradient, objective
-            self._propose(contracting=False)
+            self._propose()
         elif point.any():
             self._curvature = self._curvature_at(torch.zeros_like(point))
             self._write(torch.zeros_like(point))
@@ -163,67 +168,86 @@ class SubsampledNewton(torch.optim.Optimizer):
 
     def _accept(self, point: Tensor, gradient: Tensor, objective: float) -> None:
         assert self._best is not None  # noqa: S101
-        promised = self._length * (2 - self._length) * self.newton_decrement
-        agreement = (self.objective - objective) / promised if promised > 0 else 1.0
-        s, y = point - self._best, gradient - self._best_gradient
-        resolved = promised > 1e-9 * abs(self.objective)
-        if self._problem is not None and resolved and not 0.8 < agreement < 1.25:
+        agreement = (self.objective - objective) / self._promised if self._promised > 0 else 1.0
+        resolved = self._promised > 1e-9 * abs(self.objective)
+        self._doubtful = resolved and not 0.8 < agreement < 1.25
+        if self._doubtful and self._problem is not None:
             self._curvature = self._curvature_at(point)
-        self._curvature.update(s, y)
-        whole_step = self._length == 1
+        self._curvature.update(point - self._best, gradient - self._best_gradient)
+        if agreement > 0.5:
+            self._reach *= 4
         self._best, self._best_gradient, self.objective = point, gradient, objective
-        self._length, self._rejections = 1.0, 0
-        self._propose(contracting=whole_step)
+        self._rejections = 0
+        self._propose()
 
     def _reject(self, point: Tensor, gradient: Tensor, objective: float, finite: bool) -> None:
         assert self._best is not None  # noqa: S101
         self._rejections += 1
-        if self.newton_decrement <= 1e-8 * abs(self.objective) and self._rejections >= 2:
+        if self.newton_decrement <= self._noise * abs(self.objective) and self._rejections >= 3:
             self._finish_at_best(PRECISION_LIMIT, converged=True)
-            return
-        if self._rejections > _MAX_REJECTIONS:
+        elif self._rejections > _MAX_REJECTIONS:
             self._finish_at_best(NO_DECREASE, converged=False)
-            return
-        shrink = 0.1
-        if finite:
-            # The minimum of the parabola through both values and the first slope.
-            slope = -2 * self._length * self.newton_decrement
-            shrink = min(0.5, max(0.01, -slope / (2 * max(objective - self.objective - slope, 1e-300))))
-            self._curvature.update(point - self._best, gradient - self._best_gradient)
-        if self._rejections == 2:
-            self._curvature = self._curvature_at(self._best)
-        self._length *= shrink
-        self._write(self._best + self._length * self._direction)
+        else:
+            step = point - self._best
+            if finite:
+                self._curvature.update(step, gradient - self._best_gradient)
+            self._doubtful = True
+            if self._problem is not None:
+                self._reach = 0.25 * self._problem.movement(step)
+            else:
+                self._length *= 0.25
+            self._propose()
 
-    def _propose(self, *, contracting: bool) -> None:
+    def _propose(self) -> None:
         """Computes the next step from the best point, and stops if it promises too little."""
         assert self._best is not None  # noqa: S101
-        tol = self.param_groups[0]["tol"]
         p = self._curvature.step(self._best, self._best_gradient, self._l1)
         if not bool(p.isfinite().all()):
             self._finish_at_best(NO_DECREASE, converged=False)
             return
         slope = float(self._best_gradient @ p + self._l1 @ ((self._best + p).abs() - self._best.abs()))
         before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0)
-        small = self.newton_decrement <= tol * abs(self.objective)
-        if not self._l1.any() and not self._l2.any() and self.objective < 1e-8:
-            self._finish_at_best(RUNNING_AWAY, converged=False)
-        elif small and self._runs_away(p):
+        small = self.newton_decrement <= self.param_groups[0]["tol"] * abs(self.objective)
+        if self._is_separated() or (small and self._runs_away(p)):
             self._finish_at_best(RUNNING_AWAY, converged=False)
         elif small:
             self.stopped = self.converged = True
             self.status = CONVERGED
-            self._write(self._best + p if contracting and self.newton_decrement < 0.25 * before else self._best)
+            # The step is worth taking unverified where the model has just proved right.
+            trusted = not self._rejections and self.newton_decrement < 0.25 * before < math.inf
+            self._write(self._best + p if trusted else self._best)
         elif self._stalled(before):
             self._finish_at_best(PRECISION_LIMIT, converged=True)
         else:
-            self._direction = p
-            self._write(self._best + p)
+            self._write(self._best + self._global_step(p))
+
+    def _global_step(self, p: Tensor) -> Tensor:
+        """The model's step ``p``, or one that also heeds how the sampled rows' losses bend."""
+        assert self._best is not None  # noqa: S101
+        self._promised = self._length * (2 - self._length) * self.newton_decrement
+        if self._problem is None or not self._doubtful:
+            return self._length * p
+        movement = self._problem.movement(p)
+        if movement <= min(1.0, self._reach):
+            return p
+        end, promised, curvature = self._problem.descend(
+            self._best, self._best_gradient, self.param_groups[0]["history_size"], min(self._reach, _REACH)
+        )
+        if not promised > 0:
+            return p * min(1.0, self._reach / movement)
+        self._promised, self._curvature = promised, curvature
+        return end - self._best
+
+    def _is_separated(self) -> bool:
+        """Whether the loss itself has vanished: every row is predicted right, and the weights can only grow."""
+        assert self._best is not None  # noqa: S101
+        penalty = float(self._l1 @ self._best.abs() + 0.5 * self._l2 @ self._best.square())
+        return self.objective < 1e-8 and penalty < 0.5 * self.objective
 
     def _stalled(self, before: float) -> bool:
         """Whether the decrement, tiny already, has ceased to shrink."""
-        if self.newton_decrement <= 1e-8 * abs(self.objective) and self.newton_decrement > 0.5 * before:
-            self._stalls += 1
+        tiny = self.newton_decrement <= self._noise * abs(self.objective)
+        self._stalls = self._stalls + 1 if tiny and self.newton_decrement > 0.8 * before else 0
         return self._stalls >= 3
 
     def _runs_away(self, p: Tensor) -> bool:
