@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lr_lightning.data.standardization import Standardization
-from lr_lightning.data.summary import TrainingSummary, row_weights
+from lr_lightning.data.summary import TrainingSummary, random_rows, row_weights
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.linear_sigmoid import LinearSigmoid
 from lr_lightning.metrics import HeldOutMetrics
-from lr_lightning.objective import Penalty, cross_entropy_sum
-from lr_lightning.optimizers import is_full_batch, make_optimizer, refuse_unknown
+from lr_lightning.loss import logistic_loss
+from lr_lightning.optimizers import EXACT, is_full_batch, make_optimizer, refuse_unknown
+from lr_lightning.penalty import Penalty
+from lr_lightning.solver import SubsampledNewton, draw_sample, sample_size
 
 log = logging.getLogger("lr_lightning")
 
@@ -45,7 +48,7 @@ class LogisticRegression(LightningModule):
         initial_weight: coefficients to start from, one number for all features or one each, on the original
             feature scale; None starts at 0.
         initial_bias: intercept to start from, likewise.
-        optimizer: name of a class in `torch.optim`.
+        optimizer: SubsampledNewton, the exact solver, or the name of a class in `torch.optim`.
         optimizer_options: its keyword arguments, such as {"lr": 0.1}.
 
     Raises:
@@ -67,7 +70,7 @@ class LogisticRegression(LightningModule):
         threshold: float = 0.5,
         initial_weight: float | list[float] | None = None,
         initial_bias: float | None = None,
-        optimizer: str = "LBFGS",
+        optimizer: str = EXACT,
         optimizer_options: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -76,7 +79,7 @@ class LogisticRegression(LightningModule):
         refuse_unknown(optimizer, l1)
         self.converged = False
         self.held_out = HeldOutMetrics(threshold)
-        self._full_batch = is_full_batch(optimizer)
+        self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
         self._fitted_epoch = 0
         self._from_data: dict[str, Any] = {}  # what the checkpoint says of the data
         self._served: Standardization | None = None
@@ -115,15 +118,12 @@ class LogisticRegression(LightningModule):
     def _summarize(self, data: Any) -> None:
         hparams = self.hparams
         if isinstance(data, TensorDataModule):
-            rows = data.train_rows
-            batches: Iterable[Sequence[Tensor]] = [[t for t in rows if t is not None]]
-            known = data.training_as_served
+            batches, known = [data.train_rows.as_batch()], data.training_as_served
+            labels = data.schema.labels
         else:
             self.trainer.fit_loop.setup_data()
-            batches, known = self.trainer.train_dataloader, None  # type: ignore[assignment]
-        labels = data.schema.labels if isinstance(data, TensorDataModule) else (0, 1)
-        summary = TrainingSummary.of(batches, hparams["class_weight"], labels, known)
-        self._class_weights, self._weight_sum = summary.class_weights, summary.weight_sum
+            batches, known, labels = self.trainer.train_dataloader, None, (0, 1)
+        self._training = summary = TrainingSummary.of(batches, hparams["class_weight"], labels, known)
 
         n_features = len(summary.standardization.mean)
         if hparams["in_features"] not in (None, n_features):
@@ -165,84 +165,152 @@ class LogisticRegression(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer that `optimizer` names."""
-        return make_optimizer(self.hparams["optimizer"], self.parameters(), self.hparams["optimizer_options"] or {})
+        hparams = self.hparams
+        self._penalty = Penalty.on(
+            self.linear_sigmoid.scale, l1=hparams["l1"], l2=hparams["l2"], standardize=hparams["standardize"]
+        )
+        options = dict(hparams["optimizer_options"] or {})
+        if hparams["optimizer"] == EXACT:
+            options |= self._solver_options()
+        return make_optimizer(hparams["optimizer"], self.linear_sigmoid.parameters(), options)
+
+    def _solver_options(self) -> dict[str, Any]:
+        """What the exact solver is told of the problem: penalties, and a random sample of the rows."""
+        fitted, n_rows = self.linear_sigmoid, self._training.n_rows
+        size = sample_size(n_rows, self.hparams["in_features"])
+        x, y, *weight = random_rows(self._training.batches, size, n_rows)
+        served = self._served or Standardization.identity(x.shape[1])
+        sample = draw_sample(
+            x,
+            y,
+            row_weights(y, weight[0] if weight else None, self._training.class_weights),
+            center=(fitted.mean - served.mean) / served.scale,
+            scale=fitted.scale / served.scale,
+            size=size,
+        )
+        started = self.hparams["initial_weight"] is not None or self.hparams["initial_bias"] is not None
+        return {
+            "sample": sample,
+            "l1": self._penalty.l1,
+            "l2": self._penalty.l2,
+            "warm_start": started,
+            "sample_is_complete": size >= n_rows,
+        }
 
     # ---- training ---------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Let optimizers that need the whole objective make one step an epoch."""
-        scale = self.linear_sigmoid.scale
-        hparams = self.hparams
-        self._penalty = Penalty.on(
-            scale, l1=hparams["l1"], l2=hparams["l2"], standardize=hparams["standardize"]
-        )
-        if self._full_batch and self.trainer.num_training_batches != 1:
-            raise InputError(f"{hparams['optimizer']} needs all rows in one batch; leave batch_size unset")
+        """Let an optimizer that needs the whole objective make one step an epoch."""
+        n_batches = int(self.trainer.num_training_batches)
+        if self._exact:
+            self.trainer.accumulate_grad_batches = n_batches
+        elif self._full_batch and n_batches != 1:
+            raise InputError(f"{self.hparams['optimizer']} needs all rows in one batch; leave batch_size unset")
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """The objective on a batch `(x, y)` or `(x, y, weight)`."""
-        x, y, v = self._weighted(batch)
-        entropy = cross_entropy_sum(self._served_logits(x), y, v)
+        x, y, *weight = batch
+        v = row_weights(y, weight[0] if weight else None, self._training.class_weights)
+        loss = logistic_loss(x, y, *self._served_affine(x), v)
         weight_sum = len(y) if v is None else v.sum(dtype=torch.float64)
-        penalty = self._penalty.total(self.linear_sigmoid.linear.weight[0])
-        objective = entropy + weight_sum * penalty
-        self._add_to_epoch(batch_idx, objective.detach(), weight_sum)
+        weights = self.linear_sigmoid.linear.weight[0]
+        self._add_to_epoch(batch_idx, loss.detach(), weight_sum, self._penalty.total(weights.detach()))
+        if self._exact:
+            # Lightning divides by the number of batches, and DDP by that of processes: what remains is this
+            # batch's true share of the mean. L1 is the solver's own business.
+            share = self.trainer.accumulate_grad_batches * self.trainer.world_size / self._training.weight_sum
+            return share * loss + self._penalty.smooth(weights)
+        objective = loss + weight_sum * self._penalty.total(weights)
         return objective if self.hparams["reduction"] == "sum" else objective / weight_sum
 
-    def _weighted(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        x, y, *weight = batch
-        return x, y, row_weights(y, weight[0] if weight else None, self._class_weights)
-
-    def _served_logits(self, x: Tensor) -> Tensor:
+    def _served_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         served = self._served or Standardization.identity(x.shape[1])
-        weight, bias = self.linear_sigmoid.served_affine(served.to(x.device))
-        return torch.addmv(bias.to(x.dtype), x, weight.to(x.dtype))
+        return self.linear_sigmoid.served_affine(served.to(x.device))
 
-    def _add_to_epoch(self, batch_idx: int, objective: Tensor, weight_sum: Tensor | float) -> None:
+    def _add_to_epoch(self, batch_idx: int, loss: Tensor, weight_sum: Tensor | float, penalty: Tensor) -> None:
         if batch_idx == 0:  # also at each further evaluation of a full-batch closure
-            self._epoch_objective = torch.zeros_like(objective)
-            self._epoch_weight_sum = torch.zeros_like(objective)
-        self._epoch_objective += objective
-        self._epoch_weight_sum += weight_sum
+            self._epoch = torch.zeros(3, dtype=torch.float64, device=loss.device)
+        self._epoch[0] += loss
+        self._epoch[1] += weight_sum
+        self._epoch[2] += weight_sum * penalty
+
+    def _epoch_means(self) -> tuple[Tensor, Tensor]:
+        """Mean loss and mean penalty over the rows of the epoch, of all processes."""
+        totals = self._epoch
+        if self.trainer.world_size > 1:
+            totals = cast(Tensor, self.trainer.strategy.reduce(totals.clone(), reduce_op="sum"))
+        return totals[0] / totals[1], totals[2] / totals[1]
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step; the exact solver is told the objective over all batches, not only over the last."""
+        if not self._exact or optimizer_closure is None:
+            optimizer.step(closure=optimizer_closure)  # type: ignore[arg-type]
+            return
+
+        def whole_objective() -> Tensor:
+            optimizer_closure()
+            smooth = self._penalty.smooth(self.linear_sigmoid.linear.weight[0].detach())
+            return self._epoch_means()[0] + smooth
+
+        optimizer.step(closure=whole_objective)  # type: ignore[arg-type]
 
     def on_train_batch_end(self, outputs: Any, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Stop at the optimum, or where the loss is lost."""
-        if self._full_batch:
-            self._evaluate_after_step(batch, batch_idx)
-        if self.trainer.is_last_batch and not bool(self._epoch_objective.isfinite()):
+        if not self.trainer.is_last_batch:
+            return
+        if self._exact:
+            solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
+            self.converged, self.trainer.should_stop = solver.converged, solver.stopped
+            if not solver.stopped and self.current_epoch + 1 == self.trainer.max_epochs:
+                solver.restore_best()
+        elif self._full_batch:
+            self._evaluate_after_step(batch)
+        if not bool(self._epoch.isfinite().all()):
             raise InputError(
                 f"the loss is no longer finite in epoch {self.current_epoch}; lower the learning rate "
                 "(optimizer.lr) or use standardized features (model.standardize)"
             )
 
-    def _evaluate_after_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+    def _evaluate_after_step(self, batch: Sequence[Tensor]) -> None:
         """Evaluate the objective where a line search ended; the closure's own evaluations were trial points."""
-        before = self._epoch_objective
+        before = sum(self._epoch_means())
         self.zero_grad()
         with torch.enable_grad():
-            objective = self.training_step(batch, batch_idx)
-            objective.backward()
+            self.training_step(batch, 0).backward()
         gradient = max(float(p.grad.abs().max()) for p in self.parameters() if p.grad is not None)
-        scale = self._weight_sum if self.hparams["reduction"] == "sum" else 1.0
-        unchanged = bool((self._epoch_objective - before).abs() <= 1e-15 * before.abs())
-        resolution = 1e-9 if self.trainer.precision == "64-true" else 1e-6
-        self.converged = gradient <= resolution * scale
-        if self.converged or unchanged:
-            self.trainer.should_stop = True
+        if self.hparams["reduction"] == "sum":
+            gradient /= self._training.weight_sum
+        self.converged = gradient <= (1e-9 if self.trainer.precision == "64-true" else 1e-6)
+        unchanged = abs(float(sum(self._epoch_means()) - before)) <= 1e-15 * abs(float(before))
+        self.trainer.should_stop |= self.converged or unchanged
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss; for SGD and its like the mean over the batches, each before its update."""
-        loss = self._epoch_objective
-        if self.hparams["reduction"] == "mean":
-            loss = loss / self._epoch_weight_sum
-        self._log({"train/loss": loss.item()})
+        loss, penalty = self._epoch_means()
+        scale = self._training.weight_sum if self.hparams["reduction"] == "sum" else 1.0
+        self._log({"train/loss": scale * float(loss + penalty)})
+
+    def on_train_end(self) -> None:
+        """Say so where the optimum was not reached."""
+        if self._exact and not self.converged:
+            solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
+            reason = solver.status or f"the limit of {self.current_epoch} passes came first (trainer.max_epochs)"
+            log.warning("not converged: %s", reason)
 
     # ---- held-out rows ----------------------------------------------------------------------------------
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Add a batch to the held-out metrics."""
         x, y, *weight = batch
-        self.held_out.update(self._served_logits(x), y, weight[0] if weight else None)
+        w, b = self._served_affine(x)
+        logits = torch.addmv(b.to(x.dtype), x, w.to(x.dtype))
+        self.held_out.update(logits, y, weight[0] if weight else None)
 
     test_step = validation_step
 

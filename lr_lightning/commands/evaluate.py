@@ -45,7 +45,7 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
         data.use_schema(
             TableSchema.from_dict(checkpoint["schema"]), Standardization(fitted.mean, fitted.scale), every_row=other_table
         )
-    run = RunFolder.of_checkpoint(path)
+    run = RunFolder.of_checkpoint(path) if command == "test" else None
     trainer = make_trainer(parser, config, logger=False if run is None else run.logger(), callbacks=[])
     measure = trainer.test if command == "test" else trainer.validate
     measure(model, datamodule=data, verbose=False)

@@ -62,10 +62,10 @@ def _parser() -> ArgumentParser:
     parser.add_subclass_arguments(
         torch.optim.Optimizer,
         "optimizer",
-        skip={"params"},
+        skip={"params", "sample", "l1", "l2", "warm_start", "sample_is_complete"},
         required=False,
         instantiate=False,
-        help="a class of torch.optim (default: LBFGS to convergence)",
+        help="SubsampledNewton (default: the exact solver) or a class of torch.optim",
     )
     parser.add_subclass_arguments(LightningDataModule, "data", instantiate=False, help="the data (default: a table)")
     parser.set_defaults({"data": {"class_path": f"lr_lightning.{DATA_CLASSES[-1].__name__}"}})

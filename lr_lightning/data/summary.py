@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,11 +22,15 @@ class TrainingSummary:
         standardization: means and scales of the features as they are served.
         weight_sum: Σ v.
         class_weights: of the negative and the positive class.
+        n_rows: how many rows there are.
+        batches: the rows themselves.
     """
 
     standardization: Standardization
     weight_sum: float
     class_weights: tuple[float, float]
+    n_rows: int
+    batches: Iterable[Sequence[Tensor]]
 
     @classmethod
     def of(
@@ -46,13 +51,13 @@ class TrainingSummary:
         Raises:
             InputError: if a class is without rows or `class_weight` does not fit the labels.
         """
-        negative, positive = _class_sums(batches)
+        n_rows, negative, positive = _class_sums(batches)
         if negative == 0 or positive == 0:
             raise InputError(f"the training rows hold one class only; both {labels[0]!r} and {labels[1]!r} must occur")
         of_class = _class_weights(class_weight, labels, negative, positive)
         if standardization is None or of_class != (1.0, 1.0):
             standardization = moments(_Weighted(batches, of_class))
-        return cls(standardization, negative * of_class[0] + positive * of_class[1], of_class)
+        return cls(standardization, negative * of_class[0] + positive * of_class[1], of_class, n_rows, batches)
 
 
 @dataclass(frozen=True)
@@ -75,13 +80,28 @@ def row_weights(y: Tensor, weight: Tensor | None, of_class: tuple[float, float])
     return v if weight is None else v * weight
 
 
-def _class_sums(batches: Iterable[Sequence[Tensor]]) -> tuple[float, float]:
-    total, positive = 0.0, 0.0
+def random_rows(batches: Iterable[Sequence[Tensor]], size: int, n_rows: int) -> tuple[Tensor, ...]:
+    """About `size` of the `n_rows` rows, or all where one batch holds all: what a sample is then drawn from."""
+    batches = iter(batches)
+    first = next(batches)
+    if len(first[1]) == n_rows:
+        return tuple(first)
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for batch in chain([first], batches):
+        chosen = torch.rand(len(batch[1]), generator=generator) < size / n_rows
+        parts.append([t[chosen.to(t.device)] for t in batch])
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _class_sums(batches: Iterable[Sequence[Tensor]]) -> tuple[int, float, float]:
+    n_rows, total, positive = 0, 0.0, 0.0
     for _, y, *weight in batches:
+        n_rows += len(y)
         v = weight[0] if weight else None
         total += len(y) if v is None else float(v.sum(dtype=torch.float64))
         positive += float((y if v is None else y * v).sum(dtype=torch.float64))
-    return total - positive, positive
+    return n_rows, total - positive, positive
 
 
 def _class_weights(

@@ -32,6 +32,10 @@ class Rows(NamedTuple):
         """The rows at `index`, in its order."""
         return Rows(self.x[index], self.y[index], None if self.weight is None else self.weight[index])
 
+    def as_batch(self) -> tuple[Tensor, ...]:
+        """`(x, y)` or `(x, y, weight)`."""
+        return (self.x, self.y) if self.weight is None else (self.x, self.y, self.weight)
+
     def to(self, device: torch.device) -> Rows:
         """The same rows on `device`."""
         return Rows(*(None if t is None else t.to(device) for t in self))  # type: ignore[arg-type]
@@ -85,8 +89,7 @@ class TensorBatches:
 
     def _slices(self, rows: Rows) -> Iterator[tuple[Tensor, ...]]:
         for start in range(0, len(rows.y), self.batch_size):
-            x, y, weight = rows.take(slice(start, start + self.batch_size))
-            yield (x, y) if weight is None else (x, y, weight)
+            yield rows.take(slice(start, start + self.batch_size)).as_batch()
 
 
 class TensorDataModule(LightningDataModule):

@@ -1,4 +1,4 @@
-"""What is minimised: the binary cross-entropy from logits, and the penalties."""
+"""The penalties on the weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,3 @@ class Penalty:
         """L1 and L2 at weight (d,)."""
         return (self.l1 * weight.abs()).sum() + self.smooth(weight)
 
-
-def cross_entropy_sum(logits: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
-    """Σ v_i·BCE(y_i, σ(logit_i)), from logits, summed in float64; weight None is a weight of one each."""
-    losses = functional.binary_cross_entropy_with_logits(logits, y, weight, reduction="none")
-    return losses.sum(dtype=torch.float64)
