@@ -69,8 +69,9 @@ def _help() -> str:
 
 
 def _show_messages() -> None:
-    """Send the package's messages to stderr, a line each."""
+    """Send the package's messages to stderr, a line each; of several processes only the first speaks."""
     log = logging.getLogger("lr_lightning")
+    log.disabled = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
     log.setLevel(logging.INFO)
     log.handlers[:] = [logging.StreamHandler()]
     log.propagate = False

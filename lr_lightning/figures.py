@@ -33,5 +33,5 @@ def probability_curve(
         axes.plot(*points, "o", color="black", alpha=0.6, markersize=5, label="data")
     axes.set(xlabel=x_label, ylabel=y_label, xlim=(x[0], x[-1]), ylim=(-0.05, 1.05))
     axes.grid(True, alpha=0.4)
-    axes.legend(loc="center right")
+    axes.legend(loc="lower right")
     return figure

@@ -330,7 +330,8 @@ class LogisticRegression(LightningModule):
 
     def _log(self, values: dict[str, float]) -> None:
         """Hand values to callbacks as Lightning does, and to the loggers with the epoch as their step."""
-        self.log_dict(values, logger=False)
+        # All processes hold the same values already; their mean is what keeps Lightning from warning.
+        self.log_dict(values, logger=False, sync_dist=self.trainer.world_size > 1)
         step = self.current_epoch if self.trainer.state.fn == TrainerFn.FITTING else self._fitted_epoch
         for logger in self.loggers:
             logger.log_metrics(values, step=step)

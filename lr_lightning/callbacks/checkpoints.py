@@ -40,7 +40,7 @@ class RunCheckpoints(Checkpoint):
         if not float(loss) < self.best_loss:
             return
         self.best_loss, self.best_epoch = float(loss), trainer.current_epoch
-        write_whole(self.best, trainer.save_checkpoint)
+        _save(trainer, self.best)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what a killed process would lose."""
@@ -52,5 +52,12 @@ class RunCheckpoints(Checkpoint):
         self._save_last(trainer)
 
     def _save_last(self, trainer: Trainer) -> None:
-        write_whole(self.last, trainer.save_checkpoint)
+        _save(trainer, self.last)
         self._saved_at = time.monotonic()
+
+
+def _save(trainer: Trainer, path: Path) -> None:
+    if trainer.is_global_zero:
+        write_whole(path, trainer.save_checkpoint)
+    else:
+        trainer.save_checkpoint(path)  # takes part, and leaves the writing to the first process

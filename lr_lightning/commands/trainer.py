@@ -47,7 +47,8 @@ def make_trainer(
         InputError: if Lightning refuses the settings.
     """
     # What Lightning says of itself at every start is not about the user's run.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOT_OURS:
         warnings.filterwarnings("ignore", message)
     options: dict[str, Any] = dict(parser.instantiate_classes(Namespace(trainer=config.trainer)).trainer)

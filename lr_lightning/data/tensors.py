@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,14 +54,28 @@ class TensorBatches:
         shuffle: whether each epoch has an order of its own, drawn from `seed` and the epoch's number alone,
             so that a resumed fit sees the orders that an uninterrupted one would have seen.
         seed: of the shuffling.
+        n_batches: serve as many batches of nearly equal size, instead of batches of `batch_size`.
     """
 
-    def __init__(self, rows: Rows, batch_size: int | None = None, *, shuffle: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int | None = None,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        n_batches: int | None = None,
+    ):
+        n_rows = len(rows.y)
         self.rows = rows
-        self.batch_size = batch_size or max(1, len(rows.y))
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
+        if n_batches is None:
+            size = batch_size or max(1, n_rows)
+            self.bounds = [*range(0, n_rows, size), n_rows]
+        else:
+            self.bounds = [n_rows * k // n_batches for k in range(n_batches + 1)]
 
     @property
     def sampler(self) -> TensorBatches:
@@ -74,22 +89,22 @@ class TensorBatches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.rows.y) // self.batch_size)
+        return len(self.bounds) - 1
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        n_rows = len(self.rows.y)
+        bounds = self.bounds
         if not self.shuffle:
-            yield from self._slices(self.rows)
+            for start, stop in pairwise(bounds):
+                yield self.rows.take(slice(start, stop)).as_batch()
             return
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(n_rows, generator=generator).to(self.rows.y.device)
-        step = max(1, GATHER_ROWS // self.batch_size) * self.batch_size
-        for start in range(0, n_rows, step):
-            yield from self._slices(self.rows.take(order[start : start + step]))
-
-    def _slices(self, rows: Rows) -> Iterator[tuple[Tensor, ...]]:
-        for start in range(0, len(rows.y), self.batch_size):
-            yield rows.take(slice(start, start + self.batch_size)).as_batch()
+        order = torch.randperm(len(self.rows.y), generator=generator).to(self.rows.y.device)
+        at_a_time = max(1, GATHER_ROWS // max(1, bounds[1]))
+        for k in range(0, len(self), at_a_time):
+            group = bounds[k : k + at_a_time + 1]
+            gathered = self.rows.take(order[group[0] : group[-1]])
+            for start, stop in pairwise(group):
+                yield gathered.take(slice(start - group[0], stop - group[0])).as_batch()
 
 
 class TensorDataModule(LightningDataModule):
@@ -216,8 +231,16 @@ class TensorDataModule(LightningDataModule):
         return rows
 
     def _batches(self, rows: Rows, shuffle: bool = False) -> TensorBatches:
-        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        return TensorBatches(rows.to(device), self.batch_size, shuffle=shuffle, seed=self.seed)
+        """All batches, or those of this process: every row is served by exactly one of them."""
+        n_batches = None
+        if self.trainer is not None:
+            n_rows, rank, processes = len(rows.y), self.trainer.global_rank, self.trainer.world_size
+            if processes > 1:
+                # As many batches in each process: they meet after every one.
+                n_batches = 1 if self.batch_size is None else -(-n_rows // (processes * self.batch_size))
+                rows = rows.take(slice(n_rows * rank // processes, n_rows * (rank + 1) // processes))
+            rows = rows.to(self.trainer.strategy.root_device)
+        return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed, n_batches=n_batches)
 
     def _dtype(self) -> torch.dtype:
         if self.trainer is None:
