@@ -51,7 +51,7 @@ def make_trainer(
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOT_OURS:
         warnings.filterwarnings("ignore", message)
-    options: dict[str, Any] = dict(parser.instantiate_classes(Namespace(trainer=config.trainer)).trainer)
+    options: dict[str, Any] = dict(parser.instantiate(Namespace(trainer=config.trainer)).trainer)
     if options["logger"] in (None, True):
         options["logger"] = logger
     theirs = options["callbacks"] or []
