@@ -21,6 +21,7 @@ from lr_lightning.metrics import HeldOutMetrics
 from lr_lightning.loss import logistic_loss
 from lr_lightning.optimizers import EXACT, is_full_batch, make_optimizer, refuse_unknown
 from lr_lightning.penalty import Penalty
+from lr_lightning.predictor import Predictor
 from lr_lightning.solver import SubsampledNewton, draw_sample, sample_size
 
 log = logging.getLogger("lr_lightning")
@@ -100,10 +101,17 @@ class LogisticRegression(LightningModule):
         """Probabilities of raw features, or of the first tensor of a batch."""
         return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
+    def predictor(self) -> Predictor:
+        """The fitted model for inference, as `load` gives it from a checkpoint."""
+        checkpoint = {"state_dict": self.state_dict(), "hyper_parameters": dict(self.hparams), **self._from_data}
+        return Predictor.from_checkpoint(checkpoint, "the fit")
+
     # ---- set-up -----------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Take the number of features, the standardisation and the class weights from the training rows."""
+        if self.trainer.strategy.root_device.type == "mps":
+            raise InputError("this device has no float64, which the sums need; use Trainer(accelerator='cpu')")
         if self.trainer.precision not in ("32-true", "64-true"):
             raise InputError(f"precision {self.trainer.precision} would lose the fit's digits; use 32-true or 64-true")
         data = getattr(self.trainer, "datamodule", None)
@@ -261,7 +269,11 @@ class LogisticRegression(LightningModule):
         optimizer.step(closure=whole_objective)  # type: ignore[arg-type]
 
     def on_train_batch_end(self, outputs: Any, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Stop at the optimum, or where the loss is lost."""
+        """At the end of an epoch: log its loss, and stop at the optimum or where the loss is lost.
+
+        The loss is the one before the update; for SGD and its like, the mean over the batches, each before its
+        own update.
+        """
         if not self.trainer.is_last_batch:
             return
         if self._exact:
@@ -271,7 +283,13 @@ class LogisticRegression(LightningModule):
                 solver.restore_best()
         elif self._full_batch:
             self._evaluate_after_step(batch)
-        if not bool(self._epoch.isfinite().all()):
+        self._refuse_divergence(self._epoch, self.linear_sigmoid.linear.weight)
+        loss, penalty = self._epoch_means()
+        scale = self._training.weight_sum if self.hparams["reduction"] == "sum" else 1.0
+        self._log({"train/loss": scale * float(loss + penalty)})
+
+    def _refuse_divergence(self, *values: Tensor) -> None:
+        if not all(bool(value.isfinite().all()) for value in values):
             raise InputError(
                 f"the loss is no longer finite in epoch {self.current_epoch}; lower the learning rate "
                 "(optimizer.lr) or use standardized features (model.standardize)"
@@ -290,12 +308,6 @@ class LogisticRegression(LightningModule):
         unchanged = abs(float(sum(self._epoch_means()) - before)) <= 1e-15 * abs(float(before))
         self.trainer.should_stop |= self.converged or unchanged
 
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's loss; for SGD and its like the mean over the batches, each before its update."""
-        loss, penalty = self._epoch_means()
-        scale = self._training.weight_sum if self.hparams["reduction"] == "sum" else 1.0
-        self._log({"train/loss": scale * float(loss + penalty)})
-
     def on_train_end(self) -> None:
         """Say so where the optimum was not reached."""
         if self._exact and not self.converged:
@@ -310,6 +322,8 @@ class LogisticRegression(LightningModule):
         x, y, *weight = batch
         w, b = self._served_affine(x)
         logits = torch.addmv(b.to(x.dtype), x, w.to(x.dtype))
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._refuse_divergence(logits)
         self.held_out.update(logits, y, weight[0] if weight else None)
 
     test_step = validation_step
@@ -331,7 +345,9 @@ class LogisticRegression(LightningModule):
     def _log(self, values: dict[str, float]) -> None:
         """Hand values to callbacks as Lightning does, and to the loggers with the epoch as their step."""
         # All processes hold the same values already; their mean is what keeps Lightning from warning.
-        self.log_dict(values, logger=False, sync_dist=self.trainer.world_size > 1)
+        self.log_dict(
+            values, on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=self.trainer.world_size > 1
+        )
         step = self.current_epoch if self.trainer.state.fn == TrainerFn.FITTING else self._fitted_epoch
         for logger in self.loggers:
             logger.log_metrics(values, step=step)

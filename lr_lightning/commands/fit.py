@@ -98,7 +98,7 @@ def _flat(tree: Namespace | Mapping[str, Any], prefix: str = "") -> Iterator[tup
 
 
 def _summary(trainer: Trainer, data: LightningDataModule, checkpoints: RunCheckpoints, run_folder: RunFolder) -> str:
-    lines = [f"final loss   {float(trainer.callback_metrics['train/loss']):.6g} after {trainer.current_epoch} epochs"]
+    lines = [f"final loss   {float(trainer.callback_metrics['train/loss']):.6g} after {trainer.current_epoch} epoch{'s' * (trainer.current_epoch != 1)}"]
     if isinstance(data, TensorDataModule) and data.prediction_input is not None:
         names = data.schema.feature_names
         probabilities = load(checkpoints.last).probability(data.prediction_input).tolist()

@@ -32,6 +32,8 @@ def run(arguments: Sequence[str]) -> None:
     output = None if options.output is None else Path(options.output)
     if output is not None and output.suffix not in SUFFIXES:
         raise InputError(f"option output: {output} must end in {' or '.join(SUFFIXES)}")
+    if output is not None and not output.parent.is_dir():
+        raise InputError(f"option output: there is no folder {output.parent}")
     predictor = load(options.ckpt_path)
     if options.data.unseen is not None:
         predictor.schema = replace(predictor.schema, unseen=options.data.unseen)
