@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import torch
 from torch import Tensor
 
 from lr_lightning.errors import InputError
@@ -103,7 +102,9 @@ class TableSchema:
             InputError: if it did not write this.
         """
         try:
-            columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"])
+            columns = tuple(
+                Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"]
+            )
             schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"])})
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the schema in the checkpoint is damaged ({error})") from None
@@ -169,7 +170,9 @@ class TableSchema:
 
         return encode(self, data, name)
 
-    def encode_blocks(self, data: Any, *, name: str | None = None, identifier: str | None = None) -> Iterator[EncodedRows]:
+    def encode_blocks(
+        self, data: Any, *, name: str | None = None, identifier: str | None = None
+    ) -> Iterator[EncodedRows]:
         """The same as `encode`, block by block in constant memory, with the column `identifier` beside it."""
         from lr_lightning.data.encoding import encode_blocks
 
