@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -201,17 +202,15 @@ class CacheWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         for file in self._files.values():
-            try:
+            with contextlib.suppress(OSError):  # what its buffer still holds does not fit either
                 file.close()
-            except OSError:  # what its buffer still holds does not fit either
-                pass
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _explained(self, error: OSError) -> InputError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return InputError(
-                f"--data.cache_dir: no space left in {self._folder} for the decoded table; nothing was kept; free some or "
-                "name another folder"
+                f"--data.cache_dir: no space left in {self._folder} for the decoded table (nothing was "
+                "kept); free some or name another folder"
             )
         return InputError(f"--data.cache_dir: {self._folder} cannot be written ({error.strerror})")
 
@@ -221,5 +220,4 @@ def _mapped(path: Path, shape: list[int], dtype: torch.dtype) -> Tensor:
     if path.stat().st_size != n_bytes:
         raise ValueError(f"{path} has not the size that it should have")
     # Shared, so that the pages belong to the file: the system can drop them and no memory limit counts them.
-    storage = torch.UntypedStorage.from_file(str(path), shared=True, nbytes=n_bytes)
-    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
+    return torch.from_file(str(path), shared=True, size=torch.Size(shape).numel(), dtype=dtype).view(shape)

@@ -83,7 +83,8 @@ def refuse_absent(names: Iterable[str], source: Source, role: str = "column") ->
     """Raise InputError if the table lacks one of the columns."""
     for name in names:
         if name not in source.names or not name:
-            close = difflib.get_close_matches(name, source.names, 1)
+            alike = [known for known in source.names if known.strip().lower() == name.strip().lower()]
+            close = alike or difflib.get_close_matches(name, source.names, 1)
             hint = f"did you mean {close[0]}?" if close else f"its columns are {listed(source.names)}"
             raise InputError(f"{source.name} has no {role} {name or '(without a name)'}; {hint}")
 

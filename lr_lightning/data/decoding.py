@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from logging import WARNING
+from typing import Any
 
 import numpy as np
 import torch
 
+from lr_lightning.data.choices import Choices
 from lr_lightning.data.columns import width
 from lr_lightning.data.encoding import Block, Encoder
+from lr_lightning.data.rows import Survey, refuse_missing, review
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.sources import Source
 from lr_lightning.data.splits import stratified_split
 from lr_lightning.data.standardization import RunningMoments, Standardization
-from lr_lightning.data.survey import Survey, refuse_missing
+from lr_lightning.data.survey import survey
 from lr_lightning.errors import InputError
 
 PARTS = ("train", "val", "test")
 _LEFT_OUT = len(PARTS)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How rows are divided; `every_row` makes all of them test rows."""
+
+    val_fraction: float
+    test_fraction: float
+    seed: int
+    every_row: bool
 
 
 @dataclass(frozen=True)
@@ -34,15 +49,17 @@ class Partition:
     sizes: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls, found: Survey, *, val_fraction: float, test_fraction: float, seed: int, every_row: bool
-    ) -> Partition:
-        """Split the rows that a survey left in use; with `every_row`, all of them are test rows."""
-        part = np.full(len(found.y), PARTS.index("test" if every_row else "train"), dtype=np.uint8)
-        if not every_row:
-            y = torch.from_numpy(found.y)
-            split = stratified_split(y, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-            for index, rows in enumerate(split):
+    def of(cls, found: Survey, split: Split) -> Partition:
+        """Divide the rows that are in use."""
+        part = np.full(len(found.y), PARTS.index("test" if split.every_row else "train"), dtype=np.uint8)
+        if not split.every_row:
+            rows_of = stratified_split(
+                torch.from_numpy(found.y),
+                val_fraction=split.val_fraction,
+                test_fraction=split.test_fraction,
+                seed=split.seed,
+            )
+            for index, rows in enumerate(rows_of):
                 if rows is not None:
                     part[rows.numpy()] = index
         sizes = tuple(np.bincount(part, minlength=len(PARTS)).tolist())
@@ -55,6 +72,91 @@ class Partition:
     def take(self, values: np.ndarray, part: str) -> np.ndarray:
         """The entries of one part's rows; `values` has one entry for each row in use."""
         return values[self.of_row[self.of_row != _LEFT_OUT] == PARTS.index(part)]
+
+
+class Sweeps:
+    """One reading of a table, whatever becomes of its rows.
+
+    Args:
+        source: the table.
+        choices: what a person says about it.
+        split: how its rows are divided.
+        given: the schema and the statistics of an earlier fit, which take the place of `choices`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        choices: Choices,
+        split: Split,
+        given: tuple[TableSchema, Standardization] | None,
+    ):
+        self.source = source
+        self.found = survey(source, choices) if given is None else review(source, given[0])
+        self.partition = Partition.of(self.found, split)
+        self.messages = list(self.found.notes)
+        if given is not None:
+            self.schema, self.training = given
+            return
+        self.schema, self.training = training_statistics(source, self.found, self.partition)
+        named = zip(self.schema.feature_names, self.training.is_constant().tolist(), strict=True)
+        constant = ", ".join(name for name, is_constant in named if is_constant)
+        if constant:
+            text = f"{source.name}: constant in the training rows and so without a weight: {constant}"
+            self.messages.append((WARNING, " ".join(text.splitlines())))
+
+    def notes(self) -> dict[str, Any]:
+        """Everything but the rows, as plain values."""
+        return {
+            "messages": [list(message) for message in self.messages],
+            "schema": self.schema.to_dict(),
+            "training": [values.tolist() for values in self.training],
+            "fingerprint": zlib.crc32(np.packbits(self.found.y).tobytes(), len(self.found.y)),
+        }
+
+    def labels_and_weights(self, dtype: torch.dtype) -> dict[str, np.ndarray]:
+        """Targets and sample weights of the parts that have rows."""
+        arrays = {}
+        for part, size in zip(PARTS, self.partition.sizes, strict=True):
+            if size:
+                arrays[f"{part}.y"] = self.partition.take(self.found.y, part).astype(_numpy(dtype))
+                if self.found.weight is not None:
+                    weight = self.partition.take(self.found.weight, part)
+                    arrays[f"{part}.weight"] = weight.astype(_numpy(dtype))
+        return arrays
+
+    def write(self, dtype: torch.dtype, append: Callable[[int, np.ndarray], None]) -> None:
+        """Standardise every row, and hand each block on to the part it belongs to.
+
+        Args:
+            dtype: float32 or float64; rows are standardised in float64 and rounded once.
+            append: called with the index of a part and its next rows, shape (k, d), which it must copy.
+        """
+        served = without_zeros(self.training)
+        mean, scale = served.mean.numpy()[:, None], served.scale.numpy()[:, None]
+        names = [column.name for column in self.schema.columns]
+        encoder = Encoder(self.schema, self.source)
+        for block in encoder.blocks(self.source.batches(names)):
+            _refuse(encoder, block, names)
+            x = np.subtract(block.x, mean, out=block.x)
+            np.divide(x, scale, out=x)
+            rows = np.ascontiguousarray(x.T, dtype=_numpy(dtype))
+            of_row = self.partition.of_row[block.rows]
+            for part in range(len(PARTS)):
+                index = np.flatnonzero(of_row == part)
+                if len(index) == len(rows):
+                    append(part, rows)
+                elif len(index):
+                    append(part, rows.take(index, axis=0))
+
+
+def without_zeros(training: Standardization) -> Standardization:
+    """The map that leaves a constant feature's scale alone."""
+    return Standardization(training.mean, torch.where(training.scale > 0, training.scale, 1.0))
+
+
+def _numpy(dtype: torch.dtype) -> type:
+    return np.float64 if dtype == torch.float64 else np.float32
 
 
 def training_statistics(
@@ -128,39 +230,3 @@ def _refuse_overflow(schema: TableSchema, training: Standardization, source: Sou
         raise InputError(
             f"{source.name}: column {name} holds values too large to square (beyond 1e150); rescale it"
         )
-
-
-def write_rows(
-    source: Source,
-    schema: TableSchema,
-    served: Standardization,
-    partition: Partition,
-    dtype: torch.dtype,
-    append: Callable[[int, np.ndarray], None],
-) -> None:
-    """Standardise every row, and hand each block on to the part it belongs to.
-
-    Args:
-        source: the table.
-        schema: with what fills missing values.
-        served: what is taken off, in float64, before rounding to `dtype`.
-        partition: of the rows.
-        dtype: float32 or float64.
-        append: called with the index of a part and its next rows, shape (k, d), which it must copy.
-    """
-    names = [column.name for column in schema.columns]
-    mean, scale = served.mean.numpy()[:, None], served.scale.numpy()[:, None]
-    encoder = Encoder(schema, source)
-    kind = np.float64 if dtype == torch.float64 else np.float32
-    for block in encoder.blocks(source.batches(names)):
-        _refuse(encoder, block, names)
-        x = np.subtract(block.x, mean, out=block.x)
-        np.divide(x, scale, out=x)
-        rows = np.ascontiguousarray(x.T, dtype=kind)
-        of_row = partition.of_row[block.rows]
-        for part in range(len(PARTS)):
-            index = np.flatnonzero(of_row == part)
-            if len(index) == len(rows):
-                append(part, rows)
-            elif len(index):
-                append(part, rows.take(index, axis=0))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
+from pyarrow import csv
 
 from lr_lightning.data import dialect as dialects
 from lr_lightning.data.sources import MemorySource, Source, TypesChanged, shown
@@ -80,7 +80,7 @@ class DelimitedSource(Source):
         """The whole file in memory; the types take every row into account."""
         try:
             with self._stream() as stream:
-                table = pa.csv.read_csv(stream, **self._options(columns))
+                table = csv.read_csv(stream, **self._options(columns))
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self._explained(error) from None
         self._check(table.schema)
@@ -96,7 +96,7 @@ class DelimitedSource(Source):
         options = self._options(columns)
         options["read_options"].block_size = STREAM_BLOCK_BYTES
         try:
-            with self._stream() as stream, pa.csv.open_csv(stream, **options) as reader:
+            with self._stream() as stream, csv.open_csv(stream, **options) as reader:
                 self._check(reader.schema)
                 self._found = dict(zip(columns, reader.schema.types, strict=True))
                 for batch in reader:
@@ -126,11 +126,11 @@ class DelimitedSource(Source):
     def _options(self, columns: Sequence[str]) -> dict[str, Any]:
         spelled = dict(zip(self.names, self.dialect.header, strict=True))
         return {
-            "read_options": pa.csv.ReadOptions(),
-            "parse_options": pa.csv.ParseOptions(
+            "read_options": csv.ReadOptions(),
+            "parse_options": csv.ParseOptions(
                 delimiter=self.dialect.delimiter, newlines_in_values=self._holds_quotes()
             ),
-            "convert_options": pa.csv.ConvertOptions(
+            "convert_options": csv.ConvertOptions(
                 include_columns=[spelled[name] for name in columns],
                 column_types={spelled[name]: kind for name, kind in self._types.items()},
                 null_values=MISSING_TEXT,
@@ -189,9 +189,8 @@ class DelimitedSource(Source):
             what = (
                 "a number" if wanted in ("double", "int64") else {"bool": "true or false"}.get(wanted, wanted)
             )
-            return InputError(
-                f"{self.name}{', ' + where if where else ''}: column {column} holds {shown(value)}, not {what}"
-            )
+            at = f"{self.name}, {where}" if where else self.name
+            return InputError(f"{at}: column {column} holds {shown(value)}, not {what}")
         if "Expected" in text and "columns" in text:
             return self._ragged()
         if "straddling object" in text or "newlines_in_values" in text:
@@ -210,10 +209,9 @@ class DelimitedSource(Source):
                 f"{self.name}: a row has not the header's {n_fields} fields, or a quote is never closed"
             )
         line, fields = found
+        found_fields = f"{len(fields)} field{'' if len(fields) == 1 else 's'}"
         hint = "; is a quote never closed?" if any("\n" in field for field in fields) else ""
-        return InputError(
-            f"{self.name}, line {line}: {len(fields)} field{'s' * (len(fields) != 1)} where the header has {n_fields}{hint}"
-        )
+        return InputError(f"{self.name}, line {line}: {found_fields} where the header has {n_fields}{hint}")
 
 
 def _one_line(text: str) -> str:

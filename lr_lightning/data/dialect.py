@@ -1,4 +1,4 @@
-"""How a delimited text file is written: compression, encoding, delimiter, decimal mark, and where its lines are.
+"""How a delimited text file is written: compression, encoding, delimiter, decimal mark, place of its lines.
 
 pyarrow parses; this module only looks at the beginning of a file to tell pyarrow how, and goes back to the
 file to name a line once pyarrow has refused it.
@@ -134,7 +134,7 @@ def _sample_rows(text: str, delimiter: str, cut: bool) -> list[list[str]]:
 
 
 def _delimiter(rows: dict[str, list[list[str]]], tab_first: bool) -> str:
-    """The mark that cuts the most rows into as many fields as the header; then the one with the most fields."""
+    """The mark that cuts most rows into as many fields as the header, and into the most fields."""
     best, best_score = "", (0.0, 0, 0)
     widest, width = "", 1
     for mark, sample in rows.items():

@@ -102,7 +102,8 @@ class Encoder:
     def _fill(
         self, out: np.ndarray, prepared: list[np.ndarray], rows: slice
     ) -> tuple[np.ndarray | None, bool]:
-        at, missing = 0, None
+        at = 0
+        missing: Any = None
         for column, values in zip(self.schema.columns, prepared, strict=True):
             if column.kind != "category":
                 out[at] = values[rows]
@@ -115,14 +116,16 @@ class Encoder:
             absent = codes == MISSING
             if absent.any():
                 out[at : at + n, absent] = np.nan
-                missing = absent if missing is None else missing | absent
+                missing = absent if missing is None else np.logical_or(missing, absent)
             at += n
         # A sum is finite only if every value is, and is cheaper than asking each.
-        finite = bool(np.isfinite(out.sum()))
+        with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"):
+            finite = bool(np.isfinite(out.sum()))
         if not finite:
             absent = np.isnan(out).any(axis=0)
             if absent.any():
-                missing = absent if missing is None else missing | absent
+                missing = absent if missing is None else np.logical_or(missing, absent)
         return missing, finite and missing is None
 
     def _refuse_unseen(self, column: Column, array: pa.Array, row: int, start: int) -> None:
@@ -142,8 +145,8 @@ class Encoder:
         if wrong.any():
             row = int(wrong.argmax())
             raise InputError(
-                f"{self.source.name}, {self.source.place(start + row)}: column {column.name} holds {values[row]}, "
-                "where the fit had true/false values"
+                f"{self.source.name}, {self.source.place(start + row)}: column {column.name} holds "
+                f"{values[row]}, where the fit had true/false values"
             )
 
     def refuse_infinite(self, block: Block) -> None:
@@ -152,9 +155,8 @@ class Encoder:
         if infinite.any():
             feature, row = (int(i) for i in np.argwhere(infinite)[0])
             name = self.schema.feature_names[feature]
-            raise InputError(
-                f"{self.source.name}, {self.source.place(block.rows.start + row)}: column {name} holds an infinite value"
-            )
+            where = self.source.place(block.rows.start + row)
+            raise InputError(f"{self.source.name}, {where}: column {name} holds an infinite value")
 
     def refuse_missing(self, block: Block) -> None:
         """Raise InputError if a value of the block is missing."""
@@ -171,8 +173,8 @@ class Encoder:
         # A category of one level makes no feature that could be missing.
         named = named or [c.name for c in self.schema.columns if width(c) == 0]
         raise InputError(
-            f"{self.source.name}, {where}: column {named[0]} has no value; fit with --data.missing drop (rows with "
-            "missing values get no prediction) or --data.missing impute"
+            f"{self.source.name}, {where}: column {named[0]} has no value; fit with --data.missing drop "
+            "(such rows get no prediction) or --data.missing impute"
         )
 
 

@@ -69,8 +69,9 @@ class FolderSource(Source):
         for part in parts[1:]:
             differing = sorted(set(part.names) ^ set(self.names))
             if differing:
+                names = ", ".join(differing[:5])
                 raise InputError(
-                    f"{part.name} has not the columns of {parts[0].name}: they differ in {', '.join(differing[:5])}"
+                    f"{part.name} has not the columns of {parts[0].name}: they differ in {names}"
                 )
 
     def expect(self, types: Mapping[str, pa.DataType]) -> None:

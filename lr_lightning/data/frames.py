@@ -15,9 +15,9 @@ def to_arrow(data: Any, name: str, names: Sequence[str] | None = None) -> pa.Tab
     """An Arrow table of the same columns; without a copy where the types allow it.
 
     Args:
-        data: a pyarrow table, batch or reader; a pandas or polars frame; anything with the Arrow stream or the
-            dataframe interchange protocol; a dict of columns; a structured array; a two-dimensional array or
-            tensor.
+        data: a pyarrow table, batch or reader; a pandas or polars frame; anything with the Arrow stream or
+            the dataframe interchange protocol; a dict of columns; a structured array; a two-dimensional array
+            or tensor.
         name: how messages call it.
         names: of the columns of a two-dimensional array; x0, x1, … by default.
 
@@ -45,8 +45,9 @@ def _to_arrow(data: Any, name: str, names: Sequence[str] | None) -> pa.Table:
     if hasattr(data, "__arrow_c_array__"):
         return pa.Table.from_batches([pa.record_batch(data)])
     if hasattr(data, "__dataframe__"):
+        from pyarrow import interchange
 
-        return pa.interchange.from_dataframe(data)
+        return interchange.from_dataframe(data)
     if hasattr(data, "detach"):
         data = data.detach().cpu().numpy()
     if isinstance(data, list) and data and isinstance(data[0], Mapping):
@@ -83,7 +84,7 @@ def _from_columns(columns: Mapping[str, Any], name: str) -> pa.Table:
     for column, values in columns.items():
         try:
             arrays[column] = _array(values)
-        except (pa.ArrowException, TypeError, OverflowError) as error:
+        except (pa.ArrowException, TypeError, OverflowError) as error:  # noqa: PERF203 (the name is needed)
             reason = " ".join(str(error).split())[:150]
             raise InputError(
                 f"{name}: column {column} mixes types or holds no plain values ({reason})"

@@ -19,13 +19,13 @@ MOST_VALUES = 1000  # of a target, before it is called continuous without readin
 
 
 def target_values(array: pa.Array) -> tuple[list[Level | None], np.ndarray]:
-    """A target's distinct values as the table spells them, and for each row its place among them; −1 if missing.
+    """A target's distinct values as the table spells them, and each row's place among them; −1 if missing.
 
     Text loses surrounding blanks; a float stays a float.
     """
     values, places = coded(array)
     if pa.types.is_floating(array.type):
-        values = [None if value is None else float(value) for value in values]
+        return [None if value is None else float(value) for value in values], places
     return values, places
 
 
@@ -57,8 +57,8 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
     matching = [value for value in values if _same(value, positive)]
     if not matching:
         raise InputError(
-            f"{name}: --data.positive {positive} is no value of the target {target}, which holds {shown(values[0])} "
-            f"and {shown(values[1])}"
+            f"{name}: --data.positive {positive} is no value of the target {target}, which holds "
+            f"{shown(values[0])} and {shown(values[1])}"
         )
     negative = values[0] if matching[0] is values[1] else values[1]
     return negative, matching[0]

@@ -1,4 +1,4 @@
-"""What a fit has to remember of a table: columns, types, levels, labels, and how missing values are filled."""
+"""What a fit has to remember of a table: columns, levels, labels, and what fills missing values."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class TableSchema:
         labels: the negative and the positive label, as the table spells them.
         weight: name of the column of sample weights.
         missing: what happens to a row with a missing feature: `error`, `drop` or `impute`.
-        unseen: what happens to a level that the fit has not seen: `error`, or `reference` for the first level.
+        unseen: what happens to a level that the fit has not seen: `error`, or `reference` (the first level).
     """
 
     columns: tuple[Column, ...]

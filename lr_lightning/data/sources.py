@@ -28,10 +28,10 @@ class Source(ABC):
     name: str
     names: list[str]
 
-    def expect(self, types: Mapping[str, pa.DataType]) -> None:
+    def expect(self, types: Mapping[str, pa.DataType]) -> None:  # noqa: B027 (most formats know them)
         """Say which types columns have, where the format itself does not. Other names are ignored."""
 
-    def settle(self, columns: Sequence[str]) -> None:
+    def settle(self, columns: Sequence[str]) -> None:  # noqa: B027
         """Make sure that `batches` of these columns will not raise TypesChanged."""
 
     @abstractmethod

@@ -125,8 +125,9 @@ class RunningMoments:
             weight: of each column of x, float64, shape (r,), non-negative.
         """
         pivot = x[:, :1]
-        centred = x - pivot
-        total = np.einsum("dr,r->d", centred, weight)
+        with np.errstate(over="ignore", invalid="ignore"):
+            centred = x - pivot
+            total = np.einsum("dr,r->d", centred, weight)
         block_weight = np.broadcast_to(weight.sum(), total.shape)
         if not np.isfinite(total).all():
             missing = np.isnan(x)
@@ -136,9 +137,10 @@ class RunningMoments:
             centred = np.where(missing, 0.0, x - pivot)
             total = np.einsum("dr,r->d", centred, weight)
             block_weight = np.einsum("dr,r->d", ~missing, weight)
-        np.square(centred, out=centred)
-        squares = np.einsum("dr,r->d", centred, weight)
-        self._merge(block_weight, pivot[:, 0], total, squares)
+        with np.errstate(over="ignore", invalid="ignore"):  # shows as a scale that is not finite
+            np.square(centred, out=centred)
+            squares = np.einsum("dr,r->d", centred, weight)
+            self._merge(block_weight, pivot[:, 0], total, squares)
 
     def _merge(self, weight: np.ndarray, pivot: np.ndarray, total: np.ndarray, squares: np.ndarray) -> None:
         counts = weight > 0  # a block may hold nothing of a feature

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import compute
 
 from lr_lightning.data.choices import Choices
-from lr_lightning.data.columns import coded, kind_of, missing_rows, numbers, plain
-from lr_lightning.data.labels import MOST_VALUES, choose_labels, label_codes, target_values
+from lr_lightning.data.columns import coded, kind_of, missing_rows, plain
+from lr_lightning.data.labels import MOST_VALUES, choose_labels, target_values
+from lr_lightning.data.rows import Survey, checked_weights, refuse_missing, rows_in_use
 from lr_lightning.data.schema import Column, Level, TableSchema
 from lr_lightning.data.sources import Source, TypesChanged, shown
 from lr_lightning.errors import InputError
@@ -20,25 +21,6 @@ from lr_lightning.errors import InputError
 MOST_LEVELS = 1000
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 LARGEST_EXACT_INTEGER = 2**53
-
-
-@dataclass
-class Survey:
-    """What the sweep found.
-
-    Attributes:
-        schema: complete but for the values that fill missing ones.
-        y: 0/1 targets of the rows in use, uint8, shape (n,).
-        weight: their sample weights, float64, shape (n,), or None.
-        kept: which of the table's rows are in use, boolean, shape (N,); None for all.
-        notes: what was chosen on the way, as (logging level, one line).
-    """
-
-    schema: TableSchema
-    y: np.ndarray
-    weight: np.ndarray | None
-    kept: np.ndarray | None
-    notes: list[tuple[int, str]]
 
 
 def survey(source: Source, choices: Choices) -> Survey:
@@ -56,38 +38,6 @@ def survey(source: Source, choices: Choices) -> Survey:
         except TypesChanged:
             continue
         return sweep.result()
-
-
-def review(source: Source, schema: TableSchema) -> Survey:
-    """Find the labels, weights and rows of a table whose schema is known from an earlier fit.
-
-    Raises:
-        InputError: if a label is missing or unknown, or a weight is not a finite number of at least 0.
-    """
-    names = [column.name for column in schema.columns]
-    columns = [*names, schema.target, *([schema.weight] if schema.weight else [])]
-    codes, weights, kept = [], [], []
-    start = 0
-    for batch in source.batches(columns):
-
-        def place(row: int, start: int = start) -> str:
-            return source.place(start + row)
-
-        codes.append(label_codes(schema, batch.column(len(names)), source.name, place))
-        if schema.weight:
-            weights.append(checked_weights(batch.column(len(names) + 1), schema.weight, source.name, place))
-        if schema.missing == "drop":
-            kept.append(
-                ~np.logical_or.reduce([np.zeros(batch.num_rows, bool), *_absences(batch, len(names))])
-            )
-        start += batch.num_rows
-    if not start:
-        raise InputError(f"{source.name} has a header and no rows")
-    mask, notes = _rows_in_use(source, names, kept, start)
-    y, weight = np.concatenate(codes), np.concatenate(weights) if weights else None
-    if mask is not None:
-        y, weight = y[mask], None if weight is None else weight[mask]
-    return Survey(schema, y.astype(np.uint8), weight, mask, notes)
 
 
 @dataclass
@@ -164,7 +114,7 @@ class _Sweep:
         self.kinds[name] = kind if known == "missing" else known
 
     def _add_extremes(self, name: str, array: pa.Array) -> None:
-        extremes = pa.compute.min_max(array)
+        extremes = compute.call_function("min_max", [array])
         low, high = extremes["min"].as_py(), extremes["max"].as_py()
         if high is not None:
             self.largest[name] = max(self.largest.get(name, 0), high, -low)
@@ -182,8 +132,8 @@ class _Sweep:
     def _refuse_many_levels(self, name: str, values: list[Level]) -> None:
         self._refuse_spoilt_number(name, values)
         raise InputError(
-            f"{self.source.name}: column {name} has more than {MOST_LEVELS} levels, such as {shown(values[0])} (an id?); "
-            "name the columns to use with --data.features"
+            f"{self.source.name}: column {name} has more than {MOST_LEVELS} levels, such as "
+            f"{shown(values[0])} (an id?); name the columns to use with --data.features"
         )
 
     def _refuse_spoilt_number(self, name: str, values: list[Level]) -> None:
@@ -196,9 +146,10 @@ class _Sweep:
         where = self.source.place_of(name, other[0])
         fractional = any("." in value for value in text if _NUMBER.fullmatch(value))
         if numeric > 20 or fractional or numeric > self.n_rows / 2:
+            at = f"{self.source.name}, {where}" if where else self.source.name
             raise InputError(
-                f"{self.source.name}{', ' + where if where else ''}: column {name} holds {shown(other[0])}, which is no "
-                "number, though most of its values are; correct it, or declare the column with --data.categorical"
+                f"{at}: column {name} holds {shown(other[0])}, which is no number, though most of its values "
+                "are; correct it, or declare the column with --data.categorical"
             )
         self._note(WARNING, f"column {name} is taken as categorical because of {shown(other[0])}")
 
@@ -227,7 +178,7 @@ class _Sweep:
         source = self.source
         if not self.n_rows:
             raise InputError(f"{source.name} has a header and no rows")
-        kept, notes = _rows_in_use(source, self.features, self.kept, self.n_rows)
+        kept, notes = rows_in_use(source, self.features, self.kept, self.n_rows)
         self.notes.extend(notes)
         unnamed = [str(position) for position, name in enumerate(source.names, 1) if not name]
         if unnamed and self.choices.features is None:
@@ -235,7 +186,8 @@ class _Sweep:
         for name, kind in self.kinds.items():
             if kind == "missing" or (kind == "category" and not self.levels.get(name)):
                 raise InputError(
-                    f"{source.name}: column {name} holds no value at all; name the columns to use with --data.features"
+                    f"{source.name}: column {name} holds no value at all; name the columns to use with "
+                    "--data.features"
                 )
         codes = np.concatenate(self.targets)
         labels = self._chosen_labels(codes)
@@ -250,7 +202,7 @@ class _Sweep:
         return Survey(schema, y, weight, kept, self.notes)
 
     def _note(self, level: int, text: str) -> None:
-        self.notes.append((level, f"{self.source.name}: {text}"))
+        self.notes.append((level, " ".join(f"{self.source.name}: {text}".splitlines())))
 
     def _chosen_labels(self, codes: np.ndarray) -> tuple[Level, Level]:
         target = str(self.choices.target)
@@ -295,66 +247,3 @@ class _Sweep:
         if len(levels) == 1:
             self._note(WARNING, f"column {name} is constant ({levels[0]}) and makes no feature")
         return Column(name, kind, levels)
-
-
-def checked_weights(array: pa.Array, name: str, table: str, place: Callable[[int], str]) -> np.ndarray:
-    """Sample weights as float64, shape (n,).
-
-    Raises:
-        InputError: if one is missing, infinite or negative; `place(row)` names its row.
-    """
-    if kind_of(array.type) not in ("number", "missing"):
-        raise InputError(
-            f"{table}: the weight {name} holds values of type {array.type}; it must hold numbers"
-        )
-    values = np.array(numbers(array), dtype=np.float64)
-    wrong = ~((values >= 0) & np.isfinite(values))
-    if wrong.any():
-        row = int(wrong.argmax())
-        found = "has no value" if np.isnan(values[row]) else f"is {values[row]}"
-        raise InputError(
-            f"{table}, {place(row)}: the weight {name} {found}; it must be finite and not negative"
-        )
-    return values
-
-
-def _absences(batch: pa.RecordBatch, n_columns: int) -> list[np.ndarray]:
-    found = (missing_rows(batch.column(j)) for j in range(n_columns))
-    return [mask for mask in found if mask is not None]
-
-
-def _rows_in_use(
-    source: Source, features: Sequence[str], kept: list[np.ndarray], n_rows: int
-) -> tuple[np.ndarray | None, list[tuple[int, str]]]:
-    """Which rows have no missing value, None for all; and what to say about the others."""
-    mask = np.concatenate(kept) if kept else None
-    n_dropped = 0 if mask is None else n_rows - int(mask.sum())
-    if not n_dropped:
-        return None, []
-    if n_dropped == n_rows:
-        counts = ", ".join(f"{name} ({n})" for name, n in count_missing(source, features).items() if n)
-        raise InputError(f"{source.name}: every row has a missing value, in {counts}")
-    plural = "row has" if n_dropped == 1 else "rows have"
-    return mask, [
-        (WARNING, f"{source.name}: {n_dropped} of {n_rows} {plural} missing values and are left out")
-    ]
-
-
-def count_missing(source: Source, features: Sequence[str]) -> dict[str, int]:
-    """How many values each column misses."""
-    counts = dict.fromkeys(features, 0)
-    for batch in source.batches(features):
-        for name, array in zip(features, batch.columns, strict=True):
-            absent = missing_rows(array)
-            counts[name] += 0 if absent is None else int(absent.sum())
-    return counts
-
-
-def refuse_missing(source: Source, features: Sequence[str]) -> None:
-    """Raise InputError if a feature is missing somewhere; names each column and its count."""
-    counts = ", ".join(f"{name} ({n})" for name, n in count_missing(source, features).items() if n)
-    if counts:
-        raise InputError(
-            f"{source.name} has missing values in {counts}; fit with --data.missing drop to leave such rows out, or "
-            "--data.missing impute to fill in the training mean or the most frequent level"
-        )

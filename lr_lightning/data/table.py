@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from torch import Tensor
 
 from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user_cache_folder
 from lr_lightning.data.choices import Choices, refuse_absent
-from lr_lightning.data.decoding import PARTS, Partition, training_statistics, write_rows
+from lr_lightning.data.decoding import PARTS, Split, Sweeps, without_zeros
 from lr_lightning.data.encoding import prepare
 from lr_lightning.data.files import open_source
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.sources import Source
 from lr_lightning.data.standardization import Standardization
-from lr_lightning.data.survey import review, survey
 from lr_lightning.data.tensors import Rows, TensorBatches, TensorDataModule
 from lr_lightning.errors import InputError
 
@@ -31,25 +29,25 @@ _BYTES_BESIDE_ARROW = 2  # the standardised copy, and what reading needs for a w
 class TableDataModule(TensorDataModule):
     """Serves a table: a file, a folder of files, or a table in memory.
 
-    Numbers, booleans, text (treatment-coded, the first level in code-point order being the reference) and dates
-    (as days) become features, standardised in float64 by the means and scales of the training rows. What was
-    chosen on the way (the positive class, dates taken as days, rows left out, constant columns) is logged to
-    `logging.getLogger("lr_lightning")`, one line each. A table that does not fit in memory is decoded once into
-    a cache folder and served from there.
+    Numbers, booleans, text (treatment-coded, the first level in code-point order being the reference) and
+    dates (as days) become features, standardised in float64 by the means and scales of the training rows.
+    What was chosen on the way (the positive class, dates taken as days, rows left out, constant columns) is logged
+    to `logging.getLogger("lr_lightning")`, one line each. A table that does not fit in memory is decoded
+    once into a cache folder and served from there.
 
     After `setup`, `schema` says how columns become features, `training` holds the means and scales in the
     original units, `served` what was taken off, and `train_rows`, `val_rows` and `test_rows` the rows.
 
     Args:
-        path: of a CSV, TSV, Parquet, Arrow or Feather file (text also compressed), or of a folder of them; or a
-            table in memory: pyarrow, pandas, polars, a dict of arrays, a two-dimensional array.
+        path: of a CSV, TSV, Parquet, Arrow or Feather file (text also compressed), or of a folder of them; or
+            a table in memory: pyarrow, pandas, polars, a dict of arrays, a two-dimensional array.
         target: the column to predict; it holds two different values.
         features: the columns to predict from, in the order of the weights; all others by default.
         weight: the column of sample weights.
         positive: the positive label; the later of the two in sorted order by default.
         categorical: columns of numbers that are codes of categories.
-        missing: for rows with a missing feature: `error` refuses them, `drop` leaves them out, `impute` fills in
-            the (weighted) training mean or the most frequent level.
+        missing: for rows with a missing feature: `error` refuses them, `drop` leaves them out, `impute` fills
+            in the (weighted) training mean or the most frequent level.
         unseen: for levels that the fit has not seen: `error` refuses them, `reference` takes them for the
             reference level.
         val_fraction: share of the rows kept back for validation, stratified by the target.
@@ -61,7 +59,7 @@ class TableDataModule(TensorDataModule):
         shuffle: shuffle the training rows anew each epoch; None does so where there is a batch size.
 
     Raises:
-        InputError: for anything about the table or the options that a person has to change; here or in `setup`.
+        InputError: for anything about the table or the options that has to change; here or in `setup`.
     """
 
     def __init__(
@@ -121,7 +119,7 @@ class TableDataModule(TensorDataModule):
         every_row: bool,
         fingerprint: int | None = None,
     ) -> None:
-        """Read the table with the schema and the standardisation of an earlier fit. To be called before `setup`.
+        """Read the table with the schema and the standardisation of an earlier fit; call it before `setup`.
 
         Args:
             schema: of that fit.
@@ -132,7 +130,7 @@ class TableDataModule(TensorDataModule):
         self._given, self._every_row, self._expected_fingerprint = (schema, training), every_row, fingerprint
 
     fingerprint: int
-    """A checksum of the labels of the rows in use, in order: the split depends on nothing else of the table."""
+    """A checksum of the labels of the rows in use, in order: all of the table that the split depends on."""
 
     def prepare_data(self) -> None:
         """Decode a table that does not fit in memory, in one process of each machine."""
@@ -157,15 +155,15 @@ class TableDataModule(TensorDataModule):
         self.fingerprint = notes["fingerprint"]
         if self._expected_fingerprint not in (None, self.fingerprint) and not self._every_row:
             raise InputError(
-                f"{source.name} has changed since the fit, and the rows that the fit kept back cannot be found again; "
-                "name a table with --data.path to use all its rows"
+                f"{source.name} has changed since the fit, and the rows that the fit kept back cannot be "
+                "found again; name a table with --data.path to use all its rows"
             )
         for level, text in notes["messages"]:
             log.log(level, text)
         self.schema = TableSchema.from_dict(notes["schema"])
         mean, scale = (torch.tensor(values, dtype=torch.float64) for values in notes["training"])
         self.training = Standardization(mean, scale)
-        self.served = _without_zeros(self.training)
+        self.served = without_zeros(self.training)
         rows = [self._rows_of(part, tensors) for part in PARTS]
         if self._every_row:
             self.val_rows = self.test_rows = rows[PARTS.index("test")]
@@ -194,6 +192,10 @@ class TableDataModule(TensorDataModule):
         prepare(source, schema, labelled=True)
         return source, [*names, schema.target, *([schema.weight] if schema.weight else [])]
 
+    def _sweeps(self, source: Source) -> Sweeps:
+        split = Split(self.val_fraction, self.test_fraction, self.seed, self._every_row)
+        return Sweeps(source, self._choices, split, self._given)
+
     def _needs_cache(self, source: Source, columns: list[str]) -> bool:
         if source.identity() is None:
             return False
@@ -204,13 +206,14 @@ class TableDataModule(TensorDataModule):
     def _decoded_in_memory(
         self, source: Source, columns: list[str]
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        sweeps = _Sweeps(self, source.load(columns))
-        notes = sweeps.begin()
+        sweeps = self._sweeps(source.load(columns))
+        notes = sweeps.notes()
         tensors: dict[str, Tensor] = {}
         n_features, dtype = len(sweeps.schema.feature_names), self._dtype()
         for part, size in zip(PARTS, sweeps.partition.sizes, strict=True):
             if size:
                 tensors[f"{part}.x"] = torch.empty(size, n_features, dtype=dtype)
+        # Each part's rows that are still to be filled.
         free = {part: tensors[f"{part}.x"].numpy() for part in PARTS if f"{part}.x" in tensors}
 
         def append(part: int, rows: np.ndarray) -> None:
@@ -233,8 +236,8 @@ class TableDataModule(TensorDataModule):
         source.settle(columns)
         dtype = self._dtype()
         with cache.writer(key) as writer:
-            sweeps = _Sweeps(self, source)
-            notes = sweeps.begin()
+            sweeps = self._sweeps(source)
+            notes = sweeps.notes()
             sweeps.write(dtype, lambda part, rows: writer.append(f"{PARTS[part]}.x", rows))
             for name, values in sweeps.labels_and_weights(dtype).items():
                 writer.append(name, values)
@@ -263,66 +266,6 @@ class TableDataModule(TensorDataModule):
         if self.trainer is not None and self.trainer.precision == "64-true":
             return torch.float64
         return torch.float32
-
-
-class _Sweeps:
-    """One reading of a table, whatever becomes of its rows."""
-
-    def __init__(self, data: TableDataModule, source: Source):
-        self._data, self._source = data, source
-
-    def begin(self) -> dict[str, Any]:
-        """Everything but the rows, as plain values."""
-        data, source = self._data, self._source
-        given = data._given
-        self.found = survey(source, data._choices) if given is None else review(source, given[0])
-        self.partition = Partition.of(
-            self.found,
-            val_fraction=data.val_fraction,
-            test_fraction=data.test_fraction,
-            seed=data.seed,
-            every_row=data._every_row,
-        )
-        messages = [list(note) for note in self.found.notes]
-        if given is None:
-            self.schema, self.training = training_statistics(source, self.found, self.partition)
-            constant = self.training.is_constant().tolist()
-            names = [
-                name
-                for name, is_constant in zip(self.schema.feature_names, constant, strict=True)
-                if is_constant
-            ]
-            if names:
-                plural = "s" if len(names) > 1 else ""
-                text = f"{source.name}: constant in the training rows, without a weight: column{plural} {', '.join(names)}"
-                messages.append([logging.WARNING, text])
-        else:
-            self.schema, self.training = given
-        return {
-            "messages": messages,
-            "schema": self.schema.to_dict(),
-            "training": [values.tolist() for values in self.training],
-            "fingerprint": zlib.crc32(np.packbits(self.found.y).tobytes(), len(self.found.y)),
-        }
-
-    def write(self, dtype: torch.dtype, append: Any) -> None:
-        """Hand on the standardised rows; see `write_rows`."""
-        write_rows(self._source, self.schema, _without_zeros(self.training), self.partition, dtype, append)
-
-    def labels_and_weights(self, dtype: torch.dtype) -> dict[str, np.ndarray]:
-        """Targets and sample weights of the parts that have rows."""
-        kind = np.float64 if dtype == torch.float64 else np.float32
-        arrays = {}
-        for part, size in zip(PARTS, self.partition.sizes, strict=True):
-            if size:
-                arrays[f"{part}.y"] = self.partition.take(self.found.y, part).astype(kind)
-                if self.found.weight is not None:
-                    arrays[f"{part}.weight"] = self.partition.take(self.found.weight, part).astype(kind)
-        return arrays
-
-
-def _without_zeros(training: Standardization) -> Standardization:
-    return Standardization(training.mean, torch.where(training.scale > 0, training.scale, 1.0))
 
 
 def _plain(value: Any) -> Level | None:

@@ -197,9 +197,7 @@ class TensorDataModule(LightningDataModule):
         bad = (~self.training.mean.isfinite()).nonzero()
         if len(bad):
             name = self.schema.feature_names[int(bad[0])]
-            raise InputError(
-                f"feature {name} holds a missing or infinite value; every feature must be finite"
-            )
+            raise InputError(f"feature {name} holds a missing or infinite value; every feature must be finite")
 
 
 def _checked_rows(x: Any, y: Any, weight: Any) -> Rows:
