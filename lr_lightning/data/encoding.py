@@ -120,7 +120,6 @@ class Encoder:
             at += n
         # A sum is finite only if every value is, and is cheaper than asking each.
         with np.errstate(all="ignore"):
-            with np.errstate(all="ignore"):
             finite = bool(np.isfinite(out.sum()))
         if not finite:
             absent = np.isnan(out).any(axis=0)
