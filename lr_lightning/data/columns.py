@@ -131,7 +131,9 @@ def missing_rows(array: pa.Array) -> np.ndarray | None:
         if pa.types.is_floating(array.type):
             values = array.to_numpy(zero_copy_only=False)
             # A sum is finite only if every value is, and costs a fraction of testing each.
-            if not np.isfinite(values.sum(dtype=np.float64)):
+            with np.errstate(all="ignore"):
+                all_finite = np.isfinite(values.sum(dtype=np.float64))
+            if not all_finite:
                 mask = np.isnan(values)
     return mask if mask is not None and mask.any() else None
 

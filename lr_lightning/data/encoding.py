@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from lr_lightning.data.arrays import is_array
 from lr_lightning.data.choices import refuse_absent
 from lr_lightning.data.columns import (
     KIND_IN_WORDS,
@@ -64,17 +65,38 @@ class Encoder:
         self._levels = [{level: i for i, level in enumerate(column.levels)} for column in schema.columns]
 
     def blocks(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Block]:
-        """The rows of `batches`, which hold the schema's columns first, in its order."""
+        """The rows of `batches`, which hold the schema's columns first, in its order.
+
+        All blocks but the last have the same size, however the batches are cut: what is computed block by
+        block does not depend on how a table was stored or read.
+        """
         step = max(1024, BLOCK_BYTES // (8 * max(1, self.n_features)))
-        buffer = np.empty((self.n_features, step))
+        x, missing = np.empty((self.n_features, step)), np.zeros(step, dtype=bool)
+        filled = 0
         for batch in batches:
-            start = self.n_rows
-            prepared = [self._prepared(j, batch.column(j), start) for j in range(len(self.names))]
-            for first in range(0, batch.num_rows, step):
-                r = min(step, batch.num_rows - first)
-                missing, finite = self._fill(buffer[:, :r], prepared, slice(first, first + r))
-                yield Block(buffer[:, :r], slice(start + first, start + first + r), missing, finite)
-            self.n_rows += batch.num_rows
+            prepared = [self._prepared(j, batch.column(j), self.n_rows) for j in range(len(self.names))]
+            first, n = 0, batch.num_rows
+            while first < n:
+                k = min(step - filled, n - first)
+                self._fill(x[:, filled : filled + k], missing[filled : filled + k], prepared, first)
+                first, filled = first + k, filled + k
+                if filled == step:
+                    yield self._block(x, missing, self.n_rows + first)
+                    filled = 0
+                    missing.fill(False)
+            self.n_rows += n
+        if filled:
+            yield self._block(x[:, :filled], missing[:filled], self.n_rows)
+
+    @staticmethod
+    def _block(x: np.ndarray, missing: np.ndarray, end: int) -> Block:
+        # A sum is finite only if every value is, and is cheaper than asking each.
+        with np.errstate(all="ignore"):
+            finite = bool(np.isfinite(x.sum()))
+        if not finite:
+            missing |= np.isnan(x).any(axis=0)
+        some = bool(missing.any())
+        return Block(x, slice(end - x.shape[1], end), missing if some else None, finite and not some)
 
     def _prepared(self, j: int, array: pa.Array, start: int) -> np.ndarray:
         """A batch's column as numbers, or as codes of levels."""
@@ -99,33 +121,23 @@ class Encoder:
             codes[codes == MISSING] = self._levels[j][column.fill]
         return codes
 
-    def _fill(
-        self, out: np.ndarray, prepared: list[np.ndarray], rows: slice
-    ) -> tuple[np.ndarray | None, bool]:
-        at = 0
-        missing: Any = None
+    def _fill(self, x: np.ndarray, missing: np.ndarray, prepared: list[np.ndarray], first: int) -> None:
+        """Write the rows from `first` on into x (d, k), and mark in `missing` (k,) what x cannot show."""
+        rows, at = slice(first, first + x.shape[1]), 0
         for column, values in zip(self.schema.columns, prepared, strict=True):
             if column.kind != "category":
-                out[at] = values[rows]
+                x[at] = values[rows]
                 at += 1
                 continue
             codes, n = values[rows], width(column)
-            out[at : at + n] = 0.0
-            coded_rows = np.flatnonzero(codes > 0)
-            out[at - 1 + codes[coded_rows], coded_rows] = 1.0
+            x[at : at + n] = 0.0
+            not_reference = np.flatnonzero(codes > 0)
+            x[at - 1 + codes[not_reference], not_reference] = 1.0
             absent = codes == MISSING
             if absent.any():
-                out[at : at + n, absent] = np.nan
-                missing = absent if missing is None else np.logical_or(missing, absent)
+                x[at : at + n, absent] = np.nan
+                missing |= absent  # a category of one level has no feature that could be NaN
             at += n
-        # A sum is finite only if every value is, and is cheaper than asking each.
-        with np.errstate(all="ignore"):
-            finite = bool(np.isfinite(out.sum()))
-        if not finite:
-            absent = np.isnan(out).any(axis=0)
-            if absent.any():
-                missing = absent if missing is None else np.logical_or(missing, absent)
-        return missing, finite and missing is None
 
     def _refuse_unseen(self, column: Column, array: pa.Array, row: int, start: int) -> None:
         values, places = coded(array)
@@ -212,12 +224,7 @@ def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> N
 
 
 def _open(schema: TableSchema, data: Any, name: str | None) -> Source:
-    array = (
-        not hasattr(data, "columns")
-        and hasattr(data, "shape")
-        and not getattr(getattr(data, "dtype", None), "names", None)
-    )
-    if array and not isinstance(data, pa.Table | pa.RecordBatch):
+    if is_array(data):
         name = name or "the array"
         table = to_arrow(data, name, [column.name for column in schema.columns])
         return MemorySource([table], table.column_names, name)

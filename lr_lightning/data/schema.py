@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
+from lr_lightning.data.arrays import encode_array, is_array
 from lr_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -166,7 +167,11 @@ class TableSchema:
             InputError: if a column is missing or of another type, a level was never seen (unless
                 `unseen="reference"`), a value is infinite, or missing where the fit said `error`.
         """
-        from lr_lightning.data.encoding import encode
+        if is_array(data):
+            x = encode_array(self, data, name or "the array")
+            if x is not None:
+                return x
+        from lr_lightning.data.encoding import encode  # brings pyarrow
 
         return encode(self, data, name)
 

@@ -32,8 +32,8 @@ class TableDataModule(TensorDataModule):
     Numbers, booleans, text (treatment-coded, the first level in code-point order being the reference) and
     dates (as days) become features, standardised in float64 by the means and scales of the training rows.
     What was chosen on the way (the positive class, dates taken as days, rows left out, constant columns) is
-    logged to `logging.getLogger("lr_lightning")`, one line each. A table that does not fit in memory is decoded
-    once into a cache folder and served from there.
+    logged to `logging.getLogger("lr_lightning")`, one line each. A table that does not fit in memory is
+    decoded once into a cache folder and served from there.
 
     After `setup`, `schema` says how columns become features, `training` holds the means and scales in the
     original units, `served` what was taken off, and `train_rows`, `val_rows` and `test_rows` the rows.
@@ -233,7 +233,8 @@ class TableDataModule(TensorDataModule):
         found = cache.open(key)
         if found is not None:
             return found
-        source.settle(columns)
+        if self._given is not None:
+            source.settle(columns)  # a survey finds the types by itself
         dtype = self._dtype()
         with cache.writer(key) as writer:
             sweeps = self._sweeps(source)
