@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lr_lightning.errors import InputError
 
 BLOCK_BYTES = 1 << 20  # a block of rows that stays in the second-level cache while it is read twice
 
@@ -17,82 +19,109 @@ class Standardization(NamedTuple):
 
     Attributes:
         mean: float64 tensor, shape (d,).
-        scale: float64 tensor, shape (d,), positive.
+        scale: float64 tensor, shape (d,), positive; 0 where it marks a constant column (`moments`).
     """
 
     mean: Tensor
     scale: Tensor
 
     @classmethod
-    def identity(cls, n_features: int) -> Standardization:
+    def identity(cls, n_features: int, device: torch.device | None = None) -> Standardization:
         """Leaves `n_features` features as they are."""
-        return cls(
-            torch.zeros(n_features, dtype=torch.float64),
-            torch.ones(n_features, dtype=torch.float64),
-        )
+        shape = {"size": (n_features,), "dtype": torch.float64, "device": device}
+        return cls(torch.zeros(**shape), torch.ones(**shape))
 
-    def apply(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Standardise rows x of shape (n, d): in float64, then rounded once to `dtype` (default: x's own).
+    def to(self, device: torch.device) -> Standardization:
+        """The same numbers on `device`."""
+        return Standardization(self.mean.to(device), self.scale.to(device))
+
+    def divisible(self) -> Standardization:
+        """With a scale of 1 where a constant column has 0, so that it is centred and left at that."""
+        return Standardization(self.mean, torch.where(self.scale > 0, self.scale, 1.0))
+
+    def after(self, served: Standardization) -> Standardization:
+        """Statistics of the original features, where these are of features that `served` was applied to."""
+        return Standardization(served.mean + served.scale * self.mean, served.scale * self.scale)
+
+    def apply(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Standardise rows x of shape (n, d) in float64, rounded once, to `dtype`.
 
         Works through blocks of rows, so that no float64 copy of the whole is ever made.
         """
-        out = torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device)
+        out = torch.empty(x.shape, dtype=dtype, device=x.device)
         for rows in row_blocks(x):
-            out[rows] = ((x[rows].double() - self.mean) / self.scale).to(out.dtype)
+            out[rows] = ((x[rows].double() - self.mean) / self.scale).to(dtype)
         return out
 
-    def is_constant(self) -> Tensor:
-        """Boolean (d,): which features were constant when these statistics were taken (`moments`)."""
-        return self.scale == 0
 
-
-def row_blocks(x: Tensor) -> Iterable[slice]:
+def row_blocks(x: Tensor) -> Iterator[slice]:
     """Slices that cut x into blocks of about one mebibyte."""
-    n_rows, row_bytes = len(x), max(1, x[:1].numel() * x.element_size())
+    row_bytes = max(1, x[:1].numel() * x.element_size())
     step = max(1, BLOCK_BYTES // row_bytes)
-    return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
+    return (slice(start, min(start + step, len(x))) for start in range(0, len(x), step))
 
 
-def moments(x: Tensor, weight: Tensor | None = None) -> Standardization:
-    """Weighted means and population standard deviations (divided by Σ weight) of x's columns.
+def moments(blocks: Iterable[tuple[Tensor, Tensor | None]]) -> Standardization:
+    """Weighted means and population standard deviations (divided by Σ weight) of the columns.
 
-    One sweep over the rows. Every block is centred on a common pivot (the mean of the first block) before it
+    One sweep over the rows. Every block is centred on a common pivot (the mean of the first rows) before it
     is squared, and the blocks are summed in float64: the shifted-data algorithm of Chan, Golub & LeVeque
     (1983), "Algorithms for computing the sample variance", which loses no digits to a large mean.
 
     Args:
-        x: shape (n, d), any floating dtype.
-        weight: shape (n,), non-negative; None is a weight of one for each row.
+        blocks: pairs of features (n, d), of any floating dtype, and weights (n,) or None for ones; a list, or
+            another iterable that can be iterated more than once.
 
     Returns:
-        float64 statistics; a constant column has scale 0, a column with a NaN or an infinity a mean that is
-        not finite.
+        float64 statistics; a constant column has scale 0, and a column with a NaN or an infinity a mean that
+        is not finite.
     """
-    result = _moments(x, weight, x.dtype)
-    if x.dtype != torch.float64 and not bool((result.scale.isfinite() & (result.scale > 0)).all()):
-        # A square that over- or underflows in float32 looks like a constant or an infinity.
-        result = _moments(x, weight, torch.float64)
+    result, dtype, eps = _moments(blocks, None)
+    if dtype != torch.float64 and not bool((result.scale.isfinite() & (result.scale > 0)).all()):
+        # A square that over- or underflows in float32 looks like an infinity or a constant.
+        result, _, _ = _moments(blocks, torch.float64)
+    # Rounding may leave a constant column a deviation of a few units in the last place of its mean.
+    suspects = (result.scale <= 8 * eps * result.mean.abs()).nonzero()[:, 0]
+    if len(suspects):
+        result.scale[suspects[_are_constant(blocks, suspects)]] = 0.0
     return result
 
 
-def _moments(x: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Standardization:
-    first = next(iter(row_blocks(x)))
-    pivot = x[first].double().mean(0).to(dtype)
-    total, total_squares = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device)
-    weight_sum = torch.zeros((), dtype=torch.float64, device=x.device)
-    for rows in row_blocks(x):
-        centred = x[rows].to(dtype) - pivot
-        v = torch.ones_like(centred[:, 0]) if weight is None else weight[rows].to(dtype)
-        total += v @ centred
-        total_squares += v @ centred.square_()
-        weight_sum += v.sum(dtype=torch.float64)
+def _moments(
+    blocks: Iterable[tuple[Tensor, Tensor | None]], dtype: torch.dtype | None
+) -> tuple[Standardization, torch.dtype, float]:
+    pivot: Tensor | None = None
+    for x, weight in blocks:
+        if pivot is None:
+            dtype, eps = dtype or x.dtype, torch.finfo(x.dtype).eps
+            pivot = x[next(row_blocks(x))].double().mean(0).to(dtype)
+            total, total_squares = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device)
+            weight_sum = torch.zeros((), dtype=torch.float64, device=x.device)
+        for rows in row_blocks(x):
+            centred = x[rows].to(dtype) - pivot
+            v = centred.new_ones(len(centred)) if weight is None else weight[rows].to(dtype)
+            total += v @ centred
+            total_squares += v @ centred.square_()
+            weight_sum += v.sum(dtype=torch.float64)
+    if pivot is None or dtype is None:
+        raise InputError("there are no training rows")
     shift = total / weight_sum
     variance = (total_squares / weight_sum - shift.square()).clamp_min(0)
-    scale = variance.sqrt()
-    mean = pivot.double() + shift
-    # Rounding leaves a constant column a deviation of about one unit in its last place.
-    rounding = 4 * torch.finfo(x.dtype).eps * mean.abs()
-    return Standardization(mean, torch.where(scale <= rounding, 0.0, scale))
+    return Standardization(pivot.double() + shift, variance.sqrt()), dtype, eps
+
+
+def _are_constant(blocks: Iterable[tuple[Tensor, Tensor | None]], columns: Tensor) -> Tensor:
+    """Boolean, one a column: whether the rows of positive weight all hold the same value."""
+    first: Tensor | None = None
+    constant = torch.ones(len(columns), dtype=torch.bool, device=columns.device)
+    for x, weight in blocks:
+        part = x[:, columns]
+        if weight is not None:
+            part = part[weight > 0]
+        if first is None and len(part):
+            first = part[0]
+        constant &= (part == first).all(0) if first is not None else constant
+    return constant
 
 
 class RunningMoments:

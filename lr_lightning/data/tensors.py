@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -30,6 +33,10 @@ class Rows(NamedTuple):
         """The rows at `index`, in its order."""
         return Rows(self.x[index], self.y[index], None if self.weight is None else self.weight[index])
 
+    def as_batch(self) -> tuple[Tensor, ...]:
+        """`(x, y)` or `(x, y, weight)`."""
+        return (self.x, self.y) if self.weight is None else (self.x, self.y, self.weight)
+
     def to(self, device: torch.device) -> Rows:
         """The same rows on `device`."""
         return Rows(*(None if t is None else t.to(device) for t in self))  # type: ignore[arg-type]
@@ -47,42 +54,57 @@ class TensorBatches:
         shuffle: whether each epoch has an order of its own, drawn from `seed` and the epoch's number alone,
             so that a resumed fit sees the orders that an uninterrupted one would have seen.
         seed: of the shuffling.
+        n_batches: serve as many batches of nearly equal size, instead of batches of `batch_size`.
     """
 
-    def __init__(self, rows: Rows, batch_size: int | None = None, *, shuffle: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int | None = None,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        n_batches: int | None = None,
+    ):
+        n_rows = len(rows.y)
         self.rows = rows
-        self.batch_size = batch_size or max(1, len(rows.y))
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = 0
+        if n_batches is None:
+            size = batch_size or max(1, n_rows)
+            self.bounds = [*range(0, n_rows, size), n_rows]
+        else:
+            self.bounds = [n_rows * k // n_batches for k in range(n_batches + 1)]
 
     @property
     def sampler(self) -> TensorBatches:
         """Where Lightning looks for `set_epoch`."""
         return self
 
+    batch_sampler = None  # Lightning asks for it wherever there is a sampler
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of epoch number `epoch`."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.rows.y) // self.batch_size)
+        return len(self.bounds) - 1
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        n_rows = len(self.rows.y)
+        bounds = self.bounds
         if not self.shuffle:
-            yield from self._slices(self.rows)
+            for start, stop in pairwise(bounds):
+                yield self.rows.take(slice(start, stop)).as_batch()
             return
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(n_rows, generator=generator).to(self.rows.y.device)
-        step = max(1, GATHER_ROWS // self.batch_size) * self.batch_size
-        for start in range(0, n_rows, step):
-            yield from self._slices(self.rows.take(order[start : start + step]))
-
-    def _slices(self, rows: Rows) -> Iterator[tuple[Tensor, ...]]:
-        for start in range(0, len(rows.y), self.batch_size):
-            x, y, weight = rows.take(slice(start, start + self.batch_size))
-            yield (x, y) if weight is None else (x, y, weight)
+        order = torch.randperm(len(self.rows.y), generator=generator).to(self.rows.y.device)
+        at_a_time = max(1, GATHER_ROWS // max(1, bounds[1]))
+        for k in range(0, len(self), at_a_time):
+            group = bounds[k : k + at_a_time + 1]
+            gathered = self.rows.take(order[group[0] : group[-1]])
+            for start, stop in pairwise(group):
+                yield gathered.take(slice(start - group[0], stop - group[0])).as_batch()
 
 
 class TensorDataModule(LightningDataModule):
@@ -116,6 +138,8 @@ class TensorDataModule(LightningDataModule):
     train_rows: Rows
     val_rows: Rows | None = None
     test_rows: Rows | None = None
+    prediction_input: list[list[float]] | None = None
+    """Rows that `predict` takes where no data are named."""
 
     def __init__(
         self,
@@ -148,7 +172,7 @@ class TensorDataModule(LightningDataModule):
             self._rows.y, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.seed
         )
         rows = self._rows if train is None else self._rows.take(train)
-        self.training = moments(rows.x, rows.weight)
+        self.training = moments([(rows.x, rows.weight)])
         self._refuse_not_finite()
         served = self._standardization_to_serve()
         self.served = served or Standardization.identity(rows.x.shape[1])
@@ -161,22 +185,62 @@ class TensorDataModule(LightningDataModule):
         self.val_rows = None if val is None else serve(self._rows.take(val))
         self.test_rows = None if test is None else serve(self._rows.take(test))
 
+    @property
+    def training_as_served(self) -> Standardization:
+        """Means and scales of the training rows in the units that the batches hold."""
+        mean, scale = self.training
+        return Standardization((mean - self.served.mean) / self.served.scale, scale / self.served.scale)
+
     def train_dataloader(self) -> TensorBatches:
         """Batches of the training rows, resident on the Trainer's device."""
         return self._batches(self.train_rows, shuffle=self.shuffle)
 
-    def val_dataloader(self) -> TensorBatches | list[Any]:
-        """Batches of the validation rows, in order; an empty list without any."""
-        return [] if self.val_rows is None else self._batches(self.val_rows)
+    def val_dataloader(self) -> TensorBatches:
+        """Batches of the validation rows, in order."""
+        return self._batches(self._held_out(self.val_rows))
 
-    def test_dataloader(self) -> TensorBatches | list[Any]:
+    def test_dataloader(self) -> TensorBatches:
         """Batches of the test rows, in order; of the validation rows where no test rows were kept back."""
-        rows = self.val_rows if self.test_rows is None else self.test_rows
-        return [] if rows is None else self._batches(rows)
+        return self._batches(self._held_out(self.val_rows if self.test_rows is None else self.test_rows))
+
+    def points(self, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+        """Training rows as points of a picture: raw features (m, d) and targets (m,), m evenly spaced rows."""
+        rows = self.train_rows.take(slice(None, None, -(-len(self.train_rows.y) // most)))
+        raw = rows.x.double() * self.served.scale + self.served.mean
+        return raw.numpy(), rows.y.numpy()
+
+    def curve(self) -> dict[str, Any] | None:
+        """Where to draw the probability curve of a single feature: `low`, `high`, `x_label` and `y_label`."""
+        if len(self.schema.feature_names) != 1:
+            return None
+        x, _ = self.points(len(self.train_rows.y))
+        low, high = float(x.min()), float(x.max())
+        margin = 0.1 * (high - low)
+        target, positive = self.schema.target, self.schema.labels[1]
+        return {
+            "low": low - margin,
+            "high": high + margin,
+            "x_label": self.schema.feature_names[0],
+            "y_label": f"Probability of {target} = {positive}",
+        }
+
+    @staticmethod
+    def _held_out(rows: Rows | None) -> Rows:
+        if rows is None:
+            raise InputError("the fit kept no rows back; name other data, or set val_fraction or test_fraction")
+        return rows
 
     def _batches(self, rows: Rows, shuffle: bool = False) -> TensorBatches:
-        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        return TensorBatches(rows.to(device), self.batch_size, shuffle=shuffle, seed=self.seed)
+        """All batches, or those of this process: every row is served by exactly one of them."""
+        n_batches = None
+        if self.trainer is not None:
+            n_rows, rank, processes = len(rows.y), self.trainer.global_rank, self.trainer.world_size
+            if processes > 1:
+                # As many batches in each process: they meet after every one.
+                n_batches = 1 if self.batch_size is None else -(-n_rows // (processes * self.batch_size))
+                rows = rows.take(slice(n_rows * rank // processes, n_rows * (rank + 1) // processes))
+            rows = rows.to(self.trainer.strategy.root_device)
+        return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed, n_batches=n_batches)
 
     def _dtype(self) -> torch.dtype:
         if self.trainer is None:
@@ -185,8 +249,7 @@ class TensorDataModule(LightningDataModule):
 
     def _standardization_to_serve(self) -> Standardization | None:
         """None where the features can be served as they are, without a copy."""
-        mean, scale = self.training
-        scale = torch.where(scale > 0, scale, 1.0)
+        mean, scale = self.training.divisible()
         low, high = SCALES_OF_FLOAT32
         centred = bool((mean.abs() <= LARGEST_MEAN_IN_SCALES * scale).all())
         if self._dtype() == self._rows.x.dtype and centred and bool(((scale > low) & (scale < high)).all()):
@@ -201,7 +264,7 @@ class TensorDataModule(LightningDataModule):
 
 
 def _checked_rows(x: Any, y: Any, weight: Any) -> Rows:
-    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    x, y = _tensor(x), _tensor(y)
     if x.dtype not in (torch.float32, torch.float64):
         x = x.double()
     if x.ndim != 2:
@@ -215,7 +278,7 @@ def _checked_rows(x: Any, y: Any, weight: Any) -> Rows:
     if not bool(((y == 0) | (y == 1)).all()):
         raise InputError("y must hold nothing but 0 and 1")
     if weight is not None:
-        weight = torch.as_tensor(weight)
+        weight = _tensor(weight)
         if weight.shape != (len(x),):
             raise InputError(f"weight must have shape ({len(x)},) to match x, not {tuple(weight.shape)}")
         if not bool((weight >= 0).all() & weight.isfinite().all()):
@@ -223,3 +286,15 @@ def _checked_rows(x: Any, y: Any, weight: Any) -> Rows:
         if not bool((weight > 0).any()):
             raise InputError("at least one weight must be positive")
     return Rows(x.detach(), y.detach().to(x.dtype), weight)
+
+
+def _tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype == object or array.dtype.kind in "USMm":
+        raise InputError(f"x, y and weight must hold numbers, not {array.dtype}; TableDataModule reads other columns")
+    with warnings.catch_warnings():
+        # Of arrays that must not be written to, such as memory-mapped ones; nothing here ever writes.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)

@@ -1,0 +1,59 @@
+"""Binary logistic regression as a PyTorch Lightning experiment project.
+
+The public names are imported when they are first used, so that `import lr_lightning` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lr_lightning.data.hours import HoursDataModule
+    from lr_lightning.data.schema import TableSchema
+    from lr_lightning.data.table import TableDataModule
+    from lr_lightning.data.tensors import TensorDataModule
+    from lr_lightning.errors import InputError
+    from lr_lightning.linear_sigmoid import LinearSigmoid
+    from lr_lightning.module import LogisticRegression
+    from lr_lightning.predictor import Predictor, load
+
+_MODULE_OF = {
+    "HoursDataModule": "data.hours",
+    "InputError": "errors",
+    "LinearSigmoid": "linear_sigmoid",
+    "LogisticRegression": "module",
+    "Predictor": "predictor",
+    "TableDataModule": "data.table",
+    "TableSchema": "data.schema",
+    "TensorDataModule": "data.tensors",
+    "load": "predictor",
+}
+
+__all__ = [
+    "HoursDataModule",
+    "InputError",
+    "LinearSigmoid",
+    "LogisticRegression",
+    "Predictor",
+    "TableDataModule",
+    "TableSchema",
+    "TensorDataModule",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lr-lightning")
+    if name in _MODULE_OF:
+        from importlib import import_module
+
+        return getattr(import_module(f"lr_lightning.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

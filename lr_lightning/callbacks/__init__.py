@@ -1,0 +1,1 @@
+"""What rides on the Trainer: progress, checkpoints, and the record of a run."""

@@ -1,0 +1,73 @@
+"""One progress bar for a whole fit, whose unit is the epoch."""
+
+from __future__ import annotations
+
+import sys
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINES_WITHOUT_TERMINAL = 10
+
+
+class FitProgress(Callback):
+    """Shows epochs and the loss on stderr: a bar on a terminal, about ten plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw an empty bar."""
+        console = Console(stderr=True)
+        if not trainer.is_global_zero or not console.is_terminal:
+            return
+        self._bar = Progress(
+            TextColumn("epoch {task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("train/loss {task.fields[loss]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+        self._task = self._bar.add_task("fit", total=total, completed=trainer.current_epoch, loss="")
+        self._bar.start()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the epoch before. At that epoch's own end its loss has not been logged yet."""
+        self._show(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the last epoch."""
+        self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        loss = trainer.callback_metrics.get("train/loss")
+        if loss is None:
+            return
+        if self._bar is not None:
+            self._bar.update(self._task, completed=trainer.current_epoch, loss=f"{float(loss):.6g}")
+        elif trainer.is_global_zero and self._is_due(trainer):
+            print(f"epoch {trainer.current_epoch - 1}: train/loss {float(loss):.6g}", file=sys.stderr)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the bar as it is, whole at the end of a fit that stopped by itself."""
+        self._stop(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
+        if self._bar is not None:
+            if trainer.should_stop:
+                self._bar.update(self._task, total=self._bar.tasks[0].completed)
+            self._bar.stop()
+            self._bar = None
+
+    @staticmethod
+    def _is_due(trainer: Trainer) -> bool:
+        """Every tenth of a fit whose length is known."""
+        return trainer.current_epoch % max(1, (trainer.max_epochs or 0) // LINES_WITHOUT_TERMINAL) == 0

@@ -1,0 +1,82 @@
+"""The command line: finds the command, and turns a person's mistake into one line and exit code 2."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from lr_lightning.errors import InputError
+
+# Each command is a module of lr_lightning.commands with `run(arguments)`, imported when it is asked for: only
+# those that train or test may cost the import of Lightning.
+COMMANDS = {
+    "fit": "fit a logistic regression to a table",
+    "validate": "measure a checkpoint on the fit's validation rows, or on a table",
+    "test": "measure a checkpoint on the fit's test rows, or on a table",
+    "predict": "write the probability and the predicted label of each row of a table",
+}
+
+MISTAKE = 2  # the exit code of a mistake that the person can mend
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `lr-lightning` with `arguments` (default: those of the process) and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except InputError as error:
+        return _mistake(str(error))
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nothing is wrong, and nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _mistake(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else MISTAKE
+    command, *rest = arguments
+    if command == "--version":
+        from lr_lightning import __version__
+
+        print(f"lr-lightning {__version__}")
+        return 0
+    if command not in COMMANDS:
+        raise InputError(f"unknown command {command}; choose among {', '.join(COMMANDS)}")
+    _show_messages()
+    return import_module(f"lr_lightning.commands.{command}").run(rest) or 0
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        "usage: lr-lightning COMMAND [options]\n\n"
+        "Binary logistic regression with PyTorch Lightning.\n\n"
+        f"commands:\n{commands}\n\n"
+        "lr-lightning COMMAND --help lists a command's options; lr-lightning --version says the version."
+    )
+
+
+def _show_messages() -> None:
+    """Send the package's messages to stderr, a line each; of several processes only the first speaks."""
+    log = logging.getLogger("lr_lightning")
+    log.disabled = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
+    log.setLevel(logging.INFO)
+    log.handlers[:] = [logging.StreamHandler()]
+    log.propagate = False
+
+
+def _mistake(message: str) -> int:
+    print("error: " + re.sub(r"\s*\n\s*", " ", message.strip()), file=sys.stderr)
+    return MISTAKE

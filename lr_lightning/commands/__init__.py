@@ -1,0 +1,1 @@
+"""The commands of `lr-lightning`, a module each with `run(arguments)`."""

@@ -1,0 +1,76 @@
+"""What `lr-lightning validate` and `lr-lightning test` have in common."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser as PlainParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
+
+from lr_lightning import HoursDataModule, TableDataModule
+from lr_lightning.checkpoint import read_checkpoint
+from lr_lightning.commands.trainer import add_trainer_arguments, make_trainer
+from lr_lightning.data.schema import TableSchema
+from lr_lightning.data.standardization import Standardization
+from lr_lightning.errors import InputError
+from lr_lightning.module import LogisticRegression
+from lr_lightning.parsing import instantiate, parse
+from lr_lightning.run_folder import RunFolder
+
+# Importing a class makes its short name known to the parser.
+DATA_CLASSES = (HoursDataModule, TableDataModule)
+
+
+def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> None:
+    """Print the metrics of a checkpoint to stdout, and add them to its run folder where it lies in one."""
+    path = _checkpoint_path(arguments)
+    checkpoint = None if path is None else read_checkpoint(path)
+    parser = _parser(command, checkpoint)
+    config = parse(parser, arguments)
+    if path is None or checkpoint is None:
+        raise InputError("option ckpt_path: name the checkpoint to measure")
+    if config.data is None:
+        raise InputError("option data.path: name the data; the checkpoint does not know where its own came from")
+
+    model = LogisticRegression(**checkpoint["hyper_parameters"])
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"])
+    data = instantiate(config.data)
+    if isinstance(data, TableDataModule):
+        fitted = model.linear_sigmoid
+        other_table = any(argument.split("=")[0] == "--data.path" for argument in arguments)
+        data.use_schema(
+            TableSchema.from_dict(checkpoint["schema"]), Standardization(fitted.mean, fitted.scale), every_row=other_table
+        )
+    run = RunFolder.of_checkpoint(path) if command == "test" else None
+    trainer = make_trainer(parser, config, logger=False if run is None else run.logger(), callbacks=[])
+    measure = trainer.test if command == "test" else trainer.validate
+    measure(model, datamodule=data, verbose=False)
+    for name, value in trainer.callback_metrics.items():
+        print(f"{name:<24} {value.item():.6g}")
+
+
+def _checkpoint_path(arguments: Sequence[str]) -> Path | None:
+    """The checkpoint, before the other options are parsed: their defaults are in it."""
+    first = PlainParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--ckpt_path", type=Path, nargs="?")
+    return first.parse_known_args(list(arguments))[0].ckpt_path
+
+
+def _parser(command: str, checkpoint: dict[str, Any] | None) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=f"lr-lightning {command}",
+        description="Measure a checkpoint on the rows that its fit kept back, or on every row of another table.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--ckpt_path", type=str, help="the checkpoint to measure", required=True)
+    parser.add_subclass_arguments(
+        LightningDataModule, "data", required=False, instantiate=False, help="default: the data of the fit"
+    )
+    if checkpoint is not None and checkpoint.get("data") is not None:
+        parser.set_defaults({"data": checkpoint["data"]})
+    add_trainer_arguments(parser)
+    return parser

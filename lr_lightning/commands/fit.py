@@ -1,0 +1,114 @@
+"""`lr-lightning fit`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import LightningDataModule, Trainer
+
+from lr_lightning import HoursDataModule, TableDataModule
+from lr_lightning.callbacks.checkpoints import RunCheckpoints
+from lr_lightning.callbacks.progress import FitProgress
+from lr_lightning.callbacks.record import RunRecord
+from lr_lightning.commands.trainer import add_trainer_arguments, make_trainer
+from lr_lightning.data.tensors import TensorDataModule
+from lr_lightning.module import LogisticRegression
+from lr_lightning.parsing import instantiate, parse
+from lr_lightning.predictor import load
+from lr_lightning.run_folder import RunFolder
+
+# Importing a class makes its short name known to the parser: `--data HoursDataModule`.
+DATA_CLASSES = (HoursDataModule, TableDataModule)
+SET_ELSEWHERE = {"in_features", "optimizer", "optimizer_options"}  # by the data and by --optimizer
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Fit, write the run folder, and say where things are."""
+    parser = _parser()
+    config = parse(parser, arguments)
+    chosen = Namespace({key: config[key] for key in ("model", "optimizer", "data", "trainer")})
+    text = parser.dump(config, skip_unset=True)
+    model = _model(chosen)
+    data = instantiate(config.data)
+    run_folder = RunFolder.next_version(_experiment(config))
+    checkpoints = RunCheckpoints(run_folder.checkpoints)
+    callbacks = [checkpoints, RunRecord(run_folder, text, dict(_flat(chosen)))]
+    trainer = make_trainer(
+        parser, config, logger=run_folder.logger(), callbacks=callbacks if config.quiet else [FitProgress(), *callbacks]
+    )
+    try:
+        trainer.fit(model, datamodule=data)
+    except BaseException:
+        run_folder.remove_unless_resumable()
+        raise
+    if trainer.is_global_zero and not config.quiet:
+        print(_summary(trainer, data, checkpoints, run_folder), file=sys.stderr)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="lr-lightning fit",
+        description="Fit a logistic regression and write a run folder, runs/<experiment>/version_N/.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file of options; may be given several times")
+    parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    parser.add_class_arguments(LogisticRegression, "model", skip=SET_ELSEWHERE, instantiate=False)
+    parser.add_subclass_arguments(
+        torch.optim.Optimizer,
+        "optimizer",
+        skip={"params", "sample", "l1", "l2", "warm_start", "sample_is_complete"},
+        required=False,
+        instantiate=False,
+        help="SubsampledNewton (default: the exact solver) or a class of torch.optim",
+    )
+    parser.add_subclass_arguments(LightningDataModule, "data", instantiate=False, help="the data (default: a table)")
+    parser.set_defaults({"data": {"class_path": f"lr_lightning.{DATA_CLASSES[-1].__name__}"}})
+    add_trainer_arguments(parser)
+    return parser
+
+
+def _model(config: Namespace) -> LogisticRegression:
+    options: dict[str, Any] = {}
+    if config.optimizer is not None:
+        name, arguments = config.optimizer.class_path.rsplit(".")[-1], dict(config.optimizer.get("init_args", {}))
+        options = {"optimizer": name, "optimizer_options": arguments}
+    return LogisticRegression(**config.model, **options)
+
+
+def _experiment(config: Namespace) -> str:
+    """The first config file's name, else the data file's."""
+    path = config.config[0].relative if config.config else config.data.init_args.path
+    return Path(path).name.split(".")[0] or "table"
+
+
+def _flat(tree: Namespace | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every leaf, with class_path and init_args left out of the names."""
+    for key, value in vars(tree).items() if isinstance(tree, Namespace) else tree.items():
+        name = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".strip(".")
+        if isinstance(value, (Namespace, Mapping)):
+            yield from _flat(value, name)
+        else:
+            yield name, value
+
+
+def _summary(trainer: Trainer, data: LightningDataModule, checkpoints: RunCheckpoints, run_folder: RunFolder) -> str:
+    lines = [f"final loss   {float(trainer.callback_metrics['train/loss']):.6g} after {trainer.current_epoch} epochs"]
+    if isinstance(data, TensorDataModule) and data.prediction_input is not None:
+        names = data.schema.feature_names
+        probabilities = load(checkpoints.last).probability(data.prediction_input).tolist()
+        for values, probability in zip(data.prediction_input, probabilities, strict=True):
+            given = ", ".join(f"{value:g} {name}" for value, name in zip(values, names, strict=True))
+            lines.append(f"P({data.schema.target} | {given}) = {probability:.7g}")
+    if checkpoints.best_epoch is not None:
+        lines.append(
+            f"best epoch   {checkpoints.best_epoch}, val/loss {checkpoints.best_loss:.6g}: {checkpoints.best}"
+        )
+    lines.append(f"checkpoint   {checkpoints.last}")
+    lines.append(f"look         tensorboard --logdir {run_folder.path.parent.parent}")
+    return "\n".join(lines)

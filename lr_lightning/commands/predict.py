@@ -1,0 +1,114 @@
+"""`lr-lightning predict`: needs torch and pyarrow, and never imports Lightning."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import torch
+from jsonargparse import ArgumentParser
+
+from lr_lightning.checkpoint import write_whole
+from lr_lightning.data.schema import EncodedRows
+from lr_lightning.errors import InputError
+from lr_lightning.parsing import parse
+from lr_lightning.predictor import Predictor, load
+
+SUFFIXES = (".csv", ".parquet")
+NEEDS_QUOTES = re.compile(r'[",\r\n]')
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Write the columns `probability` and `prediction`, a row for each row of the table, in its order."""
+    options = parse(_parser(), arguments)
+    output = None if options.output is None else Path(options.output)
+    if output is not None and output.suffix not in SUFFIXES:
+        raise InputError(f"option output: {output} must end in {' or '.join(SUFFIXES)}")
+    predictor = load(options.ckpt_path)
+    if options.data.unseen is not None:
+        predictor.schema = replace(predictor.schema, unseen=options.data.unseen)
+    tables = _predictions(predictor, _blocks(predictor, options.data.path, options.id), options.id)
+    if output is not None:
+        write_whole(output, lambda path: _write(tables, path, output.suffix, predictor.schema.labels))
+        return
+    # A mistake in the last row must leave nothing on stdout.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "predictions.csv"
+        _write(tables, path, ".csv", predictor.schema.labels)
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.flush()
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="lr-lightning predict",
+        description="Write the probability of the positive label and the predicted label of each row of a table.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--ckpt_path", type=str, required=True, help="the checkpoint of a fit")
+    parser.add_argument(
+        "--data.path", type=str | None, help="the table; default: the experiment's own prediction input, if it has one"
+    )
+    parser.add_argument(
+        "--data.unseen",
+        choices=["error", "reference"],
+        help="a level that the fit has not seen: refuse it, or take it for the reference level (default: as at the fit)",
+    )
+    parser.add_argument("--id", type=str | None, help="a column to repeat in front of the predictions")
+    parser.add_argument("--output", type=str | None, help="a .csv or .parquet file; default: CSV on stdout")
+    return parser
+
+
+def _blocks(predictor: Predictor, path: str | None, identifier: str | None) -> Iterator[EncodedRows]:
+    if path is not None:
+        return predictor.schema.encode_blocks(path, identifier=identifier)
+    if predictor.prediction_input is None:
+        raise InputError("option data.path: name the table to predict; the checkpoint has no prediction input of its own")
+    if identifier is not None:
+        raise InputError("option id: the experiment's own prediction input has no such column; name a table")
+    return iter([EncodedRows(torch.tensor(predictor.prediction_input, dtype=torch.float64), None)])
+
+
+def _predictions(predictor: Predictor, blocks: Iterator[EncodedRows], identifier: str | None) -> Iterator[pa.Table]:
+    for rows in blocks:
+        probability = torch.sigmoid(predictor.model.logits(rows.x))
+        columns = {} if identifier is None or rows.ids is None else {identifier: rows.ids}
+        columns["probability"] = pa.array(probability.numpy(), from_pandas=True)  # NaN becomes null
+        columns["prediction"] = pa.array(predictor.labels_of(probability), type=_label_type(predictor))
+        yield pa.table(columns)
+
+
+def _label_type(predictor: Predictor) -> pa.DataType:
+    return pa.array(predictor.schema.labels).type
+
+
+def _write(tables: Iterator[pa.Table], path: Path, suffix: str, labels: Sequence[object]) -> None:
+    first = next(tables)
+    if suffix == ".parquet":
+        writer = pyarrow.parquet.ParquetWriter(path, first.schema)
+    else:
+        writer = pyarrow.csv.CSVWriter(path, first.schema, write_options=_quoting(first, labels))
+    with writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table)
+
+
+def _quoting(table: pa.Table, labels: Sequence[object]) -> pyarrow.csv.WriteOptions:
+    """Quotes only where a reader needs them; pyarrow's own choice quotes every text, and every name."""
+    *ids, _, _ = table.columns
+    plain_values = not ids or not (pa.types.is_string(ids[0].type) or pa.types.is_large_string(ids[0].type))
+    plain_values &= not any(NEEDS_QUOTES.search(str(label)) for label in labels)
+    plain_names = not any(NEEDS_QUOTES.search(name) for name in table.column_names)
+    return pyarrow.csv.WriteOptions(
+        quoting_style="none" if plain_values else "needed", quoting_header="none" if plain_names else "needed"
+    )

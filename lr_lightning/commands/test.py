@@ -1,0 +1,12 @@
+"""`lr-lightning test`: the test rows of the fit (else its validation rows), or every row of `--data.path`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lr_lightning.commands.evaluate import evaluate
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Print the metrics, and add them to the run folder."""
+    evaluate("test", arguments)

@@ -1,0 +1,66 @@
+"""The Trainer's options on the command line, and the Trainer that they make."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lr_lightning.errors import InputError
+
+# Lightning's defaults are for epochs that take minutes; ours take milliseconds.
+DEFAULTS = {
+    "trainer.max_epochs": 100,
+    "trainer.log_every_n_steps": 1,
+    "trainer.num_sanity_val_steps": 0,
+    "trainer.enable_model_summary": False,
+    "trainer.enable_progress_bar": False,
+    "trainer.enable_autolog_hparams": False,
+}
+
+NOT_OURS = (
+    # Lightning 2.6 calls torch's pytree in a way that torch 2.13 deprecates (lightning/pytorch/utilities/_pytree.py).
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+
+
+def add_trainer_arguments(parser: ArgumentParser) -> None:
+    """Add `--trainer.*`."""
+    parser.add_class_arguments(Trainer, "trainer", instantiate=False)
+    parser.set_defaults(DEFAULTS)
+
+
+def make_trainer(
+    parser: ArgumentParser, config: Namespace, *, logger: Logger | bool, callbacks: Sequence[Callback]
+) -> Trainer:
+    """The Trainer that `config` asks for, with our logger where it names none, and our callbacks before its own.
+
+    Raises:
+        InputError: if Lightning refuses the settings.
+    """
+    # What Lightning says of itself at every start is not about the user's run.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOT_OURS:
+        warnings.filterwarnings("ignore", message)
+    options: dict[str, Any] = dict(parser.instantiate(Namespace(trainer=config.trainer)).trainer)
+    if options["logger"] in (None, True):
+        options["logger"] = logger
+    theirs = options["callbacks"] or []
+    options["callbacks"] = [*callbacks, *(theirs if isinstance(theirs, list) else [theirs])]
+    if not any(isinstance(callback, Checkpoint) for callback in options["callbacks"]):
+        options["enable_checkpointing"] = False
+    if options["accelerator"] == "auto" and not torch.cuda.is_available():
+        options["accelerator"] = "cpu"  # other devices lack the float64 that the sums need
+    try:
+        return Trainer(**options)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise InputError(f"trainer: {error}") from error

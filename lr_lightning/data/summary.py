@@ -1,0 +1,124 @@
+"""What a fit needs to know of all training rows before the first epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lr_lightning.data.standardization import Standardization, moments
+from lr_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """Statistics of the training rows, weighted by v, the sample weight times the class weight.
+
+    Attributes:
+        standardization: means and scales of the features as they are served.
+        weight_sum: Σ v.
+        class_weights: of the negative and the positive class.
+        n_rows: how many rows there are.
+        batches: the rows themselves.
+    """
+
+    standardization: Standardization
+    weight_sum: float
+    class_weights: tuple[float, float]
+    n_rows: int
+    batches: Iterable[Sequence[Tensor]]
+
+    @classmethod
+    def of(
+        cls,
+        batches: Iterable[Sequence[Tensor]],
+        class_weight: str | Mapping[Any, float] | None,
+        labels: Sequence[object],
+        standardization: Standardization | None = None,
+    ) -> TrainingSummary:
+        """Sweep over batches `(x, y)` or `(x, y, weight)`.
+
+        Args:
+            batches: can be iterated more than once.
+            class_weight: None, "balanced" or a weight for each of `labels`.
+            labels: the negative and the positive label.
+            standardization: of the unweighted classes, where it is known already.
+
+        Raises:
+            InputError: if a class is without rows or `class_weight` does not fit the labels.
+        """
+        n_rows, negative, positive = _class_sums(batches)
+        if negative == 0 or positive == 0:
+            raise InputError(f"the training rows hold one class only; both {labels[0]!r} and {labels[1]!r} must occur")
+        of_class = _class_weights(class_weight, labels, negative, positive)
+        if standardization is None or of_class != (1.0, 1.0):
+            standardization = moments(_Weighted(batches, of_class))
+        return cls(standardization, negative * of_class[0] + positive * of_class[1], of_class, n_rows, batches)
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """Features and weights v of batches, anew at each iteration."""
+
+    batches: Iterable[Sequence[Tensor]]
+    of_class: tuple[float, float]
+
+    def __iter__(self) -> Any:
+        for x, y, *weight in self.batches:
+            yield x, row_weights(y, weight[0] if weight else None, self.of_class)
+
+
+def row_weights(y: Tensor, weight: Tensor | None, of_class: tuple[float, float]) -> Tensor | None:
+    """v (n,): sample weights times class weights; None where every row weighs one."""
+    if of_class == (1.0, 1.0):
+        return weight
+    v = torch.where(y > 0, of_class[1], of_class[0]).to(y.dtype)
+    return v if weight is None else v * weight
+
+
+def random_rows(batches: Iterable[Sequence[Tensor]], size: int, n_rows: int) -> tuple[Tensor, ...]:
+    """About `size` of the `n_rows` rows, or all where one batch holds all: what a sample is then drawn from."""
+    batches = iter(batches)
+    first = next(batches)
+    if len(first[1]) == n_rows:
+        return tuple(first)
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for batch in chain([first], batches):
+        chosen = torch.rand(len(batch[1]), generator=generator) < size / n_rows
+        parts.append([t[chosen.to(t.device)] for t in batch])
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _class_sums(batches: Iterable[Sequence[Tensor]]) -> tuple[int, float, float]:
+    n_rows, total, positive = 0, 0.0, 0.0
+    for _, y, *weight in batches:
+        n_rows += len(y)
+        v = weight[0] if weight else None
+        total += len(y) if v is None else float(v.sum(dtype=torch.float64))
+        positive += float((y if v is None else y * v).sum(dtype=torch.float64))
+    return n_rows, total - positive, positive
+
+
+def _class_weights(
+    class_weight: str | Mapping[Any, float] | None, labels: Sequence[object], negative: float, positive: float
+) -> tuple[float, float]:
+    if class_weight is None:
+        return 1.0, 1.0
+    if class_weight == "balanced":
+        half = (negative + positive) / 2
+        return half / negative, half / positive
+    assert not isinstance(class_weight, str)
+    # Keys that were written in YAML or JSON may have become text.
+    by_text = {str(label): float(weight) for label, weight in class_weight.items()}
+    unknown = sorted(set(by_text) - {str(label) for label in labels})
+    if unknown:
+        raise InputError(f"class_weight names {', '.join(unknown)}, but the labels are {labels[0]!r} and {labels[1]!r}")
+    negative_weight, positive_weight = (by_text.get(str(label), 1.0) for label in labels)
+    if not (0 < negative_weight < float("inf") and 0 < positive_weight < float("inf")):
+        raise InputError("every class weight must be a positive number")
+    return negative_weight, positive_weight

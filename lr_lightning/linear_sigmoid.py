@@ -1,0 +1,74 @@
+"""The model itself: standardise → linear → sigmoid. Needs torch alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lr_lightning.data.standardization import Standardization
+
+
+class LinearSigmoid(nn.Module):
+    """P(y = 1 | x) = σ(b + wᵀ(x − mean) / scale).
+
+    The mean and scale are buffers, so that they travel with the weights and inference takes raw features.
+    Parameters and buffers are float64 whatever the precision of the data: they are d + 1 numbers, and a
+    weight rounded to float32 would be the least accurate number of a float32 fit.
+
+    Args:
+        in_features: number of features, d.
+        fit_intercept: False fixes b at 0 in standardised coordinates; the features are then not centred.
+        standardization: the map to put before the linear layer; None leaves the features as they are.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        *,
+        fit_intercept: bool = True,
+        standardization: Standardization | None = None,
+    ):
+        super().__init__()
+        mean, scale = standardization or Standardization.identity(in_features)
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("scale", scale.clone())
+        self.linear = nn.Linear(in_features, 1, bias=fit_intercept, dtype=torch.float64)
+        nn.init.zeros_(self.linear.weight)  # the objective is convex: any start will do, and zero is impartial
+        if fit_intercept:
+            nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Probabilities, float64, shape (n,), of raw features x, shape (n, d)."""
+        return torch.sigmoid(self.logits(x))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The linear predictor, float64, shape (n,), of raw features x, shape (n, d)."""
+        standardized = (x.double() - self.mean) / self.scale
+        return self.linear(standardized).squeeze(-1)
+
+    def served_affine(self, served: Standardization) -> tuple[Tensor, Tensor]:
+        """Weight (d,) and bias () for features to which `served` has been applied already.
+
+        Folding both maps into d + 1 numbers spares the rows: no batch is ever standardised twice, or at all.
+        The result is differentiable with respect to the parameters.
+        """
+        weight = self.linear.weight[0]
+        offset = ((served.mean - self.mean) / self.scale) @ weight
+        return weight * (served.scale / self.scale), offset if self.linear.bias is None else self.linear.bias[0] + offset
+
+    def coefficients(self) -> tuple[Tensor, float]:
+        """Coefficients (d,) and intercept on the original feature scale, detached, float64, on the CPU."""
+        identity = Standardization.identity(len(self.mean))
+        with torch.no_grad():
+            weight, bias = self.served_affine(Standardization(*(t.to(self.mean.device) for t in identity)))
+        return weight.detach().cpu(), float(bias)
+
+    @torch.no_grad()
+    def set_coefficients(self, weight: Tensor, intercept: float) -> None:
+        """Set the parameters from coefficients (d,) and an intercept on the original feature scale."""
+        self.linear.weight.copy_((weight * self.scale).unsqueeze(0))
+        if self.linear.bias is not None:
+            self.linear.bias.fill_(intercept + float(weight @ self.mean))

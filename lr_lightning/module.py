@@ -1,0 +1,364 @@
+"""The Lightning face of the model: objective, optimizer, metrics and what goes into a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from lr_lightning.data.standardization import Standardization
+from lr_lightning.data.summary import TrainingSummary, random_rows, row_weights
+from lr_lightning.data.tensors import TensorDataModule
+from lr_lightning.errors import InputError
+from lr_lightning.linear_sigmoid import LinearSigmoid
+from lr_lightning.metrics import HeldOutMetrics
+from lr_lightning.loss import logistic_loss
+from lr_lightning.optimizers import EXACT, is_full_batch, make_optimizer, refuse_unknown
+from lr_lightning.penalty import Penalty
+from lr_lightning.solver import SubsampledNewton, draw_sample, sample_size
+
+log = logging.getLogger("lr_lightning")
+
+FROM_DATA = ("schema", "prediction_input", "curve", "data")  # keys of a checkpoint
+
+
+class LogisticRegression(LightningModule):
+    """Binary logistic regression: the linear–sigmoid model and the binary cross-entropy.
+
+    Minimises (1/Σv) Σ v_i·BCE(y_i, σ(b + x_iᵀw)) + l1·‖w‖₁ + (l2/2)·‖w‖², where v is the sample weight times
+    the class weight; the intercept b is never penalised.
+
+    Args:
+        in_features: number of features, d; None takes it from the data.
+        l1: strength of the L1 penalty, at least 0.
+        l2: strength of the L2 penalty, at least 0.
+        standardize: penalise the weights of standardised features (as glmnet does) or of the raw ones (as
+            scikit-learn does). With False, optimizers that take small steps (SGD, Adam, …) see the raw
+            features; those that run to convergence condition the problem for themselves in either case.
+        fit_intercept: whether the model has an intercept.
+        reduction: "mean" as above, or "sum": the whole objective times Σv, which has the same optimum.
+        class_weight: None, "balanced" (Σv / (2·Σv of the class)) or a weight for each label.
+        threshold: a probability above it is a positive prediction.
+        initial_weight: coefficients to start from, one number for all features or one each, on the original
+            feature scale; None starts at 0.
+        initial_bias: intercept to start from, likewise.
+        optimizer: SubsampledNewton, the exact solver, or the name of a class in `torch.optim`.
+        optimizer_options: its keyword arguments, such as {"lr": 0.1}.
+
+    Raises:
+        InputError: if an argument is out of its range or the optimizer is not known.
+    """
+
+    linear_sigmoid: LinearSigmoid
+
+    def __init__(
+        self,
+        in_features: int | None = None,
+        *,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        standardize: bool = True,
+        fit_intercept: bool = True,
+        reduction: Literal["mean", "sum"] = "mean",
+        class_weight: Literal["balanced"] | dict[Any, float] | None = None,
+        threshold: float = 0.5,
+        initial_weight: float | list[float] | None = None,
+        initial_bias: float | None = None,
+        optimizer: str = EXACT,
+        optimizer_options: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        _refuse_out_of_range(self.hparams)
+        refuse_unknown(optimizer, l1)
+        self.converged = False
+        self.held_out = HeldOutMetrics(threshold)
+        self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
+        self._fitted_epoch = 0
+        self._from_data: dict[str, Any] = {}  # what the checkpoint says of the data
+        self._served: Standardization | None = None
+        if in_features is not None:
+            self._build(in_features, None)
+
+    # ---- prediction -------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Probabilities, shape (n,), of raw features x, shape (n, d)."""
+        return torch.sigmoid(self.logits(x))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The linear predictor, shape (n,), of raw features x, shape (n, d), at the Trainer's precision."""
+        return self.linear_sigmoid.logits(x).to(self.dtype)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Probabilities of raw features, or of the first tensor of a batch."""
+        return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+    # ---- set-up -----------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Take the number of features, the standardisation and the class weights from the training rows."""
+        if self.trainer.precision not in ("32-true", "64-true"):
+            raise InputError(f"precision {self.trainer.precision} would lose the fit's digits; use 32-true or 64-true")
+        data = getattr(self.trainer, "datamodule", None)
+        self._served = data.served if isinstance(data, TensorDataModule) else None
+        if stage == "fit":
+            self._summarize(data)
+            self._from_data = _description(data) if isinstance(data, TensorDataModule) else {}
+        if isinstance(data, TensorDataModule) and data.val_rows is None:
+            # Lightning warns of an empty validation loader; one that is not overridden it leaves alone.
+            data.val_dataloader = LightningDataModule.val_dataloader.__get__(data)
+
+    def _summarize(self, data: Any) -> None:
+        hparams = self.hparams
+        if isinstance(data, TensorDataModule):
+            batches, known = [data.train_rows.as_batch()], data.training_as_served
+            labels = data.schema.labels
+        else:
+            self.trainer.fit_loop.setup_data()
+            batches, known, labels = self.trainer.train_dataloader, None, (0, 1)
+        self._training = summary = TrainingSummary.of(batches, hparams["class_weight"], labels, known)
+
+        n_features = len(summary.standardization.mean)
+        if hparams["in_features"] not in (None, n_features):
+            raise InputError(f"in_features is {hparams['in_features']}, but the data have {n_features} features")
+        served = self._served or Standardization.identity(n_features)
+        training = summary.standardization.after(served)
+        mean, scale = training.divisible()
+        constant = training.scale == 0
+        if not hparams["fit_intercept"]:
+            mean = torch.zeros_like(mean)
+        if not hparams["standardize"] and not self._full_batch:
+            # Constant columns stay centred, so that no weight ever falls to them.
+            mean, scale = torch.where(constant & hparams["fit_intercept"], mean, 0.0), torch.ones_like(scale)
+        if not hasattr(self, "linear_sigmoid"):
+            self._build(n_features, Standardization(mean, scale))
+        else:
+            self.linear_sigmoid.mean.copy_(mean)
+            self.linear_sigmoid.scale.copy_(scale)
+        self._set_initial_coefficients()
+
+    def _build(self, in_features: int, standardization: Standardization | None) -> None:
+        self.hparams["in_features"] = in_features  # a checkpoint must say how large a model to build
+        self.linear_sigmoid = LinearSigmoid(
+            in_features, fit_intercept=self.hparams["fit_intercept"], standardization=standardization
+        )
+
+    def _set_initial_coefficients(self) -> None:
+        weight, bias = self.hparams["initial_weight"], self.hparams["initial_bias"]
+        if weight is None and bias is None:
+            return
+        if bias and not self.hparams["fit_intercept"]:
+            raise InputError("initial_bias is given, but fit_intercept is false")
+        start = torch.as_tensor(0.0 if weight is None else weight, dtype=torch.float64)
+        if start.ndim and len(start) != self.hparams["in_features"]:
+            raise InputError(
+                f"initial_weight has {len(start)} entries, but the data have {self.hparams['in_features']} features"
+            )
+        self.linear_sigmoid.set_coefficients(start.expand(self.hparams["in_features"]), bias or 0.0)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer that `optimizer` names."""
+        hparams = self.hparams
+        self._penalty = Penalty.on(
+            self.linear_sigmoid.scale, l1=hparams["l1"], l2=hparams["l2"], standardize=hparams["standardize"]
+        )
+        options = dict(hparams["optimizer_options"] or {})
+        if hparams["optimizer"] == EXACT:
+            options |= self._solver_options()
+        return make_optimizer(hparams["optimizer"], self.linear_sigmoid.parameters(), options)
+
+    def _solver_options(self) -> dict[str, Any]:
+        """What the exact solver is told of the problem: penalties, and a random sample of the rows."""
+        fitted, n_rows = self.linear_sigmoid, self._training.n_rows
+        size = sample_size(n_rows, self.hparams["in_features"])
+        x, y, *weight = random_rows(self._training.batches, size, n_rows)
+        served = self._served or Standardization.identity(x.shape[1])
+        sample = draw_sample(
+            x,
+            y,
+            row_weights(y, weight[0] if weight else None, self._training.class_weights),
+            center=(fitted.mean - served.mean) / served.scale,
+            scale=fitted.scale / served.scale,
+            size=size,
+        )
+        started = self.hparams["initial_weight"] is not None or self.hparams["initial_bias"] is not None
+        return {
+            "sample": sample,
+            "l1": self._penalty.l1,
+            "l2": self._penalty.l2,
+            "warm_start": started,
+            "sample_is_complete": size >= n_rows,
+        }
+
+    # ---- training ---------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Let an optimizer that needs the whole objective make one step an epoch."""
+        n_batches = int(self.trainer.num_training_batches)
+        if self._exact:
+            self.trainer.accumulate_grad_batches = n_batches
+        elif self._full_batch and n_batches != 1:
+            raise InputError(f"{self.hparams['optimizer']} needs all rows in one batch; leave batch_size unset")
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """The objective on a batch `(x, y)` or `(x, y, weight)`."""
+        x, y, *weight = batch
+        v = row_weights(y, weight[0] if weight else None, self._training.class_weights)
+        loss = logistic_loss(x, y, *self._served_affine(x), v)
+        weight_sum = len(y) if v is None else v.sum(dtype=torch.float64)
+        weights = self.linear_sigmoid.linear.weight[0]
+        self._add_to_epoch(batch_idx, loss.detach(), weight_sum, self._penalty.total(weights.detach()))
+        if self._exact:
+            # Lightning divides by the number of batches, and DDP by that of processes: what remains is this
+            # batch's true share of the mean. L1 is the solver's own business.
+            share = self.trainer.accumulate_grad_batches * self.trainer.world_size / self._training.weight_sum
+            return share * loss + self._penalty.smooth(weights)
+        objective = loss + weight_sum * self._penalty.total(weights)
+        return objective if self.hparams["reduction"] == "sum" else objective / weight_sum
+
+    def _served_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        served = self._served or Standardization.identity(x.shape[1])
+        return self.linear_sigmoid.served_affine(served.to(x.device))
+
+    def _add_to_epoch(self, batch_idx: int, loss: Tensor, weight_sum: Tensor | float, penalty: Tensor) -> None:
+        if batch_idx == 0:  # also at each further evaluation of a full-batch closure
+            self._epoch = torch.zeros(3, dtype=torch.float64, device=loss.device)
+        self._epoch[0] += loss
+        self._epoch[1] += weight_sum
+        self._epoch[2] += weight_sum * penalty
+
+    def _epoch_means(self) -> tuple[Tensor, Tensor]:
+        """Mean loss and mean penalty over the rows of the epoch, of all processes."""
+        totals = self._epoch
+        if self.trainer.world_size > 1:
+            totals = cast(Tensor, self.trainer.strategy.reduce(totals.clone(), reduce_op="sum"))
+        return totals[0] / totals[1], totals[2] / totals[1]
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step; the exact solver is told the objective over all batches, not only over the last."""
+        if not self._exact or optimizer_closure is None:
+            optimizer.step(closure=optimizer_closure)  # type: ignore[arg-type]
+            return
+
+        def whole_objective() -> Tensor:
+            optimizer_closure()
+            smooth = self._penalty.smooth(self.linear_sigmoid.linear.weight[0].detach())
+            return self._epoch_means()[0] + smooth
+
+        optimizer.step(closure=whole_objective)  # type: ignore[arg-type]
+
+    def on_train_batch_end(self, outputs: Any, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Stop at the optimum, or where the loss is lost."""
+        if not self.trainer.is_last_batch:
+            return
+        if self._exact:
+            solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
+            self.converged, self.trainer.should_stop = solver.converged, solver.stopped
+            if not solver.stopped and self.current_epoch + 1 == self.trainer.max_epochs:
+                solver.restore_best()
+        elif self._full_batch:
+            self._evaluate_after_step(batch)
+        if not bool(self._epoch.isfinite().all()):
+            raise InputError(
+                f"the loss is no longer finite in epoch {self.current_epoch}; lower the learning rate "
+                "(optimizer.lr) or use standardized features (model.standardize)"
+            )
+
+    def _evaluate_after_step(self, batch: Sequence[Tensor]) -> None:
+        """Evaluate the objective where a line search ended; the closure's own evaluations were trial points."""
+        before = sum(self._epoch_means())
+        self.zero_grad()
+        with torch.enable_grad():
+            self.training_step(batch, 0).backward()
+        gradient = max(float(p.grad.abs().max()) for p in self.parameters() if p.grad is not None)
+        if self.hparams["reduction"] == "sum":
+            gradient /= self._training.weight_sum
+        self.converged = gradient <= (1e-9 if self.trainer.precision == "64-true" else 1e-6)
+        unchanged = abs(float(sum(self._epoch_means()) - before)) <= 1e-15 * abs(float(before))
+        self.trainer.should_stop |= self.converged or unchanged
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's loss; for SGD and its like the mean over the batches, each before its update."""
+        loss, penalty = self._epoch_means()
+        scale = self._training.weight_sum if self.hparams["reduction"] == "sum" else 1.0
+        self._log({"train/loss": scale * float(loss + penalty)})
+
+    def on_train_end(self) -> None:
+        """Say so where the optimum was not reached."""
+        if self._exact and not self.converged:
+            solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
+            reason = solver.status or f"the limit of {self.current_epoch} passes came first (trainer.max_epochs)"
+            log.warning("not converged: %s", reason)
+
+    # ---- held-out rows ----------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Add a batch to the held-out metrics."""
+        x, y, *weight = batch
+        w, b = self._served_affine(x)
+        logits = torch.addmv(b.to(x.dtype), x, w.to(x.dtype))
+        self.held_out.update(logits, y, weight[0] if weight else None)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/loss and the metrics."""
+        self._log_held_out("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log test/loss and the metrics."""
+        self._log_held_out("test")
+
+    def _log_held_out(self, prefix: str) -> None:
+        values = {f"{prefix}/{name}": value for name, value in self.held_out.compute().items()}
+        self.held_out.reset()
+        if not self.trainer.sanity_checking:
+            self._log(values)
+
+    def _log(self, values: dict[str, float]) -> None:
+        """Hand values to callbacks as Lightning does, and to the loggers with the epoch as their step."""
+        # All processes hold the same values already; their mean is what keeps Lightning from warning.
+        self.log_dict(values, logger=False, sync_dist=self.trainer.world_size > 1)
+        step = self.current_epoch if self.trainer.state.fn == TrainerFn.FITTING else self._fitted_epoch
+        for logger in self.loggers:
+            logger.log_metrics(values, step=step)
+
+    # ---- checkpoints ------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what inference and a later test need of the data, as plain types."""
+        checkpoint.update(self._from_data)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self._from_data = {key: checkpoint[key] for key in FROM_DATA if key in checkpoint}
+        self._fitted_epoch = checkpoint["epoch"]
+
+
+def _description(data: TensorDataModule) -> dict[str, Any]:
+    settings = {"class_path": f"{type(data).__module__}.{type(data).__qualname__}", "init_args": dict(data.hparams)}
+    values = (data.schema.to_dict(), data.prediction_input, data.curve(), settings)
+    return dict(zip(FROM_DATA, values, strict=True))
+
+
+def _refuse_out_of_range(hparams: Any) -> None:
+    for name in ("l1", "l2"):
+        if not 0 <= hparams[name] < float("inf"):
+            raise InputError(f"{name} must be a finite number of at least 0, not {hparams[name]}")
+    if not 0 < hparams["threshold"] < 1:
+        raise InputError(f"threshold must lie between 0 and 1, not {hparams['threshold']}")
+    if hparams["reduction"] not in ("mean", "sum"):
+        raise InputError(f"reduction must be mean or sum, not {hparams['reduction']}")

@@ -1,0 +1,55 @@
+"""Optimizers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lr_lightning.errors import InputError
+from lr_lightning.solver import SubsampledNewton
+
+# torch's own defaults are a fixed step length and an early stop.
+LBFGS_DEFAULTS: dict[str, Any] = {
+    "max_iter": 20,
+    "history_size": 10,
+    "tolerance_grad": 1e-10,
+    "tolerance_change": 0.0,
+    "line_search_fn": "strong_wolfe",
+}
+
+
+EXACT = "SubsampledNewton"
+
+
+def is_full_batch(name: str) -> bool:
+    """Whether the optimizer needs the whole objective at each evaluation, and then finds the optimum by itself."""
+    return name in (EXACT, "LBFGS")
+
+
+def refuse_unknown(name: str, l1: float) -> None:
+    """Raise InputError unless `name` is an optimizer that can minimise the objective."""
+    cls = _class_of(name)
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        raise InputError(f"optimizer {name} is neither {EXACT} nor a class of torch.optim")
+    if name == "LBFGS" and l1 > 0:
+        raise InputError(f"LBFGS cannot minimise an L1 penalty, which has no gradient at 0; choose {EXACT}")
+
+
+def _class_of(name: str) -> Any:
+    return SubsampledNewton if name == EXACT else getattr(torch.optim, name, None)
+
+
+def make_optimizer(name: str, parameters: Iterable[nn.Parameter], options: dict[str, Any]) -> torch.optim.Optimizer:
+    """An instance of SubsampledNewton or of `torch.optim.<name>`.
+
+    Raises:
+        InputError: if the options do not fit the optimizer.
+    """
+    defaults = LBFGS_DEFAULTS if name == "LBFGS" else {}
+    try:
+        return _class_of(name)(parameters, **{**defaults, **options})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer {name}: {error}") from error

@@ -1,0 +1,145 @@
+"""Inference from a checkpoint, with torch alone: neither Lightning nor torchmetrics is imported."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lr_lightning.checkpoint import read_checkpoint
+from lr_lightning.data.schema import TableSchema
+from lr_lightning.errors import InputError
+from lr_lightning.linear_sigmoid import LinearSigmoid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def load(checkpoint: str | os.PathLike[str]) -> Predictor:
+    """A predictor from a checkpoint file, on the CPU and in eval mode.
+
+    Raises:
+        InputError: if the file is not a checkpoint of a logistic regression.
+    """
+    return Predictor.from_checkpoint(read_checkpoint(checkpoint), os.fspath(checkpoint))
+
+
+class Predictor:
+    """A fitted model together with the schema of its table.
+
+    Args:
+        model: the fitted model; it is put into eval mode.
+        schema: from raw columns to its features.
+        threshold: a probability above it is a positive prediction.
+        prediction_input: rows (n, d) that are predicted when no data are given, or None.
+        curve: low and high end and the axes' labels of the probability curve of a single feature, or None.
+    """
+
+    def __init__(
+        self,
+        model: LinearSigmoid,
+        schema: TableSchema,
+        *,
+        threshold: float = 0.5,
+        prediction_input: list[list[float]] | None = None,
+        curve: dict[str, Any] | None = None,
+    ):
+        self.model = model.eval().requires_grad_(False)
+        self.schema = schema
+        self.threshold = threshold
+        self.prediction_input = prediction_input
+        self.curve = curve
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: dict[str, Any], name: str) -> Predictor:
+        """From a checkpoint's content; `name` is what error messages call it."""
+        prefix = "linear_sigmoid."
+        state = {
+            key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
+        }
+        n_features = state["linear.weight"].shape[-1]
+        model = LinearSigmoid(n_features, fit_intercept="linear.bias" in state)
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(f"{name}: its tensors do not fit a logistic regression") from error
+        if checkpoint.get("schema") is None:
+            schema = TableSchema.of_numbers([f"x{j}" for j in range(n_features)], target="y")
+        else:
+            schema = TableSchema.from_dict(checkpoint["schema"])
+        if len(schema.feature_names) != n_features:
+            raise InputError(f"{name}: its schema has {len(schema.feature_names)} features, its model {n_features}")
+        return cls(
+            model,
+            schema,
+            threshold=checkpoint["hyper_parameters"]["threshold"],
+            prediction_input=checkpoint.get("prediction_input"),
+            curve=checkpoint.get("curve"),
+        )
+
+    def logits(self, data: Any) -> Tensor:
+        """The linear predictor, float64, shape (n,); NaN where a row has a missing feature that may be left out.
+
+        Args:
+            data: a tensor or array of raw features, shape (n, d), in the schema's order, or a table: pandas,
+                polars, pyarrow, or the path of a file.
+
+        Raises:
+            InputError: if the data do not fit the schema.
+        """
+        if isinstance(data, (list, tuple)):  # rows of numbers, as somebody types them
+            data = torch.tensor(data, dtype=torch.float64)
+        return self.model.logits(self.schema.encode(data))
+
+    def probability(self, data: Any) -> Tensor:
+        """P(positive label | data), float64, shape (n,). Takes what `logits` takes."""
+        return torch.sigmoid(self.logits(data))
+
+    def predict(self, data: Any) -> np.ndarray:
+        """The original labels, shape (n,); None where the probability is NaN. Takes what `logits` takes."""
+        return self.labels_of(self.probability(data))
+
+    def labels_of(self, probability: Tensor) -> np.ndarray:
+        """The original labels, shape (n,), of probabilities (n,)."""
+        labels = np.array([*self.schema.labels, None], dtype=object)
+        index = torch.where(probability.isnan(), 2, (probability > self.threshold).long()).numpy()
+        predicted = labels[index]
+        # Numbers and booleans get their own dtype back; text stays text.
+        return predicted if (index == 2).any() else np.array(predicted.tolist())
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """Coefficient by feature name, on the original feature scale."""
+        weight, _ = self.model.coefficients()
+        return dict(zip(self.schema.feature_names, weight.tolist(), strict=True))
+
+    @property
+    def intercept(self) -> float:
+        """Intercept, on the original feature scale."""
+        return self.model.coefficients()[1]
+
+    def probability_curve(self, x: Any = None, y: Any = None) -> Figure:
+        """The picture of P(positive label) against a single feature.
+
+        Args:
+            x: values of the feature, shape (n,), to draw as points; None draws the curve alone.
+            y: their 0/1 targets, shape (n,).
+
+        Raises:
+            InputError: if the model has more than one feature.
+        """
+        from lr_lightning.figures import probability_curve
+
+        if self.curve is None or len(self.schema.feature_names) != 1:
+            raise InputError(f"a model of {len(self.schema.feature_names)} features has no probability curve")
+        grid = torch.linspace(self.curve["low"], self.curve["high"], 200, dtype=torch.float64)
+        return probability_curve(
+            grid.numpy(),
+            torch.sigmoid(self.model.logits(grid[:, None])).numpy(),
+            x_label=self.curve["x_label"],
+            y_label=self.curve["y_label"],
+            points=None if x is None or y is None else (np.asarray(x), np.asarray(y)),
+        )

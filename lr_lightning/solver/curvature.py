@@ -1,0 +1,140 @@
+"""Models of the objective's curvature: what turns a gradient into a step without a pass over the rows.
+
+All tensors are float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lr_lightning.solver.quadratic import minimize_l1, solve_spd
+
+
+class DenseCurvature:
+    """The sample's Hessian, corrected by BFGS with every full gradient that has been seen.
+
+    For up to about two thousand coefficients the whole matrix is kept. Unlike L-BFGS's recursion it forgets nothing
+    and can serve an L1 penalty, which needs the matrix and not its inverse.
+
+    Args:
+        matrix: (k, k), positive semi-definite.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+
+    def update(self, s: Tensor, y: Tensor) -> None:
+        """Makes the matrix take the step ``s`` (k,) to the change ``y`` (k,) of the gradient."""
+        product = self.matrix @ s
+        predicted, observed = float(s @ product), float(s @ y)
+        # A change of the gradient within its rounding says nothing of the curvature.
+        if not observed > 1e-8 * predicted or not predicted > 0:
+            return
+        self.matrix = self.matrix + torch.outer(y, y / observed) - torch.outer(product, product / predicted)
+
+    def step(self, point: Tensor, gradient: Tensor, l1: Tensor, ridge: float = 0.0) -> Tensor:
+        """The step (k,) from ``point`` (k,) to the minimiser of the model plus ``l1`` (k,) penalty.
+
+        ``ridge`` is added to the diagonal, and shortens the step where there is little curvature.
+        """
+        matrix = self.matrix
+        if ridge:
+            matrix = matrix.clone()
+            matrix.diagonal().add_(ridge)
+        if l1.any():
+            return minimize_l1(matrix, gradient, point, l1) - point
+        return solve_spd(matrix, -gradient)
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`load` needs."""
+        return {"matrix": self.matrix}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes over what :meth:`state` gave."""
+        self.matrix = state["matrix"]
+
+
+class LimitedMemoryCurvature:
+    """L-BFGS on a diagonal: memory linear in the number of coefficients (Nocedal & Wright 2006, algorithm 7.4).
+
+    Args:
+        diagonal: (k,), positive.
+        history_size: Number of pairs kept.
+    """
+
+    def __init__(self, diagonal: Tensor, history_size: int) -> None:
+        self.diagonal = diagonal
+        self._history_size = history_size
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, s: Tensor, y: Tensor) -> None:
+        """Adds the step ``s`` (k,) and the change ``y`` (k,) of the gradient to the memory."""
+        if float(s @ y) > 1e-12 * float(s.norm()) * float(y.norm()):
+            self._pairs = [*self._pairs, (s, y)][-self._history_size :]
+
+    def step(self, point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
+        """The quasi-Newton step (k,) from ``point`` (k,); an L1 penalty is :class:`WorkingSetCurvature`'s."""
+        q = -gradient
+        alphas = []
+        for s, y in reversed(self._pairs):
+            alpha = (s @ q) / (s @ y)
+            alphas.append(alpha)
+            q = q - alpha * y
+        q = q / self.diagonal
+        if self._pairs:  # the scale of the last step, as usual for L-BFGS
+            s, y = self._pairs[-1]
+            q = q * ((s @ y) / (y @ (y / self.diagonal)))
+        for (s, y), alpha in zip(self._pairs, reversed(alphas), strict=True):
+            q = q + s * (alpha - (y @ q) / (s @ y))
+        return q
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`load` needs."""
+        return {
+            "diagonal": self.diagonal,
+            "steps": [s for s, _ in self._pairs],
+            "changes": [y for _, y in self._pairs],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes over what :meth:`state` gave."""
+        self.diagonal = state["diagonal"]
+        self._pairs = list(zip(state["steps"], state["changes"], strict=True))
+
+
+class WorkingSetCurvature:
+    """The sample's Hessian over the few coordinates that an L1 penalty lets move; for wide tables.
+
+    Args:
+        hessian: Function from an index (m,) of coordinates to their block (m, m) of the Hessian.
+        limit: Largest m.
+    """
+
+    def __init__(self, hessian: Callable[[Tensor], Tensor], limit: int) -> None:
+        self._hessian = hessian
+        self._limit = limit
+
+    def update(self, s: Tensor, y: Tensor) -> None:
+        """Learns nothing: the block is computed anew where it is needed."""
+
+    def step(self, point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
+        """The step (k,) over the coordinates that are not zero or violate the optimality conditions most."""
+        excess = torch.where((point != 0) | (l1 == 0), torch.inf, gradient.abs() - l1)
+        candidates = int((excess > 0).sum())
+        index = excess.topk(min(candidates, self._limit)).indices.sort().values
+        p = torch.zeros_like(point)
+        if len(index):
+            start = point[index]
+            p[index] = minimize_l1(self._hessian(index), gradient[index], start, l1[index]) - start
+        return p
+
+    def state(self) -> dict[str, Any]:
+        """Nothing is kept."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Nothing is kept."""

@@ -1,0 +1,224 @@
+"""The penalised problem on a sample of the rows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lr_lightning.loss import logistic_hessian, sweep
+from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
+
+Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature
+
+DENSE_LIMIT = 2048  # coefficients; above, nothing of d × d is kept
+_CHEAP = 2e8  # multiplications of a Hessian that is not worth being spared
+_LEVEL_RATIO = 4
+
+
+class SampleProblem:
+    r"""The penalised mean logistic loss on a sample, solved without touching the other rows.
+
+    Points are vectors of all coefficients, the intercept last, float64 on the CPU.
+
+    Args:
+        x: Features, (m, d), standardised.
+        y: Labels, (m,).
+        v: Weights, (m,), or None.
+        l1: (d,) or (d + 1,), the intercept's being 0; float64 on the CPU.
+        l2: As ``l1``.
+        complete: Whether the sample is all there is.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, complete: bool) -> None:
+        self._x, self._y, self._v = x, y, v
+        self._l1, self._l2 = l1, l2
+        self._complete = complete
+        self.size = len(l1)
+        self._has_intercept = self.size > x.shape[1]
+        self._total = float(len(x)) if v is None else float(v.sum(dtype=torch.float64))
+
+    def logits(self, point: Tensor) -> Tensor:
+        """Logits (m,) of the sample's rows."""
+        weight, bias = self._split(point.to(self._x.device, self._x.dtype))
+        z = self._x @ weight
+        return z if bias is None else z + bias
+
+    def smooth(self, point: Tensor) -> tuple[float, Tensor]:
+        """Mean loss plus L2 penalty, and its gradient."""
+        loss, gradient, residual = sweep(self._x, self._y, *self._split(point), self._v)
+        if self._has_intercept:
+            gradient = torch.cat([gradient, residual[None]])
+        gradient = gradient.cpu() / self._total + self._l2 * point
+        return float(loss) / self._total + 0.5 * float(self._l2 @ point.square()), gradient
+
+    def curvature(self, point: Tensor, history_size: int) -> Curvature:
+        """Model of the curvature around ``point``."""
+        if self.size <= DENSE_LIMIT:
+            matrix = self._hessian(point)
+            matrix.diagonal().add_(self._l2)
+            return DenseCurvature(matrix)
+        if self._l1.any():
+            return WorkingSetCurvature(lambda index: self._block(point, index), DENSE_LIMIT)
+        return LimitedMemoryCurvature(self._diagonal(point), history_size)
+
+    def solve(self, start: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
+        """Minimises from ``start`` up to the sampling error; exactly, if the sample is all there is and small.
+
+        The sampling error of the minimum of m rows with k coefficients is about k / (2m): decreasing the sample's
+        objective much further says nothing about the whole table.
+        """
+        m, k = len(self._x), self.size
+        exact = self._complete and m * k * k <= _CHEAP
+        if not exact and self._complete and k > DENSE_LIMIT and not self._l1.any():
+            return start, self.curvature(start, history_size)  # its steps would be as dear as the passes
+        if not exact and m * k * k > _CHEAP / 10:
+            smaller = self._reduced(m // _LEVEL_RATIO)
+            if smaller is not None:
+                start, _ = smaller.solve(start, history_size)
+        tolerance = 1e-15 if exact else 0.1 * k / (2 * m)
+        return self._newton(start, tolerance, history_size, limit=60 if exact else 20)
+
+    def start(self, point: Tensor) -> Tensor:
+        """``point``, with the intercept that would be right if all weights were zero, should they be."""
+        if not self._has_intercept or point.any():
+            return point
+        v = torch.ones_like(self._y, dtype=torch.float64) if self._v is None else self._v.double()
+        positive = float((v * self._y).sum())
+        half = 0.5 * self._total / len(self._x)  # half a row of either class keeps the odds finite
+        point = point.clone()
+        point[-1] = math.log((positive + half) / (self._total - positive + half))
+        return point
+
+    def descend(
+        self, point: Tensor, gradient: Tensor, history_size: int, reach: float
+    ) -> tuple[Tensor, float, Curvature]:
+        r"""Goes down the sample's objective, tilted so that its gradient at ``point`` is the full ``gradient``.
+
+        :math:`F_s(w) + (\nabla F(w_0) - \nabla F_s(w_0))^\top w` (Shamir, Srebro & Zhang 2014) knows where the
+        rows' losses bend, which the quadratic model does not. No sampled logit is moved by more than ``reach``.
+
+        Returns:
+            The point reached, the decrease that the tilted objective promises, and the curvature there.
+        """
+        tilt = gradient - self.smooth(point)[1]
+        start = self._tilted(point, tilt)
+        end, curvature = self._newton(point, 0.0, history_size, limit=10, tilt=tilt, reach=reach)
+        return end, start[0] - self._tilted(end, tilt)[0], curvature
+
+    def _tilted(self, point: Tensor, tilt: Tensor) -> tuple[float, Tensor]:
+        """Objective with all penalties, and gradient of its smooth part."""
+        value, gradient = self.smooth(point)
+        return value + float(tilt @ point + self._l1 @ point.abs()), gradient + tilt
+
+    def _newton(
+        self,
+        point: Tensor,
+        tolerance: float,
+        history_size: int,
+        limit: int,
+        tilt: Tensor | None = None,
+        reach: float = math.inf,
+    ) -> tuple[Tensor, Curvature]:
+        start = point
+        tilt = torch.zeros_like(point) if tilt is None else tilt
+        objective, gradient = self._tilted(point, tilt)
+        curvature = self.curvature(point, history_size)
+        first = 0.0
+        for iteration in range(limit):
+            if iteration and self.size <= DENSE_LIMIT:
+                curvature = self.curvature(point, history_size)
+            p = self.limited_step(curvature, point, gradient, start, reach)
+            slope = float(gradient @ p + self._l1 @ ((point + p).abs() - point.abs()))
+            first = first or -slope
+            if -slope / 2 <= 1e-15 * abs(objective) or (abs(objective) < 1e-8 and not self._l2.any()):
+                break
+            t = 1.0
+            while t > 1e-6:
+                candidate = point + t * p
+                new_objective, new_gradient = self._tilted(candidate, tilt)
+                if new_objective <= objective + 1e-4 * t * slope:
+                    break
+                t /= 2
+            else:
+                break
+            curvature.update(candidate - point, new_gradient - gradient)
+            point, gradient, objective = candidate, new_gradient, new_objective
+            if t == 1 and (-slope / 2 <= tolerance or (tilt.any() and -slope <= 0.01 * first)):
+                break
+            if math.isfinite(reach) and self.movement(point - start) > 0.9 * reach:
+                break
+        return point, curvature
+
+    def movement(self, step: Tensor) -> float:
+        """The largest change of a sampled logit by a step of the coefficients."""
+        return float(self.logits(step).abs().max())
+
+    def limited_step(
+        self, curvature: Curvature, point: Tensor, gradient: Tensor, start: Tensor, reach: float
+    ) -> Tensor:
+        """The model's step, with the ridge that keeps the sampled logits within ``reach`` of those at ``start``."""
+        p = curvature.step(point, gradient, self._l1)
+        if not math.isfinite(reach) or self.movement(point + p - start) <= reach:
+            return p
+        if isinstance(curvature, DenseCurvature):
+            ridge = 1e-8 * float(curvature.matrix.diagonal().max())
+            for _ in range(12):
+                p = curvature.step(point, gradient, self._l1, ridge)
+                if self.movement(point + p - start) <= reach:
+                    return p
+                ridge *= 10
+        return p * (reach / max(self.movement(p), reach))
+
+    def _reduced(self, rows: int) -> SampleProblem | None:
+        """The problem on a random part of the rows, or None if there are too few for a useful answer."""
+        if rows < max(2000, 20 * self.size):
+            return None
+        index = torch.randperm(len(self._x), generator=torch.Generator().manual_seed(rows))[:rows].sort().values
+        index = index.to(self._x.device)
+        v = None if self._v is None else self._v[index]
+        y = self._y[index]
+        if v is not None and not bool(v.any()):
+            return None
+        return SampleProblem(self._x.index_select(0, index), y, v, self._l1, self._l2, complete=False)
+
+    def _split(self, point: Tensor) -> tuple[Tensor, Tensor | None]:
+        return (point[:-1], point[-1]) if self._has_intercept else (point, None)
+
+    def _hessian(self, point: Tensor) -> Tensor:
+        return logistic_hessian(self._x, *self._split(point), self._v).cpu() / self._total
+
+    def _row_curvature(self, point: Tensor) -> Tensor:
+        z = self.logits(point)
+        curvature = torch.sigmoid(z) * torch.sigmoid(-z) / self._total
+        return curvature if self._v is None else (curvature * self._v).to(z.dtype)
+
+    def _diagonal(self, point: Tensor) -> Tensor:
+        diagonal = torch.zeros(self.size, dtype=torch.float64)
+        h = self._row_curvature(point)
+        d = self._x.shape[1]
+        rows = max(1, 2**20 // d)
+        for i in range(0, len(h), rows):
+            block = self._x[i : i + rows]
+            diagonal[:d] += (h[i : i + rows] @ (block * block)).double().cpu()
+        if self._has_intercept:
+            diagonal[d] = float(h.sum(dtype=torch.float64))
+        diagonal += self._l2
+        floor = 1e-6 * float(diagonal.max())
+        return diagonal.clamp(min=max(floor, 1e-300))
+
+    def _block(self, point: Tensor, index: Tensor) -> Tensor:
+        """Block of the Hessian for the coordinates in ``index``, which is sorted."""
+        h = self._row_curvature(point)
+        d = self._x.shape[1]
+        of_features = index[index < d].to(self._x.device)
+        columns = self._x.index_select(1, of_features)
+        if len(of_features) < len(index):
+            columns = torch.cat([columns, columns.new_ones(len(columns), 1)], 1)
+        matrix = torch.zeros(len(index), len(index), dtype=torch.float64)
+        for i in range(0, len(columns), 4096):
+            part = columns[i : i + 4096]
+            matrix += (part.T @ (part * h[i : i + 4096, None])).double().cpu()
+        matrix.diagonal().add_(self._l2[index])
+        return matrix

@@ -1,0 +1,307 @@
+"""The exact solver as a torch optimizer: one step, one pass over all rows, one full gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature
+from lr_lightning.solver.sample_problem import DENSE_LIMIT, Curvature, SampleProblem
+
+CONVERGED = "converged"
+PRECISION_LIMIT = "limit of floating-point precision"
+RUNNING_AWAY = "the objective keeps falling as the weights grow, as under separation"
+NO_DECREASE = "no step decreases the objective"
+NOT_FINITE = "the objective is not finite"
+
+_MAX_REJECTIONS = 25
+_REACH = 10.0
+
+
+class SubsampledNewton(torch.optim.Optimizer):
+    r"""Minimises a penalised logistic loss by quasi-Newton steps on a random sample's Hessian.
+
+    .. math:: \frac{1}{\sum v} \sum_i v_i\,\mathrm{BCE}(y_i, \sigma(b + x_i^\top w))
+              + \sum_j \lambda_j |w_j| + \frac12 \sum_j \mu_j w_j^2
+
+    The problem on the sample is solved at once, which gives a start within the sampling error of the answer, and the
+    sample's Hessian B (Byrd, Chin, Neveitt & Nocedal 2011; Erdogdu & Montanari 2015). Then every call of
+    :meth:`step` takes the gradient g over all rows at the point it had proposed before, corrects B by BFGS, and
+    proposes the minimiser of
+
+    .. math:: g^\top p + \tfrac12 p^\top B p + \sum_j \lambda_j |w_j + p_j|
+
+    (with L1 a proximal Newton step, Lee, Sun & Saunders 2014). A proposal at which the objective has risen is taken
+    back and shortened, and the sample's Hessian computed anew. Above 2 048 coefficients B is a diagonal with an
+    L-BFGS memory or, with L1, the sample's Hessian over the coordinates that may move.
+
+    It stops once half the squared Newton decrement, :math:`-\tfrac12 (g^\top p + \Delta\|\cdot\|_1)`, which is the
+    decrease the model promises, is at most ``tol`` times the objective; the parameters then hold the minimiser of
+    that last model.
+
+    Args:
+        params: ``[weight]`` or ``[weight, bias]``, float64; weight (d,) or (1, d), bias () or (1,). The features
+            that they multiply are standardised.
+        sample: ``(x, y, v)`` of the sampled rows: (m, d), (m,), and (m,) or None, such that
+            :math:`\sum v\,\mathrm{BCE} / \sum v` estimates the mean loss. See :func:`draw_sample`.
+        l1: λ, a number or (d,).
+        l2: μ, a number or (d,).
+        tol: Relative to the objective. By default 1e-14, or 1e-10 for a sample in float32.
+        history_size: Pairs in the L-BFGS memory above 2 048 coefficients.
+        warm_start: Start from the parameters as they are instead of the sample's solution.
+        sample_is_complete: Whether the sample is all rows: then it is solved exactly, and a pass confirms it.
+
+    Attributes:
+        converged: Whether the minimum was reached.
+        stopped: Whether to stop calling :meth:`step`.
+        status: Why it stopped, or "" before.
+        objective: The penalised objective at the best point that a pass has verified.
+        newton_decrement: Half the squared Newton decrement there.
+
+    Raises:
+        ValueError: If the parameters are not one or two float64 tensors, or a penalty is negative.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        sample: tuple[Tensor, Tensor, Tensor | None] | None = None,
+        l1: float | Tensor = 0.0,
+        l2: float | Tensor = 0.0,
+        tol: float | None = None,
+        history_size: int = 10,
+        warm_start: bool = False,
+        sample_is_complete: bool = False,
+    ) -> None:
+        single = sample is not None and sample[0].dtype != torch.float64
+        self._noise = 1e-9 if single else 1e-12
+        if tol is None:
+            tol = 1e-10 if single else 1e-14
+        super().__init__(params, {"tol": tol, "history_size": history_size})
+        self._weight, self._bias = self._unpack_params()
+        self._l1 = self._per_coordinate(l1, "l1")
+        self._l2 = self._per_coordinate(l2, "l2")
+        self._problem = None
+        point = self._read(lambda parameter: parameter.detach())
+        if sample is not None:
+            self._problem = SampleProblem(*sample, self._l1, self._l2, complete=sample_is_complete)
+        self._curvature: Curvature
+        if self._problem is not None and not warm_start:
+            point, self._curvature = self._problem.solve(self._problem.start(point), history_size)
+            self._write(point)
+        else:
+            self._curvature = self._curvature_at(point)
+        self.converged = False
+        self.stopped = False
+        self.status = ""
+        self.objective = math.inf
+        self.newton_decrement = math.inf
+        self._best: Tensor | None = None
+        self._best_gradient = torch.zeros_like(point)
+        self._promised = 0.0
+        self._doubtful = True  # whether the quadratic model may be bad
+        self._reach = math.inf  # how far a step may move the sampled logits
+        self._length = 1.0  # the part of the model's step to propose, where there is no sample
+        self._rejections = 0
+        self._stalls = 0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any]) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One pass over the rows and, unless it stops, a move of the parameters to the next proposal.
+
+        Args:
+            closure: Fills ``.grad`` with the gradient over all rows of the mean loss plus L2 penalty at the present
+                parameters, and returns its value. Called once.
+
+        Returns:
+            What the closure returned.
+        """
+        with torch.enable_grad():
+            loss = closure()
+        if self.stopped:
+            return loss
+        point = self._read(lambda parameter: parameter.detach())
+        gradient = self._read(lambda parameter: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+        objective = float(loss) + float(self._l1 @ point.abs())
+        finite = math.isfinite(objective) and bool(gradient.isfinite().all())
+        if self._best is None:
+            self._first(point, gradient, objective, finite)
+        elif finite and self._has_fallen(point, gradient, objective):
+            self._accept(point, gradient, objective)
+        else:
+            self._reject(point, gradient, objective, finite)
+        return loss
+
+    @torch.no_grad()
+    def restore_best(self) -> None:
+        """Puts the best point that a pass has verified back into the parameters, for a run cut short."""
+        if self._best is not None and not self.converged:
+            self._write(self._best)
+
+    def _first(self, point: Tensor, gradient: Tensor, objective: float, finite: bool) -> None:
+        if finite:
+            self._best, self._best_gradient, self.objective = point, gradient, objective
+            self._propose()
+        elif point.any():
+            self._curvature = self._curvature_at(torch.zeros_like(point))
+            self._write(torch.zeros_like(point))
+        else:
+            self._stop(NOT_FINITE)
+
+    def _has_fallen(self, point: Tensor, gradient: Tensor, objective: float) -> bool:
+        """Whether the objective is lower than at the best point; near the minimum judged by the gradients.
+
+        The difference of two nearly equal sums over all rows is rounding. The mean of the slopes at both ends gives
+        the same difference without the cancellation (Hager & Zhang 2005, the approximate Wolfe conditions).
+        """
+        assert self._best is not None  # noqa: S101
+        if abs(objective - self.objective) > 1e-7 * abs(self.objective):
+            return objective < self.objective
+        change = 0.5 * float((gradient + self._best_gradient) @ (point - self._best))
+        change += float(self._l1 @ (point.abs() - self._best.abs()))
+        return change <= 0
+
+    def _accept(self, point: Tensor, gradient: Tensor, objective: float) -> None:
+        assert self._best is not None  # noqa: S101
+        agreement = (self.objective - objective) / self._promised if self._promised > 0 else 1.0
+        resolved = self._promised > 1e-9 * abs(self.objective)
+        self._doubtful = resolved and not 0.8 < agreement < 1.25
+        if self._doubtful and self._problem is not None:
+            self._curvature = self._curvature_at(point)
+        self._curvature.update(point - self._best, gradient - self._best_gradient)
+        if agreement > 0.5:
+            self._reach *= 4
+        self._best, self._best_gradient, self.objective = point, gradient, objective
+        self._rejections = 0
+        self._propose()
+
+    def _reject(self, point: Tensor, gradient: Tensor, objective: float, finite: bool) -> None:
+        assert self._best is not None  # noqa: S101
+        self._rejections += 1
+        if self.newton_decrement <= self._noise * abs(self.objective) and self._rejections >= 3:
+            self._finish_at_best(PRECISION_LIMIT, converged=True)
+        elif self._rejections > _MAX_REJECTIONS:
+            self._finish_at_best(NO_DECREASE, converged=False)
+        else:
+            step = point - self._best
+            if finite:
+                self._curvature.update(step, gradient - self._best_gradient)
+            self._doubtful = True
+            if self._problem is not None:
+                self._reach = 0.25 * self._problem.movement(step)
+            else:
+                self._length *= 0.25
+            self._propose()
+
+    def _propose(self) -> None:
+        """Computes the next step from the best point, and stops if it promises too little."""
+        assert self._best is not None  # noqa: S101
+        p = self._curvature.step(self._best, self._best_gradient, self._l1)
+        if not bool(p.isfinite().all()):
+            self._finish_at_best(NO_DECREASE, converged=False)
+            return
+        slope = float(self._best_gradient @ p + self._l1 @ ((self._best + p).abs() - self._best.abs()))
+        before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0)
+        small = self.newton_decrement <= self.param_groups[0]["tol"] * abs(self.objective)
+        if self._is_separated() or (small and self._runs_away(p)):
+            self._finish_at_best(RUNNING_AWAY, converged=False)
+        elif small:
+            self.stopped = self.converged = True
+            self.status = CONVERGED
+            # The step is worth taking unverified where the model has just proved right.
+            trusted = not self._rejections and self.newton_decrement < 0.25 * before < math.inf
+            self._write(self._best + p if trusted else self._best)
+        elif self._stalled(before):
+            self._finish_at_best(PRECISION_LIMIT, converged=True)
+        else:
+            self._write(self._best + self._global_step(p))
+
+    def _global_step(self, p: Tensor) -> Tensor:
+        """The model's step ``p``, or one that also heeds how the sampled rows' losses bend."""
+        assert self._best is not None  # noqa: S101
+        self._promised = self._length * (2 - self._length) * self.newton_decrement
+        if self._problem is None or not self._doubtful:
+            return self._length * p
+        movement = self._problem.movement(p)
+        if movement <= min(1.0, self._reach):
+            return p
+        end, promised, curvature = self._problem.descend(
+            self._best, self._best_gradient, self.param_groups[0]["history_size"], min(self._reach, _REACH)
+        )
+        if not promised > 0:
+            return p * min(1.0, self._reach / movement)
+        self._promised, self._curvature = promised, curvature
+        return end - self._best
+
+    def _is_separated(self) -> bool:
+        """Whether the loss itself has vanished: every row is predicted right, and the weights can only grow."""
+        assert self._best is not None  # noqa: S101
+        penalty = float(self._l1 @ self._best.abs() + 0.5 * self._l2 @ self._best.square())
+        return self.objective < 1e-8 and penalty < 0.5 * self.objective
+
+    def _stalled(self, before: float) -> bool:
+        """Whether the decrement, tiny already, has ceased to shrink."""
+        tiny = self.newton_decrement <= self._noise * abs(self.objective)
+        self._stalls = self._stalls + 1 if tiny and self.newton_decrement > 0.8 * before else 0
+        return self._stalls >= 3
+
+    def _runs_away(self, p: Tensor) -> bool:
+        """Whether a step that hardly changes the objective still moves some row's logit by a good part of 1.
+
+        On separated rows the loss falls like exp(-logit), and a Newton step adds 1 to the logit for ever.
+        """
+        if self._problem is None:
+            return False
+        return float(self._problem.logits(p).abs().max()) > 0.3
+
+    def _finish_at_best(self, status: str, *, converged: bool) -> None:
+        assert self._best is not None  # noqa: S101
+        self.converged = converged
+        self._write(self._best)
+        self._stop(status)
+
+    def _stop(self, status: str) -> None:
+        self.stopped = True
+        self.status = status
+
+    def _curvature_at(self, point: Tensor) -> Curvature:
+        if self._problem is not None:
+            return self._problem.curvature(point, self.param_groups[0]["history_size"])
+        # σ(z)σ(-z) ≤ 1/4, and standardised features have a mean square of 1.
+        diagonal = 0.25 + self._l2
+        if len(point) <= DENSE_LIMIT:
+            return DenseCurvature(torch.diag(diagonal))
+        return LimitedMemoryCurvature(diagonal, self.param_groups[0]["history_size"])
+
+    def _unpack_params(self) -> tuple[Tensor, Tensor | None]:
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        if len(parameters) not in (1, 2) or any(p.dtype != torch.float64 for p in parameters):
+            raise ValueError("SubsampledNewton takes [weight] or [weight, bias], both float64")
+        weight, bias = (parameters[0], parameters[1]) if len(parameters) == 2 else (parameters[0], None)
+        if bias is not None and bias.numel() != 1:
+            raise ValueError(f"the bias must have one element, not {bias.numel()}")
+        return weight, bias
+
+    def _per_coordinate(self, penalty: float | Tensor, name: str) -> Tensor:
+        """The penalty of every coefficient; the intercept's is zero."""
+        d = self._weight.numel()
+        of_weights = torch.as_tensor(penalty, dtype=torch.float64).detach().cpu().reshape(-1).expand(d)
+        if not bool((of_weights >= 0).all()) or not bool(of_weights.isfinite().all()):
+            raise ValueError(f"{name} must not be negative")
+        return torch.nn.functional.pad(of_weights, (0, 0 if self._bias is None else 1))
+
+    def _read(self, of: Callable[[Tensor], Tensor]) -> Tensor:
+        parts = [of(p).reshape(-1).to("cpu", torch.float64) for p in (self._weight, self._bias) if p is not None]
+        return torch.cat(parts).clone()
+
+    def _write(self, point: Tensor) -> None:
+        d = self._weight.numel()
+        with torch.no_grad():
+            self._weight.copy_(point[:d].reshape(self._weight.shape))
+            if self._bias is not None:
+                self._bias.copy_(point[d:].reshape(self._bias.shape))

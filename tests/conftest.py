@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lr_lightning.cli import main
+
+ROOT = Path(__file__).parent.parent
+QUIET_TRAINER = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+}
+
+
+@pytest.fixture(autouse=True)
+def _few_words():
+    """Lightning introduces itself at each Trainer; the tests make hundreds."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty working directory beside which conf/ lies, as in a clone."""
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capfd):
+    """Run the command line in this process: `run("fit", "--config", …)` gives exit code, stdout and stderr."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def hours_run(tmp_path_factory):
+    """The run folder of the tutorial's experiment, made by the README's command in a process of its own."""
+    folder = tmp_path_factory.mktemp("hours")
+    (folder / "conf").symlink_to(ROOT / "conf")
+    done = python("-m", "lr_lightning", "fit", "--config", "conf/hours.yaml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "stderr.txt").write_text(done.stderr)
+    (folder / "stdout.txt").write_text(done.stdout)
+    return folder / "runs" / "hours" / "version_0"
+
+
+def python(*arguments, cwd):
+    """Run this interpreter in a process of its own, with nothing silenced."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def imported_modules(statement, cwd):
+    """Names of the modules that a fresh interpreter has imported after a statement."""
+    done = python("-c", f"{statement}\nimport sys, json; print(json.dumps(sorted(sys.modules)))", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))

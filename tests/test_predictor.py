@@ -1,0 +1,133 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from lr_lightning import InputError, load
+from tests.conftest import ROOT, imported_modules, python
+
+PLAIN = (str, int, float, bool, type(None))
+
+
+@pytest.fixture(scope="module")
+def breast_cancer_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("breast_cancer")
+    (folder / "conf").symlink_to(ROOT / "conf")
+    done = python("-m", "lr_lightning", "fit", "--config", "conf/breast_cancer.yaml", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "breast_cancer" / "version_0"
+
+
+def types_in(value, path="checkpoint"):
+    """Every leaf that is neither a tensor nor plain, and every container that is not a plain one, by its path."""
+    if type(value) in PLAIN or type(value) is torch.Tensor:
+        return
+    if isinstance(value, dict) and type(value).__name__ in ("dict", "OrderedDict"):
+        for key, item in value.items():
+            yield from types_in(key, f"{path} key")
+            yield from types_in(item, f"{path}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            yield from types_in(item, f"{path}[{index}]")
+    else:
+        yield path, type(value)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+def test_checkpoint_holds_plain_types_only(breast_cancer_run, name):
+    checkpoint = torch.load(breast_cancer_run / "checkpoints" / name, weights_only=True)
+    assert list(types_in(checkpoint)) == []
+
+
+def test_walk_finds_what_is_not_plain():
+    """The check above can fail."""
+    assert [path for path, _ in types_in({"a": [np.float64(1.0), 1]})] == ["checkpoint['a'][0]"]
+
+
+def test_load_imports_neither_lightning_nor_torchmetrics(breast_cancer_run):
+    checkpoint = breast_cancer_run / "checkpoints" / "last.ckpt"
+    table = ROOT / "conf" / "samples" / "breast_cancer.csv"
+    modules = imported_modules(
+        f"from lr_lightning import load; p = load({str(checkpoint)!r}); p.predict({str(table)!r}); p.coefficients",
+        cwd=breast_cancer_run,
+    )
+    assert "torch" in modules
+    assert not {"lightning", "pytorch_lightning", "torchmetrics", "matplotlib", "tensorboard"} & modules
+
+
+def test_checkpoint_of_a_gpu_loads_on_a_cpu(hours_run, monkeypatch):
+    """Lightning restores on the device that the tensors came from unless it is told otherwise; so must we."""
+    seen = {}
+    original = torch.load
+
+    def spy(*args, **kwargs):
+        seen.update(kwargs)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", spy)
+    predictor = load(hours_run / "checkpoints" / "last.ckpt")
+    assert (seen["map_location"], seen["weights_only"]) == ("cpu", True)
+    assert {p.device.type for p in predictor.model.parameters()} == {"cpu"}
+
+
+def test_predictor_is_in_eval_mode_and_needs_no_gradient(hours_run):
+    predictor = load(hours_run / "checkpoints" / "last.ckpt")
+    assert not predictor.model.training
+    assert not predictor.probability([[4.0]]).requires_grad
+
+
+def test_table_and_tensor_give_the_same_probabilities(breast_cancer_run):
+    pandas = pytest.importorskip("pandas")
+    predictor = load(breast_cancer_run / "checkpoints" / "last.ckpt")
+    path = ROOT / "conf" / "samples" / "breast_cancer.csv"
+    frame = pandas.read_csv(path)
+    features = frame.drop(columns="diagnosis")
+    expected = predictor.probability(path)
+    assert expected.shape == (569,)
+    assert expected.dtype == torch.float64
+    assert torch.equal(predictor.probability(frame), expected)
+    assert torch.equal(predictor.probability(features), expected)
+    assert torch.equal(predictor.probability(features[features.columns[::-1]]), expected)
+    assert torch.equal(predictor.probability(torch.tensor(features.to_numpy())), expected)
+    assert (predictor.predict(frame) == frame["diagnosis"]).mean() > 0.97
+
+
+def test_coefficients_reproduce_the_probability(breast_cancer_run):
+    predictor = load(breast_cancer_run / "checkpoints" / "last.ckpt")
+    x = np.loadtxt(ROOT / "conf" / "samples" / "breast_cancer.csv", delimiter=",", skiprows=1, usecols=range(30))
+    logit = predictor.intercept + x @ np.array(list(predictor.coefficients.values()))
+    assert predictor.logits(x).numpy() == pytest.approx(logit, rel=1e-9)
+    assert next(iter(predictor.coefficients)) == "mean radius"
+
+
+def test_more_than_one_feature_has_no_curve(breast_cancer_run):
+    with pytest.raises(InputError, match="30 features"):
+        load(breast_cancer_run / "checkpoints" / "last.ckpt").probability_curve()
+    assert not (breast_cancer_run / "figures" / "probability_curve.png").exists()
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "text", "payload", "truncated", "other"])
+def test_what_is_not_a_checkpoint_is_refused_by_name(hours_run, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "some.ckpt"
+    whole = (hours_run / "checkpoints" / "last.ckpt").read_bytes()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "text":
+        path.write_text("weights: 1")
+    elif kind == "payload":
+        torch.save({"state_dict": Payload()}, path)
+    elif kind == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "other":
+        torch.save({"state_dict": {"weight": torch.ones(1)}}, path)
+    with pytest.raises(InputError, match=r"some\.ckpt") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "executed").exists()
