@@ -28,8 +28,8 @@ def encode_array(schema: TableSchema, data: Any, name: str) -> Tensor | None:
     """Raw features of an array of numbers whose columns are the schema's, in its order.
 
     Returns:
-        float64, shape (n, d), as `TableSchema.encode` has it, on the device of `data`; None where it takes more
-        than numbers to code the columns.
+        float64, shape (n, d), as `TableSchema.encode` has it, on the device of `data`; None where it takes
+        more than numbers to code the columns.
 
     Raises:
         InputError: if the shape is wrong, or a value is infinite or, unless the fit says otherwise, missing.

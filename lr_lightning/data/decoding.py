@@ -99,7 +99,7 @@ class Sweeps:
             self.schema, self.training = given
             return
         self.schema, self.training = training_statistics(source, self.found, self.partition)
-        named = zip(self.schema.feature_names, self.training.is_constant().tolist(), strict=True)
+        named = zip(self.schema.feature_names, (self.training.scale == 0).tolist(), strict=True)
         constant = ", ".join(name for name, is_constant in named if is_constant)
         if constant:
             text = f"{source.name}: constant in the training rows and so without a weight: {constant}"
@@ -132,7 +132,7 @@ class Sweeps:
             dtype: float32 or float64; rows are standardised in float64 and rounded once.
             append: called with the index of a part and its next rows, shape (k, d), which it must copy.
         """
-        served = without_zeros(self.training)
+        served = self.training.divisible()
         mean, scale = served.mean.numpy()[:, None], served.scale.numpy()[:, None]
         names = [column.name for column in self.schema.columns]
         encoder = Encoder(self.schema, self.source)
@@ -148,11 +148,6 @@ class Sweeps:
                     append(part, rows)
                 elif len(index):
                     append(part, rows.take(index, axis=0))
-
-
-def without_zeros(training: Standardization) -> Standardization:
-    """The map that leaves a constant feature's scale alone."""
-    return Standardization(training.mean, torch.where(training.scale > 0, training.scale, 1.0))
 
 
 def _numpy(dtype: torch.dtype) -> type:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user_cache_folder
 from lr_lightning.data.choices import Choices, refuse_absent
-from lr_lightning.data.decoding import PARTS, Split, Sweeps, without_zeros
+from lr_lightning.data.decoding import PARTS, Split, Sweeps
 from lr_lightning.data.encoding import prepare
 from lr_lightning.data.files import open_source
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.sources import Source
 from lr_lightning.data.standardization import Standardization
-from lr_lightning.data.tensors import Rows, TensorBatches, TensorDataModule
+from lr_lightning.data.tensors import Rows, TensorDataModule
 from lr_lightning.errors import InputError
 
 log = logging.getLogger("lr_lightning")
@@ -163,7 +163,7 @@ class TableDataModule(TensorDataModule):
         self.schema = TableSchema.from_dict(notes["schema"])
         mean, scale = (torch.tensor(values, dtype=torch.float64) for values in notes["training"])
         self.training = Standardization(mean, scale)
-        self.served = without_zeros(self.training)
+        self.served = self.training.divisible()
         rows = [self._rows_of(part, tensors) for part in PARTS]
         if self._every_row:
             self.val_rows = self.test_rows = rows[PARTS.index("test")]
@@ -258,10 +258,9 @@ class TableDataModule(TensorDataModule):
         split = [self.val_fraction, self.test_fraction, self.seed, self._every_row]
         return [source.identity(), vars(self._choices), split, str(self._dtype()), given]
 
-    def _batches(self, rows: Rows, shuffle: bool = False) -> TensorBatches:
-        if self._mapped:  # stays where it is; the Trainer moves each batch
-            return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed)
-        return super()._batches(rows, shuffle)
+    def _device_of_rows(self, of_trainer: torch.device) -> torch.device:
+        # What does not fit in memory does not fit on a device either; the Trainer moves each batch.
+        return torch.device("cpu") if self._mapped else of_trainer
 
     def _dtype(self) -> torch.dtype:
         if self.trainer is not None and self.trainer.precision == "64-true":

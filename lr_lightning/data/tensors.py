@@ -227,7 +227,9 @@ class TensorDataModule(LightningDataModule):
     @staticmethod
     def _held_out(rows: Rows | None) -> Rows:
         if rows is None:
-            raise InputError("the fit kept no rows back; name other data, or set val_fraction or test_fraction")
+            raise InputError(
+                "the fit kept no rows back; name other data, or set val_fraction or test_fraction"
+            )
         return rows
 
     def _batches(self, rows: Rows, shuffle: bool = False) -> TensorBatches:
@@ -239,8 +241,12 @@ class TensorDataModule(LightningDataModule):
                 # As many batches in each process: they meet after every one.
                 n_batches = 1 if self.batch_size is None else -(-n_rows // (processes * self.batch_size))
                 rows = rows.take(slice(n_rows * rank // processes, n_rows * (rank + 1) // processes))
-            rows = rows.to(self.trainer.strategy.root_device)
+            rows = rows.to(self._device_of_rows(self.trainer.strategy.root_device))
         return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed, n_batches=n_batches)
+
+    def _device_of_rows(self, of_trainer: torch.device) -> torch.device:
+        """Where the rows stay during a fit."""
+        return of_trainer
 
     def _dtype(self) -> torch.dtype:
         if self.trainer is None:
@@ -260,7 +266,9 @@ class TensorDataModule(LightningDataModule):
         bad = (~self.training.mean.isfinite()).nonzero()
         if len(bad):
             name = self.schema.feature_names[int(bad[0])]
-            raise InputError(f"feature {name} holds a missing or infinite value; every feature must be finite")
+            raise InputError(
+                f"feature {name} holds a missing or infinite value; every feature must be finite"
+            )
 
 
 def _checked_rows(x: Any, y: Any, weight: Any) -> Rows:
@@ -293,7 +301,9 @@ def _tensor(values: Any) -> Tensor:
         return values
     array = np.asarray(values)
     if array.dtype == object or array.dtype.kind in "USMm":
-        raise InputError(f"x, y and weight must hold numbers, not {array.dtype}; TableDataModule reads other columns")
+        raise InputError(
+            f"x, y and weight must hold numbers, not {array.dtype}; TableDataModule reads other columns"
+        )
     with warnings.catch_warnings():
         # Of arrays that must not be written to, such as memory-mapped ones; nothing here ever writes.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
