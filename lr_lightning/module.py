@@ -17,8 +17,8 @@ from lr_lightning.data.summary import TrainingSummary, random_rows, row_weights
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.linear_sigmoid import LinearSigmoid
-from lr_lightning.loss import logistic_loss
 from lr_lightning.metrics import HeldOutMetrics
+from lr_lightning.loss import logistic_loss
 from lr_lightning.optimizers import EXACT, is_full_batch, make_optimizer, refuse_unknown
 from lr_lightning.penalty import Penalty
 from lr_lightning.solver import SubsampledNewton, draw_sample, sample_size

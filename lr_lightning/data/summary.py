@@ -53,15 +53,11 @@ class TrainingSummary:
         """
         n_rows, negative, positive = _class_sums(batches)
         if negative == 0 or positive == 0:
-            raise InputError(
-                f"the training rows hold one class only; both {labels[0]!r} and {labels[1]!r} must occur"
-            )
+            raise InputError(f"the training rows hold one class only; both {labels[0]!r} and {labels[1]!r} must occur")
         of_class = _class_weights(class_weight, labels, negative, positive)
         if standardization is None or of_class != (1.0, 1.0):
             standardization = moments(_Weighted(batches, of_class))
-        return cls(
-            standardization, negative * of_class[0] + positive * of_class[1], of_class, n_rows, batches
-        )
+        return cls(standardization, negative * of_class[0] + positive * of_class[1], of_class, n_rows, batches)
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class _Weighted:
 
 
 def row_weights(y: Tensor, weight: Tensor | None, of_class: tuple[float, float]) -> Tensor | None:
-    """V (n,): sample weights times class weights; None where every row weighs one."""
+    """v (n,): sample weights times class weights; None where every row weighs one."""
     if of_class == (1.0, 1.0):
         return weight
     v = torch.where(y > 0, of_class[1], of_class[0]).to(y.dtype)
@@ -121,9 +117,7 @@ def _class_weights(
     by_text = {str(label): float(weight) for label, weight in class_weight.items()}
     unknown = sorted(set(by_text) - {str(label) for label in labels})
     if unknown:
-        raise InputError(
-            f"class_weight names {', '.join(unknown)}, but the labels are {labels[0]!r} and {labels[1]!r}"
-        )
+        raise InputError(f"class_weight names {', '.join(unknown)}, but the labels are {labels[0]!r} and {labels[1]!r}")
     negative_weight, positive_weight = (by_text.get(str(label), 1.0) for label in labels)
     if not (0 < negative_weight < float("inf") and 0 < positive_weight < float("inf")):
         raise InputError("every class weight must be a positive number")

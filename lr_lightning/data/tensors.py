@@ -227,9 +227,7 @@ class TensorDataModule(LightningDataModule):
     @staticmethod
     def _held_out(rows: Rows | None) -> Rows:
         if rows is None:
-            raise InputError(
-                "the fit kept no rows back; name other data, or set val_fraction or test_fraction"
-            )
+            raise InputError("the fit kept no rows back; name other data, or set val_fraction or test_fraction")
         return rows
 
     def _batches(self, rows: Rows, shuffle: bool = False) -> TensorBatches:
@@ -266,9 +264,7 @@ class TensorDataModule(LightningDataModule):
         bad = (~self.training.mean.isfinite()).nonzero()
         if len(bad):
             name = self.schema.feature_names[int(bad[0])]
-            raise InputError(
-                f"feature {name} holds a missing or infinite value; every feature must be finite"
-            )
+            raise InputError(f"feature {name} holds a missing or infinite value; every feature must be finite")
 
 
 def _checked_rows(x: Any, y: Any, weight: Any) -> Rows:
@@ -301,9 +297,7 @@ def _tensor(values: Any) -> Tensor:
         return values
     array = np.asarray(values)
     if array.dtype == object or array.dtype.kind in "USMm":
-        raise InputError(
-            f"x, y and weight must hold numbers, not {array.dtype}; TableDataModule reads other columns"
-        )
+        raise InputError(f"x, y and weight must hold numbers, not {array.dtype}; TableDataModule reads other columns")
     with warnings.catch_warnings():
         # Of arrays that must not be written to, such as memory-mapped ones; nothing here ever writes.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
