@@ -37,7 +37,7 @@ def encode_array(schema: TableSchema, data: Any, name: str) -> Tensor | None:
     if any(column.kind == "category" for column in schema.columns):
         return None
     if isinstance(data, Tensor):
-        x = data.detach().to(torch.float64, copy=True)
+        x = data.detach().double().clone(memory_format=torch.contiguous_format)
     else:
         try:
             array = np.asarray(data)
@@ -45,7 +45,7 @@ def encode_array(schema: TableSchema, data: Any, name: str) -> Tensor | None:
             raise InputError(f"{name}: its rows have different lengths") from None
         if array.dtype.kind not in "fiub":
             return None
-        x = torch.from_numpy(array.astype(np.float64))
+        x = torch.from_numpy(np.array(array, dtype=np.float64, order="C"))
     names = [column.name for column in schema.columns]
     if x.ndim != 2 or x.shape[1] != len(names):
         raise InputError(
