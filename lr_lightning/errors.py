@@ -5,5 +5,9 @@ class InputError(ValueError):
     """A file, column, option or checkpoint that cannot be used.
 
     The message is one plain line that names what is wrong and what to do about it. The command line prints
-    it and exits with code 2; a library user catches it as a `ValueError`.
+    it and exits with code 2; a library user catches it as a `ValueError`. Line breaks in a message (a column
+    can be named with one) become blanks.
     """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))

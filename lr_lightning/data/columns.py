@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute  # noqa: F401 (pa.compute)
+from pyarrow import compute
 
 from lr_lightning.data.schema import Column, Level
 
@@ -28,8 +28,8 @@ KIND_IN_WORDS = {
 def kind_of(dtype: pa.DataType) -> str | None:
     """The kind of column that an Arrow type makes: number, boolean, category, date, time, missing or None.
 
-    `missing` is a column of which nothing is known but that its values are missing; None is a type that cannot
-    be used (nested, binary, intervals).
+    `missing` is a column of which nothing is known but that its values are missing; None is a type that
+    cannot be used (nested, binary, intervals).
     """
     types = pa.types
     if types.is_dictionary(dtype):
@@ -53,7 +53,7 @@ def kind_of(dtype: pa.DataType) -> str | None:
 def plain(array: pa.Array) -> pa.Array:
     """The same values without run-end encoding, string views or a dictionary of numbers."""
     if pa.types.is_run_end_encoded(array.type):
-        array = pa.compute.run_end_decode(array)
+        array = compute.call_function("run_end_decode", [array])
     if pa.types.is_string_view(array.type):
         array = array.cast(pa.large_string())
     return array
@@ -85,7 +85,7 @@ def numbers(array: pa.Array) -> np.ndarray:
 
 
 def level_of(value: Any) -> Level | None:
-    """A category's value as a level: text without surrounding blanks, whole numbers as int; None if missing."""
+    """A category's value as a level: text without outer blanks, whole numbers as int; None if missing."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):
@@ -131,7 +131,9 @@ def missing_rows(array: pa.Array) -> np.ndarray | None:
         if pa.types.is_floating(array.type):
             values = array.to_numpy(zero_copy_only=False)
             # A sum is finite only if every value is, and costs a fraction of testing each.
-            if not np.isfinite(values.sum(dtype=np.float64)):
+            with np.errstate(all="ignore"):
+                all_finite = np.isfinite(values.sum(dtype=np.float64))
+            if not all_finite:
                 mask = np.isnan(values)
     return mask if mask is not None and mask.any() else None
 

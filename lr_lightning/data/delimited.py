@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
+from pyarrow import csv
 
 from lr_lightning.data import dialect as dialects
 from lr_lightning.data.sources import MemorySource, Source, TypesChanged, shown
@@ -41,16 +41,31 @@ class DelimitedSource(Source):
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
         self.dialect = dialects.probe(path, name)
-        self.names = [field.strip() for field in self.dialect.header]  # blanks around a name are no part of it
-        self.types: dict[str, pa.DataType] = {}
+        self.names = [
+            field.strip() for field in self.dialect.header
+        ]  # blanks around a name are no part of it
+        self._types: dict[str, pa.DataType] = {}  # what pyarrow is told
+        self._fixed: set[str] = set()  # columns whose type is known, not guessed
+        self._found: dict[str, pa.DataType] = {}  # what the last sweep began with
         self.refuse_duplicates()
 
     def expect(self, types: Mapping[str, pa.DataType]) -> None:
         """Parse these columns as these types instead of guessing."""
-        self.types.update({name: kind for name, kind in types.items() if name in self.names})
-        self._fixed = set(types)
+        known = {name: kind for name, kind in types.items() if name in self.names}
+        self._types.update(known)
+        self._fixed.update(known)
 
-    _fixed: frozenset[str] | set[str] = frozenset()
+    def settle(self, columns: Sequence[str]) -> None:
+        """Read the columns whose types are only guessed, until the guess holds for every row."""
+        guessed = [name for name in columns if name not in self._fixed]
+        while guessed:
+            try:
+                for _ in self.batches(guessed):
+                    pass
+            except TypesChanged:
+                continue
+            self.expect(self._found)
+            break
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
         """About eight bytes a field, guessed from the size of the file."""
@@ -61,15 +76,15 @@ class DelimitedSource(Source):
         stat = self.path.stat()
         return [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
-    def load(self, columns: Sequence[str]) -> MemorySource:
-        """The whole file in memory; pyarrow's types take every row into account."""
+    def load(self, columns: Sequence[str]) -> Source:
+        """The whole file in memory; the types take every row into account."""
         try:
             with self._stream() as stream:
-                table = pa.csv.read_csv(stream, **self._options(columns))
+                table = csv.read_csv(stream, **self._options(columns))
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self._explained(error) from None
         self._check(table.schema)
-        return MemorySource(table.rename_columns(list(columns)), self.name, self.place)
+        return MemorySource([table.rename_columns(list(columns))], columns, self)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Blocks of rows, in constant memory.
@@ -81,7 +96,7 @@ class DelimitedSource(Source):
         options = self._options(columns)
         options["read_options"].block_size = STREAM_BLOCK_BYTES
         try:
-            with self._stream() as stream, pa.csv.open_csv(stream, **options) as reader:
+            with self._stream() as stream, csv.open_csv(stream, **options) as reader:
                 self._check(reader.schema)
                 self._found = dict(zip(columns, reader.schema.types, strict=True))
                 for batch in reader:
@@ -89,8 +104,6 @@ class DelimitedSource(Source):
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             self._widen(error)
             raise self._explained(error) from None
-
-    _found: dict[str, pa.DataType]
 
     def place(self, row: int) -> str:
         """Where data row `row` (from 0) is."""
@@ -113,13 +126,13 @@ class DelimitedSource(Source):
     def _options(self, columns: Sequence[str]) -> dict[str, Any]:
         spelled = dict(zip(self.names, self.dialect.header, strict=True))
         return {
-            "read_options": pa.csv.ReadOptions(),
-            "parse_options": pa.csv.ParseOptions(
+            "read_options": csv.ReadOptions(),
+            "parse_options": csv.ParseOptions(
                 delimiter=self.dialect.delimiter, newlines_in_values=self._holds_quotes()
             ),
-            "convert_options": pa.csv.ConvertOptions(
+            "convert_options": csv.ConvertOptions(
                 include_columns=[spelled[name] for name in columns],
-                column_types={spelled[name]: kind for name, kind in self.types.items()},
+                column_types={spelled[name]: kind for name, kind in self._types.items()},
                 null_values=MISSING_TEXT,
                 true_values=[pad + text for text in _TRUE for pad in ("", " ")],
                 false_values=[pad + text for text in _FALSE for pad in ("", " ")],
@@ -153,15 +166,15 @@ class DelimitedSource(Source):
         name = self.names[int(match[1])]
         if name in self._fixed:
             return
-        current = self.types.get(name, self._found.get(name))
+        current = self._types.get(name, self._found.get(name))
         wider = _WIDER.get(current, pa.string())
         if current == pa.string() or current is None:
             return
-        self.types[name] = wider
+        self._types[name] = wider
         raise TypesChanged from None
 
     def _explained(self, error: Exception) -> InputError:
-        """pyarrow's complaint as one line with a line number."""
+        """Pyarrow's complaint as one line with a line number."""
         text = str(error)
         conversion = re.search(
             r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to ([^:]+): invalid value '(.*)'",
@@ -173,8 +186,11 @@ class DelimitedSource(Source):
         if conversion:
             column, wanted, value = self.names[int(conversion[1])], conversion[2], conversion[3]
             where = self.place_of(column, value)
-            what = "a number" if wanted in ("double", "int64") else {"bool": "true or false"}.get(wanted, wanted)
-            return InputError(f"{self.name}{', ' + where if where else ''}: column {column} holds {shown(value)}, not {what}")
+            what = (
+                "a number" if wanted in ("double", "int64") else {"bool": "true or false"}.get(wanted, wanted)
+            )
+            at = f"{self.name}, {where}" if where else self.name
+            return InputError(f"{at}: column {column} holds {shown(value)}, not {what}")
         if "Expected" in text and "columns" in text:
             return self._ragged()
         if "straddling object" in text or "newlines_in_values" in text:
@@ -189,12 +205,13 @@ class DelimitedSource(Source):
         n_fields = len(self.names)
         found = dialects.first_line(self.path, self.dialect, lambda _, fields: len(fields) != n_fields)
         if found is None:
-            return InputError(f"{self.name}: a row has not the header's {n_fields} fields, or a quote is never closed")
+            return InputError(
+                f"{self.name}: a row has not the header's {n_fields} fields, or a quote is never closed"
+            )
         line, fields = found
+        found_fields = f"{len(fields)} field{'' if len(fields) == 1 else 's'}"
         hint = "; is a quote never closed?" if any("\n" in field for field in fields) else ""
-        return InputError(
-            f"{self.name}, line {line}: {len(fields)} field{'s' * (len(fields) != 1)} where the header has {n_fields}{hint}"
-        )
+        return InputError(f"{self.name}, line {line}: {found_fields} where the header has {n_fields}{hint}")
 
 
 def _one_line(text: str) -> str:

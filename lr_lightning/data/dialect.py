@@ -1,4 +1,4 @@
-"""How a delimited text file is written: compression, encoding, delimiter, decimal mark, and where its lines are.
+"""How a delimited text file is written: compression, encoding, delimiter, decimal mark, place of its lines.
 
 pyarrow parses; this module only looks at the beginning of a file to tell pyarrow how, and goes back to the
 file to name a line once pyarrow has refused it.
@@ -92,7 +92,9 @@ def probe(path: Path, name: str) -> Dialect:
     delimiter = _delimiter(rows, tab_first=".tsv" in path.suffixes or ".tab" in path.suffixes)
     sample = rows.get(delimiter) or _sample_rows(text, delimiter, cut)
     if not sample:
-        raise InputError(f"{name}: the first line is longer than {SAMPLE_BYTES} bytes; is it a table of text?")
+        raise InputError(
+            f"{name}: the first line is longer than {SAMPLE_BYTES} bytes; is it a table of text?"
+        )
     return Dialect(compression, tuple(sample[0]), delimiter, _decimal_point(sample, delimiter))
 
 
@@ -104,7 +106,9 @@ def _decoded(head: bytes, name: str) -> str:
         raise InputError(f"{name} is encoded as UTF-16; save it as UTF-8")
     if b"\0" in head:
         utf16 = head[1:200:2].count(0) > 50 or head[0:200:2].count(0) > 50
-        what = "looks like UTF-16; save it as UTF-8" if utf16 else "holds NUL bytes: it is not a table of text"
+        what = (
+            "looks like UTF-16; save it as UTF-8" if utf16 else "holds NUL bytes: it is not a table of text"
+        )
         raise InputError(f"{name} {what}")
     # An incremental decoder forgives a character that the sample cuts in two.
     try:
@@ -130,7 +134,7 @@ def _sample_rows(text: str, delimiter: str, cut: bool) -> list[list[str]]:
 
 
 def _delimiter(rows: dict[str, list[list[str]]], tab_first: bool) -> str:
-    """The mark that cuts the most rows into as many fields as the header; then the one with the most fields."""
+    """The mark that cuts most rows into as many fields as the header, and into the most fields."""
     best, best_score = "", (0.0, 0, 0)
     widest, width = "", 1
     for mark, sample in rows.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,10 +10,22 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from lr_lightning.data.columns import KIND_IN_WORDS, MISSING, UNSEEN, category_codes, coded, kind_of, numbers, width
+from lr_lightning.data.arrays import is_array
+from lr_lightning.data.choices import refuse_absent
+from lr_lightning.data.columns import (
+    KIND_IN_WORDS,
+    MISSING,
+    UNSEEN,
+    category_codes,
+    coded,
+    kind_of,
+    numbers,
+    width,
+)
+from lr_lightning.data.files import open_source
 from lr_lightning.data.frames import to_arrow
 from lr_lightning.data.schema import Column, EncodedRows, TableSchema
-from lr_lightning.data.sources import MemorySource, Source, open_source, shown
+from lr_lightning.data.sources import MemorySource, Source, shown
 from lr_lightning.errors import InputError
 
 BLOCK_BYTES = 2 << 20  # a block of float64 rows that stays in the cache while it is worked on
@@ -25,15 +36,17 @@ class Block(NamedTuple):
     """Some consecutive rows.
 
     Attributes:
-        x: features as rows of the matrix, float64, shape (d, r), NaN where missing and not filled. The memory is
-            used again for the next block.
+        x: features as rows of the matrix, float64, shape (d, r), NaN where missing and not filled. Whoever
+            takes it may write into it; the memory is used again for the next block.
         rows: which rows of the table these are.
         missing: boolean (r,), rows with a missing and not filled value; None if there are none.
+        finite: whether nothing is missing or infinite.
     """
 
-    x: Tensor
+    x: np.ndarray
     rows: slice
     missing: np.ndarray | None
+    finite: bool
 
 
 class Encoder:
@@ -52,18 +65,38 @@ class Encoder:
         self._levels = [{level: i for i, level in enumerate(column.levels)} for column in schema.columns]
 
     def blocks(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Block]:
-        """The rows of `batches`, which hold the schema's columns first, in its order."""
+        """The rows of `batches`, which hold the schema's columns first, in its order.
+
+        All blocks but the last have the same size, however the batches are cut: what is computed block by
+        block does not depend on how a table was stored or read.
+        """
         step = max(1024, BLOCK_BYTES // (8 * max(1, self.n_features)))
-        buffer = np.empty((self.n_features, step))
-        matrix = torch.from_numpy(buffer)
+        x, missing = np.empty((self.n_features, step)), np.zeros(step, dtype=bool)
+        filled = 0
         for batch in batches:
-            start = self.n_rows
-            prepared = [self._prepared(j, batch.column(j), start) for j in range(len(self.names))]
-            for first in range(0, batch.num_rows, step):
-                r = min(step, batch.num_rows - first)
-                missing = self._fill(buffer[:, :r], prepared, slice(first, first + r))
-                yield Block(matrix[:, :r], slice(start + first, start + first + r), missing)
-            self.n_rows += batch.num_rows
+            prepared = [self._prepared(j, batch.column(j), self.n_rows) for j in range(len(self.names))]
+            first, n = 0, batch.num_rows
+            while first < n:
+                k = min(step - filled, n - first)
+                self._fill(x[:, filled : filled + k], missing[filled : filled + k], prepared, first)
+                first, filled = first + k, filled + k
+                if filled == step:
+                    yield self._block(x, missing, self.n_rows + first)
+                    filled = 0
+                    missing.fill(False)
+            self.n_rows += n
+        if filled:
+            yield self._block(x[:, :filled], missing[:filled], self.n_rows)
+
+    @staticmethod
+    def _block(x: np.ndarray, missing: np.ndarray, end: int) -> Block:
+        # A sum is finite only if every value is, and is cheaper than asking each.
+        with np.errstate(all="ignore"):
+            finite = bool(np.isfinite(x.sum()))
+        if not finite:
+            missing |= np.isnan(x).any(axis=0)
+        some = bool(missing.any())
+        return Block(x, slice(end - x.shape[1], end), missing if some else None, finite and not some)
 
     def _prepared(self, j: int, array: pa.Array, start: int) -> np.ndarray:
         """A batch's column as numbers, or as codes of levels."""
@@ -88,28 +121,23 @@ class Encoder:
             codes[codes == MISSING] = self._levels[j][column.fill]
         return codes
 
-    def _fill(self, out: np.ndarray, prepared: list[np.ndarray], rows: slice) -> np.ndarray | None:
-        at, missing = 0, None
+    def _fill(self, x: np.ndarray, missing: np.ndarray, prepared: list[np.ndarray], first: int) -> None:
+        """Write the rows from `first` on into x (d, k), and mark in `missing` (k,) what x cannot show."""
+        rows, at = slice(first, first + x.shape[1]), 0
         for column, values in zip(self.schema.columns, prepared, strict=True):
             if column.kind != "category":
-                out[at] = values[rows]
+                x[at] = values[rows]
                 at += 1
                 continue
             codes, n = values[rows], width(column)
-            out[at : at + n] = 0.0
-            coded_rows = np.flatnonzero(codes > 0)
-            out[at - 1 + codes[coded_rows], coded_rows] = 1.0
+            x[at : at + n] = 0.0
+            not_reference = np.flatnonzero(codes > 0)
+            x[at - 1 + codes[not_reference], not_reference] = 1.0
             absent = codes == MISSING
             if absent.any():
-                out[at : at + n, absent] = np.nan
-                missing = absent if missing is None else missing | absent
+                x[at : at + n, absent] = np.nan
+                missing |= absent  # a category of one level has no feature that could be NaN
             at += n
-        # A sum is finite only if every value is, and is cheaper than asking each.
-        if not np.isfinite(out.sum()):
-            absent = np.isnan(out).any(axis=0)
-            if absent.any():
-                missing = absent if missing is None else missing | absent
-        return missing
 
     def _refuse_unseen(self, column: Column, array: pa.Array, row: int, start: int) -> None:
         values, places = coded(array)
@@ -120,30 +148,33 @@ class Encoder:
         )
 
     def _refuse_other_than_0_and_1(self, column: Column, values: np.ndarray, start: int) -> None:
-        wrong = ~(np.isnan(values) | (values == 0) | (values == 1)) if values.dtype.kind == "f" else values * (values - 1) != 0
+        wrong = (
+            ~(np.isnan(values) | (values == 0) | (values == 1))
+            if values.dtype.kind == "f"
+            else values * (values - 1) != 0
+        )
         if wrong.any():
             row = int(wrong.argmax())
             raise InputError(
-                f"{self.source.name}, {self.source.place(start + row)}: column {column.name} holds {values[row]}, "
-                "where the fit had true/false values"
+                f"{self.source.name}, {self.source.place(start + row)}: column {column.name} holds "
+                f"{values[row]}, where the fit had true/false values"
             )
 
     def refuse_infinite(self, block: Block) -> None:
         """Raise InputError if a value of the block is infinite."""
-        infinite = block.x.isinf()
-        if bool(infinite.any()):
-            feature, row = (int(i) for i in infinite.nonzero()[0])
+        infinite = np.isinf(block.x)
+        if infinite.any():
+            feature, row = (int(i) for i in np.argwhere(infinite)[0])
             name = self.schema.feature_names[feature]
-            raise InputError(
-                f"{self.source.name}, {self.source.place(block.rows.start + row)}: column {name} holds an infinite value"
-            )
+            where = self.source.place(block.rows.start + row)
+            raise InputError(f"{self.source.name}, {where}: column {name} holds an infinite value")
 
     def refuse_missing(self, block: Block) -> None:
         """Raise InputError if a value of the block is missing."""
         if block.missing is None:
             return
         row = int(block.missing.argmax())
-        absent = block.x[:, row].isnan().tolist()
+        absent = np.isnan(block.x[:, row])
         where = self.source.place(block.rows.start + row)
         at, named = 0, []
         for column in self.schema.columns:
@@ -153,8 +184,8 @@ class Encoder:
         # A category of one level makes no feature that could be missing.
         named = named or [c.name for c in self.schema.columns if width(c) == 0]
         raise InputError(
-            f"{self.source.name}, {where}: column {named[0]} has no value; fit with --data.missing drop (rows with "
-            "missing values get no prediction) or --data.missing impute"
+            f"{self.source.name}, {where}: column {named[0]} has no value; fit with --data.missing drop "
+            "(such rows get no prediction) or --data.missing impute"
         )
 
 
@@ -173,37 +204,30 @@ def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
     if kind in (wanted, "missing") or (wanted == "boolean" and kind == "number"):
         return
     found = KIND_IN_WORDS.get(kind or "", f"values of type {dtype}")
-    raise InputError(f"{source.name}: column {column.name} holds {found}, where the fit had {KIND_IN_WORDS[wanted]}")
+    raise InputError(
+        f"{source.name}: column {column.name} holds {found}, where the fit had {KIND_IN_WORDS[wanted]}"
+    )
 
 
-def refuse_absent(names: Iterable[str], source: Source, role: str = "column") -> None:
-    """Raise InputError if the source lacks one of the columns."""
-    for name in names:
-        if name not in source.names:
-            close = difflib.get_close_matches(name, source.names, 1)
-            known = f"did you mean {close[0]}?" if close else f"its columns are {listed(source.names)}"
-            raise InputError(f"{source.name} has no {role} {name}; {known}")
-
-
-def listed(names: Iterable[str], most: int = 12) -> str:
-    """Names in a row, cut where there are many."""
-    names = [name for name in names if name]
-    more = f", … ({len(names)} in all)" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def prepare(source: Source, schema: TableSchema) -> None:
+def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> None:
     """Tell the source what the schema knows of the columns' types, so that text is not guessed at."""
     types = {column.name: _TYPES[column.kind] for column in schema.columns if column.kind in _TYPES}
     types |= {c.name: pa.string() for c in schema.columns if c.levels and isinstance(c.levels[0], str)}
+    if labelled:
+        label = schema.labels[0]
+        types[schema.target] = (
+            pa.bool_() if isinstance(label, bool) else pa.string() if isinstance(label, str) else pa.float64()
+        )
+        if schema.weight:
+            types[schema.weight] = pa.float64()
     source.expect(types)
 
 
 def _open(schema: TableSchema, data: Any, name: str | None) -> Source:
-    array = not hasattr(data, "columns") and hasattr(data, "shape") and not getattr(getattr(data, "dtype", None), "names", None)
-    if array and not isinstance(data, pa.Table | pa.RecordBatch):
+    if is_array(data):
         name = name or "the array"
-        return MemorySource(to_arrow(data, name, [column.name for column in schema.columns]), name)
+        table = to_arrow(data, name, [column.name for column in schema.columns])
+        return MemorySource([table], table.column_names, name)
     source = open_source(data, name)
     prepare(source, schema)
     refuse_absent([column.name for column in schema.columns], source)
@@ -212,13 +236,14 @@ def _open(schema: TableSchema, data: Any, name: str | None) -> Source:
 
 def _encoded(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterator[Tensor]:
     for block in encoder.blocks(batches):
-        if encoder.schema.missing == "error":
-            encoder.refuse_missing(block)
-        encoder.refuse_infinite(block)
-        x = block.x.T.clone(memory_format=torch.contiguous_format)
+        if not block.finite:
+            encoder.refuse_infinite(block)
+            if encoder.schema.missing == "error":
+                encoder.refuse_missing(block)
+        x = block.x.T.copy()
         if block.missing is not None:
-            x[torch.from_numpy(block.missing)] = torch.nan
-        yield x
+            x[block.missing] = np.nan
+        yield torch.from_numpy(x)
 
 
 def encode(schema: TableSchema, data: Any, name: str | None) -> Tensor:
@@ -230,7 +255,9 @@ def encode(schema: TableSchema, data: Any, name: str | None) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0, len(schema.feature_names), dtype=torch.float64)
 
 
-def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: str | None) -> Iterator[EncodedRows]:
+def encode_blocks(
+    schema: TableSchema, data: Any, name: str | None, identifier: str | None
+) -> Iterator[EncodedRows]:
     """See `TableSchema.encode_blocks`."""
     source = _open(schema, data, name)
     columns = [column.name for column in schema.columns]
@@ -239,6 +266,7 @@ def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: 
         if identifier not in columns:
             source.expect({identifier: pa.string()})
             columns.append(identifier)
+    source.settle(columns)
     encoder = Encoder(schema, source)
     for batch in source.batches(columns):
         ids = None if identifier is None else batch.column(columns.index(identifier))

@@ -15,9 +15,9 @@ def to_arrow(data: Any, name: str, names: Sequence[str] | None = None) -> pa.Tab
     """An Arrow table of the same columns; without a copy where the types allow it.
 
     Args:
-        data: a pyarrow table, batch or reader; a pandas or polars frame; anything with the Arrow stream or the
-            dataframe interchange protocol; a dict of columns; a structured array; a two-dimensional array or
-            tensor.
+        data: a pyarrow table, batch or reader; a pandas or polars frame; anything with the Arrow stream or
+            the dataframe interchange protocol; a dict of columns; a structured array; a two-dimensional array
+            or tensor.
         name: how messages call it.
         names: of the columns of a two-dimensional array; x0, x1, … by default.
 
@@ -45,9 +45,9 @@ def _to_arrow(data: Any, name: str, names: Sequence[str] | None) -> pa.Table:
     if hasattr(data, "__arrow_c_array__"):
         return pa.Table.from_batches([pa.record_batch(data)])
     if hasattr(data, "__dataframe__"):
-        import pyarrow.interchange
+        from pyarrow import interchange
 
-        return pa.interchange.from_dataframe(data)
+        return interchange.from_dataframe(data)
     if hasattr(data, "detach"):
         data = data.detach().cpu().numpy()
     if isinstance(data, list) and data and isinstance(data[0], Mapping):
@@ -56,10 +56,14 @@ def _to_arrow(data: Any, name: str, names: Sequence[str] | None) -> pa.Table:
     if array.dtype.names:
         return _from_columns({field: array[field] for field in array.dtype.names}, name)
     if array.ndim != 2:
-        raise InputError(f"{name} is {type(data).__name__} of {array.ndim} dimensions; a table has two, (rows, columns)")
+        raise InputError(
+            f"{name} is {type(data).__name__} of {array.ndim} dimensions; a table has two, (rows, columns)"
+        )
     columns = names or [f"x{position}" for position in range(array.shape[1])]
     if len(columns) != array.shape[1]:
-        raise InputError(f"{name} has {array.shape[1]} columns; {len(columns)} are needed: {', '.join(columns[:10])}")
+        raise InputError(
+            f"{name} has {array.shape[1]} columns; {len(columns)} are needed: {', '.join(columns[:10])}"
+        )
     return pa.table({column: _array(array[:, position]) for position, column in enumerate(columns)})
 
 
@@ -70,7 +74,9 @@ def _from_pandas(data: Any, name: str) -> pa.Table:
     for column in columns:
         if columns.count(column) > 1:
             raise InputError(f"{name}: two columns are named {column}; rename one")
-    return _from_columns(dict(zip(columns, (data.iloc[:, i] for i in range(len(columns))), strict=True)), name)
+    return _from_columns(
+        dict(zip(columns, (data.iloc[:, i] for i in range(len(columns))), strict=True)), name
+    )
 
 
 def _from_columns(columns: Mapping[str, Any], name: str) -> pa.Table:
@@ -78,9 +84,11 @@ def _from_columns(columns: Mapping[str, Any], name: str) -> pa.Table:
     for column, values in columns.items():
         try:
             arrays[column] = _array(values)
-        except (pa.ArrowException, TypeError, OverflowError) as error:
+        except (pa.ArrowException, TypeError, OverflowError) as error:  # noqa: PERF203 (the name is needed)
             reason = " ".join(str(error).split())[:150]
-            raise InputError(f"{name}: column {column} mixes types or holds no plain values ({reason})") from None
+            raise InputError(
+                f"{name}: column {column} mixes types or holds no plain values ({reason})"
+            ) from None
     lengths = {len(array) for array in arrays.values()}
     if len(lengths) > 1:
         raise InputError(f"{name}: its columns have different lengths, {sorted(lengths)}")

@@ -19,13 +19,13 @@ MOST_VALUES = 1000  # of a target, before it is called continuous without readin
 
 
 def target_values(array: pa.Array) -> tuple[list[Level | None], np.ndarray]:
-    """A target's distinct values as the table spells them, and for each row its place among them; −1 if missing.
+    """A target's distinct values as the table spells them, and each row's place among them; −1 if missing.
 
     Text loses surrounding blanks; a float stays a float.
     """
     values, places = coded(array)
     if pa.types.is_floating(array.type):
-        values = [None if value is None else float(value) for value in values]
+        return [None if value is None else float(value) for value in values], places
     return values, places
 
 
@@ -41,7 +41,9 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
     Raises:
         InputError: if there are not two values, or `positive` is none of them.
     """
-    values = sorted((value for value, count in counts.items() if count), key=lambda v: (isinstance(v, str), v))
+    values = sorted(
+        (value for value, count in counts.items() if count), key=lambda v: (isinstance(v, str), v)
+    )
     if len(values) != 2:
         found = ", ".join(shown(value) for value in values[:6]) + (", …" if len(values) > 6 else "")
         count = f"more than {MOST_VALUES}" if len(values) > MOST_VALUES else str(len(values))
@@ -55,8 +57,8 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
     matching = [value for value in values if _same(value, positive)]
     if not matching:
         raise InputError(
-            f"{name}: --data.positive {positive} is no value of the target {target}, which holds {shown(values[0])} "
-            f"and {shown(values[1])}"
+            f"{name}: --data.positive {positive} is no value of the target {target}, which holds "
+            f"{shown(values[0])} and {shown(values[1])}"
         )
     negative = values[0] if matching[0] is values[1] else values[1]
     return negative, matching[0]
@@ -94,7 +96,9 @@ def label_codes(schema: TableSchema, array: pa.Array, name: str, place: Any) -> 
         raise InputError(f"{name}: the target {schema.target} holds values of type {array.type}")
     values, places = target_values(array)
     table = label_table(schema.labels)
-    codes = np.array([table.get(v, -1) if v is not None else -1 for v in values] + [-1], dtype=np.int64)[places]
+    codes = np.array([table.get(v, -1) if v is not None else -1 for v in values] + [-1], dtype=np.int64)[
+        places
+    ]
     if (codes < 0).any():
         row = int((codes < 0).argmax())
         value = None if places[row] < 0 else values[places[row]]

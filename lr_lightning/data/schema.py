@@ -1,4 +1,4 @@
-"""What a fit has to remember of a table: columns, types, levels, labels, and how missing values are filled."""
+"""What a fit has to remember of a table: columns, levels, labels, and what fills missing values."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import torch
 from torch import Tensor
 
+from lr_lightning.data.arrays import encode_array, is_array
 from lr_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class TableSchema:
         labels: the negative and the positive label, as the table spells them.
         weight: name of the column of sample weights.
         missing: what happens to a row with a missing feature: `error`, `drop` or `impute`.
-        unseen: what happens to a level that the fit has not seen: `error`, or `reference` for the first level.
+        unseen: what happens to a level that the fit has not seen: `error`, or `reference` (the first level).
     """
 
     columns: tuple[Column, ...]
@@ -103,7 +103,9 @@ class TableSchema:
             InputError: if it did not write this.
         """
         try:
-            columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"])
+            columns = tuple(
+                Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"]
+            )
             schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"])})
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the schema in the checkpoint is damaged ({error})") from None
@@ -165,11 +167,17 @@ class TableSchema:
             InputError: if a column is missing or of another type, a level was never seen (unless
                 `unseen="reference"`), a value is infinite, or missing where the fit said `error`.
         """
-        from lr_lightning.data.encoding import encode
+        if is_array(data):
+            x = encode_array(self, data, name or "the array")
+            if x is not None:
+                return x
+        from lr_lightning.data.encoding import encode  # brings pyarrow
 
         return encode(self, data, name)
 
-    def encode_blocks(self, data: Any, *, name: str | None = None, identifier: str | None = None) -> Iterator[EncodedRows]:
+    def encode_blocks(
+        self, data: Any, *, name: str | None = None, identifier: str | None = None
+    ) -> Iterator[EncodedRows]:
         """The same as `encode`, block by block in constant memory, with the column `identifier` beside it."""
         from lr_lightning.data.encoding import encode_blocks
 

@@ -45,9 +45,13 @@ def stratified_split(
         train.append(rows[n_val + n_test :])
 
     def joined(name: str, parts: list[Tensor], fraction: float) -> Tensor | None:
-        index = torch.cat(parts).sort().values
+        chosen = torch.zeros(len(y), dtype=torch.bool)
+        chosen[torch.cat(parts)] = True
+        index = chosen.nonzero()[:, 0]  # ascending, for less than a sort
         if fraction > 0 and not len(index):
-            raise InputError(f"{name}_fraction {fraction} of {len(y)} rows leaves no {name} rows; raise it or set it to 0")
+            raise InputError(
+                f"{name}_fraction {fraction} of {len(y)} rows leaves no {name} rows; raise it or set it to 0"
+            )
         return index if fraction > 0 else None
 
     return (

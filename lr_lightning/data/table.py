@@ -4,29 +4,63 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lr_lightning.data.encoding import Encoder, prepare, refuse_absent
-from lr_lightning.data.labels import label_codes
-from lr_lightning.data.schema import TableSchema
-from lr_lightning.data.sources import Source, open_source
-from lr_lightning.data.standardization import RunningMoments, Standardization
-from lr_lightning.data.survey import Choices, Survey, refuse_missing, survey
-from lr_lightning.data.splits import stratified_split
+from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user_cache_folder
+from lr_lightning.data.choices import Choices, refuse_absent
+from lr_lightning.data.decoding import PARTS, Split, Sweeps
+from lr_lightning.data.encoding import prepare
+from lr_lightning.data.files import open_source
+from lr_lightning.data.schema import Level, TableSchema
+from lr_lightning.data.sources import Source
+from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.tensors import Rows, TensorDataModule
 from lr_lightning.errors import InputError
 
 log = logging.getLogger("lr_lightning")
-_DROPPED = 3
+_BYTES_BESIDE_ARROW = 2  # the standardised copy, and what reading needs for a while, by the size of the table
 
 
 class TableDataModule(TensorDataModule):
-    """Serves a table."""
+    """Serves a table: a file, a folder of files, or a table in memory.
+
+    Numbers, booleans, text (treatment-coded, the first level in code-point order being the reference) and
+    dates (as days) become features, standardised in float64 by the means and scales of the training rows.
+    What was chosen on the way (the positive class, dates taken as days, rows left out, constant columns) is
+    logged to `logging.getLogger("lr_lightning")`, one line each. A table that does not fit in memory is
+    decoded once into a cache folder and served from there.
+
+    After `setup`, `schema` says how columns become features, `training` holds the means and scales in the
+    original units, `served` what was taken off, and `train_rows`, `val_rows` and `test_rows` the rows.
+
+    Args:
+        path: of a CSV, TSV, Parquet, Arrow or Feather file (text also compressed), or of a folder of them; or
+            a table in memory: pyarrow, pandas, polars, a dict of arrays, a two-dimensional array.
+        target: the column to predict; it holds two different values.
+        features: the columns to predict from, in the order of the weights; all others by default.
+        weight: the column of sample weights.
+        positive: the positive label; the later of the two in sorted order by default.
+        categorical: columns of numbers that are codes of categories.
+        missing: for rows with a missing feature: `error` refuses them, `drop` leaves them out, `impute` fills
+            in the (weighted) training mean or the most frequent level.
+        unseen: for levels that the fit has not seen: `error` refuses them, `reference` takes them for the
+            reference level.
+        val_fraction: share of the rows kept back for validation, stratified by the target.
+        test_fraction: share of the rows kept back for the test.
+        batch_size: rows a batch; None is one batch of all rows.
+        seed: of the split and of the shuffling.
+        cache_dir: decode the table into this folder, and serve it from there. By default only a table that
+            does not fit in memory is decoded, into the user's cache folder.
+        shuffle: shuffle the training rows anew each epoch; None does so where there is a batch size.
+
+    Raises:
+        InputError: for anything about the table or the options that has to change; here or in `setup`.
+    """
 
     def __init__(
         self,
@@ -45,125 +79,195 @@ class TableDataModule(TensorDataModule):
         cache_dir: str | None = None,
         shuffle: bool | None = None,
     ):
-        in_memory = not isinstance(path, str | os.PathLike)
-        if not in_memory:
-            path = os.fspath(path)
-        features = None if features is None else [str(name) for name in features]
-        categorical = None if categorical is None else [str(name) for name in categorical]
-        cache_dir = None if cache_dir is None else os.fspath(cache_dir)
         super(TensorDataModule, self).__init__()
-        self.save_hyperparameters(ignore=["path"] if in_memory else [])
-        self.path = path
-        self.choices = Choices(
-            target, None if features is None else tuple(features), weight, positive, tuple(categorical or ()), missing, unseen
+        # The hyperparameters take their values from these names, and a checkpoint takes plain values only.
+        in_memory = not isinstance(path, str | os.PathLike)
+        path = path if in_memory else str(os.fspath(path))
+        target, weight = (None if name is None else str(name) for name in (target, weight))
+        features, categorical = (
+            None if names is None else [str(name) for name in names] for names in (features, categorical)
         )
+        positive = _plain(positive)
+        cache_dir = None if cache_dir is None else str(os.fspath(cache_dir))
+        self.save_hyperparameters(ignore=["path"] if in_memory else [])
+
+        self.path, self.cache_dir = path, cache_dir
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self.batch_size, self.seed, self.cache_dir = batch_size, seed, cache_dir
+        self.batch_size, self.seed = batch_size, seed
         self.shuffle = batch_size is not None if shuffle is None else shuffle
         if batch_size is not None and batch_size < 1:
             raise InputError(f"--data.batch_size must be at least 1, not {batch_size}")
+        self._choices = Choices(
+            target,
+            None if features is None else tuple(features),
+            weight,
+            positive,
+            tuple(categorical or ()),
+            missing,
+            unseen,
+        )
         self._given: tuple[TableSchema, Standardization] | None = None
         self._every_row = False
+        self._expected_fingerprint: int | None = None
+        self._mapped = False
 
-    def use_schema(self, schema: TableSchema, training: Standardization, *, every_row: bool) -> None:
-        """Read the table with the schema and the standardisation of an earlier fit.
+    def use_schema(
+        self,
+        schema: TableSchema,
+        training: Standardization,
+        *,
+        every_row: bool,
+        fingerprint: int | None = None,
+    ) -> None:
+        """Read the table with the schema and the standardisation of an earlier fit; call it before `setup`.
 
         Args:
             schema: of that fit.
             training: its means and scales.
             every_row: serve every row for validation and test, instead of those that the fit kept back.
+            fingerprint: that of the fit's rows; if it is given, other rows are refused.
         """
-        self._given, self._every_row = (schema, training), every_row
+        self._given, self._every_row, self._expected_fingerprint = (schema, training), every_row, fingerprint
+
+    fingerprint: int
+    """A checksum of the labels of the rows in use, in order: all of the table that the split depends on."""
+
+    def prepare_data(self) -> None:
+        """Decode a table that does not fit in memory, in one process of each machine."""
+        source, columns = self._source()
+        if self._needs_cache(source, columns):
+            self._decoded_in_cache(source, columns)
 
     def setup(self, stage: str) -> None:
-        """Read, check and split the table."""
+        """Read, check, split and standardise the table.
+
+        Raises:
+            InputError: for anything that a person has to change.
+        """
         if hasattr(self, "served"):
             return
-        source = open_source(self.path)
-        found = self._surveyed(source)
-        source, found = found
-        n = len(found.y)
-        if self._every_row:
-            part = np.full(n, 2, np.uint8)
+        source, columns = self._source()
+        if self._needs_cache(source, columns):
+            notes, tensors = self._decoded_in_cache(source, columns)
+            self._mapped = True
         else:
-            train, val, test = stratified_split(
-                found.y, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.seed
+            notes, tensors = self._decoded_in_memory(source, columns)
+        self.fingerprint = notes["fingerprint"]
+        if self._expected_fingerprint not in (None, self.fingerprint) and not self._every_row:
+            raise InputError(
+                f"{source.name} has changed since the fit, and the rows that the fit kept back cannot be "
+                "found again; name a table with --data.path to use all its rows"
             )
-            part = np.zeros(n, np.uint8)
-            for code, rows in ((1, val), (2, test)):
-                if rows is not None:
-                    part[rows.numpy()] = code
-        whole = part
-        if found.kept is not None:
-            whole = np.full(len(found.kept), _DROPPED, np.uint8)
-            whole[found.kept] = part
-        names = [column.name for column in found.schema.columns]
-        schema = found.schema
-        if self._given is None:
-            weight = np.ones(n) if found.weight is None else found.weight.numpy()
-            weight = np.where(part == 0, weight, 0.0)
-            full = weight
-            if found.kept is not None:
-                full = np.zeros(len(found.kept))
-                full[found.kept] = weight
-            v = torch.from_numpy(full)
-            moments = RunningMoments(len(schema.feature_names))
-            encoder = Encoder(schema, source)
-            for block in encoder.blocks(source.batches(names)):
-                moments.add(block.x, v[block.rows])
-            training = moments.result()
-            if not bool(training.mean.isfinite().all()):
-                refuse_missing(source, names)
-                for block in Encoder(schema, source).blocks(source.batches(names)):
-                    encoder.refuse_infinite(block)
-        else:
-            training = self._given[1]
-        self.schema, self.training = schema, training
-        scale = torch.where(training.scale > 0, training.scale, 1.0)
-        self.served = Standardization(training.mean, scale)
-        counts = [int((part == code).sum()) for code in range(3)]
-        dtype = self._dtype()
-        x = [torch.empty(count, len(schema.feature_names), dtype=dtype) for count in counts]
-        at = [0, 0, 0]
-        mean, inverse = training.mean[:, None], scale[:, None]
-        for block in Encoder(schema, source).blocks(source.batches(names)):
-            rows = ((block.x - mean) / inverse).to(dtype).T.contiguous()
-            codes = torch.from_numpy(whole[block.rows])
-            for code in range(3):
-                index = (codes == code).nonzero()[:, 0]
-                k = len(index)
-                if k == len(codes):
-                    x[code][at[code] : at[code] + k] = rows
-                elif k:
-                    torch.index_select(rows, 0, index, out=x[code][at[code] : at[code] + k])
-                at[code] += k
-        served = []
-        for code in range(3):
-            mask = torch.from_numpy(part == code)
-            weight = None if found.weight is None else found.weight[mask].to(dtype)
-            served.append(Rows(x[code], found.y[mask].to(dtype), weight) if counts[code] else None)
+        for level, text in notes["messages"]:
+            log.log(level, text)
+        self.schema = TableSchema.from_dict(notes["schema"])
+        mean, scale = (torch.tensor(values, dtype=torch.float64) for values in notes["training"])
+        self.training = Standardization(mean, scale)
+        self.served = self.training.divisible()
+        rows = [self._rows_of(part, tensors) for part in PARTS]
         if self._every_row:
-            self.val_rows = self.test_rows = served[2]
-        else:
-            self.train_rows, self.val_rows, self.test_rows = served
+            self.val_rows = self.test_rows = rows[PARTS.index("test")]
+            return
+        train_rows, self.val_rows, self.test_rows = rows
+        assert train_rows is not None  # noqa: S101 (the split leaves no part empty)
+        self.train_rows = train_rows
 
-    def _surveyed(self, source: Source) -> tuple[Source, Survey]:
+    @staticmethod
+    def _rows_of(part: str, tensors: dict[str, Tensor]) -> Rows | None:
+        if f"{part}.x" not in tensors:
+            return None
+        return Rows(tensors[f"{part}.x"], tensors[f"{part}.y"], tensors.get(f"{part}.weight"))
+
+    def _source(self) -> tuple[Source, list[str]]:
+        """The table, and the columns to read."""
+        source = open_source(self.path)
         if self._given is None:
-            features = self.choices.feature_columns(source)
-            columns = [*features, self.choices.target, self.choices.weight]
-            source = source.load([name for name in columns if name is not None])
-            return source, survey(source, self.choices)
+            names = [*self._choices.feature_columns(source), self._choices.target, self._choices.weight]
+            return source, [name for name in names if name is not None]
         schema = self._given[0]
-        prepare(source, schema)
         names = [column.name for column in schema.columns]
-        columns = [*names, schema.target] + ([schema.weight] if schema.weight else [])
-        refuse_absent(columns, source)
-        source = source.load(columns)
-        codes = [label_codes(schema, b.column(len(names)), source.name, source.place) for b in source.batches(columns)]
-        y = torch.from_numpy(np.concatenate(codes)).float()
-        return source, Survey(schema, y, None, None)
+        refuse_absent(names, source)
+        refuse_absent([schema.target], source, "target column")
+        refuse_absent([schema.weight] if schema.weight else [], source, "weight column")
+        prepare(source, schema, labelled=True)
+        return source, [*names, schema.target, *([schema.weight] if schema.weight else [])]
+
+    def _sweeps(self, source: Source) -> Sweeps:
+        split = Split(self.val_fraction, self.test_fraction, self.seed, self._every_row)
+        return Sweeps(source, self._choices, split, self._given)
+
+    def _needs_cache(self, source: Source, columns: list[str]) -> bool:
+        if source.identity() is None:
+            return False
+        return self.cache_dir is not None or not fits_in_memory(
+            _BYTES_BESIDE_ARROW * source.decoded_bytes(columns)
+        )
+
+    def _decoded_in_memory(
+        self, source: Source, columns: list[str]
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        sweeps = self._sweeps(source.load(columns))
+        notes = sweeps.notes()
+        tensors: dict[str, Tensor] = {}
+        n_features, dtype = len(sweeps.schema.feature_names), self._dtype()
+        for part, size in zip(PARTS, sweeps.partition.sizes, strict=True):
+            if size:
+                tensors[f"{part}.x"] = torch.empty(size, n_features, dtype=dtype)
+        # Each part's rows that are still to be filled.
+        free = {part: tensors[f"{part}.x"].numpy() for part in PARTS if f"{part}.x" in tensors}
+
+        def append(part: int, rows: np.ndarray) -> None:
+            room = free[PARTS[part]]
+            room[: len(rows)] = rows
+            free[PARTS[part]] = room[len(rows) :]
+
+        sweeps.write(dtype, append)
+        small = sweeps.labels_and_weights(dtype)
+        return notes, tensors | {name: torch.from_numpy(values) for name, values in small.items()}
+
+    def _decoded_in_cache(
+        self, source: Source, columns: list[str]
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        cache = TensorCache(Path(self.cache_dir).expanduser() if self.cache_dir else user_cache_folder())
+        key = cache_key(self._settings(source))
+        found = cache.open(key)
+        if found is not None:
+            return found
+        if self._given is not None:
+            source.settle(columns)  # a survey finds the types by itself
+        dtype = self._dtype()
+        with cache.writer(key) as writer:
+            sweeps = self._sweeps(source)
+            notes = sweeps.notes()
+            sweeps.write(dtype, lambda part, rows: writer.append(f"{PARTS[part]}.x", rows))
+            for name, values in sweeps.labels_and_weights(dtype).items():
+                writer.append(name, values)
+            writer.finish(notes)
+        log.info(f"{source.name}: decoded into {cache.folder / key}; delete it when you no longer need it")
+        found = cache.open(key)
+        if found is None:
+            raise InputError(f"--data.cache_dir: the decoded table in {cache.folder} cannot be read back")
+        return found
+
+    def _settings(self, source: Source) -> list[Any]:
+        """All that the decoded tensors depend on, as plain values."""
+        given = None
+        if self._given is not None:
+            schema, training = self._given
+            given = [schema.to_dict(), *(values.tolist() for values in training)]
+        split = [self.val_fraction, self.test_fraction, self.seed, self._every_row]
+        return [source.identity(), vars(self._choices), split, str(self._dtype()), given]
+
+    def _device_of_rows(self, of_trainer: torch.device) -> torch.device:
+        # What does not fit in memory does not fit on a device either; the Trainer moves each batch.
+        return torch.device("cpu") if self._mapped else of_trainer
 
     def _dtype(self) -> torch.dtype:
         if self.trainer is not None and self.trainer.precision == "64-true":
             return torch.float64
         return torch.float32
+
+
+def _plain(value: Any) -> Level | None:
+    """A NumPy scalar as Python's own number."""
+    return value.item() if hasattr(value, "item") else value

@@ -239,8 +239,12 @@ class TensorDataModule(LightningDataModule):
                 # As many batches in each process: they meet after every one.
                 n_batches = 1 if self.batch_size is None else -(-n_rows // (processes * self.batch_size))
                 rows = rows.take(slice(n_rows * rank // processes, n_rows * (rank + 1) // processes))
-            rows = rows.to(self.trainer.strategy.root_device)
+            rows = rows.to(self._device_of_rows(self.trainer.strategy.root_device))
         return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed, n_batches=n_batches)
+
+    def _device_of_rows(self, of_trainer: torch.device) -> torch.device:
+        """Where the rows stay during a fit."""
+        return of_trainer
 
     def _dtype(self) -> torch.dtype:
         if self.trainer is None:

@@ -1,0 +1,223 @@
+"""Tables too large for memory: decoded once into files that are mapped into memory as tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lr_lightning.errors import InputError
+
+FORMAT = 1  # raise it when what the files mean changes
+_CONTENTS = "contents.json"
+_SHARE_OF_MEMORY = 0.6  # of what is available; the rest is for the solver and everything else
+
+
+def user_cache_folder() -> Path:
+    """Where decoded tables are kept if nobody says otherwise."""
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "lr_lightning"
+
+
+def fits_in_memory(n_bytes: int) -> bool:
+    """Whether a process may take this many more bytes."""
+    available = available_memory()
+    return available is None or n_bytes <= _SHARE_OF_MEMORY * available
+
+
+def available_memory() -> int | None:
+    """Bytes that this process may still take: of the machine, its control group and its own limit.
+
+    None where the system does not say.
+    """
+    limits = [_machine_memory(), _group_memory(), _process_memory()]
+    known = [limit for limit in limits if limit is not None]
+    return max(0, min(known)) if known else None
+
+
+def _fields_in_kilobytes(path: str) -> dict[str, int]:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return {}
+    return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if line.endswith(" kB")}
+
+
+def _machine_memory() -> int | None:
+    known = _fields_in_kilobytes("/proc/meminfo").get("MemAvailable")
+    if known is None and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return known
+
+
+def _group_memory() -> int | None:
+    try:
+        group = Path("/proc/self/cgroup").read_text().split("::")[-1].strip()
+        folder = Path("/sys/fs/cgroup") / group.lstrip("/")
+        limits = []
+        while True:  # the limit of any group above counts too
+            for kind in ("max", "high"):
+                file = folder / f"memory.{kind}"
+                if file.exists() and (text := file.read_text().strip()) != "max":
+                    limits.append(int(text) - _group_use(folder))
+            if folder == Path("/sys/fs/cgroup") or len(folder.parts) <= 4:
+                return min(limits, default=None)
+            folder = folder.parent
+    except (OSError, ValueError):
+        return None
+
+
+def _group_use(folder: Path) -> int:
+    """What the group cannot give back: its memory without the page cache."""
+    text = (folder / "memory.stat").read_text().split()
+    stat = dict(zip(text[::2], map(int, text[1::2]), strict=True))
+    return stat.get("anon", 0) + stat.get("kernel", 0)
+
+
+def _process_memory() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    used = _fields_in_kilobytes("/proc/self/status")
+    limits = []
+    for limit, use in ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize")):
+        soft, _ = resource.getrlimit(limit)
+        if soft != resource.RLIM_INFINITY:
+            limits.append(soft - used.get(use, 0))
+    return min(limits, default=None)
+
+
+def cache_key(settings: Any) -> str:
+    """A name for what plain `settings` lead to."""
+    text = json.dumps([FORMAT, settings], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class TensorCache:
+    """Whole sets of tensors in a folder, each under a key.
+
+    A set is written under a temporary name and renamed when every byte of it has reached the disk, so that an
+    interrupted write is never taken for a whole one.
+
+    Args:
+        folder: made if it is not there.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def open(self, key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        """The notes and the tensors of a set, mapped into memory; None if there is no such set."""
+        folder = self.folder / key
+        try:
+            contents = json.loads((folder / _CONTENTS).read_text())
+            return contents["notes"], {
+                name: _mapped(folder / name, shape, getattr(torch, dtype))
+                for name, (shape, dtype) in contents["tensors"].items()
+            }
+        except (OSError, ValueError, KeyError, RuntimeError):
+            return None
+
+    def writer(self, key: str) -> CacheWriter:
+        """Write a new set."""
+        self._clear_abandoned()
+        return CacheWriter(self.folder, key)
+
+    def _clear_abandoned(self) -> None:
+        """Remove what processes of this machine left that are no more."""
+        for path in self.folder.glob(".*.writing-*"):
+            host, _, process = path.name.partition(".writing-")[2].rpartition("-")[0].rpartition("-")
+            if host == platform.node() and not Path(f"/proc/{process}").exists() and Path("/proc").exists():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class CacheWriter:
+    """Writes one set of tensors, row by row; a context that removes everything if it is left by an exception.
+
+    Raises:
+        InputError: in one line, if the disk is full or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, key: str):
+        self._folder, self._key = folder, key
+        self._files: dict[str, IO[bytes]] = {}
+        self._described: dict[str, tuple[list[int], str]] = {}
+
+    def __enter__(self) -> CacheWriter:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            prefix = f".{self._key}.writing-{platform.node()}-{os.getpid()}-"
+            self._temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=self._folder))
+        except OSError as error:
+            raise self._explained(error) from None
+        return self
+
+    def append(self, name: str, rows: np.ndarray) -> None:
+        """Add rows, shape (k, …), to the tensor `name`."""
+        try:
+            if name not in self._files:
+                self._files[name] = (self._temporary / name).open("wb")
+                self._described[name] = ([0, *rows.shape[1:]], rows.dtype.name)
+            self._files[name].write(np.ascontiguousarray(rows).data)
+        except OSError as error:
+            raise self._explained(error) from None
+        self._described[name][0][0] += len(rows)
+
+    def finish(self, notes: Mapping[str, Any]) -> None:
+        """Bring everything to the disk and give the set its name. `notes` is plain data."""
+        try:
+            for file in self._files.values():
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+            with (self._temporary / _CONTENTS).open("w") as file:
+                json.dump({"notes": dict(notes), "tensors": self._described}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            target = self._folder / self._key
+            if target.exists():  # damaged, or another process was faster
+                shutil.rmtree(target, ignore_errors=True)
+            self._temporary.rename(target)
+        except OSError as error:
+            raise self._explained(error) from None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        for file in self._files.values():
+            with contextlib.suppress(OSError):  # what its buffer still holds does not fit either
+                file.close()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _explained(self, error: OSError) -> InputError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return InputError(
+                f"--data.cache_dir: no space left in {self._folder} for the decoded table (nothing was "
+                "kept); free some or name another folder"
+            )
+        return InputError(f"--data.cache_dir: {self._folder} cannot be written ({error.strerror})")
+
+
+def _mapped(path: Path, shape: list[int], dtype: torch.dtype) -> Tensor:
+    n_bytes = torch.Size(shape).numel() * dtype.itemsize
+    if path.stat().st_size != n_bytes:
+        raise ValueError(f"{path} has not the size that it should have")
+    # Shared, so that the pages belong to the file: the system can drop them and no memory limit counts them.
+    return torch.from_file(str(path), shared=True, size=torch.Size(shape).numel(), dtype=dtype).view(shape)

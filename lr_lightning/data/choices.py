@@ -1,0 +1,96 @@
+"""What a person says about a table, checked against its columns."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lr_lightning.data.schema import MISSING_RULES, UNSEEN_RULES, Level
+from lr_lightning.data.sources import Source
+from lr_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The options of `TableDataModule` that say what the columns mean.
+
+    Raises:
+        InputError: if `missing` or `unseen` is none of the rules there are.
+    """
+
+    target: str | None = None
+    features: tuple[str, ...] | None = None
+    weight: str | None = None
+    positive: Level | None = None
+    categorical: tuple[str, ...] = ()
+    missing: str = "error"
+    unseen: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.missing not in MISSING_RULES:
+            raise InputError(f"--data.missing must be one of {', '.join(MISSING_RULES)}, not {self.missing}")
+        if self.unseen not in UNSEEN_RULES:
+            raise InputError(f"--data.unseen must be one of {', '.join(UNSEEN_RULES)}, not {self.unseen}")
+
+    def feature_columns(self, source: Source) -> list[str]:
+        """The columns that become features, in the order of the weights.
+
+        Raises:
+            InputError: if a name is not in the table, or has two parts to play.
+        """
+        if self.target is None:
+            raise InputError(
+                f"{source.name}: --data.target is missing; it names one of the columns {listed(source.names)}"
+            )
+        refuse_absent([self.target], source, "target column")
+        if self.weight is not None:
+            refuse_absent([self.weight], source, "weight column")
+            if self.weight == self.target:
+                raise InputError(f"--data.weight: {self.weight} is the target and cannot be the weight too")
+        if self.features is None:
+            features = [name for name in usable_names(source) if name not in (self.target, self.weight)]
+        else:
+            features = list(self.features)
+            refuse_absent(features, source)
+            self._refuse_double_parts(features)
+        if not features:
+            raise InputError(
+                f"{source.name} has no column left for a feature besides the target {self.target}"
+            )
+        refuse_absent(self.categorical, source)
+        for name in self.categorical:
+            if name not in features:
+                raise InputError(f"--data.categorical names {name}, which is not among the features")
+        return features
+
+    def _refuse_double_parts(self, features: list[str]) -> None:
+        for name in features:
+            if features.count(name) > 1:
+                raise InputError(f"--data.features names {name} twice")
+            if name in (self.target, self.weight):
+                role = "target" if name == self.target else "weight"
+                raise InputError(f"--data.features: {name} is the {role} and cannot be a feature too")
+
+
+def usable_names(source: Source) -> list[str]:
+    """The columns that have a name and are not the row index that pandas wrote."""
+    return [name for name in source.names if name and not re.fullmatch(r"__index_level_\d+__", name)]
+
+
+def refuse_absent(names: Iterable[str], source: Source, role: str = "column") -> None:
+    """Raise InputError if the table lacks one of the columns."""
+    for name in names:
+        if name not in source.names or not name:
+            alike = [known for known in source.names if known.strip().lower() == name.strip().lower()]
+            close = alike or difflib.get_close_matches(name, source.names, 1)
+            hint = f"did you mean {close[0]}?" if close else f"its columns are {listed(source.names)}"
+            raise InputError(f"{source.name} has no {role} {name or '(without a name)'}; {hint}")
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names in a row, cut where there are many."""
+    names = [name for name in names if name]
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

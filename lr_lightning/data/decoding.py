@@ -1,0 +1,227 @@
+"""The sweeps over a table: what it holds, the training rows' statistics, and its standardised rows."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from logging import WARNING
+from typing import Any
+
+import numpy as np
+import torch
+
+from lr_lightning.data.choices import Choices
+from lr_lightning.data.columns import width
+from lr_lightning.data.encoding import Block, Encoder
+from lr_lightning.data.rows import Survey, refuse_missing, review
+from lr_lightning.data.schema import Level, TableSchema
+from lr_lightning.data.sources import Source
+from lr_lightning.data.splits import stratified_split
+from lr_lightning.data.standardization import RunningMoments, Standardization
+from lr_lightning.data.survey import survey
+from lr_lightning.errors import InputError
+
+PARTS = ("train", "val", "test")
+_LEFT_OUT = len(PARTS)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How rows are divided; `every_row` makes all of them test rows."""
+
+    val_fraction: float
+    test_fraction: float
+    seed: int
+    every_row: bool
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Which part each of a table's rows belongs to.
+
+    Attributes:
+        of_row: index into PARTS for each row of the table, uint8, shape (N,); above them for a row left out.
+        sizes: rows in each part.
+    """
+
+    of_row: np.ndarray
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, found: Survey, split: Split) -> Partition:
+        """Divide the rows that are in use."""
+        part = np.full(len(found.y), PARTS.index("test" if split.every_row else "train"), dtype=np.uint8)
+        if not split.every_row:
+            rows_of = stratified_split(
+                torch.from_numpy(found.y),
+                val_fraction=split.val_fraction,
+                test_fraction=split.test_fraction,
+                seed=split.seed,
+            )
+            for index, rows in enumerate(rows_of):
+                if rows is not None:
+                    part[rows.numpy()] = index
+        sizes = tuple(np.bincount(part, minlength=len(PARTS)).tolist())
+        if found.kept is None:
+            return cls(part, sizes)
+        of_row = np.full(len(found.kept), _LEFT_OUT, dtype=np.uint8)
+        of_row[found.kept] = part
+        return cls(of_row, sizes)
+
+    def take(self, values: np.ndarray, part: str) -> np.ndarray:
+        """The entries of one part's rows; `values` has one entry for each row in use."""
+        return values[self.of_row[self.of_row != _LEFT_OUT] == PARTS.index(part)]
+
+
+class Sweeps:
+    """One reading of a table, whatever becomes of its rows.
+
+    Args:
+        source: the table.
+        choices: what a person says about it.
+        split: how its rows are divided.
+        given: the schema and the statistics of an earlier fit, which take the place of `choices`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        choices: Choices,
+        split: Split,
+        given: tuple[TableSchema, Standardization] | None,
+    ):
+        self.source = source
+        self.found = survey(source, choices) if given is None else review(source, given[0])
+        self.partition = Partition.of(self.found, split)
+        self.messages = list(self.found.notes)
+        if given is not None:
+            self.schema, self.training = given
+            return
+        self.schema, self.training = training_statistics(source, self.found, self.partition)
+        named = zip(self.schema.feature_names, (self.training.scale == 0).tolist(), strict=True)
+        constant = ", ".join(name for name, is_constant in named if is_constant)
+        if constant:
+            text = f"{source.name}: constant in the training rows and so without a weight: {constant}"
+            self.messages.append((WARNING, " ".join(text.splitlines())))
+
+    def notes(self) -> dict[str, Any]:
+        """Everything but the rows, as plain values."""
+        return {
+            "messages": [list(message) for message in self.messages],
+            "schema": self.schema.to_dict(),
+            "training": [values.tolist() for values in self.training],
+            "fingerprint": zlib.crc32(np.packbits(self.found.y).tobytes(), len(self.found.y)),
+        }
+
+    def labels_and_weights(self, dtype: torch.dtype) -> dict[str, np.ndarray]:
+        """Targets and sample weights of the parts that have rows."""
+        arrays = {}
+        for part, size in zip(PARTS, self.partition.sizes, strict=True):
+            if size:
+                arrays[f"{part}.y"] = self.partition.take(self.found.y, part).astype(_numpy(dtype))
+                if self.found.weight is not None:
+                    weight = self.partition.take(self.found.weight, part)
+                    arrays[f"{part}.weight"] = weight.astype(_numpy(dtype))
+        return arrays
+
+    def write(self, dtype: torch.dtype, append: Callable[[int, np.ndarray], None]) -> None:
+        """Standardise every row, and hand each block on to the part it belongs to.
+
+        Args:
+            dtype: float32 or float64; rows are standardised in float64 and rounded once.
+            append: called with the index of a part and its next rows, shape (k, d), which it must copy.
+        """
+        served = self.training.divisible()
+        mean, scale = served.mean.numpy()[:, None], served.scale.numpy()[:, None]
+        names = [column.name for column in self.schema.columns]
+        encoder = Encoder(self.schema, self.source)
+        for block in encoder.blocks(self.source.batches(names)):
+            _refuse(encoder, block, names)
+            x = np.subtract(block.x, mean, out=block.x)
+            np.divide(x, scale, out=x)
+            rows = np.ascontiguousarray(x.T, dtype=_numpy(dtype))
+            of_row = self.partition.of_row[block.rows]
+            for part in range(len(PARTS)):
+                index = np.flatnonzero(of_row == part)
+                if len(index) == len(rows):
+                    append(part, rows)
+                elif len(index):
+                    append(part, rows.take(index, axis=0))
+
+
+def _numpy(dtype: torch.dtype) -> type:
+    return np.float64 if dtype == torch.float64 else np.float32
+
+
+def training_statistics(
+    source: Source, found: Survey, partition: Partition
+) -> tuple[TableSchema, Standardization]:
+    """Means and scales of the training rows, and the schema with what fills missing values.
+
+    Raises:
+        InputError: if a value is infinite, or missing where that is refused.
+    """
+    schema = found.schema
+    names = [column.name for column in schema.columns]
+    weight = (partition.of_row == PARTS.index("train")).astype(np.float64)
+    if found.weight is not None:
+        weight[weight > 0] = partition.take(found.weight, "train")
+    total = float(weight.sum())
+    if not total > 0:
+        raise InputError(f"{source.name}: every training row has the weight 0 in {schema.weight}")
+
+    moments, encoder = RunningMoments(len(schema.feature_names)), Encoder(schema, source)
+    for block in encoder.blocks(source.batches(names)):
+        _refuse(encoder, block, names)
+        moments.add(block.x, weight[block.rows])
+    if schema.missing == "impute":
+        fills, values = _fills(schema, moments, source)
+        moments.fill(values, total)
+        schema = schema.with_fills(fills)
+    training = moments.result()
+    _refuse_overflow(schema, training, source)
+    return schema, training
+
+
+def _refuse(encoder: Encoder, block: Block, names: Sequence[str]) -> None:
+    """Raise InputError for an infinite value, and for a missing one in a row that is in use."""
+    if block.finite:
+        return
+    encoder.refuse_infinite(block)
+    if encoder.schema.missing == "error":
+        refuse_missing(encoder.source, names)  # every column and its count, at the cost of a sweep
+
+
+def _fills(schema: TableSchema, moments: RunningMoments, source: Source) -> tuple[list[Level], np.ndarray]:
+    """What stands in for missing values: for each column, and for each feature, float64 (d,)."""
+    fills: list[Level] = []
+    values = moments.mean.copy()
+    at = 0
+    for column in schema.columns:
+        n = width(column)
+        mean = moments.mean[at : at + n]
+        if not (moments.weight[at : at + n] > 0).all():
+            raise InputError(f"{source.name}: column {column.name} holds no value among the training rows")
+        if column.kind == "category":
+            shares = np.concatenate([[1 - mean.sum()], mean])
+            # The first of the most frequent levels; shares that differ by rounding alone are equal.
+            most = int(np.flatnonzero(shares >= shares.max() - 1e-9)[0])
+            fills.append(column.levels[most])
+            values[at : at + n] = np.arange(1, n + 1) == most
+        elif column.kind == "boolean":
+            fills.append(bool(mean[0] > 0.5))
+            values[at] = fills[-1]
+        else:
+            fills.append(float(mean[0]))
+        at += n
+    return fills, values
+
+
+def _refuse_overflow(schema: TableSchema, training: Standardization, source: Source) -> None:
+    bad = ~(training.mean.isfinite() & training.scale.isfinite())
+    if bool(bad.any()):
+        name = schema.feature_names[int(bad.nonzero()[0, 0])]
+        raise InputError(
+            f"{source.name}: column {name} holds values too large to square (beyond 1e150); rescale it"
+        )

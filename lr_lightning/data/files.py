@@ -1,0 +1,164 @@
+"""Open any table: by what a file's first bytes say it is, a folder of files, or a table in memory."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lr_lightning.data.delimited import DelimitedSource
+from lr_lightning.data.folder import FolderSource, files_in
+from lr_lightning.data.frames import to_arrow
+from lr_lightning.data.sources import BATCH_ROWS, MemorySource, Source
+from lr_lightning.errors import InputError
+
+STREAM_BATCH_ROWS = 1 << 16
+
+
+class _FileSource(Source):
+    path: Path
+
+    def identity(self) -> list[Any]:
+        """Path, size, time of change and inode."""
+        stat = self.path.stat()
+        return [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+
+class ParquetSource(_FileSource):
+    """A Parquet file."""
+
+    def __init__(self, path: Path, name: str):
+        self.path, self.name = path, name
+        with _explained(name, "Parquet"), self._open() as file:
+            self.names = file.schema_arrow.names
+            self._n_rows = file.metadata.num_rows
+        self.refuse_duplicates()
+
+    def _open(self, **options: Any) -> Any:
+        from pyarrow import parquet
+
+        return parquet.ParquetFile(self.path, **options)
+
+    def decoded_bytes(self, columns: Sequence[str]) -> int:
+        """Eight bytes a value."""
+        return 8 * self._n_rows * len(columns)
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Blocks of rows, without reading whole row groups ahead."""
+        with _explained(self.name, "Parquet"), self._open(pre_buffer=False, buffer_size=1 << 20) as file:
+            for batch in file.iter_batches(STREAM_BATCH_ROWS, columns=list(columns)):
+                yield batch.select(list(columns))
+
+    def load(self, columns: Sequence[str]) -> Source:
+        """The columns in memory, read by all processors."""
+        with _explained(self.name, "Parquet"), self._open(pre_buffer=True) as file:
+            table = file.read(columns=list(columns), use_threads=True)
+        return MemorySource([table.select(list(columns))], columns, self)
+
+
+class ArrowSource(_FileSource):
+    """An Arrow IPC file or stream, Feather included."""
+
+    def __init__(self, path: Path, name: str, *, stream: bool):
+        self.path, self.name, self._is_stream = path, name, stream
+        with _explained(name, "Arrow"), self._open() as reader:
+            self.names = reader.schema.names
+        self.refuse_duplicates()
+
+    def _open(self) -> Any:
+        from pyarrow import ipc
+
+        file = pa.memory_map(str(self.path))
+        return ipc.open_stream(file) if self._is_stream else ipc.open_file(file)
+
+    def decoded_bytes(self, columns: Sequence[str]) -> int:
+        """Twice the size of the file, because it may be compressed."""
+        return 2 * self.path.stat().st_size
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The file's record batches, cut where they are large."""
+        with _explained(self.name, "Arrow"), self._open() as reader:
+            parts = reader if self._is_stream else map(reader.get_batch, range(reader.num_record_batches))
+            for batch in parts:
+                table = pa.Table.from_batches([batch.select(list(columns))])
+                yield from table.to_batches(max_chunksize=BATCH_ROWS)
+
+
+@contextmanager
+def _explained(name: str, format_name: str) -> Iterator[None]:
+    """Pyarrow's exceptions as one line about the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{name} is truncated, damaged or not {format_name} after all ({reason})") from None
+
+
+def open_file(path: Path, name: str) -> Source:
+    """Open one file by what its first bytes say it is.
+
+    Raises:
+        InputError: if it cannot be read or is no table.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror})") from None
+    if not head:
+        raise InputError(f"{name} is empty; a table needs a header line and rows")
+    if head.startswith(b"PAR1"):
+        return ParquetSource(path, name)
+    if head.startswith(b"ARROW1"):
+        return ArrowSource(path, name, stream=False)
+    if head.startswith(b"\xff\xff\xff\xff"):
+        return ArrowSource(path, name, stream=True)
+    if head.startswith(b"FEA1"):
+        raise InputError(f"{name} is a Feather file of version 1; save it as Parquet or as Feather version 2")
+    suffix = path.suffix.lower()
+    if suffix in (".parquet", ".pq", ".arrow", ".feather", ".ipc"):
+        raise InputError(f"{name} is damaged or no {suffix[1:]} file: it begins with {head!r}")
+    return DelimitedSource(path, name)
+
+
+def open_source(data: Any, name: str | None = None) -> Source:
+    """Open a path, or take a table in memory.
+
+    Args:
+        data: the path of a file or folder, or a table in memory that `frames.to_arrow` takes.
+        name: how messages call it; the path by default.
+
+    Raises:
+        InputError: if there is no such file, or it is no table.
+    """
+    if isinstance(data, Source):
+        return data
+    if not isinstance(data, str | os.PathLike):
+        name = name or "the table"
+        table = to_arrow(data, name)
+        return MemorySource([table], table.column_names, name)
+    text = os.fspath(data)
+    name = name or str(text)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
+        raise InputError(f"{name} is a URL; download the file and name it here")
+    try:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            name = name.rstrip("/") or "/"
+            return FolderSource(
+                [open_file(part, f"{name}/{part.name}") for part in files_in(path, name)], name
+            )
+        if not path.exists():
+            raise InputError(f"{name}: there is no such file")
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name!r} cannot be read ({error})") from None
+    if not path.is_file():
+        raise InputError(f"{name} is neither a file nor a folder")
+    return open_file(path, name)

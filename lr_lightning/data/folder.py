@@ -1,0 +1,163 @@
+"""A folder of files with one schema, as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lr_lightning.data.columns import KIND_IN_WORDS, kind_of
+from lr_lightning.data.delimited import DelimitedSource
+from lr_lightning.data.sources import MemorySource, Source, TypesChanged
+from lr_lightning.errors import InputError
+
+_SUFFIXES = (
+    ".parquet",
+    ".pq",
+    ".csv",
+    ".tsv",
+    ".tab",
+    ".txt",
+    ".arrow",
+    ".feather",
+    ".ipc",
+    ".gz",
+    ".bz2",
+    ".zst",
+)
+
+
+def files_in(folder: Path, name: str) -> list[Path]:
+    """The data files directly in a folder, sorted by name; hidden ones (`.x`, `_x`) are no data.
+
+    Raises:
+        InputError: if there are none, or one is a link that leaves the folder.
+    """
+    inside = folder.resolve()
+    found = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith((".", "_")) or not entry.name.lower().endswith(_SUFFIXES):
+            continue
+        if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+            raise InputError(
+                f"{name}/{entry.name} is a link that leaves the folder; put the file itself there"
+            )
+        if entry.is_file():
+            found.append(entry)
+    if not found:
+        raise InputError(f"{name} is a folder without data files ({', '.join(_SUFFIXES[:3])}, …)")
+    return found
+
+
+class FolderSource(Source):
+    """Files of one schema, one after the other.
+
+    Args:
+        parts: the files.
+        name: of the folder, for messages.
+
+    Raises:
+        InputError: if the files have not the same columns.
+    """
+
+    def __init__(self, parts: Sequence[Source], name: str):
+        self.name, self.parts = name, parts
+        self.names = parts[0].names
+        self._rows: list[int] = []  # of the parts that a sweep has finished
+        for part in parts[1:]:
+            differing = sorted(set(part.names) ^ set(self.names))
+            if differing:
+                names = ", ".join(differing[:5])
+                raise InputError(
+                    f"{part.name} has not the columns of {parts[0].name}: they differ in {names}"
+                )
+
+    def expect(self, types: Mapping[str, pa.DataType]) -> None:
+        """Say so to every part."""
+        for part in self.parts:
+            part.expect(types)
+
+    def settle(self, columns: Sequence[str]) -> None:
+        """Settle every part."""
+        for part in self.parts:
+            part.settle(columns)
+
+    def decoded_bytes(self, columns: Sequence[str]) -> int:
+        """The sum over the parts."""
+        return sum(part.decoded_bytes(columns) for part in self.parts)
+
+    def identity(self) -> list[Any]:
+        """What changes when one of the files does."""
+        return [part.identity() for part in self.parts]
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The rows of one part after the other."""
+        self._rows, kinds = [], _Kinds(self.parts)
+        for part in self.parts:
+            n_rows = 0
+            for batch in part.batches(columns):
+                kinds.check(part, batch.schema)
+                n_rows += batch.num_rows
+                yield batch
+            self._rows.append(n_rows)
+
+    def load(self, columns: Sequence[str]) -> Source:
+        """All parts in memory."""
+        while True:
+            self._rows, kinds, tables = [], _Kinds(self.parts), []
+            try:
+                for part in self.parts:
+                    batches = list(part.load(columns).batches(columns))
+                    for batch in batches:
+                        kinds.check(part, batch.schema)
+                    tables.extend(pa.Table.from_batches([batch]) for batch in batches)
+                    self._rows.append(sum(batch.num_rows for batch in batches))
+            except TypesChanged:
+                continue
+            return MemorySource(tables, columns, self)
+
+    def place(self, row: int) -> str:
+        """The file, and where the row is in it."""
+        for part, n_rows in zip(self.parts, [*self._rows, row + 1], strict=False):
+            if row < n_rows:
+                return f"{Path(part.name).name}, {part.place(row)}"
+            row -= n_rows
+        return super().place(row)
+
+    def place_of(self, column: str, value: str) -> str | None:
+        """The file, and where the text is in it."""
+        for part in self.parts:
+            if where := part.place_of(column, value):
+                return f"{Path(part.name).name}, {where}"
+        return None
+
+
+class _Kinds:
+    """What kind of column the parts have shown so far."""
+
+    def __init__(self, parts: Sequence[Source]):
+        self._parts = parts
+        self._known: dict[str, tuple[str | None, Source]] = {}
+
+    def check(self, part: Source, schema: pa.Schema) -> None:
+        """Raise InputError if a column of `part` is of another kind than in an earlier one.
+
+        Raises:
+            TypesChanged: where the files are text, and the column can be read as text everywhere.
+        """
+        for field in schema:
+            kind = kind_of(field.type)
+            if kind == "missing":
+                continue
+            known, first = self._known.setdefault(field.name, (kind, part))
+            if kind == known:
+                continue
+            text = pa.string()
+            if "category" in (kind, known) and all(isinstance(each, DelimitedSource) for each in self._parts):
+                for each in self._parts:
+                    each.expect({field.name: text})
+                raise TypesChanged
+            found, expected = (KIND_IN_WORDS.get(k or "", f"{field.type}") for k in (kind, known))
+            raise InputError(f"{part.name}: column {field.name} holds {found}, in {first.name} {expected}")
