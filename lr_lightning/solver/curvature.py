@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.solver.quadratic import minimize_l1, solve_spd
+from lr_lightning.solver.quadratic import RANK_TOLERANCE, minimize_l1, solve_spd
 
 
 class DenseCurvature:
@@ -22,10 +22,12 @@ class DenseCurvature:
 
     Args:
         matrix: (k, k), positive semi-definite.
+        rank_tolerance: See :func:`solve_spd`.
     """
 
-    def __init__(self, matrix: Tensor) -> None:
+    def __init__(self, matrix: Tensor, rank_tolerance: float = RANK_TOLERANCE) -> None:
         self.matrix = matrix
+        self._rank_tolerance = rank_tolerance
 
     def update(self, s: Tensor, y: Tensor) -> None:
         """Makes the matrix take the step ``s`` (k,) to the change ``y`` (k,) of the gradient."""
@@ -46,8 +48,8 @@ class DenseCurvature:
             matrix = matrix.clone()
             matrix.diagonal().add_(ridge)
         if l1.any():
-            return minimize_l1(matrix, gradient, point, l1) - point
-        return solve_spd(matrix, -gradient)
+            return minimize_l1(matrix, gradient, point, l1, self._rank_tolerance) - point
+        return solve_spd(matrix, -gradient, self._rank_tolerance)
 
     def state(self) -> dict[str, Any]:
         """What :meth:`load` needs."""

@@ -19,6 +19,7 @@ NO_DECREASE = "no step decreases the objective"
 NOT_FINITE = "the objective is not finite"
 
 _MAX_REJECTIONS = 25
+_MAX_FAILURES = 4  # then the sample is no longer asked
 _REACH = 10.0
 
 
@@ -79,7 +80,6 @@ class SubsampledNewton(torch.optim.Optimizer):
         sample_is_complete: bool = False,
     ) -> None:
         single = sample is not None and sample[0].dtype != torch.float64
-        self._noise = 1e-9 if single else 1e-12
         if tol is None:
             tol = 1e-10 if single else 1e-14
         super().__init__(params, {"tol": tol, "history_size": history_size})
@@ -96,6 +96,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._write(point)
         else:
             self._curvature = self._curvature_at(point)
+        self._noise = 1e-12 if self._problem is None else self._problem.noise(self._curvature)
         self.converged = False
         self.stopped = False
         self.status = ""
@@ -108,6 +109,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         self._reach = math.inf  # how far a step may move the sampled logits
         self._length = 1.0  # the part of the model's step to propose, where there is no sample
         self._rejections = 0
+        self._failures = 0  # how often the sample has misled
         self._stalls = 0
 
     @torch.no_grad()
@@ -171,11 +173,14 @@ class SubsampledNewton(torch.optim.Optimizer):
         agreement = (self.objective - objective) / self._promised if self._promised > 0 else 1.0
         resolved = self._promised > 1e-9 * abs(self.objective)
         self._doubtful = resolved and not 0.8 < agreement < 1.25
-        if self._doubtful and self._problem is not None:
+        if self._doubtful and self._problem is not None and self._failures < _MAX_FAILURES:
             self._curvature = self._curvature_at(point)
         self._curvature.update(point - self._best, gradient - self._best_gradient)
         if agreement > 0.5:
             self._reach *= 4
+            self._length = min(1.0, 2 * self._length)
+        elif agreement < 0.1 and resolved:
+            self._failures += 1
         self._best, self._best_gradient, self.objective = point, gradient, objective
         self._rejections = 0
         self._propose()
@@ -192,7 +197,8 @@ class SubsampledNewton(torch.optim.Optimizer):
             if finite:
                 self._curvature.update(step, gradient - self._best_gradient)
             self._doubtful = True
-            if self._problem is not None:
+            self._failures += 1
+            if self._problem is not None and self._failures < _MAX_FAILURES:
                 self._reach = 0.25 * self._problem.movement(step)
             else:
                 self._length *= 0.25
@@ -225,13 +231,15 @@ class SubsampledNewton(torch.optim.Optimizer):
         """The model's step ``p``, or one that also heeds how the sampled rows' losses bend."""
         assert self._best is not None  # noqa: S101
         self._promised = self._length * (2 - self._length) * self.newton_decrement
-        if self._problem is None or not self._doubtful:
+        large = self.newton_decrement > 1e-5 * abs(self.objective)
+        if self._problem is None or self._failures >= _MAX_FAILURES or not (self._doubtful or large):
             return self._length * p
         movement = self._problem.movement(p)
         if movement <= min(1.0, self._reach):
             return p
+        reach = min(self._reach, _REACH * (1 + self._problem.movement(self._best)))
         end, promised, curvature = self._problem.descend(
-            self._best, self._best_gradient, self.param_groups[0]["history_size"], min(self._reach, _REACH)
+            self._best, self._best_gradient, self.param_groups[0]["history_size"], reach
         )
         if not promised > 0:
             return p * min(1.0, self._reach / movement)
@@ -257,7 +265,9 @@ class SubsampledNewton(torch.optim.Optimizer):
         """
         if self._problem is None:
             return False
-        return float(self._problem.logits(p).abs().max()) > 0.3
+        assert self._best is not None  # noqa: S101
+        moved, logits = self._problem.logits(p).abs(), self._problem.logits(self._best).abs()
+        return bool((moved > 0.1 + 0.003 * logits).any())
 
     def _finish_at_best(self, status: str, *, converged: bool) -> None:
         assert self._best is not None  # noqa: S101
