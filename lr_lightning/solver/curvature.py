@@ -112,16 +112,19 @@ class WorkingSetCurvature:
     """The sample's Hessian over the few coordinates that an L1 penalty lets move; for wide tables.
 
     Args:
-        hessian: Function from an index (m,) of coordinates to their block (m, m) of the Hessian.
+        hessian: Function from a point (k,) and an index (m,) of coordinates to their block (m, m) of the Hessian.
+        point: (k,), where the Hessian is taken.
         limit: Largest m.
     """
 
-    def __init__(self, hessian: Callable[[Tensor], Tensor], limit: int) -> None:
+    def __init__(self, hessian: Callable[[Tensor, Tensor], Tensor], point: Tensor, limit: int) -> None:
         self._hessian = hessian
+        self._point = point
         self._limit = limit
 
     def update(self, s: Tensor, y: Tensor) -> None:
-        """Learns nothing: the block is computed anew where it is needed."""
+        """Goes along with the accepted step ``s`` (k,): the block is computed anew at every point."""
+        self._point = self._point + s
 
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
         """The step (k,) over the coordinates that are not zero or violate the optimality conditions most."""
@@ -131,12 +134,14 @@ class WorkingSetCurvature:
         p = torch.zeros_like(point)
         if len(index):
             start = point[index]
-            p[index] = minimize_l1(self._hessian(index), gradient[index], start, l1[index]) - start
+            block = self._hessian(self._point, index)
+            p[index] = minimize_l1(block, gradient[index], start, l1[index]) - start
         return p
 
     def state(self) -> dict[str, Any]:
-        """Nothing is kept."""
-        return {}
+        """What :meth:`load` needs."""
+        return {"point": self._point}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Nothing is kept."""
+        """Takes over what :meth:`state` gave."""
+        self._point = state["point"]

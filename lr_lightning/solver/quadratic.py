@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 RANK_TOLERANCE = 1e-13  # relative to a unit diagonal, times the size: pivots below are rounding
-_RIDGE = 1e-10
+_RIDGE = 1e4  # times the rank tolerance
 _REFINEMENTS = 5
 
 
@@ -39,7 +39,7 @@ def solve_spd(matrix: Tensor, rhs: Tensor, rank_tolerance: float = RANK_TOLERANC
     factor, info = torch.linalg.cholesky_ex(scaled)
     if not info and float(factor.diagonal().square().min()) > rank_tolerance * size:
         return torch.cholesky_solve(r[:, None], factor)[:, 0] * scale
-    ridge = _RIDGE
+    ridge = _RIDGE * rank_tolerance
     for _ in range(8):
         shifted = scaled.clone()
         shifted.diagonal().add_(ridge)

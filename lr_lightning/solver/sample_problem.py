@@ -16,8 +16,9 @@ Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature
 DENSE_LIMIT = 2048  # coefficients; above, nothing of d × d is kept
 _CHEAP = 2e8  # multiplications of a Hessian that is not worth being spared
 _LEVEL_RATIO = 4
+_PRIOR = 0.1  # in rows
 _SINGLE_PIVOT = 1e-5  # below, float32 products are too coarse for the Hessian's inverse
-_SINGLE_RANK_TOLERANCE = 1e-12  # dependent columns, rounded to float32, leave squared pivots of 1e-14
+_SINGLE_RANK_TOLERANCE = 1e-11  # dependent columns, rounded to float32, leave squared pivots of 1e-14
 
 
 class SampleProblem:
@@ -64,7 +65,7 @@ class SampleProblem:
             matrix.diagonal().add_(self._l2)
             return DenseCurvature(matrix, RANK_TOLERANCE if self._double else _SINGLE_RANK_TOLERANCE)
         if self._l1.any():
-            return WorkingSetCurvature(lambda index: self._block(point, index), DENSE_LIMIT)
+            return WorkingSetCurvature(self._block, point, DENSE_LIMIT)
         return LimitedMemoryCurvature(self._diagonal(point), history_size)
 
     def solve(self, start: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
@@ -81,8 +82,15 @@ class SampleProblem:
             smaller = self._reduced(m // _LEVEL_RATIO)
             if smaller is not None:
                 start, _ = smaller.solve(start, history_size)
-        tolerance = 1e-15 if exact else 0.1 * k / (2 * m)
-        return self._newton(start, tolerance, history_size, limit=60 if exact else 20)
+        if exact:
+            return self._newton(start, 1e-15, history_size, limit=60)
+        # A little ridge, well below the sampling error, for what the sample cannot tell at all.
+        prior = _PRIOR / m
+        problem = SampleProblem(self._x, self._y, self._v, self._l1, self._l2 + prior, complete=self._complete)
+        point, curvature = problem._newton(start, 0.1 * k / (2 * m), history_size, limit=20)
+        if isinstance(curvature, DenseCurvature):
+            curvature.matrix.diagonal().sub_(prior)
+        return point, curvature
 
     def start(self, point: Tensor) -> Tensor:
         """``point``, with the intercept that would be right if all weights were zero, should they be."""

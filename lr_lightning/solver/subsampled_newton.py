@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature
+from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.sample_problem import DENSE_LIMIT, Curvature, SampleProblem
 
 CONVERGED = "converged"
@@ -18,6 +18,11 @@ RUNNING_AWAY = "the objective keeps falling as the weights grow, as under separa
 NO_DECREASE = "no step decreases the objective"
 NOT_FINITE = "the objective is not finite"
 
+_STATE = (
+    "converged", "stopped", "status", "objective", "newton_decrement",
+    "_best", "_best_gradient", "_promised", "_doubtful", "_reach", "_length",
+    "_rejections", "_failures", "_stalls", "_noise",
+)  # fmt: skip
 _MAX_REJECTIONS = 25
 _MAX_FAILURES = 4  # then the sample is no longer asked
 _REACH = 10.0
@@ -145,6 +150,31 @@ class SubsampledNewton(torch.optim.Optimizer):
         if self._best is not None and not self.converged:
             self._write(self._best)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state from which :meth:`load_state_dict` continues the same trajectory; tensors and plain types."""
+        state = super().state_dict()
+        solver = {name: getattr(self, name) for name in _STATE}
+        solver["point"] = self._read(lambda parameter: parameter.detach())
+        solver["curvature"] = self._curvature.state()
+        state["solver"] = solver
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a :meth:`state_dict`, and puts the point that is to be evaluated next into the parameters.
+
+        Raises:
+            ValueError: If it comes from another model.
+        """
+        super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
+        solver = state_dict["solver"]
+        if solver["point"].shape != self._best_gradient.shape:
+            raise ValueError(f"the state holds {len(solver['point'])} coefficients, not {len(self._best_gradient)}")
+        for name in _STATE:
+            value = solver[name]
+            setattr(self, name, value.to("cpu", torch.float64) if isinstance(value, Tensor) else value)
+        self._curvature.load(solver["curvature"])
+        self._write(solver["point"])
+
     def _first(self, point: Tensor, gradient: Tensor, objective: float, finite: bool) -> None:
         if finite:
             self._best, self._best_gradient, self.objective = point, gradient, objective
@@ -194,7 +224,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._finish_at_best(NO_DECREASE, converged=False)
         else:
             step = point - self._best
-            if finite:
+            if finite and not isinstance(self._curvature, WorkingSetCurvature):
                 self._curvature.update(step, gradient - self._best_gradient)
             self._doubtful = True
             self._failures += 1
