@@ -57,7 +57,9 @@ class LinearSigmoid(nn.Module):
         """
         weight = self.linear.weight[0]
         offset = ((served.mean - self.mean) / self.scale) @ weight
-        return weight * (served.scale / self.scale), offset if self.linear.bias is None else self.linear.bias[0] + offset
+        return weight * (served.scale / self.scale), offset if self.linear.bias is None else self.linear.bias[
+            0
+        ] + offset
 
     def coefficients(self) -> tuple[Tensor, float]:
         """Coefficients (d,) and intercept on the original feature scale, detached, float64, on the CPU."""

@@ -165,7 +165,7 @@ def sweep(
             torch.sub(one, y[start:stop].to(dtype), alpha=2, out=s)
             torch.addmv(intercept[:m], block, w, out=t)
             t.mul_(s)
-            torch._C._nn.softplus(t, out=u)
+            torch._C._nn.softplus(t, out=u)  # pyright: ignore[reportAttributeAccessIssue]
             vb = None if v is None else v[start:stop].to(dtype)
             if vb is not None:
                 u.mul_(vb)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -17,8 +17,8 @@ from lr_lightning.data.summary import TrainingSummary, random_rows, row_weights
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.linear_sigmoid import LinearSigmoid
-from lr_lightning.metrics import HeldOutMetrics
 from lr_lightning.loss import logistic_loss
+from lr_lightning.metrics import HeldOutMetrics
 from lr_lightning.optimizers import EXACT, is_full_batch, make_optimizer, refuse_unknown
 from lr_lightning.penalty import Penalty
 from lr_lightning.predictor import Predictor
@@ -103,7 +103,11 @@ class LogisticRegression(LightningModule):
 
     def predictor(self) -> Predictor:
         """The fitted model for inference, as `load` gives it from a checkpoint."""
-        checkpoint = {"state_dict": self.state_dict(), "hyper_parameters": dict(self.hparams), **self._from_data}
+        checkpoint = {
+            "state_dict": self.state_dict(),
+            "hyper_parameters": dict(self.hparams),
+            **self._from_data,
+        }
         return Predictor.from_checkpoint(checkpoint, "the fit")
 
     # ---- set-up -----------------------------------------------------------------------------------------
@@ -130,7 +134,7 @@ class LogisticRegression(LightningModule):
             labels = data.schema.labels
         else:
             self.trainer.fit_loop.setup_data()
-            batches, known, labels = self.trainer.train_dataloader, None, (0, 1)
+            batches, known, labels = cast(Iterable[Sequence[Tensor]], self.trainer.train_dataloader), None, (0, 1)
         self._training = summary = TrainingSummary.of(batches, hparams["class_weight"], labels, known)
 
         n_features = len(summary.standardization.mean)
@@ -346,7 +350,12 @@ class LogisticRegression(LightningModule):
         """Hand values to callbacks as Lightning does, and to the loggers with the epoch as their step."""
         # All processes hold the same values already; their mean is what keeps Lightning from warning.
         self.log_dict(
-            values, on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=self.trainer.world_size > 1
+            values,
+            on_step=False,
+            on_epoch=True,
+            logger=False,
+            batch_size=1,
+            sync_dist=self.trainer.world_size > 1,
         )
         step = self.current_epoch if self.trainer.state.fn == TrainerFn.FITTING else self._fitted_epoch
         for logger in self.loggers:
@@ -365,7 +374,10 @@ class LogisticRegression(LightningModule):
 
 
 def _description(data: TensorDataModule) -> dict[str, Any]:
-    settings = {"class_path": f"{type(data).__module__}.{type(data).__qualname__}", "init_args": dict(data.hparams)}
+    settings = {
+        "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
+        "init_args": dict(data.hparams),
+    }
     values = (data.schema.to_dict(), data.prediction_input, data.curve(), settings)
     return dict(zip(FROM_DATA, values, strict=True))
 

@@ -33,7 +33,7 @@ def _culprit(parser: ArgumentParser, arguments: Sequence[str], message: str) -> 
     for file in files:
         try:
             parser.parse_args(["--config", file])
-        except ArgumentError as error:
+        except ArgumentError as error:  # noqa: PERF203 (it runs once a mistake)
             if str(error) == message and file not in message:
                 return f"{file}: "
     return ""
@@ -71,6 +71,8 @@ def one_line(message: str) -> str:
     value = re.search(r"Given value: (.*)", message)
     expected = [kind for kind in re.findall(r"Expected an? (.*)", message) if "None" not in kind and "path" not in kind]
     if expected and value:
-        kinds = " or ".join(dict.fromkeys(re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", kind) for kind in expected))
+        kinds = " or ".join(
+            dict.fromkeys(re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", kind) for kind in expected)
+        )
         return f"{prefix}expected {kinds}, not {value[1]!r}"
     return prefix + (message if value is None else f"cannot use {value[1]!r}")

@@ -12,7 +12,10 @@ from lr_lightning import load
 from tests.conftest import ROOT, imported_modules, python
 
 EXAM = ROOT / "conf" / "samples" / "exam.csv"
-PUBLISHED = {"intercept": -4.077713431088, "hours": 1.504645428373}  # the 20 students, published to four digits
+PUBLISHED = {
+    "intercept": -4.077713431088,
+    "hours": 1.504645428373,
+}  # the 20 students, published to four digits
 
 
 def read_csv(path):
@@ -86,11 +89,17 @@ def test_gpu_overlay_is_refused_in_one_line_without_one(project, run):
 def test_versions_count_up_and_test_makes_none(project, run):
     for _ in range(2):
         assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
-    assert sorted(path.name for path in (project / "runs/breast_cancer").iterdir()) == ["version_0", "version_1"]
+    assert sorted(path.name for path in (project / "runs/breast_cancer").iterdir()) == [
+        "version_0",
+        "version_1",
+    ]
     checkpoint = project / "runs/breast_cancer/version_1/checkpoints/last.ckpt"
     code, out, err = run("test", "--ckpt_path", checkpoint)
     assert code == 0, err
-    assert sorted(path.name for path in (project / "runs/breast_cancer").iterdir()) == ["version_0", "version_1"]
+    assert sorted(path.name for path in (project / "runs/breast_cancer").iterdir()) == [
+        "version_0",
+        "version_1",
+    ]
     names = ["loss", "accuracy", "auroc", "average_precision", "f1", "brier", "calibration_error"]
     assert [line.split()[0] for line in out.splitlines()] == [f"test/{name}" for name in names]
 
@@ -194,7 +203,10 @@ MISTAKES = [
     ([*FIT_EXAM, "--optimizer", "SGD", "--optimizer.speed", "1"], ["optimizer", "speed"]),
     ([*FIT_EXAM, "--optimizer", "SGD", "--optimizer.lr", "fast"], ["optimizer.lr", "fast"]),
     ([*FIT_EXAM, "--optimizer", "SGD", "--optimizer.lr=-1"], ["SGD", "-1"]),
-    ([*FIT_EXAM, "--optimizer", "SGD", "--optimizer.lr", "1e300", "--model.standardize", "false"], ["finite", "lr"]),
+    (
+        [*FIT_EXAM, "--optimizer", "SGD", "--optimizer.lr", "1e300", "--model.standardize", "false"],
+        ["finite", "lr"],
+    ),
     ([*FIT_EXAM, "--optimizer", "LBFGS", "--model.l1", "0.1"], ["LBFGS", "L1"]),
     ([*FIT_EXAM, "--trainer.max_epochs", "many"], ["trainer.max_epochs", "many"]),
     ([*FIT_EXAM, "--trainer.precision", "bf16-mixed"], ["bf16-mixed", "64-true"]),
@@ -213,8 +225,14 @@ MISTAKES = [
     (["predict", "--ckpt_path", "CKPT", "--data.path", "nowhere.csv"], ["nowhere.csv"]),
     (["predict", "--ckpt_path", "CKPT", "--data.path", "no_hours.csv"], ["no_hours.csv", "hours"]),
     (["predict", "--ckpt_path", "CKPT", "--data.path", str(EXAM), "--id", "name"], ["name"]),
-    (["predict", "--ckpt_path", "CKPT", "--data.path", str(EXAM), "--output", "out.xlsx"], ["out.xlsx", ".csv"]),
-    (["predict", "--ckpt_path", "CKPT", "--data.path", str(EXAM), "--output", "no/such.csv"], ["output", "no"]),
+    (
+        ["predict", "--ckpt_path", "CKPT", "--data.path", str(EXAM), "--output", "out.xlsx"],
+        ["out.xlsx", ".csv"],
+    ),
+    (
+        ["predict", "--ckpt_path", "CKPT", "--data.path", str(EXAM), "--output", "no/such.csv"],
+        ["output", "no"],
+    ),
     (["test", "--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
     (["test"], ["ckpt_path"]),
     (["test", "--ckpt_path", "CKPT"], ["val_fraction"]),

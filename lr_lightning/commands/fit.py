@@ -24,7 +24,7 @@ from lr_lightning.run_folder import RunFolder
 
 # Importing a class makes its short name known to the parser: `--data HoursDataModule`.
 DATA_CLASSES = (HoursDataModule, TableDataModule)
-SET_ELSEWHERE = {"in_features", "optimizer", "optimizer_options"}  # by the data and by --optimizer
+SET_ELSEWHERE: set[str | int] = {"in_features", "optimizer", "optimizer_options"}  # by the data and by --optimizer
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -39,7 +39,10 @@ def run(arguments: Sequence[str]) -> None:
     checkpoints = RunCheckpoints(run_folder.checkpoints)
     callbacks = [checkpoints, RunRecord(run_folder, text, dict(_flat(chosen)))]
     trainer = make_trainer(
-        parser, config, logger=run_folder.logger(), callbacks=callbacks if config.quiet else [FitProgress(), *callbacks]
+        parser,
+        config,
+        logger=run_folder.logger(),
+        callbacks=callbacks if config.quiet else [FitProgress(), *callbacks],
     )
     try:
         trainer.fit(model, datamodule=data)
@@ -76,7 +79,10 @@ def _parser() -> ArgumentParser:
 def _model(config: Namespace) -> LogisticRegression:
     options: dict[str, Any] = {}
     if config.optimizer is not None:
-        name, arguments = config.optimizer.class_path.rsplit(".")[-1], dict(config.optimizer.get("init_args", {}))
+        name, arguments = (
+            config.optimizer.class_path.rsplit(".")[-1],
+            dict(config.optimizer.get("init_args", {})),
+        )
         options = {"optimizer": name, "optimizer_options": arguments}
     return LogisticRegression(**config.model, **options)
 
@@ -98,7 +104,9 @@ def _flat(tree: Namespace | Mapping[str, Any], prefix: str = "") -> Iterator[tup
 
 
 def _summary(trainer: Trainer, data: LightningDataModule, checkpoints: RunCheckpoints, run_folder: RunFolder) -> str:
-    lines = [f"final loss   {float(trainer.callback_metrics['train/loss']):.6g} after {trainer.current_epoch} epoch{'s' * (trainer.current_epoch != 1)}"]
+    lines = [
+        f"final loss   {float(trainer.callback_metrics['train/loss']):.6g} after {trainer.current_epoch} epoch{'s' * (trainer.current_epoch != 1)}"
+    ]
     if isinstance(data, TensorDataModule) and data.prediction_input is not None:
         names = data.schema.feature_names
         probabilities = load(checkpoints.last).probability(data.prediction_input).tolist()
@@ -106,9 +114,7 @@ def _summary(trainer: Trainer, data: LightningDataModule, checkpoints: RunCheckp
             given = ", ".join(f"{value:g} {name}" for value, name in zip(values, names, strict=True))
             lines.append(f"P({data.schema.target} | {given}) = {probability:.7g}")
     if checkpoints.best_epoch is not None:
-        lines.append(
-            f"best epoch   {checkpoints.best_epoch}, val/loss {checkpoints.best_loss:.6g}: {checkpoints.best}"
-        )
+        lines.append(f"best epoch   {checkpoints.best_epoch}, val/loss {checkpoints.best_loss:.6g}: {checkpoints.best}")
     lines.append(f"checkpoint   {checkpoints.last}")
     lines.append(f"look         tensorboard --logdir {run_folder.path.parent.parent}")
     return "\n".join(lines)

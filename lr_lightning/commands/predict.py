@@ -58,7 +58,9 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help="the checkpoint of a fit")
     parser.add_argument(
-        "--data.path", type=str | None, help="the table; default: the experiment's own prediction input, if it has one"
+        "--data.path",
+        type=str | None,
+        help="the table; default: the experiment's own prediction input, if it has one",
     )
     parser.add_argument(
         "--data.unseen",
@@ -74,7 +76,9 @@ def _blocks(predictor: Predictor, path: str | None, identifier: str | None) -> I
     if path is not None:
         return predictor.schema.encode_blocks(path, identifier=identifier)
     if predictor.prediction_input is None:
-        raise InputError("option data.path: name the table to predict; the checkpoint has no prediction input of its own")
+        raise InputError(
+            "option data.path: name the table to predict; the checkpoint has no prediction input of its own"
+        )
     if identifier is not None:
         raise InputError("option id: the experiment's own prediction input has no such column; name a table")
     return iter([EncodedRows(torch.tensor(predictor.prediction_input, dtype=torch.float64), None)])

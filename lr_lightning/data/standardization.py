@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -90,21 +91,22 @@ def moments(blocks: Iterable[tuple[Tensor, Tensor | None]]) -> Standardization:
 def _moments(
     blocks: Iterable[tuple[Tensor, Tensor | None]], dtype: torch.dtype | None
 ) -> tuple[Standardization, torch.dtype, float]:
-    pivot: Tensor | None = None
-    for x, weight in blocks:
-        if pivot is None:
-            dtype, eps = dtype or x.dtype, torch.finfo(x.dtype).eps
-            pivot = x[next(row_blocks(x))].double().mean(0).to(dtype)
-            total, total_squares = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device)
-            weight_sum = torch.zeros((), dtype=torch.float64, device=x.device)
+    blocks = iter(blocks)
+    first = next(blocks, None)
+    if first is None:
+        raise InputError("there are no training rows")
+    x = first[0]
+    dtype, eps = dtype or x.dtype, torch.finfo(x.dtype).eps
+    pivot = x[next(row_blocks(x))].double().mean(0).to(dtype)
+    total, total_squares = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device)
+    weight_sum = torch.zeros((), dtype=torch.float64, device=x.device)
+    for x, weight in chain([first], blocks):
         for rows in row_blocks(x):
             centred = x[rows].to(dtype) - pivot
             v = centred.new_ones(len(centred)) if weight is None else weight[rows].to(dtype)
             total += v @ centred
             total_squares += v @ centred.square_()
             weight_sum += v.sum(dtype=torch.float64)
-    if pivot is None or dtype is None:
-        raise InputError("there are no training rows")
     shift = total / weight_sum
     variance = (total_squares / weight_sum - shift.square()).clamp_min(0)
     return Standardization(pivot.double() + shift, variance.sqrt()), dtype, eps
