@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, cast
 
@@ -79,6 +80,7 @@ class LogisticRegression(LightningModule):
         _refuse_out_of_range(self.hparams)
         refuse_unknown(optimizer, l1)
         self.converged = False
+        self._objective_before = math.inf
         self.held_out = HeldOutMetrics(threshold)
         self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
         self._fitted_epoch = 0
@@ -142,13 +144,12 @@ class LogisticRegression(LightningModule):
             raise InputError(f"in_features is {hparams['in_features']}, but the data have {n_features} features")
         served = self._served or Standardization.identity(n_features)
         training = summary.standardization.after(served)
-        mean, scale = training.divisible()
-        constant = training.scale == 0
+        mean, scale = training
         if not hparams["fit_intercept"]:
             mean = torch.zeros_like(mean)
         if not hparams["standardize"] and not self._full_batch:
-            # Constant columns stay centred, so that no weight ever falls to them.
-            mean, scale = torch.where(constant & hparams["fit_intercept"], mean, 0.0), torch.ones_like(scale)
+            mean, scale = torch.zeros_like(mean), torch.where(scale > 0, 1.0, 0.0)
+        scale = torch.where(scale > 0, scale, torch.inf)  # so that no constant column ever has an influence
         if not hasattr(self, "linear_sigmoid"):
             self._build(n_features, Standardization(mean, scale))
         else:
@@ -301,16 +302,18 @@ class LogisticRegression(LightningModule):
 
     def _evaluate_after_step(self, batch: Sequence[Tensor]) -> None:
         """Evaluate the objective where a line search ended; the closure's own evaluations were trial points."""
-        before = sum(self._epoch_means())
         self.zero_grad()
         with torch.enable_grad():
             self.training_step(batch, 0).backward()
         gradient = max(float(p.grad.abs().max()) for p in self.parameters() if p.grad is not None)
         if self.hparams["reduction"] == "sum":
             gradient /= self._training.weight_sum
-        self.converged = gradient <= (1e-9 if self.trainer.precision == "64-true" else 1e-6)
-        unchanged = abs(float(sum(self._epoch_means()) - before)) <= 1e-15 * abs(float(before))
-        self.trainer.should_stop |= self.converged or unchanged
+        resolution = 1e-9 if self.trainer.precision == "64-true" else 1e-7
+        objective, before = float(sum(self._epoch_means())), self._objective_before
+        self._objective_before = objective
+        if gradient <= resolution or abs(objective - before) <= 1e-15 * abs(objective):
+            self.trainer.should_stop = True
+            self.converged = gradient <= 1000 * resolution
 
     def on_train_end(self) -> None:
         """Say so where the optimum was not reached."""

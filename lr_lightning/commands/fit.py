@@ -104,9 +104,8 @@ def _flat(tree: Namespace | Mapping[str, Any], prefix: str = "") -> Iterator[tup
 
 
 def _summary(trainer: Trainer, data: LightningDataModule, checkpoints: RunCheckpoints, run_folder: RunFolder) -> str:
-    lines = [
-        f"final loss   {float(trainer.callback_metrics['train/loss']):.6g} after {trainer.current_epoch} epoch{'s' * (trainer.current_epoch != 1)}"
-    ]
+    loss, epochs = float(trainer.callback_metrics["train/loss"]), trainer.current_epoch
+    lines = [f"final loss   {loss:.6g} after {epochs} epoch{'' if epochs == 1 else 's'}"]
     if isinstance(data, TensorDataModule) and data.prediction_input is not None:
         names = data.schema.feature_names
         probabilities = load(checkpoints.last).probability(data.prediction_input).tolist()

@@ -65,7 +65,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--data.unseen",
         choices=["error", "reference"],
-        help="a level that the fit has not seen: refuse it, or take it for the reference level (default: as at the fit)",
+        help="a level that the fit has not seen: refuse it, or take it for the reference (default: as at the fit)",
     )
     parser.add_argument("--id", type=str | None, help="a column to repeat in front of the predictions")
     parser.add_argument("--output", type=str | None, help="a .csv or .parquet file; default: CSV on stdout")
