@@ -83,7 +83,7 @@ class LogisticRegression(LightningModule):
         self._objective_before = math.inf
         self.held_out = HeldOutMetrics(threshold)
         self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
-        self._fitted_epoch = 0
+        self._fitted_epoch = 0  # number of the last epoch
         self._from_data: dict[str, Any] = {}  # what the checkpoint says of the data
         self._served: Standardization | None = None
         if in_features is not None:
@@ -288,6 +288,7 @@ class LogisticRegression(LightningModule):
                 solver.restore_best()
         elif self._full_batch:
             self._evaluate_after_step(batch)
+        self._fitted_epoch = self.current_epoch
         self._refuse_divergence(self._epoch, self.linear_sigmoid.linear.weight)
         loss, penalty = self._epoch_means()
         scale = self._training.weight_sum if self.hparams["reduction"] == "sum" else 1.0
@@ -368,12 +369,12 @@ class LogisticRegression(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what inference and a later test need of the data, as plain types."""
-        checkpoint.update(self._from_data)
+        checkpoint.update(self._from_data, fitted_epoch=self._fitted_epoch)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
         self._from_data = {key: checkpoint[key] for key in FROM_DATA if key in checkpoint}
-        self._fitted_epoch = checkpoint["epoch"]
+        self._fitted_epoch = checkpoint.get("fitted_epoch", 0)
 
 
 def _description(data: TensorDataModule) -> dict[str, Any]:

@@ -93,8 +93,9 @@ def test_class_weight_is_part_of_the_standardisation(rows):
 
 def test_balanced_class_weight_gives_both_classes_half(rows):
     x, y, _ = rows
-    balanced, explicit = LogisticRegression(class_weight="balanced"), LogisticRegression(
-        class_weight={0: 1000 / (y == 0).sum(), 1: 1000 / (y == 1).sum()}
+    balanced, explicit = (
+        LogisticRegression(class_weight="balanced"),
+        LogisticRegression(class_weight={0: 1000 / (y == 0).sum(), 1: 1000 / (y == 1).sum()}),
     )
     for model in (balanced, explicit):
         fit(model, TensorDataModule(x, y))
