@@ -283,7 +283,8 @@ class LogisticRegression(LightningModule):
             return
         if self._exact:
             solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
-            self.converged, self.trainer.should_stop = solver.converged, solver.stopped
+            self.converged = solver.converged
+            self.trainer.should_stop |= solver.stopped
             if not solver.stopped and self.current_epoch + 1 == self.trainer.max_epochs:
                 solver.restore_best()
         elif self._full_batch:
@@ -320,7 +321,7 @@ class LogisticRegression(LightningModule):
         """Say so where the optimum was not reached."""
         if self._exact and not self.converged:
             solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
-            reason = solver.status or f"the limit of {self.current_epoch} passes came first (trainer.max_epochs)"
+            reason = solver.status or f"the fit ended after {self.current_epoch} passes (trainer.max_epochs)"
             log.warning("not converged: %s", reason)
 
     # ---- held-out rows ----------------------------------------------------------------------------------

@@ -2,6 +2,11 @@ import csv
 import io
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -303,3 +308,31 @@ def test_default_table_fit_is_quiet(project):
     said = done.stderr.splitlines()
     assert said[0].startswith("conf/samples/breast_cancer.csv: diagnosis = malignant is the positive class")
     assert [line.split()[0] for line in said[1:]] == ["final", "best", "checkpoint", "look"]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_fit_with_its_state_on_disk(project, signum, code):
+    """The process is told once it has shown an epoch; a million would take an hour."""
+    arguments = ["fit", "--config", "conf/hours.yaml", "--trainer.max_epochs", "1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lr_lightning", *arguments],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        run_folder = project / "runs/hours/version_0"
+        for _ in range(600):
+            if run_folder.exists() and any(run_folder.glob("config.yaml")):
+                break
+            time.sleep(0.1)
+        time.sleep(0.5)
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code, err
+    assert err.splitlines()[-1] == f"stopped by {signum.name} before the end of the fit"
+    assert "Traceback" not in err
+    assert load(run_folder / "checkpoints/last.ckpt").coefficients["hours"] != -0.5

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lr_lightning import HoursDataModule, TableDataModule
 from lr_lightning.callbacks.checkpoints import RunCheckpoints
 from lr_lightning.callbacks.progress import FitProgress
 from lr_lightning.callbacks.record import RunRecord
+from lr_lightning.callbacks.signals import StopOnSignal
 from lr_lightning.commands.trainer import add_trainer_arguments, make_trainer
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.module import LogisticRegression
@@ -31,8 +33,8 @@ PARTS = ("model", "optimizer", "data", "trainer")
 SET_ELSEWHERE: set[str | int] = {"in_features", "optimizer", "optimizer_options"}  # by the data and by --optimizer
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Fit, write the run folder, and say where things are."""
+def run(arguments: Sequence[str]) -> int:
+    """Fit, write the run folder, and say where things are; the exit code is not 0 where a signal ended it."""
     parser = _parser()
     config = parse(parser, arguments)
     if config.quiet:
@@ -42,7 +44,8 @@ def run(arguments: Sequence[str]) -> None:
     data = instantiate(config.data)
     run_folder = RunFolder.next_version(_experiment(config))
     checkpoints = RunCheckpoints(run_folder.checkpoints)
-    callbacks = [checkpoints, RunRecord(run_folder, text, _settings(parser, config))]
+    signals = StopOnSignal()
+    callbacks = [signals, checkpoints, RunRecord(run_folder, text, _settings(parser, config))]
     trainer = make_trainer(
         parser,
         config,
@@ -56,6 +59,10 @@ def run(arguments: Sequence[str]) -> None:
         raise
     if trainer.is_global_zero and not config.quiet:
         print(_summary(trainer, data, checkpoints, run_folder), file=sys.stderr)
+    if signals.received is None:
+        return 0
+    print(f"stopped by {Signals(signals.received).name} before the end of the fit", file=sys.stderr)
+    return 128 + signals.received
 
 
 def _parser() -> ArgumentParser:
