@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import sys
@@ -88,8 +89,10 @@ def _predictions(predictor: Predictor, blocks: Iterator[EncodedRows], identifier
     for rows in blocks:
         probability = torch.sigmoid(predictor.model.logits(rows.x))
         columns = {} if identifier is None or rows.ids is None else {identifier: rows.ids}
-        columns["probability"] = pa.array(probability.numpy(), from_pandas=True)  # NaN becomes null
-        columns["prediction"] = pa.array(predictor.labels_of(probability), type=_label_type(predictor))
+        # From lists, for from NumPy's arrays pyarrow imports pandas wherever that is installed.
+        values = [None if math.isnan(value) else value for value in probability.tolist()]
+        columns["probability"] = pa.array(values, type=pa.float64())
+        columns["prediction"] = pa.array(predictor.labels_of(probability).tolist(), type=_label_type(predictor))
         yield pa.table(columns)
 
 
