@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import sys
@@ -89,9 +88,7 @@ def _predictions(predictor: Predictor, blocks: Iterator[EncodedRows], identifier
     for rows in blocks:
         probability = torch.sigmoid(predictor.model.logits(rows.x))
         columns = {} if identifier is None or rows.ids is None else {identifier: rows.ids}
-        # From lists, for from NumPy's arrays pyarrow imports pandas wherever that is installed.
-        values = [None if math.isnan(value) else value for value in probability.tolist()]
-        columns["probability"] = pa.array(values, type=pa.float64())
+        columns["probability"] = pa.array(probability.numpy(), mask=probability.isnan().numpy())
         columns["prediction"] = pa.array(predictor.labels_of(probability).tolist(), type=_label_type(predictor))
         yield pa.table(columns)
 
