@@ -7,6 +7,7 @@ file to name a line once pyarrow has refused it.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import re
@@ -126,11 +127,11 @@ def encoding_error(name: str, line: int, byte: int) -> InputError:
 
 
 def _sample_rows(text: str, delimiter: str, cut: bool) -> list[list[str]]:
-    try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
-    except csv.Error:  # a field of more than 128 KiB
-        return []
-    return rows[:-1] if cut else rows
+    rows: list[list[str]] = []
+    with contextlib.suppress(csv.Error):  # a field of more than 128 KiB; what stands before it is enough
+        rows.extend(row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row)
+        return rows[:-1] if cut else rows
+    return rows
 
 
 def _delimiter(rows: dict[str, list[list[str]]], tab_first: bool) -> str:

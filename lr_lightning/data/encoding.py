@@ -109,7 +109,7 @@ class Encoder:
             if column.fill is not None and values.dtype.kind == "f":
                 absent = np.isnan(values)
                 if absent.any():
-                    values = np.where(absent, float(column.fill), values)
+                    values = np.where(absent, np.float64(column.fill), values)
             return values
         codes = category_codes(array, self._levels[j])
         unseen = codes == UNSEEN

@@ -65,6 +65,11 @@ class Source(ABC):
         """Where `column` first holds the text `value`; None where that is not known."""
         return None
 
+    @property
+    def unnamed(self) -> list[int]:
+        """The places (from 1) of columns without a name."""
+        return [position for position, name in enumerate(self.names, 1) if not name]
+
     def refuse_duplicates(self) -> None:
         """Raise InputError if two columns share a name."""
         seen: dict[str, int] = {}
@@ -91,6 +96,11 @@ class MemorySource(Source):
         self.name = origin if isinstance(origin, str) else origin.name
         self.refuse_duplicates()
         self._tables = [_with_dictionaries(table) for table in tables]
+
+    @property
+    def unnamed(self) -> list[int]:
+        """As in the file, if the table came from one."""
+        return super().unnamed if self._origin is None else self._origin.unnamed
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
         """Nothing: the table is there already."""

@@ -180,9 +180,9 @@ class _Sweep:
             raise InputError(f"{source.name} has a header and no rows")
         kept, notes = rows_in_use(source, self.features, self.kept, self.n_rows)
         self.notes.extend(notes)
-        unnamed = [str(position) for position, name in enumerate(source.names, 1) if not name]
-        if unnamed and self.choices.features is None:
-            self._note(WARNING, f"column {', '.join(unnamed)} has no name and is not used (a row index?)")
+        if source.unnamed and self.choices.features is None:
+            places = ", ".join(map(str, source.unnamed))
+            self._note(WARNING, f"column {places} has no name and is not used (a row index?)")
         for name, kind in self.kinds.items():
             if kind == "missing" or (kind == "category" and not self.levels.get(name)):
                 raise InputError(
