@@ -24,7 +24,8 @@ def target_values(array: pa.Array) -> tuple[list[Level | None], np.ndarray]:
     Text loses surrounding blanks; a float stays a float.
     """
     values, places = coded(array)
-    if pa.types.is_floating(array.type):
+    value_type = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    if pa.types.is_floating(value_type):
         return [None if value is None else float(value) for value in values], places
     return values, places
 
