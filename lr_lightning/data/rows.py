@@ -50,7 +50,7 @@ def review(source: Source, schema: TableSchema) -> Survey:
         def place(row: int, start: int = start) -> str:
             return source.place(start + row)
 
-        codes.append(label_codes(schema, batch.column(len(names)), source.name, place))
+        codes.append(label_codes(schema, batch.column(len(names)), source.name, place).astype(np.uint8))
         if schema.weight:
             weights.append(checked_weights(batch.column(len(names) + 1), schema.weight, source.name, place))
         if schema.missing == "drop":
@@ -64,7 +64,7 @@ def review(source: Source, schema: TableSchema) -> Survey:
     y, weight = np.concatenate(codes), np.concatenate(weights) if weights else None
     if mask is not None:
         y, weight = y[mask], None if weight is None else weight[mask]
-    return Survey(schema, y.astype(np.uint8), weight, mask, notes)
+    return Survey(schema, y, weight, mask, notes)
 
 
 def checked_weights(array: pa.Array, name: str, table: str, place: Callable[[int], str]) -> np.ndarray:

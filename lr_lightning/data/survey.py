@@ -50,6 +50,7 @@ class _Sweep:
     levels: dict[str, dict[Level, int]] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)
     labels: dict[Level, int] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
     targets: list[np.ndarray] = field(default_factory=list)
     weights: list[np.ndarray] = field(default_factory=list)
     kept: list[np.ndarray] = field(default_factory=list)
@@ -172,7 +173,11 @@ class _Sweep:
         if len(self.labels) > MOST_VALUES:
             choose_labels(dict.fromkeys(self.labels, 1), None, str(target), self.source.name)
         table = np.array([self.labels[value] for value in values], dtype=np.int16)  # type: ignore[index]
-        self.targets.append(table[places] if kept is None else table[places[kept]])
+        codes = table[places] if kept is None else table[places[kept]]
+        for code, count in enumerate(np.bincount(codes, minlength=len(self.labels)).tolist()):
+            self.counts[code] = self.counts.get(code, 0) + count
+        # A byte a row while that is enough: a table can have more rows than there is memory for more.
+        self.targets.append(codes.astype(np.uint8) if len(self.labels) < 256 else codes)
 
     def result(self) -> Survey:
         source = self.source
@@ -189,10 +194,10 @@ class _Sweep:
                     f"{source.name}: column {name} holds no value at all; name the columns to use with "
                     "--data.features"
                 )
-        codes = np.concatenate(self.targets)
-        labels = self._chosen_labels(codes)
+        labels = self._chosen_labels()
         schema = self._schema(labels)
-        y = (codes == self.labels[labels[1]]).astype(np.uint8)
+        y = np.concatenate([codes == self.labels[labels[1]] for codes in self.targets]).view(np.uint8)
+        self.targets.clear()
         weight = None
         if self.weights:
             weight = np.concatenate(self.weights)
@@ -204,15 +209,14 @@ class _Sweep:
     def _note(self, level: int, text: str) -> None:
         self.notes.append((level, " ".join(f"{self.source.name}: {text}".splitlines())))
 
-    def _chosen_labels(self, codes: np.ndarray) -> tuple[Level, Level]:
+    def _chosen_labels(self) -> tuple[Level, Level]:
         target = str(self.choices.target)
-        found = np.bincount(codes, minlength=len(self.labels))
-        counts = {value: int(found[code]) for value, code in self.labels.items()}
+        counts = {value: self.counts[code] for value, code in self.labels.items()}
         labels = choose_labels(counts, self.choices.positive, target, self.source.name)
         self._note(
             INFO,
-            f"{target} = {labels[1]} is the positive class ({counts[labels[1]]} of {len(codes)} rows), "
-            f"{labels[0]} the negative one",
+            f"{target} = {labels[1]} is the positive class ({counts[labels[1]]} of {sum(counts.values())} "
+            f"rows), {labels[0]} the negative one",
         )
         return labels
 

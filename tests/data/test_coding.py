@@ -195,6 +195,18 @@ def test_statistics_are_of_the_training_rows_alone():
     assert data.val_rows.x.min() > 1e5
 
 
+def test_constant_where_it_counts_is_constant():
+    """A feature that varies in the validation rows alone has no scale, to the last digit."""
+    y = np.arange(400) % 2
+    x = np.full(400, 8449.428037786158)
+    val = split_rows(pd.Series(y), 0.25).numpy()
+    x[val] = -317312.625
+    x[val[::2]] = np.nan
+    data = fitted({"x": x, "z": np.arange(400), "y": y}, val_fraction=0.25, missing="impute")
+    assert data.training.scale[0] == 0
+    assert data.schema.columns[0].fill == 8449.428037786158
+
+
 def exact_moments(x, weight):
     x, weight = [Fraction(v) for v in x], [Fraction(v) for v in weight]
     total = sum(weight)

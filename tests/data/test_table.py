@@ -221,7 +221,7 @@ class TestCache:
         folder = tmp_path / "cache"
         code = (
             "import sys, time; from lr_lightning.data import decoding; from lr_lightning.data.table import TableDataModule;"
-            "decoding.Sweeps.labels_and_weights = lambda *a: (print('now', flush=True), time.sleep(60));"
+            "decoding.Sweeps.notes = lambda *a: (print('now', flush=True), time.sleep(60));"
             f"TableDataModule({path!r}, 'y', missing='drop', cache_dir={str(folder)!r}).setup('fit')"
         )
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
