@@ -57,7 +57,7 @@ class Partition:
             part = stratified_parts(
                 y, val_fraction=split.val_fraction, test_fraction=split.test_fraction, seed=split.seed
             ).numpy()
-        sizes = tuple(np.bincount(part, minlength=len(PARTS)).tolist())
+        sizes = tuple(int(np.count_nonzero(part == code)) for code in range(len(PARTS)))
         if found.kept is None:
             return cls(part, sizes)
         of_row = np.full(len(found.kept), _LEFT_OUT, dtype=np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,23 +31,25 @@ def stratified_parts(y: Tensor, *, val_fraction: float, test_fraction: float, se
             raise InputError(f"{name} must be at least 0 and below 1, not {fraction}")
     if val_fraction + test_fraction >= 1:
         raise InputError("val_fraction and test_fraction must sum to less than 1")
-    y = y.cpu()
-    part = torch.full(y.shape, TRAIN, dtype=torch.uint8)
+    # NumPy counts and selects without an integer of eight bytes for each row; a table can have more rows than
+    # there is memory for that.
+    labels = y.cpu().numpy()
+    part = np.full(labels.shape, TRAIN, dtype=np.uint8)
     if val_fraction == 0 and test_fraction == 0:
-        return part
+        return torch.from_numpy(part)
 
     generator = torch.Generator().manual_seed(seed)
     counts = [0, 0, 0]
     for label in (0, 1):
-        of_label = y == label
-        n = int(of_label.sum())
-        # Four bytes a row where eight are not needed; the order is the same.
-        order = torch.randperm(n, generator=generator, dtype=torch.int32 if n < 2**31 else torch.int64)
+        of_label = labels == label
+        n = int(np.count_nonzero(of_label))
+        order = torch.randperm(n, generator=generator, dtype=torch.int32 if n < 2**31 else torch.int64).numpy()
         n_val, n_test = round(val_fraction * n), round(test_fraction * n)
-        of_rank = torch.full((n,), TRAIN, dtype=torch.uint8)
+        of_rank = np.full(n, TRAIN, dtype=np.uint8)
         of_rank[order[:n_val]] = VAL
         of_rank[order[n_val : n_val + n_test]] = TEST
-        part.masked_scatter_(of_label, of_rank)
+        del order
+        part[of_label] = of_rank
         for code, size in ((TRAIN, n - n_val - n_test), (VAL, n_val), (TEST, n_test)):
             counts[code] += size
     fractions = (1 - val_fraction - test_fraction, val_fraction, test_fraction)
@@ -55,7 +58,7 @@ def stratified_parts(y: Tensor, *, val_fraction: float, test_fraction: float, se
             raise InputError(
                 f"{name}_fraction {fraction} of {len(y)} rows leaves no {name} rows; raise it or set it to 0"
             )
-    return part
+    return torch.from_numpy(part)
 
 
 def stratified_split(

@@ -196,8 +196,12 @@ class _Sweep:
                 )
         labels = self._chosen_labels()
         schema = self._schema(labels)
-        y = np.concatenate([codes == self.labels[labels[1]] for codes in self.targets]).view(np.uint8)
-        self.targets.clear()
+        y = np.empty(sum(map(len, self.targets)), dtype=np.uint8)
+        rest = y
+        while self.targets:
+            codes = self.targets.pop(0)
+            rest[: len(codes)] = codes == self.labels[labels[1]]
+            rest = rest[len(codes) :]
         weight = None
         if self.weights:
             weight = np.concatenate(self.weights)
