@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from lr_lightning.data.hours import HoursDataModule
     from lr_lightning.data.schema import TableSchema
@@ -44,10 +46,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("lr-lightning")
     if name in _MODULE_OF:
         from importlib import import_module
 

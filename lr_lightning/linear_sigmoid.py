@@ -18,7 +18,8 @@ class LinearSigmoid(nn.Module):
     Args:
         in_features: number of features, d.
         fit_intercept: False fixes b at 0 in standardised coordinates; the features are then not centred.
-        standardization: the map to put before the linear layer; None leaves the features as they are.
+        standardization: the map to put before the linear layer; None leaves the features as they are. A scale
+            of infinity takes a feature out of the model.
     """
 
     mean: Tensor
@@ -57,7 +58,9 @@ class LinearSigmoid(nn.Module):
         """
         weight = self.linear.weight[0]
         offset = ((served.mean - self.mean) / self.scale) @ weight
-        return weight * (served.scale / self.scale), offset if self.linear.bias is None else self.linear.bias[0] + offset
+        return weight * (served.scale / self.scale), offset if self.linear.bias is None else self.linear.bias[
+            0
+        ] + offset
 
     def coefficients(self) -> tuple[Tensor, float]:
         """Coefficients (d,) and intercept on the original feature scale, detached, float64, on the CPU."""
@@ -69,6 +72,6 @@ class LinearSigmoid(nn.Module):
     @torch.no_grad()
     def set_coefficients(self, weight: Tensor, intercept: float) -> None:
         """Set the parameters from coefficients (d,) and an intercept on the original feature scale."""
-        self.linear.weight.copy_((weight * self.scale).unsqueeze(0))
+        self.linear.weight.copy_(torch.where(self.scale.isinf(), 0.0, weight * self.scale).unsqueeze(0))
         if self.linear.bias is not None:
             self.linear.bias.fill_(intercept + float(weight @ self.mean))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 _CPU_BLOCK = 2**20  # elements of x: a few MiB, which stay in the shared cache between the block's two products
 _DEVICE_BLOCK = 2**28  # an accelerator wants few and large kernels; the sums of a block are still short enough
 _ELEMENTS_PER_WORKER = 2**20
+_SMALL = 2**19  # elements: below, float64 products cost next to nothing
 _MAX_WORKERS = 8  # more would wait for Python's interpreter lock
 _HESSIAN_ROWS = 4096
 
@@ -165,7 +167,7 @@ def sweep(
             torch.sub(one, y[start:stop].to(dtype), alpha=2, out=s)
             torch.addmv(intercept[:m], block, w, out=t)
             t.mul_(s)
-            torch._C._nn.softplus(t, out=u)
+            torch._C._nn.softplus(t, out=u)  # pyright: ignore[reportAttributeAccessIssue]
             vb = None if v is None else v[start:stop].to(dtype)
             if vb is not None:
                 u.mul_(vb)
@@ -206,7 +208,7 @@ def _share_out(work: Any, blocks: int, workers: int) -> None:
             errors.append(error)
 
     bounds = [blocks * k // workers for k in range(workers + 1)]
-    team = [threading.Thread(target=run, args=pair) for pair in zip(bounds[:-1], bounds[1:], strict=True)]
+    team = [threading.Thread(target=run, args=pair) for pair in pairwise(bounds)]
     for thread in team:
         thread.start()
     for thread in team:
@@ -217,6 +219,8 @@ def _share_out(work: Any, blocks: int, workers: int) -> None:
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
+    if x.device.type == "cpu" and x.numel() <= _SMALL:
+        return torch.float64
     return x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
 
 

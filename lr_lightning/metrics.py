@@ -13,7 +13,6 @@ from torchmetrics.classification import (
     BinaryF1Score,
 )
 
-
 HELD_OUT_NAMES = ("loss", "accuracy", "auroc", "average_precision", "f1", "brier", "calibration_error")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -17,10 +18,11 @@ from lr_lightning.data.summary import TrainingSummary, random_rows, row_weights
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.linear_sigmoid import LinearSigmoid
-from lr_lightning.metrics import HeldOutMetrics
 from lr_lightning.loss import logistic_loss
+from lr_lightning.metrics import HeldOutMetrics
 from lr_lightning.optimizers import EXACT, is_full_batch, make_optimizer, refuse_unknown
 from lr_lightning.penalty import Penalty
+from lr_lightning.predictor import Predictor
 from lr_lightning.solver import SubsampledNewton, draw_sample, sample_size
 
 log = logging.getLogger("lr_lightning")
@@ -78,9 +80,10 @@ class LogisticRegression(LightningModule):
         _refuse_out_of_range(self.hparams)
         refuse_unknown(optimizer, l1)
         self.converged = False
+        self._objective_before = math.inf
         self.held_out = HeldOutMetrics(threshold)
         self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
-        self._fitted_epoch = 0
+        self._fitted_epoch = 0  # number of the last epoch
         self._from_data: dict[str, Any] = {}  # what the checkpoint says of the data
         self._served: Standardization | None = None
         if in_features is not None:
@@ -100,10 +103,21 @@ class LogisticRegression(LightningModule):
         """Probabilities of raw features, or of the first tensor of a batch."""
         return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
+    def predictor(self) -> Predictor:
+        """The fitted model for inference, as `load` gives it from a checkpoint."""
+        checkpoint = {
+            "state_dict": self.state_dict(),
+            "hyper_parameters": dict(self.hparams),
+            **self._from_data,
+        }
+        return Predictor.from_checkpoint(checkpoint, "the fit")
+
     # ---- set-up -----------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Take the number of features, the standardisation and the class weights from the training rows."""
+        if self.trainer.strategy.root_device.type == "mps":
+            raise InputError("this device has no float64, which the sums need; use Trainer(accelerator='cpu')")
         if self.trainer.precision not in ("32-true", "64-true"):
             raise InputError(f"precision {self.trainer.precision} would lose the fit's digits; use 32-true or 64-true")
         data = getattr(self.trainer, "datamodule", None)
@@ -122,7 +136,7 @@ class LogisticRegression(LightningModule):
             labels = data.schema.labels
         else:
             self.trainer.fit_loop.setup_data()
-            batches, known, labels = self.trainer.train_dataloader, None, (0, 1)
+            batches, known, labels = cast(Iterable[Sequence[Tensor]], self.trainer.train_dataloader), None, (0, 1)
         self._training = summary = TrainingSummary.of(batches, hparams["class_weight"], labels, known)
 
         n_features = len(summary.standardization.mean)
@@ -130,13 +144,12 @@ class LogisticRegression(LightningModule):
             raise InputError(f"in_features is {hparams['in_features']}, but the data have {n_features} features")
         served = self._served or Standardization.identity(n_features)
         training = summary.standardization.after(served)
-        mean, scale = training.divisible()
-        constant = training.scale == 0
+        mean, scale = training
         if not hparams["fit_intercept"]:
             mean = torch.zeros_like(mean)
         if not hparams["standardize"] and not self._full_batch:
-            # Constant columns stay centred, so that no weight ever falls to them.
-            mean, scale = torch.where(constant & hparams["fit_intercept"], mean, 0.0), torch.ones_like(scale)
+            mean, scale = torch.zeros_like(mean), torch.where(scale > 0, 1.0, 0.0)
+        scale = torch.where(scale > 0, scale, torch.inf)  # so that no constant column ever has an influence
         if not hasattr(self, "linear_sigmoid"):
             self._build(n_features, Standardization(mean, scale))
         else:
@@ -261,7 +274,11 @@ class LogisticRegression(LightningModule):
         optimizer.step(closure=whole_objective)  # type: ignore[arg-type]
 
     def on_train_batch_end(self, outputs: Any, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Stop at the optimum, or where the loss is lost."""
+        """At the end of an epoch: log its loss, and stop at the optimum or where the loss is lost.
+
+        The loss is the one before the update; for SGD and its like, the mean over the batches, each before its
+        own update.
+        """
         if not self.trainer.is_last_batch:
             return
         if self._exact:
@@ -271,7 +288,14 @@ class LogisticRegression(LightningModule):
                 solver.restore_best()
         elif self._full_batch:
             self._evaluate_after_step(batch)
-        if not bool(self._epoch.isfinite().all()):
+        self._fitted_epoch = self.current_epoch
+        self._refuse_divergence(self._epoch, self.linear_sigmoid.linear.weight)
+        loss, penalty = self._epoch_means()
+        scale = self._training.weight_sum if self.hparams["reduction"] == "sum" else 1.0
+        self._log({"train/loss": scale * float(loss + penalty)})
+
+    def _refuse_divergence(self, *values: Tensor) -> None:
+        if not all(bool(value.isfinite().all()) for value in values):
             raise InputError(
                 f"the loss is no longer finite in epoch {self.current_epoch}; lower the learning rate "
                 "(optimizer.lr) or use standardized features (model.standardize)"
@@ -279,22 +303,18 @@ class LogisticRegression(LightningModule):
 
     def _evaluate_after_step(self, batch: Sequence[Tensor]) -> None:
         """Evaluate the objective where a line search ended; the closure's own evaluations were trial points."""
-        before = sum(self._epoch_means())
         self.zero_grad()
         with torch.enable_grad():
             self.training_step(batch, 0).backward()
         gradient = max(float(p.grad.abs().max()) for p in self.parameters() if p.grad is not None)
         if self.hparams["reduction"] == "sum":
             gradient /= self._training.weight_sum
-        self.converged = gradient <= (1e-9 if self.trainer.precision == "64-true" else 1e-6)
-        unchanged = abs(float(sum(self._epoch_means()) - before)) <= 1e-15 * abs(float(before))
-        self.trainer.should_stop |= self.converged or unchanged
-
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's loss; for SGD and its like the mean over the batches, each before its update."""
-        loss, penalty = self._epoch_means()
-        scale = self._training.weight_sum if self.hparams["reduction"] == "sum" else 1.0
-        self._log({"train/loss": scale * float(loss + penalty)})
+        resolution = 1e-9 if self.trainer.precision == "64-true" else 1e-7
+        objective, before = float(sum(self._epoch_means())), self._objective_before
+        self._objective_before = objective
+        if gradient <= resolution or abs(objective - before) <= 1e-15 * abs(objective):
+            self.trainer.should_stop = True
+            self.converged = gradient <= 1000 * resolution
 
     def on_train_end(self) -> None:
         """Say so where the optimum was not reached."""
@@ -310,6 +330,8 @@ class LogisticRegression(LightningModule):
         x, y, *weight = batch
         w, b = self._served_affine(x)
         logits = torch.addmv(b.to(x.dtype), x, w.to(x.dtype))
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._refuse_divergence(logits)
         self.held_out.update(logits, y, weight[0] if weight else None)
 
     test_step = validation_step
@@ -331,7 +353,14 @@ class LogisticRegression(LightningModule):
     def _log(self, values: dict[str, float]) -> None:
         """Hand values to callbacks as Lightning does, and to the loggers with the epoch as their step."""
         # All processes hold the same values already; their mean is what keeps Lightning from warning.
-        self.log_dict(values, logger=False, sync_dist=self.trainer.world_size > 1)
+        self.log_dict(
+            values,
+            on_step=False,
+            on_epoch=True,
+            logger=False,
+            batch_size=1,
+            sync_dist=self.trainer.world_size > 1,
+        )
         step = self.current_epoch if self.trainer.state.fn == TrainerFn.FITTING else self._fitted_epoch
         for logger in self.loggers:
             logger.log_metrics(values, step=step)
@@ -340,16 +369,19 @@ class LogisticRegression(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what inference and a later test need of the data, as plain types."""
-        checkpoint.update(self._from_data)
+        checkpoint.update(self._from_data, fitted_epoch=self._fitted_epoch)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
         self._from_data = {key: checkpoint[key] for key in FROM_DATA if key in checkpoint}
-        self._fitted_epoch = checkpoint["epoch"]
+        self._fitted_epoch = checkpoint.get("fitted_epoch", 0)
 
 
 def _description(data: TensorDataModule) -> dict[str, Any]:
-    settings = {"class_path": f"{type(data).__module__}.{type(data).__qualname__}", "init_args": dict(data.hparams)}
+    settings = {
+        "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
+        "init_args": dict(data.hparams),
+    }
     values = (data.schema.to_dict(), data.prediction_input, data.curve(), settings)
     return dict(zip(FROM_DATA, values, strict=True))
 

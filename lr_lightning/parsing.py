@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from argparse import ArgumentError
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -17,12 +18,33 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse `arguments` with a parser made with `exit_on_error=False`.
 
     Raises:
-        InputError: naming the option, in one line.
+        InputError: naming the option, and the configuration file where it stands in one, in one line.
     """
     try:
         return parser.parse_args(list(arguments))
     except ArgumentError as error:
-        raise InputError(one_line(str(error))) from error
+        message = _with_suggestion(one_line(str(error)), parser)
+        raise InputError(f"{_culprit(parser, arguments, str(error))}{message}") from error
+
+
+def _culprit(parser: ArgumentParser, arguments: Sequence[str], message: str) -> str:
+    """The configuration file that makes the same trouble when it is read alone, as a prefix."""
+    files = re.findall(r"(?<=\0--config[=\0])[^\0]+", "\0" + "\0".join(arguments))
+    for file in files:
+        try:
+            parser.parse_args(["--config", file])
+        except ArgumentError as error:  # noqa: PERF203 (it runs once a mistake)
+            if str(error) == message and file not in message:
+                return f"{file}: "
+    return ""
+
+
+def _with_suggestion(message: str, parser: ArgumentParser) -> str:
+    if unknown := re.fullmatch(r"option (\S+): there is no such option", message):
+        known = [action.dest for action in parser._actions]
+        close = get_close_matches(unknown[1], known, n=1, cutoff=0.85)
+        return f"{message}; did you mean {close[0]}?" if close else message
+    return message
 
 
 def instantiate(spec: Namespace) -> Any:
@@ -34,12 +56,14 @@ def instantiate(spec: Namespace) -> Any:
 def one_line(message: str) -> str:
     """The heart of jsonargparse's many-line account of a value that fits none of an option's types."""
     option = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)":', message)))
-    message = re.sub(r'Parser key "[^"]+":', "", message).strip()
+    message = re.sub(r'Parser key "[^"]+":|in "<unicode string>", ', "", message).strip()
     prefix = f"option {option}: " if option else ""
-    if missing := re.search(r"following arguments are required: (.*)", message):
-        return f"option {missing[1]}: is required"
-    if unknown := re.search(r"Option '(.+)' is not accepted", message):
-        return f"{prefix}has no option {unknown[1]}"
+    unknown = re.search(r"Group '(.+)' does not accept option '(.+)'|Option '(.+)' is not accepted", message)
+    unknown = unknown or re.search(r"unrecognized arguments: --([^\s=]+)", message)
+    if unknown:
+        return f"option {'.'.join(filter(None, [option, *unknown.groups()]))}: there is no such option"
+    if missing := re.search(r"following arguments are required: (.*)|Key (?:'|\")(.+)(?:'|\") is required", message):
+        return f"option {'.'.join(filter(None, [option, *missing.groups()]))}: is required"
     if unknown := re.search(r"Expected a dot import path string: (.*)", message):
         return f"{prefix}{unknown[1]} is not the name of a class that fits here"
     if choices := re.search(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)", message):
@@ -47,6 +71,8 @@ def one_line(message: str) -> str:
     value = re.search(r"Given value: (.*)", message)
     expected = [kind for kind in re.findall(r"Expected an? (.*)", message) if "None" not in kind and "path" not in kind]
     if expected and value:
-        kinds = " or ".join(dict.fromkeys(re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", kind) for kind in expected))
+        kinds = " or ".join(
+            dict.fromkeys(re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", kind) for kind in expected)
+        )
         return f"{prefix}expected {kinds}, not {value[1]!r}"
     return prefix + (message if value is None else f"cannot use {value[1]!r}")

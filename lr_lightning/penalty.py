@@ -32,4 +32,3 @@ class Penalty:
     def total(self, weight: Tensor) -> Tensor:
         """L1 and L2 at weight (d,)."""
         return (self.l1 * weight.abs()).sum() + self.smooth(weight)
-

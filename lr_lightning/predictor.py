@@ -58,7 +58,9 @@ class Predictor:
         """From a checkpoint's content; `name` is what error messages call it."""
         prefix = "linear_sigmoid."
         state = {
-            key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
+            key.removeprefix(prefix): value.detach().cpu()
+            for key, value in checkpoint["state_dict"].items()
+            if key.startswith(prefix)
         }
         n_features = state["linear.weight"].shape[-1]
         model = LinearSigmoid(n_features, fit_intercept="linear.bias" in state)

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
@@ -61,8 +61,6 @@ class RunFolder:
 class RunLogger(TensorBoardLogger):
     """TensorBoard events straight in the run folder: no hp_metric, and no hparams.yaml beside config.yaml."""
 
-    experiment: SummaryWriter
-
     def __init__(self, save_dir: Path, *, name: str, version: str):
         super().__init__(save_dir, name=name, version=version, default_hp_metric=False)
 
@@ -83,4 +81,4 @@ class RunLogger(TensorBoardLogger):
             if value is not None
         }
         for summary in hparams_summaries(plain, dict.fromkeys(metrics, 0.0)):
-            self.experiment._get_file_writer().add_summary(summary)
+            cast(SummaryWriter, self.experiment)._get_file_writer().add_summary(summary)

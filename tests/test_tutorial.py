@@ -113,7 +113,9 @@ def test_saved_configuration_reruns_to_the_same_result(hours_run, project, run):
     again = project / "runs" / "config" / "version_0" / "checkpoints" / "last.ckpt"
     first = torch.load(hours_run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     second = torch.load(again, weights_only=True)["state_dict"]
-    assert json.dumps({k: v.tolist() for k, v in first.items()}) == json.dumps({k: v.tolist() for k, v in second.items()})
+    assert json.dumps({k: v.tolist() for k, v in first.items()}) == json.dumps(
+        {k: v.tolist() for k, v in second.items()}
+    )
 
 
 @pytest.mark.parametrize(

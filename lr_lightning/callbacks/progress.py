@@ -35,22 +35,13 @@ class FitProgress(Callback):
         self._task = self._bar.add_task("fit", total=total, completed=trainer.current_epoch, loss="")
         self._bar.start()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the epoch before. At that epoch's own end its loss has not been logged yet."""
-        self._show(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the last epoch."""
-        self._show(trainer)
-
-    def _show(self, trainer: Trainer) -> None:
-        loss = trainer.callback_metrics.get("train/loss")
-        if loss is None:
-            return
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Move on by one epoch."""
+        loss, done = float(trainer.callback_metrics["train/loss"]), trainer.current_epoch + 1
         if self._bar is not None:
-            self._bar.update(self._task, completed=trainer.current_epoch, loss=f"{float(loss):.6g}")
-        elif trainer.is_global_zero and self._is_due(trainer):
-            print(f"epoch {trainer.current_epoch - 1}: train/loss {float(loss):.6g}", file=sys.stderr)
+            self._bar.update(self._task, completed=done, loss=f"{loss:.6g}")
+        elif trainer.is_global_zero and done % max(1, (trainer.max_epochs or 0) // LINES_WITHOUT_TERMINAL) == 0:
+            print(f"epoch {trainer.current_epoch}: train/loss {loss:.6g}", file=sys.stderr)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the bar as it is, whole at the end of a fit that stopped by itself."""
@@ -66,8 +57,3 @@ class FitProgress(Callback):
                 self._bar.update(self._task, total=self._bar.tasks[0].completed)
             self._bar.stop()
             self._bar = None
-
-    @staticmethod
-    def _is_due(trainer: Trainer) -> bool:
-        """Every tenth of a fit whose length is known."""
-        return trainer.current_epoch % max(1, (trainer.max_epochs or 0) // LINES_WITHOUT_TERMINAL) == 0

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lr_lightning.checkpoint import write_whole
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.metrics import HELD_OUT_NAMES
+from lr_lightning.module import LogisticRegression
 from lr_lightning.run_folder import RunFolder, RunLogger
 
 
@@ -42,7 +43,7 @@ class RunRecord(Callback):
         if not trainer.is_global_zero:
             return
         data = getattr(trainer, "datamodule", None)
-        if isinstance(data, TensorDataModule):
+        if isinstance(data, TensorDataModule) and isinstance(pl_module, LogisticRegression):
             self._draw(trainer, pl_module, data)
         if isinstance(trainer.logger, RunLogger):
             held_out = data.val_rows is not None or data.test_rows is not None if data else False
@@ -51,12 +52,8 @@ class RunRecord(Callback):
                 metrics += [f"{part}/{name}" for part in ("val", "test") for name in HELD_OUT_NAMES]
             trainer.logger.log_settings(self.settings, metrics)
 
-    def _draw(self, trainer: Trainer, pl_module: LightningModule, data: TensorDataModule) -> None:
-        from lr_lightning.predictor import Predictor
-
-        checkpoint = {"state_dict": pl_module.state_dict(), "hyper_parameters": dict(pl_module.hparams)}
-        pl_module.on_save_checkpoint(checkpoint)
-        predictor = Predictor.from_checkpoint(checkpoint, "the fit")
+    def _draw(self, trainer: Trainer, pl_module: LogisticRegression, data: TensorDataModule) -> None:
+        predictor = pl_module.predictor()
         if predictor.curve is None:
             return
         x, y = data.points()

@@ -43,7 +43,9 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
         fitted = model.linear_sigmoid
         other_table = any(argument.split("=")[0] == "--data.path" for argument in arguments)
         data.use_schema(
-            TableSchema.from_dict(checkpoint["schema"]), Standardization(fitted.mean, fitted.scale), every_row=other_table
+            TableSchema.from_dict(checkpoint["schema"]),
+            Standardization(fitted.mean, fitted.scale),
+            every_row=other_table,
         )
     run = RunFolder.of_checkpoint(path) if command == "test" else None
     trainer = make_trainer(parser, config, logger=False if run is None else run.logger(), callbacks=[])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 
@@ -18,28 +20,34 @@ from lr_lightning.callbacks.record import RunRecord
 from lr_lightning.commands.trainer import add_trainer_arguments, make_trainer
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.module import LogisticRegression
+from lr_lightning.optimizers import EXACT
 from lr_lightning.parsing import instantiate, parse
 from lr_lightning.predictor import load
 from lr_lightning.run_folder import RunFolder
 
 # Importing a class makes its short name known to the parser: `--data HoursDataModule`.
 DATA_CLASSES = (HoursDataModule, TableDataModule)
-SET_ELSEWHERE = {"in_features", "optimizer", "optimizer_options"}  # by the data and by --optimizer
+PARTS = ("model", "optimizer", "data", "trainer")
+SET_ELSEWHERE: set[str | int] = {"in_features", "optimizer", "optimizer_options"}  # by the data and by --optimizer
 
 
 def run(arguments: Sequence[str]) -> None:
     """Fit, write the run folder, and say where things are."""
     parser = _parser()
     config = parse(parser, arguments)
-    chosen = Namespace({key: config[key] for key in ("model", "optimizer", "data", "trainer")})
+    if config.quiet:
+        logging.getLogger("lr_lightning").setLevel(logging.WARNING)
     text = parser.dump(config, skip_unset=True)
-    model = _model(chosen)
+    model = _model(config)
     data = instantiate(config.data)
     run_folder = RunFolder.next_version(_experiment(config))
     checkpoints = RunCheckpoints(run_folder.checkpoints)
-    callbacks = [checkpoints, RunRecord(run_folder, text, dict(_flat(chosen)))]
+    callbacks = [checkpoints, RunRecord(run_folder, text, _settings(parser, config))]
     trainer = make_trainer(
-        parser, config, logger=run_folder.logger(), callbacks=callbacks if config.quiet else [FitProgress(), *callbacks]
+        parser,
+        config,
+        logger=run_folder.logger(),
+        callbacks=callbacks if config.quiet else [FitProgress(), *callbacks],
     )
     try:
         trainer.fit(model, datamodule=data)
@@ -57,7 +65,7 @@ def _parser() -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="a YAML file of options; may be given several times")
-    parser.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    parser.add_argument("--quiet", action="store_true", help="say nothing but warnings")
     parser.add_class_arguments(LogisticRegression, "model", skip=SET_ELSEWHERE, instantiate=False)
     parser.add_subclass_arguments(
         torch.optim.Optimizer,
@@ -76,7 +84,10 @@ def _parser() -> ArgumentParser:
 def _model(config: Namespace) -> LogisticRegression:
     options: dict[str, Any] = {}
     if config.optimizer is not None:
-        name, arguments = config.optimizer.class_path.rsplit(".")[-1], dict(config.optimizer.get("init_args", {}))
+        name, arguments = (
+            config.optimizer.class_path.rsplit(".")[-1],
+            dict(config.optimizer.get("init_args", {})),
+        )
         options = {"optimizer": name, "optimizer_options": arguments}
     return LogisticRegression(**config.model, **options)
 
@@ -87,18 +98,26 @@ def _experiment(config: Namespace) -> str:
     return Path(path).name.split(".")[0] or "table"
 
 
-def _flat(tree: Namespace | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """What was chosen: for TensorBoard's table of runs, which shows few columns at first sight."""
+    chosen = yaml.safe_load(parser.dump(config, skip_unset=True, skip_default=True)) or {}
+    of_interest = {"model.l1": config.model.l1, "model.l2": config.model.l2, "optimizer": EXACT}
+    return of_interest | dict(_flat({part: chosen[part] for part in PARTS if part in chosen}))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted name and value of every leaf, with class_path and init_args left out of the names."""
-    for key, value in vars(tree).items() if isinstance(tree, Namespace) else tree.items():
+    for key, value in tree.items():
         name = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".strip(".")
-        if isinstance(value, (Namespace, Mapping)):
+        if isinstance(value, Mapping):
             yield from _flat(value, name)
         else:
             yield name, value
 
 
 def _summary(trainer: Trainer, data: LightningDataModule, checkpoints: RunCheckpoints, run_folder: RunFolder) -> str:
-    lines = [f"final loss   {float(trainer.callback_metrics['train/loss']):.6g} after {trainer.current_epoch} epochs"]
+    loss, epochs = float(trainer.callback_metrics["train/loss"]), trainer.current_epoch
+    lines = [f"final loss   {loss:.6g} after {epochs} epoch{'' if epochs == 1 else 's'}"]
     if isinstance(data, TensorDataModule) and data.prediction_input is not None:
         names = data.schema.feature_names
         probabilities = load(checkpoints.last).probability(data.prediction_input).tolist()
@@ -106,9 +125,7 @@ def _summary(trainer: Trainer, data: LightningDataModule, checkpoints: RunCheckp
             given = ", ".join(f"{value:g} {name}" for value, name in zip(values, names, strict=True))
             lines.append(f"P({data.schema.target} | {given}) = {probability:.7g}")
     if checkpoints.best_epoch is not None:
-        lines.append(
-            f"best epoch   {checkpoints.best_epoch}, val/loss {checkpoints.best_loss:.6g}: {checkpoints.best}"
-        )
+        lines.append(f"best epoch   {checkpoints.best_epoch}, val/loss {checkpoints.best_loss:.6g}: {checkpoints.best}")
     lines.append(f"checkpoint   {checkpoints.last}")
     lines.append(f"look         tensorboard --logdir {run_folder.path.parent.parent}")
     return "\n".join(lines)

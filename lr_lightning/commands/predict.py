@@ -32,6 +32,8 @@ def run(arguments: Sequence[str]) -> None:
     output = None if options.output is None else Path(options.output)
     if output is not None and output.suffix not in SUFFIXES:
         raise InputError(f"option output: {output} must end in {' or '.join(SUFFIXES)}")
+    if output is not None and not output.parent.is_dir():
+        raise InputError(f"option output: there is no folder {output.parent}")
     predictor = load(options.ckpt_path)
     if options.data.unseen is not None:
         predictor.schema = replace(predictor.schema, unseen=options.data.unseen)
@@ -56,12 +58,14 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help="the checkpoint of a fit")
     parser.add_argument(
-        "--data.path", type=str | None, help="the table; default: the experiment's own prediction input, if it has one"
+        "--data.path",
+        type=str | None,
+        help="the table; default: the experiment's own prediction input, if it has one",
     )
     parser.add_argument(
         "--data.unseen",
         choices=["error", "reference"],
-        help="a level that the fit has not seen: refuse it, or take it for the reference level (default: as at the fit)",
+        help="a level that the fit has not seen: refuse it, or take it for the reference (default: as at the fit)",
     )
     parser.add_argument("--id", type=str | None, help="a column to repeat in front of the predictions")
     parser.add_argument("--output", type=str | None, help="a .csv or .parquet file; default: CSV on stdout")
@@ -72,7 +76,9 @@ def _blocks(predictor: Predictor, path: str | None, identifier: str | None) -> I
     if path is not None:
         return predictor.schema.encode_blocks(path, identifier=identifier)
     if predictor.prediction_input is None:
-        raise InputError("option data.path: name the table to predict; the checkpoint has no prediction input of its own")
+        raise InputError(
+            "option data.path: name the table to predict; the checkpoint has no prediction input of its own"
+        )
     if identifier is not None:
         raise InputError("option id: the experiment's own prediction input has no such column; name a table")
     return iter([EncodedRows(torch.tensor(predictor.prediction_input, dtype=torch.float64), None)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from lr_lightning.errors import InputError
 
 BLOCK_BYTES = 1 << 20  # a block of rows that stays in the second-level cache while it is read twice
+BLOCK_ROWS = 1 << 12  # more, and a float32 sum within a block would lose digits
 
 
 class Standardization(NamedTuple):
@@ -57,7 +59,7 @@ class Standardization(NamedTuple):
 def row_blocks(x: Tensor) -> Iterator[slice]:
     """Slices that cut x into blocks of about one mebibyte."""
     row_bytes = max(1, x[:1].numel() * x.element_size())
-    step = max(1, BLOCK_BYTES // row_bytes)
+    step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
     return (slice(start, min(start + step, len(x))) for start in range(0, len(x), step))
 
 
@@ -83,35 +85,38 @@ def moments(blocks: Iterable[tuple[Tensor, Tensor | None]]) -> Standardization:
     # Rounding may leave a constant column a deviation of a few units in the last place of its mean.
     suspects = (result.scale <= 8 * eps * result.mean.abs()).nonzero()[:, 0]
     if len(suspects):
-        result.scale[suspects[_are_constant(blocks, suspects)]] = 0.0
+        constant, value = _are_constant(blocks, suspects)
+        result.scale[suspects[constant]] = 0.0
+        result.mean[suspects[constant]] = value[constant]
     return result
 
 
 def _moments(
     blocks: Iterable[tuple[Tensor, Tensor | None]], dtype: torch.dtype | None
 ) -> tuple[Standardization, torch.dtype, float]:
-    pivot: Tensor | None = None
-    for x, weight in blocks:
-        if pivot is None:
-            dtype, eps = dtype or x.dtype, torch.finfo(x.dtype).eps
-            pivot = x[next(row_blocks(x))].double().mean(0).to(dtype)
-            total, total_squares = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device)
-            weight_sum = torch.zeros((), dtype=torch.float64, device=x.device)
+    blocks = iter(blocks)
+    first = next(blocks, None)
+    if first is None:
+        raise InputError("there are no training rows")
+    x = first[0]
+    dtype, eps = dtype or x.dtype, torch.finfo(x.dtype).eps
+    pivot = x[next(row_blocks(x))].double().mean(0).to(dtype)
+    total, total_squares = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device)
+    weight_sum = torch.zeros((), dtype=torch.float64, device=x.device)
+    for x, weight in chain([first], blocks):
         for rows in row_blocks(x):
             centred = x[rows].to(dtype) - pivot
             v = centred.new_ones(len(centred)) if weight is None else weight[rows].to(dtype)
             total += v @ centred
             total_squares += v @ centred.square_()
             weight_sum += v.sum(dtype=torch.float64)
-    if pivot is None or dtype is None:
-        raise InputError("there are no training rows")
     shift = total / weight_sum
     variance = (total_squares / weight_sum - shift.square()).clamp_min(0)
     return Standardization(pivot.double() + shift, variance.sqrt()), dtype, eps
 
 
-def _are_constant(blocks: Iterable[tuple[Tensor, Tensor | None]], columns: Tensor) -> Tensor:
-    """Boolean, one a column: whether the rows of positive weight all hold the same value."""
+def _are_constant(blocks: Iterable[tuple[Tensor, Tensor | None]], columns: Tensor) -> tuple[Tensor, Tensor]:
+    """For each column: whether the rows of positive weight all hold the same value, and the first value."""
     first: Tensor | None = None
     constant = torch.ones(len(columns), dtype=torch.bool, device=columns.device)
     for x, weight in blocks:
@@ -121,7 +126,7 @@ def _are_constant(blocks: Iterable[tuple[Tensor, Tensor | None]], columns: Tenso
         if first is None and len(part):
             first = part[0]
         constant &= (part == first).all(0) if first is not None else constant
-    return constant
+    return constant, torch.zeros_like(constant, dtype=torch.float64) if first is None else first.double()
 
 
 class RunningMoments:

@@ -73,7 +73,7 @@ class _Weighted:
 
 
 def row_weights(y: Tensor, weight: Tensor | None, of_class: tuple[float, float]) -> Tensor | None:
-    """v (n,): sample weights times class weights; None where every row weighs one."""
+    """V (n,): sample weights times class weights; None where every row weighs one."""
     if of_class == (1.0, 1.0):
         return weight
     v = torch.where(y > 0, of_class[1], of_class[0]).to(y.dtype)
@@ -112,7 +112,8 @@ def _class_weights(
     if class_weight == "balanced":
         half = (negative + positive) / 2
         return half / negative, half / positive
-    assert not isinstance(class_weight, str)
+    if isinstance(class_weight, str):
+        raise InputError(f"class_weight must be balanced or a weight for each label, not {class_weight!r}")
     # Keys that were written in YAML or JSON may have become text.
     by_text = {str(label): float(weight) for label, weight in class_weight.items()}
     unknown = sorted(set(by_text) - {str(label) for label in labels})

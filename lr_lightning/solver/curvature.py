@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.solver.quadratic import minimize_l1, solve_spd
+from lr_lightning.solver.quadratic import RANK_TOLERANCE, minimize_l1, solve_spd
 
 
 class DenseCurvature:
@@ -22,10 +22,12 @@ class DenseCurvature:
 
     Args:
         matrix: (k, k), positive semi-definite.
+        rank_tolerance: See :func:`solve_spd`.
     """
 
-    def __init__(self, matrix: Tensor) -> None:
+    def __init__(self, matrix: Tensor, rank_tolerance: float = RANK_TOLERANCE) -> None:
         self.matrix = matrix
+        self._rank_tolerance = rank_tolerance
 
     def update(self, s: Tensor, y: Tensor) -> None:
         """Makes the matrix take the step ``s`` (k,) to the change ``y`` (k,) of the gradient."""
@@ -46,8 +48,8 @@ class DenseCurvature:
             matrix = matrix.clone()
             matrix.diagonal().add_(ridge)
         if l1.any():
-            return minimize_l1(matrix, gradient, point, l1) - point
-        return solve_spd(matrix, -gradient)
+            return minimize_l1(matrix, gradient, point, l1, self._rank_tolerance) - point
+        return solve_spd(matrix, -gradient, self._rank_tolerance)
 
     def state(self) -> dict[str, Any]:
         """What :meth:`load` needs."""
@@ -110,16 +112,19 @@ class WorkingSetCurvature:
     """The sample's Hessian over the few coordinates that an L1 penalty lets move; for wide tables.
 
     Args:
-        hessian: Function from an index (m,) of coordinates to their block (m, m) of the Hessian.
+        hessian: Function from a point (k,) and an index (m,) of coordinates to their block (m, m) of the Hessian.
+        point: (k,), where the Hessian is taken.
         limit: Largest m.
     """
 
-    def __init__(self, hessian: Callable[[Tensor], Tensor], limit: int) -> None:
+    def __init__(self, hessian: Callable[[Tensor, Tensor], Tensor], point: Tensor, limit: int) -> None:
         self._hessian = hessian
+        self._point = point
         self._limit = limit
 
     def update(self, s: Tensor, y: Tensor) -> None:
-        """Learns nothing: the block is computed anew where it is needed."""
+        """Goes along with the accepted step ``s`` (k,): the block is computed anew at every point."""
+        self._point = self._point + s
 
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
         """The step (k,) over the coordinates that are not zero or violate the optimality conditions most."""
@@ -129,12 +134,14 @@ class WorkingSetCurvature:
         p = torch.zeros_like(point)
         if len(index):
             start = point[index]
-            p[index] = minimize_l1(self._hessian(index), gradient[index], start, l1[index]) - start
+            block = self._hessian(self._point, index)
+            p[index] = minimize_l1(block, gradient[index], start, l1[index]) - start
         return p
 
     def state(self) -> dict[str, Any]:
-        """Nothing is kept."""
-        return {}
+        """What :meth:`load` needs."""
+        return {"point": self._point}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Nothing is kept."""
+        """Takes over what :meth:`state` gave."""
+        self._point = state["point"]

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_RANK_TOLERANCE = 1e-13  # relative to a unit diagonal, times the size: pivots below are rounding, not information
-_RIDGE = 1e-10
+RANK_TOLERANCE = 1e-13  # relative to a unit diagonal, times the size: pivots below are rounding
+_RIDGE = 1e4  # times the rank tolerance
 _REFINEMENTS = 5
 
 
-def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
+def solve_spd(matrix: Tensor, rhs: Tensor, rank_tolerance: float = RANK_TOLERANCE) -> Tensor:
     r"""Solves ``matrix @ p = rhs`` for a symmetric positive semi-definite matrix.
 
     The matrix is scaled to unit diagonal. If its Cholesky factor shows it to be singular, a small ridge
@@ -26,6 +26,7 @@ def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
     Args:
         matrix: (k, k).
         rhs: (k,).
+        rank_tolerance: Squared pivots below this, times k, make a matrix of unit diagonal singular.
 
     Returns:
         (k,), always finite if the arguments are.
@@ -36,9 +37,9 @@ def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
     scaled = matrix * scale * scale[:, None]
     r = rhs * scale
     factor, info = torch.linalg.cholesky_ex(scaled)
-    if not info and float(factor.diagonal().square().min()) > _RANK_TOLERANCE * size:
+    if not info and float(factor.diagonal().square().min()) > rank_tolerance * size:
         return torch.cholesky_solve(r[:, None], factor)[:, 0] * scale
-    ridge = _RIDGE
+    ridge = _RIDGE * rank_tolerance
     for _ in range(8):
         shifted = scaled.clone()
         shifted.diagonal().add_(ridge)
@@ -54,8 +55,27 @@ def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
     return p * scale
 
 
+def smallest_pivot(matrix: Tensor) -> float:
+    """Least squared pivot of the Cholesky factor of ``matrix`` (k, k) scaled to unit diagonal; 0 if it has none.
+
+    It is the least part of any column, in the metric of the matrix, that the columns before it do not explain.
+    Columns of zeros do not count.
+    """
+    diagonal = matrix.diagonal().clamp(min=0)
+    scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
+    scaled = matrix * scale * scale[:, None]
+    scaled.diagonal().copy_(torch.ones_like(scale))
+    factor, info = torch.linalg.cholesky_ex(scaled)
+    return 0.0 if info else float(factor.diagonal().square().min())
+
+
 def minimize_l1(
-    matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, max_iterations: int = 200
+    matrix: Tensor,
+    gradient: Tensor,
+    start: Tensor,
+    l1: Tensor,
+    rank_tolerance: float = RANK_TOLERANCE,
+    max_iterations: int = 200,
 ) -> Tensor:
     r"""Minimises a quadratic model plus L1 penalty by an active-set method; zeros are exact.
 
@@ -72,6 +92,7 @@ def minimize_l1(
         gradient: g, (k,), the smooth gradient at ``start``.
         start: w, (k,).
         l1: λ, (k,), zero where a coordinate is not penalised.
+        rank_tolerance: As in :func:`solve_spd`.
         max_iterations: A limit against rounding; the best point so far is returned.
 
     Returns:
@@ -90,11 +111,11 @@ def minimize_l1(
         stationary = float((slope * free).abs().max()) <= tolerance
         if stationary and not violating.any():
             break
-        p = _orthant_step(matrix, slope, sign, free, violating)
+        p = _orthant_step(matrix, slope, sign, free, violating, rank_tolerance)
         if stationary and not p.any():
             one = torch.zeros_like(violating)
             one[torch.where(violating, r.abs() - l1, -torch.inf).argmax()] = True
-            p = _orthant_step(matrix, slope, sign, free, one)
+            p = _orthant_step(matrix, slope, sign, free, one, rank_tolerance)
         t, zeroed = _line_minimum(u, p, l1, nonzero & penalised, float(slope @ p), float(p @ (matrix @ p)))
         if t == 0 or not p.any():
             break
@@ -104,14 +125,16 @@ def minimize_l1(
     return u
 
 
-def _orthant_step(matrix: Tensor, slope: Tensor, sign: Tensor, free: Tensor, entering: Tensor) -> Tensor:
+def _orthant_step(
+    matrix: Tensor, slope: Tensor, sign: Tensor, free: Tensor, entering: Tensor, rank_tolerance: float
+) -> Tensor:
     """Newton step with the signs held; entering coordinates that would take the wrong sign stay at zero."""
     while True:
         index = (free | entering).nonzero()[:, 0]
         p = torch.zeros_like(slope)
         if not len(index):
             return p
-        p[index] = -solve_spd(matrix[index[:, None], index], slope[index])
+        p[index] = -solve_spd(matrix[index[:, None], index], slope[index], rank_tolerance)
         wrong = entering & (p * sign <= 0)
         if not wrong.any():
             return p

@@ -9,12 +9,16 @@ from torch import Tensor
 
 from lr_lightning.loss import logistic_hessian, sweep
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
+from lr_lightning.solver.quadratic import RANK_TOLERANCE, smallest_pivot
 
 Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature
 
 DENSE_LIMIT = 2048  # coefficients; above, nothing of d × d is kept
 _CHEAP = 2e8  # multiplications of a Hessian that is not worth being spared
 _LEVEL_RATIO = 4
+_PRIOR = 0.1  # in rows
+_SINGLE_PIVOT = 1e-5  # below, float32 products are too coarse for the Hessian's inverse
+_SINGLE_RANK_TOLERANCE = 1e-11  # dependent columns, rounded to float32, leave squared pivots of 1e-14
 
 
 class SampleProblem:
@@ -35,6 +39,7 @@ class SampleProblem:
         self._x, self._y, self._v = x, y, v
         self._l1, self._l2 = l1, l2
         self._complete = complete
+        self._double = x.dtype == torch.float64
         self.size = len(l1)
         self._has_intercept = self.size > x.shape[1]
         self._total = float(len(x)) if v is None else float(v.sum(dtype=torch.float64))
@@ -58,9 +63,9 @@ class SampleProblem:
         if self.size <= DENSE_LIMIT:
             matrix = self._hessian(point)
             matrix.diagonal().add_(self._l2)
-            return DenseCurvature(matrix)
+            return DenseCurvature(matrix, RANK_TOLERANCE if self._double else _SINGLE_RANK_TOLERANCE)
         if self._l1.any():
-            return WorkingSetCurvature(lambda index: self._block(point, index), DENSE_LIMIT)
+            return WorkingSetCurvature(self._block, point, DENSE_LIMIT)
         return LimitedMemoryCurvature(self._diagonal(point), history_size)
 
     def solve(self, start: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
@@ -77,8 +82,15 @@ class SampleProblem:
             smaller = self._reduced(m // _LEVEL_RATIO)
             if smaller is not None:
                 start, _ = smaller.solve(start, history_size)
-        tolerance = 1e-15 if exact else 0.1 * k / (2 * m)
-        return self._newton(start, tolerance, history_size, limit=60 if exact else 20)
+        if exact:
+            return self._newton(start, 1e-15, history_size, limit=60)
+        # A little ridge, well below the sampling error, for what the sample cannot tell at all.
+        prior = _PRIOR / m
+        problem = SampleProblem(self._x, self._y, self._v, self._l1, self._l2 + prior, complete=self._complete)
+        point, curvature = problem._newton(start, 0.1 * k / (2 * m), history_size, limit=20)
+        if isinstance(curvature, DenseCurvature):
+            curvature.matrix.diagonal().sub_(prior)
+        return point, curvature
 
     def start(self, point: Tensor) -> Tensor:
         """``point``, with the intercept that would be right if all weights were zero, should they be."""
@@ -106,6 +118,20 @@ class SampleProblem:
         start = self._tilted(point, tilt)
         end, curvature = self._newton(point, 0.0, history_size, limit=10, tilt=tilt, reach=reach)
         return end, start[0] - self._tilted(end, tilt)[0], curvature
+
+    def noise(self, curvature: Curvature) -> float:
+        """What rounding in the gradient adds to the Newton decrement.
+
+        Every row's term of the gradient is off by about the precision of x. Where columns nearly depend on each
+        other, a step multiplies that by the inverse of a small pivot.
+        """
+        if self._double:
+            return 1e-12
+        noise = 1e-9
+        if isinstance(curvature, DenseCurvature):
+            pivot = max(smallest_pivot(curvature.matrix), _SINGLE_RANK_TOLERANCE)
+            noise = max(noise, 10 * torch.finfo(torch.float32).eps ** 2 / (len(self._x) * pivot))
+        return noise
 
     def _tilted(self, point: Tensor, tilt: Tensor) -> tuple[float, Tensor]:
         """Objective with all penalties, and gradient of its smooth part."""
@@ -187,7 +213,10 @@ class SampleProblem:
         return (point[:-1], point[-1]) if self._has_intercept else (point, None)
 
     def _hessian(self, point: Tensor) -> Tensor:
-        return logistic_hessian(self._x, *self._split(point), self._v).cpu() / self._total
+        hessian = logistic_hessian(self._x, *self._split(point), self._v).cpu() / self._total
+        if not self._double and smallest_pivot(hessian) < _SINGLE_PIVOT:
+            hessian = logistic_hessian(self._x.double(), *self._split(point), self._v).cpu() / self._total
+        return hessian
 
     def _row_curvature(self, point: Tensor) -> Tensor:
         z = self.logits(point)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature
+from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.sample_problem import DENSE_LIMIT, Curvature, SampleProblem
 
 CONVERGED = "converged"
@@ -18,7 +18,13 @@ RUNNING_AWAY = "the objective keeps falling as the weights grow, as under separa
 NO_DECREASE = "no step decreases the objective"
 NOT_FINITE = "the objective is not finite"
 
+_STATE = (
+    "converged", "stopped", "status", "objective", "newton_decrement",
+    "_best", "_best_gradient", "_promised", "_doubtful", "_reach", "_length",
+    "_rejections", "_failures", "_stalls", "_noise",
+)  # fmt: skip
 _MAX_REJECTIONS = 25
+_MAX_FAILURES = 4  # then the sample is no longer asked
 _REACH = 10.0
 
 
@@ -79,7 +85,6 @@ class SubsampledNewton(torch.optim.Optimizer):
         sample_is_complete: bool = False,
     ) -> None:
         single = sample is not None and sample[0].dtype != torch.float64
-        self._noise = 1e-9 if single else 1e-12
         if tol is None:
             tol = 1e-10 if single else 1e-14
         super().__init__(params, {"tol": tol, "history_size": history_size})
@@ -96,6 +101,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._write(point)
         else:
             self._curvature = self._curvature_at(point)
+        self._noise = 1e-12 if self._problem is None else self._problem.noise(self._curvature)
         self.converged = False
         self.stopped = False
         self.status = ""
@@ -108,6 +114,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         self._reach = math.inf  # how far a step may move the sampled logits
         self._length = 1.0  # the part of the model's step to propose, where there is no sample
         self._rejections = 0
+        self._failures = 0  # how often the sample has misled
         self._stalls = 0
 
     @torch.no_grad()
@@ -143,6 +150,31 @@ class SubsampledNewton(torch.optim.Optimizer):
         if self._best is not None and not self.converged:
             self._write(self._best)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state from which :meth:`load_state_dict` continues the same trajectory; tensors and plain types."""
+        state = super().state_dict()
+        solver = {name: getattr(self, name) for name in _STATE}
+        solver["point"] = self._read(lambda parameter: parameter.detach())
+        solver["curvature"] = self._curvature.state()
+        state["solver"] = solver
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a :meth:`state_dict`, and puts the point that is to be evaluated next into the parameters.
+
+        Raises:
+            ValueError: If it comes from another model.
+        """
+        super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
+        solver = state_dict["solver"]
+        if solver["point"].shape != self._best_gradient.shape:
+            raise ValueError(f"the state holds {len(solver['point'])} coefficients, not {len(self._best_gradient)}")
+        for name in _STATE:
+            value = solver[name]
+            setattr(self, name, value.to("cpu", torch.float64) if isinstance(value, Tensor) else value)
+        self._curvature.load(solver["curvature"])
+        self._write(solver["point"])
+
     def _first(self, point: Tensor, gradient: Tensor, objective: float, finite: bool) -> None:
         if finite:
             self._best, self._best_gradient, self.objective = point, gradient, objective
@@ -171,11 +203,14 @@ class SubsampledNewton(torch.optim.Optimizer):
         agreement = (self.objective - objective) / self._promised if self._promised > 0 else 1.0
         resolved = self._promised > 1e-9 * abs(self.objective)
         self._doubtful = resolved and not 0.8 < agreement < 1.25
-        if self._doubtful and self._problem is not None:
+        if self._doubtful and self._problem is not None and self._failures < _MAX_FAILURES:
             self._curvature = self._curvature_at(point)
         self._curvature.update(point - self._best, gradient - self._best_gradient)
         if agreement > 0.5:
             self._reach *= 4
+            self._length = min(1.0, 2 * self._length)
+        elif agreement < 0.1 and resolved:
+            self._failures += 1
         self._best, self._best_gradient, self.objective = point, gradient, objective
         self._rejections = 0
         self._propose()
@@ -189,10 +224,11 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._finish_at_best(NO_DECREASE, converged=False)
         else:
             step = point - self._best
-            if finite:
+            if finite and not isinstance(self._curvature, WorkingSetCurvature):
                 self._curvature.update(step, gradient - self._best_gradient)
             self._doubtful = True
-            if self._problem is not None:
+            self._failures += 1
+            if self._problem is not None and self._failures < _MAX_FAILURES:
                 self._reach = 0.25 * self._problem.movement(step)
             else:
                 self._length *= 0.25
@@ -225,13 +261,15 @@ class SubsampledNewton(torch.optim.Optimizer):
         """The model's step ``p``, or one that also heeds how the sampled rows' losses bend."""
         assert self._best is not None  # noqa: S101
         self._promised = self._length * (2 - self._length) * self.newton_decrement
-        if self._problem is None or not self._doubtful:
+        large = self.newton_decrement > 1e-5 * abs(self.objective)
+        if self._problem is None or self._failures >= _MAX_FAILURES or not (self._doubtful or large):
             return self._length * p
         movement = self._problem.movement(p)
         if movement <= min(1.0, self._reach):
             return p
+        reach = min(self._reach, _REACH * (1 + self._problem.movement(self._best)))
         end, promised, curvature = self._problem.descend(
-            self._best, self._best_gradient, self.param_groups[0]["history_size"], min(self._reach, _REACH)
+            self._best, self._best_gradient, self.param_groups[0]["history_size"], reach
         )
         if not promised > 0:
             return p * min(1.0, self._reach / movement)
@@ -257,7 +295,9 @@ class SubsampledNewton(torch.optim.Optimizer):
         """
         if self._problem is None:
             return False
-        return float(self._problem.logits(p).abs().max()) > 0.3
+        assert self._best is not None  # noqa: S101
+        moved, logits = self._problem.logits(p).abs(), self._problem.logits(self._best).abs()
+        return bool((moved > 0.1 + 0.003 * logits).any())
 
     def _finish_at_best(self, status: str, *, converged: bool) -> None:
         assert self._best is not None  # noqa: S101

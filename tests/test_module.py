@@ -1,0 +1,288 @@
+"""The module against scikit-learn, in each way of putting the problem and of serving the rows."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import CSVLogger
+from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import LogisticRegression as Reference
+from sklearn.preprocessing import StandardScaler
+from torch.utils.data import DataLoader, TensorDataset
+
+from lr_lightning import InputError, LogisticRegression, TensorDataModule
+from tests.conftest import QUIET_TRAINER
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """2 000 rows of 5 features of very different means and scales, with sample weights."""
+    generator = np.random.default_rng(7)
+    z = generator.normal(size=(2000, 5)) @ generator.normal(size=(5, 5))
+    x = z * np.array([1.0, 1e-3, 50.0, 1e4, 0.3]) + np.array([0.0, 5e-3, -20.0, 1e5, 2.0])
+    logit = (z @ np.array([1.0, -0.5, 0.3, 0.0, 0.2])) - 0.7
+    y = (generator.random(2000) < 1 / (1 + np.exp(-logit))).astype(float)
+    return x, y, generator.integers(0, 4, 2000).astype(float)
+
+
+def fit(model, data, *, precision="64-true", max_epochs=100, **trainer):
+    trainer = Trainer(max_epochs=max_epochs, precision=precision, **{**QUIET_TRAINER, **trainer})
+    trainer.fit(model, data)
+    return trainer
+
+
+def reference(x, y, l2, *, standardize, weight=None, class_weight=None, fit_intercept=True):
+    """Coefficients and intercept by scikit-learn's Newton solver on the penalty that `l2` stands for."""
+    v = np.ones(len(y)) if weight is None else weight
+    scaler = StandardScaler(with_mean=fit_intercept).fit(x, sample_weight=v) if standardize else None
+    features = x if scaler is None else scaler.transform(x)
+    total = v.sum() if class_weight is None else (v * np.where(y > 0, class_weight[1], class_weight[0])).sum()
+    model = Reference(
+        C=np.inf if l2 == 0 else 1 / (l2 * total),
+        solver="newton-cholesky",
+        tol=1e-12,
+        max_iter=1000,
+        class_weight=class_weight,
+        fit_intercept=fit_intercept,
+    ).fit(features, y, sample_weight=weight)
+    coefficients, intercept = model.coef_[0], float(model.intercept_[0] if fit_intercept else 0.0)
+    if scaler is not None:
+        coefficients = coefficients / scaler.scale_
+        intercept -= float(coefficients @ scaler.mean_) if fit_intercept else 0.0
+    return coefficients, intercept
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("l2", [0.0, 0.01])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("optimizer", ["SubsampledNewton", "LBFGS"])
+def test_agrees_with_scikit_learn(rows, standardize, l2, weighted, optimizer):
+    x, y, weight = rows
+    if not standardize and l2:
+        x = StandardScaler().fit_transform(x) * 2 + 1  # a raw penalty on these scales would be no penalty at all
+    weight = weight if weighted else None
+    model = LogisticRegression(l2=l2, standardize=standardize, optimizer=optimizer)
+    fit(model, TensorDataModule(x, y, weight))
+    coefficients, intercept = reference(
+        x if l2 else StandardScaler().fit_transform(x), y, l2, standardize=standardize, weight=weight
+    )
+    if not l2:  # scikit-learn needs these standardised; the coefficients are brought back
+        scaler = StandardScaler().fit(x)
+        coefficients = coefficients / scaler.scale_
+        intercept -= float(coefficients @ scaler.mean_)
+    assert model.converged
+    predictor = model.predictor()
+    assert list(predictor.coefficients.values()) == pytest.approx(coefficients, rel=1e-6)
+    assert predictor.intercept == pytest.approx(intercept, rel=1e-6)
+
+
+def test_class_weight_is_part_of_the_standardisation(rows):
+    x, y, weight = rows
+    class_weight = {0: 1.0, 1: 3.0}
+    model = LogisticRegression(l2=0.05, class_weight=class_weight)
+    fit(model, TensorDataModule(x, y, weight))
+    v = weight * np.where(y > 0, 3.0, 1.0)
+    coefficients, intercept = reference(x, y, 0.05, standardize=True, weight=v)
+    predictor = model.predictor()
+    assert list(predictor.coefficients.values()) == pytest.approx(coefficients, rel=1e-6)
+    assert predictor.intercept == pytest.approx(intercept, rel=1e-6)
+
+
+def test_balanced_class_weight_gives_both_classes_half(rows):
+    x, y, _ = rows
+    balanced, explicit = (
+        LogisticRegression(class_weight="balanced"),
+        LogisticRegression(class_weight={0: 1000 / (y == 0).sum(), 1: 1000 / (y == 1).sum()}),
+    )
+    for model in (balanced, explicit):
+        fit(model, TensorDataModule(x, y))
+    expected = explicit.predictor().coefficients
+    assert balanced.predictor().coefficients == pytest.approx(expected, rel=1e-9)
+
+
+def test_without_intercept(rows):
+    x, y, _ = rows
+    z = StandardScaler().fit_transform(x)
+    model = LogisticRegression(l2=0.01, fit_intercept=False, standardize=False)
+    fit(model, TensorDataModule(z, y))
+    coefficients, _ = reference(z, y, 0.01, standardize=False, fit_intercept=False)
+    assert model.predictor().intercept == 0
+    assert list(model.predictor().coefficients.values()) == pytest.approx(coefficients, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")  # of Lightning, where a loader comes alone
+@pytest.mark.parametrize("l2", [0.0, 0.02])
+def test_the_way_of_serving_does_not_matter(rows, l2):
+    x, y, weight = rows
+    tensors = [torch.tensor(t) for t in (x, y, weight)]
+    objectives = []
+    for data in (
+        TensorDataModule(x, y, weight),
+        TensorDataModule(x, y, weight, batch_size=64),
+        TensorDataModule(x, y, weight, batch_size=1999, shuffle=False),
+        DataLoader(TensorDataset(*tensors), batch_size=300),
+    ):
+        model = LogisticRegression(l2=l2)
+        trainer = fit(model, data, limit_val_batches=0)
+        objectives.append(float(trainer.callback_metrics["train/loss"]))
+    assert objectives == pytest.approx([objectives[0]] * 4, rel=1e-9)
+
+
+def test_default_precision_is_good_to_its_own_limit(rows):
+    x, y, weight = rows
+    double, single = LogisticRegression(), LogisticRegression()
+    fit(double, TensorDataModule(x, y, weight))
+    fit(single, TensorDataModule(x, y, weight), precision="32-true")
+    expected = double.predictor()
+    assert single.predictor().coefficients == pytest.approx(expected.coefficients, rel=1e-5)
+    assert single.logits(torch.tensor(x)).dtype == torch.float32
+    assert double.logits(torch.tensor(x)).dtype == torch.float64
+    assert single.logits(torch.tensor(x)).detach() == pytest.approx(expected.logits(x).float(), abs=1e-4)
+
+
+def test_a_timestamp_and_a_tiny_feature_keep_their_digits():
+    """1.7e9 ± 1e3 beside 1e-6: float32 could not even hold the first."""
+    generator = np.random.default_rng(3)
+    z = generator.normal(size=(5000, 2))
+    y = (generator.random(5000) < 1 / (1 + np.exp(-z @ [1.0, -2.0]))).astype(float)
+    x = z * [1e3, 1e-6] + [1.7e9, 0.0]
+    plain = LogisticRegression()
+    fit(plain, TensorDataModule(z, y))
+    expected = np.array(list(plain.predictor().coefficients.values())) / [1e3, 1e-6]
+    for precision, tolerance in (("64-true", 1e-8), ("32-true", 1e-5)):
+        model = LogisticRegression()
+        fit(model, TensorDataModule(x, y), precision=precision)
+        assert list(model.predictor().coefficients.values()) == pytest.approx(expected, rel=tolerance)
+
+
+def test_l1_gives_zeros_and_satisfies_the_optimality_conditions(rows):
+    x, y, _ = rows
+    l1 = 0.05
+    model = LogisticRegression(l1=l1)
+    fit(model, TensorDataModule(x, y))
+    z = StandardScaler().fit_transform(x)
+    w = model.linear_sigmoid.linear.weight[0].detach().numpy()
+    gradient = z.T @ (model.predictor().probability(x).numpy() - y) / len(y)
+    assert 0 < (w != 0).sum() < 5
+    assert gradient[w != 0] == pytest.approx(-l1 * np.sign(w[w != 0]), abs=1e-7)
+    assert np.abs(gradient[w == 0]).max() <= l1
+
+
+def test_sum_is_the_mean_times_the_rows(rows):
+    x, y, _ = rows
+    losses = []
+    for reduction in ("mean", "sum"):
+        model = LogisticRegression(reduction=reduction, l2=0.1)
+        losses.append(float(fit(model, TensorDataModule(x, y)).callback_metrics["train/loss"]))
+    assert losses[1] == pytest.approx(2000 * losses[0], rel=1e-6)
+
+
+def test_breast_cancer_in_minibatches_comes_near_the_exact_optimum():
+    x, y = load_breast_cancer(return_X_y=True)
+    exact = LogisticRegression(l2=0.01)
+    best = float(fit(exact, TensorDataModule(x, y)).callback_metrics["train/loss"])
+    model = LogisticRegression(l2=0.01, optimizer="SGD", optimizer_options={"lr": 0.1})
+    loss = float(fit(model, TensorDataModule(x, y, batch_size=64), max_epochs=200).callback_metrics["train/loss"])
+    assert best < loss < 1.02 * best
+
+
+def test_current_epoch_is_the_number_of_passes(rows, tmp_path):
+    x, y, _ = rows
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer = fit(LogisticRegression(optimizer="LBFGS"), TensorDataModule(x, y), logger=logger, log_every_n_steps=1)
+    logger.save()
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    steps = [int(dict(zip(lines[0].split(","), line.split(","), strict=True))["step"]) for line in lines[1:]]
+    assert steps == list(range(trainer.current_epoch))
+
+
+def test_lbfgs_logs_the_loss_at_the_final_weights(rows):
+    """Not the mean over the trial points of its line search."""
+    x, y, _ = rows
+    model = LogisticRegression(optimizer="LBFGS", optimizer_options={"max_iter": 2})
+    trainer = fit(model, TensorDataModule(x, y), max_epochs=1)
+    p = model.predictor().probability(x).numpy()
+    expected = -np.log(np.where(y > 0, p, 1 - p)).mean()
+    assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_sgd_logs_the_loss_before_the_update():
+    x, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0.0, 0.0, 1.0])
+    model = LogisticRegression(optimizer="SGD", optimizer_options={"lr": 5.0})
+    trainer = fit(model, TensorDataModule(x, y), max_epochs=1)
+    assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(np.log(2), rel=1e-6)
+
+
+def test_callbacks_can_watch_the_training_loss(rows):
+    x, y, _ = rows
+    model = LogisticRegression(optimizer="SGD", optimizer_options={"lr": 0.5})
+    stop = EarlyStopping("train/loss", min_delta=1e-4, patience=2)
+    trainer = fit(model, TensorDataModule(x, y), max_epochs=500, callbacks=[stop])
+    assert 5 < trainer.current_epoch < 500
+
+
+def test_load_from_checkpoint_gives_the_same_module(rows, tmp_path):
+    x, y, _ = rows
+    model = LogisticRegression(l2=0.1)
+    trainer = fit(model, TensorDataModule(x, y))
+    trainer.save_checkpoint(tmp_path / "fit.ckpt")
+    again = LogisticRegression.load_from_checkpoint(tmp_path / "fit.ckpt", weights_only=True)
+    assert again.hparams == model.hparams
+    assert torch.equal(again.double().logits(torch.tensor(x)), model.logits(torch.tensor(x)))
+
+
+def test_a_limit_reached_before_the_optimum_is_said(rows, caplog):
+    x, y, _ = rows
+    with caplog.at_level(logging.WARNING, logger="lr_lightning"):
+        model = LogisticRegression(initial_weight=0.0)
+        fit(model, TensorDataModule(x, y), max_epochs=1)
+    assert not model.converged
+    assert "not converged" in caplog.text
+
+
+def test_separated_rows_end_finite_and_said(caplog):
+    with caplog.at_level(logging.WARNING, logger="lr_lightning"):
+        model = LogisticRegression()
+        fit(model, TensorDataModule([[1.0], [2.0], [3.0]], [0, 0, 1]))
+    assert not model.converged
+    assert bool(model.linear_sigmoid.linear.weight.isfinite().all())
+    assert "not converged" in caplog.text
+
+
+def test_a_constant_column_gets_no_weight(rows):
+    x, y, _ = rows
+    with_constant = np.column_stack([x, np.full(len(y), 7.3)])
+    for optimizer, options in (("SubsampledNewton", None), ("SGD", {"lr": 0.1})):
+        model = LogisticRegression(optimizer=optimizer, optimizer_options=options)
+        fit(model, TensorDataModule(with_constant, y), max_epochs=50)
+        assert model.predictor().coefficients["x5"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"l1": -1.0}, "l1"),
+        ({"l2": float("nan")}, "l2"),
+        ({"threshold": 1.0}, "threshold"),
+        ({"reduction": "max"}, "reduction"),
+        ({"optimizer": "Newton"}, "Newton"),
+        ({"optimizer": "SGD", "optimizer_options": {"rate": 1}}, "SGD"),
+        ({"in_features": 3}, "in_features"),
+        ({"initial_weight": [1.0, 2.0]}, "initial_weight"),
+        ({"fit_intercept": False, "initial_bias": 1.0}, "initial_bias"),
+        ({"class_weight": {2: 1.0}}, "class_weight"),
+        ({"class_weight": {0: -1.0}}, "class weight"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(rows, arguments, words):
+    x, y, _ = rows
+    with pytest.raises(InputError, match=words):
+        fit(LogisticRegression(**arguments), TensorDataModule(x, y))
+
+
+def test_mixed_precision_is_refused(rows):
+    with pytest.raises(InputError, match="bf16-mixed"):
+        fit(LogisticRegression(), TensorDataModule(*rows), precision="bf16-mixed")
