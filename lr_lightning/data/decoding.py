@@ -139,9 +139,7 @@ class Sweeps:
                         append(f"{part}.{name}", values if whole else values.take(index, axis=0))
 
 
-def training_statistics(
-    source: Source, found: Survey, partition: Partition
-) -> tuple[TableSchema, Standardization]:
+def training_statistics(source: Source, found: Survey, partition: Partition) -> tuple[TableSchema, Standardization]:
     """Means and scales of the training rows, and the schema with what fills missing values.
 
     Raises:
@@ -211,6 +209,4 @@ def _refuse_overflow(schema: TableSchema, training: Standardization, source: Sou
     bad = ~(training.mean.isfinite() & training.scale.isfinite())
     if bool(bad.any()):
         name = schema.feature_names[int(bad.nonzero()[0, 0])]
-        raise InputError(
-            f"{source.name}: column {name} holds values too large to square (beyond 1e150); rescale it"
-        )
+        raise InputError(f"{source.name}: column {name} holds values too large to square (beyond 1e150); rescale it")

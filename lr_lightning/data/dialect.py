@@ -93,9 +93,7 @@ def probe(path: Path, name: str) -> Dialect:
     delimiter = _delimiter(rows, tab_first=".tsv" in path.suffixes or ".tab" in path.suffixes)
     sample = rows.get(delimiter) or _sample_rows(text, delimiter, cut)
     if not sample:
-        raise InputError(
-            f"{name}: the first line is longer than {SAMPLE_BYTES} bytes; is it a table of text?"
-        )
+        raise InputError(f"{name}: the first line is longer than {SAMPLE_BYTES} bytes; is it a table of text?")
     return Dialect(compression, tuple(sample[0]), delimiter, _decimal_point(sample, delimiter))
 
 
@@ -107,9 +105,7 @@ def _decoded(head: bytes, name: str) -> str:
         raise InputError(f"{name} is encoded as UTF-16; save it as UTF-8")
     if b"\0" in head:
         utf16 = head[1:200:2].count(0) > 50 or head[0:200:2].count(0) > 50
-        what = (
-            "looks like UTF-16; save it as UTF-8" if utf16 else "holds NUL bytes: it is not a table of text"
-        )
+        what = "looks like UTF-16; save it as UTF-8" if utf16 else "holds NUL bytes: it is not a table of text"
         raise InputError(f"{name} {what}")
     # An incremental decoder forgives a character that the sample cuts in two.
     try:
@@ -171,9 +167,7 @@ def lines(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, row
 
 
-def first_line(
-    path: Path, dialect: Dialect, matches: Callable[[int, list[str]], bool]
-) -> tuple[int, list[str]] | None:
+def first_line(path: Path, dialect: Dialect, matches: Callable[[int, list[str]], bool]) -> tuple[int, list[str]] | None:
     """The first record for which `matches(row_number_from_0, fields)` holds: its line and fields."""
     try:
         for row, (line, fields) in enumerate(lines(path, dialect)):

@@ -215,9 +215,7 @@ def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
     if kind in (wanted, "missing") or (wanted == "boolean" and kind == "number"):
         return
     found = KIND_IN_WORDS.get(kind or "", f"values of type {dtype}")
-    raise InputError(
-        f"{source.name}: column {column.name} holds {found}, where the fit had {KIND_IN_WORDS[wanted]}"
-    )
+    raise InputError(f"{source.name}: column {column.name} holds {found}, where the fit had {KIND_IN_WORDS[wanted]}")
 
 
 def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> None:
@@ -266,9 +264,7 @@ def encode(schema: TableSchema, data: Any, name: str | None) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0, len(schema.feature_names), dtype=torch.float64)
 
 
-def encode_blocks(
-    schema: TableSchema, data: Any, name: str | None, identifier: str | None
-) -> Iterator[EncodedRows]:
+def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: str | None) -> Iterator[EncodedRows]:
     """See `TableSchema.encode_blocks`."""
     source = _open(schema, data, name)
     columns = [column.name for column in schema.columns]

@@ -103,9 +103,7 @@ class TableSchema:
             InputError: if it did not write this.
         """
         try:
-            columns = tuple(
-                Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"]
-            )
+            columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"])
             schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"])})
             problem = schema._problem()
         except (KeyError, TypeError, ValueError) as error:

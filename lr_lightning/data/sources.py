@@ -53,9 +53,7 @@ class Source(ABC):
 
     def load(self, columns: Sequence[str]) -> Source:
         """The same rows, with these columns in memory."""
-        return MemorySource(
-            [pa.Table.from_batches([batch]) for batch in self.batches(columns)], columns, self
-        )
+        return MemorySource([pa.Table.from_batches([batch]) for batch in self.batches(columns)], columns, self)
 
     def place(self, row: int) -> str:
         """Where row number `row` (from 0) is, for messages."""
@@ -75,9 +73,7 @@ class Source(ABC):
         seen: dict[str, int] = {}
         for position, name in enumerate(self.names, 1):
             if name and name in seen:
-                raise InputError(
-                    f"{self.name}: columns {seen[name]} and {position} are both named {name}; rename one"
-                )
+                raise InputError(f"{self.name}: columns {seen[name]} and {position} are both named {name}; rename one")
             seen[name] = position
 
 

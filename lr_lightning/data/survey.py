@@ -105,9 +105,7 @@ class _Sweep:
             )
         if name in self.choices.categorical:
             if kind in ("date", "time"):
-                raise InputError(
-                    f"{self.source.name}: column {name} holds dates, which --data.categorical cannot take"
-                )
+                raise InputError(f"{self.source.name}: column {name} holds dates, which --data.categorical cannot take")
             kind = "category" if kind == "number" else kind
         known = self.kinds.get(name, "missing")
         if known != "missing" and kind not in (known, "missing"):
@@ -165,9 +163,7 @@ class _Sweep:
         absent = np.array([value is None for value in values] + [True])[places]
         if absent.any():
             where = self.source.place(self.n_rows + int(absent.argmax()))
-            raise InputError(
-                f"{self.source.name}, {where}: the target {target} has no value; leave such rows out"
-            )
+            raise InputError(f"{self.source.name}, {where}: the target {target} has no value; leave such rows out")
         for value in values:
             self.labels.setdefault(value, len(self.labels))  # type: ignore[arg-type]
         if len(self.labels) > MOST_VALUES:
@@ -191,8 +187,7 @@ class _Sweep:
         for name, kind in self.kinds.items():
             if kind == "missing" or (kind == "category" and not self.levels.get(name)):
                 raise InputError(
-                    f"{source.name}: column {name} holds no value at all; name the columns to use with "
-                    "--data.features"
+                    f"{source.name}: column {name} holds no value at all; name the columns to use with --data.features"
                 )
         labels = self._chosen_labels()
         schema = self._schema(labels)
@@ -227,9 +222,7 @@ class _Sweep:
     def _schema(self, labels: tuple[Level, Level]) -> TableSchema:
         choices = self.choices
         columns = tuple(self._column(name) for name in self.features)
-        schema = TableSchema(
-            columns, str(choices.target), labels, choices.weight, choices.missing, choices.unseen
-        )
+        schema = TableSchema(columns, str(choices.target), labels, choices.weight, choices.missing, choices.unseen)
         names = schema.feature_names
         if not names:
             raise InputError(f"{self.source.name}: no feature is left; every column has a single level")

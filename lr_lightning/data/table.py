@@ -199,13 +199,9 @@ class TableDataModule(TensorDataModule):
     def _needs_cache(self, source: Source, columns: list[str]) -> bool:
         if source.identity() is None:
             return False
-        return self.cache_dir is not None or not fits_in_memory(
-            _BYTES_BESIDE_ARROW * source.decoded_bytes(columns)
-        )
+        return self.cache_dir is not None or not fits_in_memory(_BYTES_BESIDE_ARROW * source.decoded_bytes(columns))
 
-    def _decoded_in_memory(
-        self, source: Source, columns: list[str]
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _decoded_in_memory(self, source: Source, columns: list[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         sweeps = self._sweeps(source.load(columns))
         dtype, tensors = self._dtype(), {}
         for part, size in zip(PARTS, sweeps.partition.sizes, strict=True):
@@ -223,9 +219,7 @@ class TableDataModule(TensorDataModule):
         sweeps.write(dtype, append)
         return sweeps.notes(), tensors
 
-    def _decoded_in_cache(
-        self, source: Source, columns: list[str]
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _decoded_in_cache(self, source: Source, columns: list[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         cache = TensorCache(Path(self.cache_dir).expanduser() if self.cache_dir else user_cache_folder())
         key = cache_key(self._settings(source))
         found = cache.open(key)

@@ -42,13 +42,11 @@ def alternate(cases: dict[str, Callable[[], object]], rounds: int = 7) -> dict[s
 
 
 def reading(rows: int, columns: int) -> None:
-    """TableDataModule against pyarrow's reader and one float32 copy, both ending in a (rows, columns) tensor."""
+    """TableDataModule against pyarrow's reader and one float32 copy; both end in a (rows, columns) tensor."""
     from lr_lightning.data.table import TableDataModule
 
     rng = np.random.default_rng(0)
-    table = pa.table(
-        {f"x{j}": rng.normal(size=rows) for j in range(columns)} | {"y": rng.integers(0, 2, rows)}
-    )
+    table = pa.table({f"x{j}": rng.normal(size=rows) for j in range(columns)} | {"y": rng.integers(0, 2, rows)})
     with tempfile.TemporaryDirectory() as folder:
         paths = {"Parquet": f"{folder}/t.parquet", "CSV": f"{folder}/t.csv"}
         parquet.write_table(table, paths["Parquet"])
@@ -182,9 +180,7 @@ def report(title: str, seconds: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("reading")
     command.add_argument("--rows", type=int, default=1_000_000)

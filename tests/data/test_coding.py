@@ -42,13 +42,9 @@ def test_treatment_coding_is_that_of_scikit_learn_and_pandas(frame):
     data = fitted(whole, categorical=["k"])
     coded = data.schema.encode(whole).numpy()
     assert data.schema.feature_names == ("x", "s=a", "s=b", "s=z", "s=é", "s=日本", "k=10", "k=33", "t")
-    encoder = OneHotEncoder(
-        drop="first", sparse_output=False
-    )  # sorts text by code point and numbers by value
+    encoder = OneHotEncoder(drop="first", sparse_output=False)  # sorts text by code point and numbers by value
     assert np.array_equal(coded[:, 1:8], encoder.fit_transform(whole[["s", "k"]]))
-    dummies = pd.get_dummies(
-        whole["s"].astype(pd.CategoricalDtype(["C", "a", "b", "z", "é", "日本"])), drop_first=True
-    )
+    dummies = pd.get_dummies(whole["s"].astype(pd.CategoricalDtype(["C", "a", "b", "z", "é", "日本"])), drop_first=True)
     assert np.array_equal(coded[:, 1:6], dummies.to_numpy(float))
     assert np.array_equal(coded[:, 0], whole["x"])
     assert np.array_equal(coded[:, 8], whole["t"].astype(float))
@@ -109,9 +105,7 @@ def test_impute_fills_what_scikit_learn_fills(frame, val_fraction):
 def split_rows(y, val_fraction):
     from lr_lightning.data.splits import stratified_split
 
-    return stratified_split(torch.tensor(y.to_numpy()), val_fraction=val_fraction, test_fraction=0.0, seed=0)[
-        1
-    ]
+    return stratified_split(torch.tensor(y.to_numpy()), val_fraction=val_fraction, test_fraction=0.0, seed=0)[1]
 
 
 def test_imputation_uses_the_weights():
@@ -124,20 +118,14 @@ def test_imputation_uses_the_weights():
     x, s = fitted(table, missing="impute", weight="w").schema.columns
     assert x.fill == pytest.approx((0 + 9 + 1) / 5)
     assert s.fill == "b"
-    doubled = {
-        name: np.repeat(np.array(values, dtype=object), [1, 3, 1, 1]).tolist()
-        for name, values in table.items()
-    }
+    doubled = {name: np.repeat(np.array(values, dtype=object), [1, 3, 1, 1]).tolist() for name, values in table.items()}
     x, s = fitted(doubled, missing="impute", features=["x", "s"]).schema.columns
     assert (x.fill, s.fill) == (pytest.approx(2.0), "b")
 
 
 def test_ties_go_to_the_first_level():
     assert (
-        fitted({"s": ["b", "a", None, "b", "a"], "y": [0, 1, 0, 1, 1]}, missing="impute")
-        .schema.columns[0]
-        .fill
-        == "a"
+        fitted({"s": ["b", "a", None, "b", "a"], "y": [0, 1, 0, 1, 1]}, missing="impute").schema.columns[0].fill == "a"
     )
 
 
@@ -276,7 +264,7 @@ def newton(x, y):
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-5), ("64-true", 1e-8)])
 def test_badly_scaled_features_give_the_coefficients_of_double_precision(precision, tolerance):
-    """A Unix timestamp beside features of scale 1e-6 and 1e9: what R computes in float64 on the raw columns."""
+    """A Unix timestamp beside features of scale 1e-6 and 1e9: what float64 gives on the raw columns."""
     from types import SimpleNamespace
 
     from lr_lightning.data.table import TableDataModule

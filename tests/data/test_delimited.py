@@ -83,16 +83,12 @@ def test_one_column_is_found_to_be_one(write):
     + [(text, False) for text in ("na na", "nil", "none")],
 )
 def test_spellings_of_a_missing_value(write, text, missing):
-    path = write(
-        "t.csv", "n,s,y\n" + "".join(f"{i},{'pq'[i % 2]},{i // 2 % 2}\n" for i in range(8)) + f"3,{text},1\n"
-    )
+    path = write("t.csv", "n,s,y\n" + "".join(f"{i},{'pq'[i % 2]},{i // 2 % 2}\n" for i in range(8)) + f"3,{text},1\n")
     if missing:
         assert "s (1)" in refusal(path)
     else:
         assert len(fitted(path).schema.columns[1].levels) == 3
-    path = write(
-        "u.csv", "n,s,y\n" + "".join(f"{i},{'pq'[i % 2]},{i // 2 % 2}\n" for i in range(8)) + f"{text},p,1\n"
-    )
+    path = write("u.csv", "n,s,y\n" + "".join(f"{i},{'pq'[i % 2]},{i // 2 % 2}\n" for i in range(8)) + f"{text},p,1\n")
     assert ("n (1)" if missing else "line 10") in refusal(path)
 
 
@@ -169,7 +165,7 @@ def test_categories_that_look_like_numbers_are_welcome(write, messages):
 
 
 def test_types_are_found_wherever_in_the_file_they_show(write, monkeypatch, tmp_path):
-    """A column of integers, then fractions, then text: read in blocks or as a whole, it is the same column."""
+    """Integers, then fractions, then text: read in blocks or as a whole, it is the same column."""
     monkeypatch.setattr(delimited, "STREAM_BLOCK_BYTES", 2048)
     n = 2000
     columns = {

@@ -116,9 +116,7 @@ def test_arrays(expected):
     data = fitted(x, "x1")
     assert data.schema.feature_names == ("x0",)
     torch.testing.assert_close(data.schema.encode(x[:, :1]), expected[:, :1])
-    torch.testing.assert_close(
-        data.schema.encode(torch.tensor(x[:, :1], dtype=torch.float32)), expected[:, :1]
-    )
+    torch.testing.assert_close(data.schema.encode(torch.tensor(x[:, :1], dtype=torch.float32)), expected[:, :1])
     structured = np.zeros(4, dtype=[("a", "f8"), ("y", "U3")])
     structured["a"], structured["y"] = [1, 2, 3, 5], ["u", "v", "u", "v"]
     assert fitted(structured).schema.labels == ("u", "v")
@@ -278,9 +276,7 @@ def test_an_empty_parquet_file(tmp_path):
 
 
 def test_columns_whose_names_look_like_paths(tmp_path):
-    path = save(
-        pa.table({"a.b": [1.0, 2, 3, 4], "a": [5.0, 6, 7, 9], "y": [0, 1, 0, 1]}), str(tmp_path / "t.parquet")
-    )
+    path = save(pa.table({"a.b": [1.0, 2, 3, 4], "a": [5.0, 6, 7, 9], "y": [0, 1, 0, 1]}), str(tmp_path / "t.parquet"))
     data = fitted(path, features=["a"])
     assert data.schema.encode(path)[:, 0].tolist() == [5, 6, 7, 9]
 

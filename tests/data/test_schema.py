@@ -70,9 +70,7 @@ def test_columns_in_any_order_among_others(schema, kind, tmp_path):
 
 
 def test_types_that_mean_the_same(schema):
-    assert (
-        schema.encode(changed(n=pa.array([7.5, 8], pa.float32()), k=[10.0, 1.0], t=[0, 1])).tolist() == CODED
-    )
+    assert schema.encode(changed(n=pa.array([7.5, 8], pa.float32()), k=[10.0, 1.0], t=[0, 1])).tolist() == CODED
     assert schema.encode(changed(s=pa.array(["c", "a"]).dictionary_encode(), t=[0.0, 1.0])).tolist() == CODED
     assert schema.encode(changed(d=pa.array(NEW["d"]).cast(pa.timestamp("ms", "UTC")))).tolist() == CODED
 
@@ -163,9 +161,7 @@ def test_constant_category_makes_no_feature_but_is_checked():
 class TestArrays:
     schema = TableSchema.of_numbers(["a", "b"], "y")
 
-    @pytest.mark.parametrize(
-        "make", [torch.tensor, np.array, list, lambda v: torch.tensor(v, dtype=torch.float32)]
-    )
+    @pytest.mark.parametrize("make", [torch.tensor, np.array, list, lambda v: torch.tensor(v, dtype=torch.float32)])
     def test_are_taken_in_the_schemas_order(self, make):
         assert self.schema.encode(make([[1.0, 2.0], [3.0, 4.0]])).tolist() == [[1, 2], [3, 4]]
 
@@ -175,9 +171,7 @@ class TestArrays:
         assert x[0, 0] == 1
 
     def test_of_another_shape_are_refused(self):
-        assert "shape (1, 3); it must be (rows, 2), with the columns a, b" in refused(
-            self.schema, torch.zeros(1, 3)
-        )
+        assert "shape (1, 3); it must be (rows, 2), with the columns a, b" in refused(self.schema, torch.zeros(1, 3))
         assert "shape (2,)" in refused(self.schema, np.zeros(2))
         assert "different lengths" in refused(self.schema, [[1.0, 2.0], [1.0]])
 
@@ -186,9 +180,7 @@ class TestArrays:
         assert "row 1: column a holds an infinite value" in refused(self.schema, np.array([[np.inf, 2]]))
         dropping = replace(self.schema, missing="drop")
         assert dropping.encode(np.array([[1, 2], [3, np.nan]]))[1].isnan().all()
-        filled = replace(
-            self.schema, missing="impute", columns=(Column("a", fill=5.0), Column("b", fill=6.0))
-        )
+        filled = replace(self.schema, missing="impute", columns=(Column("a", fill=5.0), Column("b", fill=6.0)))
         assert filled.encode(np.array([[np.nan, 2], [3, np.nan]])).tolist() == [[5, 2], [3, 6]]
 
     def test_of_objects_hold_any_column(self, schema):

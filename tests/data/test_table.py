@@ -61,9 +61,7 @@ def test_splits_are_disjoint_stratified_and_complete(path):
         assert rows.y.mean().item() == pytest.approx(share, abs=1 / len(rows.y))
         assert rows.weight.shape == rows.y.shape
     assert torch.equal(parts[1], rows_of(data, fitted(path, **{**OPTIONS, "missing": "impute"}).val_rows))
-    assert not torch.equal(
-        parts[1], rows_of(data, fitted(path, seed=1, **{**OPTIONS, "missing": "impute"}).val_rows)
-    )
+    assert not torch.equal(parts[1], rows_of(data, fitted(path, seed=1, **{**OPTIONS, "missing": "impute"}).val_rows))
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -220,7 +218,8 @@ class TestCache:
     def test_a_killed_write_is_never_taken_for_a_whole_one(self, path, tmp_path):
         folder = tmp_path / "cache"
         code = (
-            "import sys, time; from lr_lightning.data import decoding; from lr_lightning.data.table import TableDataModule;"
+            "import sys, time; from lr_lightning.data import decoding;"
+            "from lr_lightning.data.table import TableDataModule;"
             "decoding.Sweeps.notes = lambda *a: (print('now', flush=True), time.sleep(60));"
             f"TableDataModule({path!r}, 'y', missing='drop', cache_dir={str(folder)!r}).setup('fit')"
         )
@@ -283,9 +282,7 @@ def test_available_memory_heeds_the_process_limit():
 def test_reading_costs_no_more_than_a_few_copies(tmp_path, suffix):
     """A guard against accidental quadratic or per-row work; the ratios are measured in tests/benchmarks."""
     n = 200_000
-    table = pa.table(
-        {f"x{j}": np.random.default_rng(j).normal(size=n) for j in range(5)} | {"y": np.arange(n) % 2}
-    )
+    table = pa.table({f"x{j}": np.random.default_rng(j).normal(size=n) for j in range(5)} | {"y": np.arange(n) % 2})
     path = str(tmp_path / f"t.{suffix}")
     if suffix == "csv":
         pa.csv.write_csv(table, path)

@@ -48,9 +48,7 @@ def test_labels_are_the_tables_own(case, form, tmp_path):
 
 def test_the_choice_is_said(messages):
     fitted({"a": [1, 2, 3, 4, 5], "y": ["no", "yes", "no", "yes", "no"]}, positive="no")
-    assert any(
-        "y = no is the positive class (3 of 5 rows), yes the negative one" in line for _, line in messages
-    )
+    assert any("y = no is the positive class (3 of 5 rows), yes the negative one" in line for _, line in messages)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +119,7 @@ def test_weights(write):
 
 def test_decode_target():
     schema = TableSchema.of_numbers(["a"], "y")
-    assert torch.equal(
-        schema.decode_target([1, 0, 1.0, True]), torch.tensor([1.0, 0, 1, 1], dtype=torch.float64)
-    )
+    assert torch.equal(schema.decode_target([1, 0, 1.0, True]), torch.tensor([1.0, 0, 1, 1], dtype=torch.float64))
     with pytest.raises(InputError, match="row 2: the target y holds 2; the fit's labels are 0 and 1"):
         schema.decode_target([1, 2])
     with pytest.raises(InputError, match="row 1: the target y has no value"):
