@@ -56,9 +56,7 @@ class Choices:
             refuse_absent(features, source)
             self._refuse_double_parts(features)
         if not features:
-            raise InputError(
-                f"{source.name} has no column left for a feature besides the target {self.target}"
-            )
+            raise InputError(f"{source.name} has no column left for a feature besides the target {self.target}")
         refuse_absent(self.categorical, source)
         for name in self.categorical:
             if name not in features:

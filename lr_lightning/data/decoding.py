@@ -17,7 +17,7 @@ from lr_lightning.data.encoding import Block, Encoder
 from lr_lightning.data.rows import Survey, refuse_missing, review
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.sources import Source
-from lr_lightning.data.splits import stratified_split
+from lr_lightning.data.splits import stratified_parts
 from lr_lightning.data.standardization import RunningMoments, Standardization
 from lr_lightning.data.survey import survey
 from lr_lightning.errors import InputError
@@ -53,25 +53,16 @@ class Partition:
         """Divide the rows that are in use."""
         part = np.full(len(found.y), PARTS.index("test" if split.every_row else "train"), dtype=np.uint8)
         if not split.every_row:
-            rows_of = stratified_split(
-                torch.from_numpy(found.y),
-                val_fraction=split.val_fraction,
-                test_fraction=split.test_fraction,
-                seed=split.seed,
-            )
-            for index, rows in enumerate(rows_of):
-                if rows is not None:
-                    part[rows.numpy()] = index
-        sizes = tuple(np.bincount(part, minlength=len(PARTS)).tolist())
+            y = torch.from_numpy(found.y)
+            part = stratified_parts(
+                y, val_fraction=split.val_fraction, test_fraction=split.test_fraction, seed=split.seed
+            ).numpy()
+        sizes = tuple(int(np.count_nonzero(part == code)) for code in range(len(PARTS)))
         if found.kept is None:
             return cls(part, sizes)
         of_row = np.full(len(found.kept), _LEFT_OUT, dtype=np.uint8)
         of_row[found.kept] = part
         return cls(of_row, sizes)
-
-    def take(self, values: np.ndarray, part: str) -> np.ndarray:
-        """The entries of one part's rows; `values` has one entry for each row in use."""
-        return values[self.of_row[self.of_row != _LEFT_OUT] == PARTS.index(part)]
 
 
 class Sweeps:
@@ -114,49 +105,41 @@ class Sweeps:
             "fingerprint": zlib.crc32(np.packbits(self.found.y).tobytes(), len(self.found.y)),
         }
 
-    def labels_and_weights(self, dtype: torch.dtype) -> dict[str, np.ndarray]:
-        """Targets and sample weights of the parts that have rows."""
-        arrays = {}
-        for part, size in zip(PARTS, self.partition.sizes, strict=True):
-            if size:
-                arrays[f"{part}.y"] = self.partition.take(self.found.y, part).astype(_numpy(dtype))
-                if self.found.weight is not None:
-                    weight = self.partition.take(self.found.weight, part)
-                    arrays[f"{part}.weight"] = weight.astype(_numpy(dtype))
-        return arrays
-
-    def write(self, dtype: torch.dtype, append: Callable[[int, np.ndarray], None]) -> None:
-        """Standardise every row, and hand each block on to the part it belongs to.
+    def write(self, dtype: torch.dtype, append: Callable[[str, np.ndarray], None]) -> None:
+        """Hand on the features, standardised, the targets and the weights of every row in use.
 
         Args:
             dtype: float32 or float64; rows are standardised in float64 and rounded once.
-            append: called with the index of a part and its next rows, shape (k, d), which it must copy.
+            append: called with the name of a tensor (`train.x`, `train.y`, `train.weight`, `val.x`, …) and
+                its next rows, which it must copy.
         """
-        served = self.training.divisible()
-        mean, scale = served.mean.numpy()[:, None], served.scale.numpy()[:, None]
+        number = np.float64 if dtype == torch.float64 else np.float32
+        mean, scale = (values.numpy()[:, None] for values in self.training.divisible())
         names = [column.name for column in self.schema.columns]
-        encoder = Encoder(self.schema, self.source)
+        encoder, used = Encoder(self.schema, self.source), 0
         for block in encoder.blocks(self.source.batches(names)):
             _refuse(encoder, block, names)
             x = np.subtract(block.x, mean, out=block.x)
             np.divide(x, scale, out=x)
-            rows = np.ascontiguousarray(x.T, dtype=_numpy(dtype))
+            x = np.ascontiguousarray(x.T, dtype=number)
             of_row = self.partition.of_row[block.rows]
-            for part in range(len(PARTS)):
-                index = np.flatnonzero(of_row == part)
-                if len(index) == len(rows):
-                    append(part, rows)
-                elif len(index):
-                    append(part, rows.take(index, axis=0))
+            in_use = of_row != _LEFT_OUT
+            if not in_use.all():
+                of_row, x = of_row[in_use], x[in_use]
+            rows = slice(used, used + len(of_row))
+            used = rows.stop
+            arrays = {"x": x, "y": self.found.y[rows].astype(number)}
+            if self.found.weight is not None:
+                arrays["weight"] = self.found.weight[rows].astype(number)
+            for code, part in enumerate(PARTS):
+                index = np.flatnonzero(of_row == code)
+                if len(index):
+                    for name, values in arrays.items():
+                        whole = len(index) == len(of_row)
+                        append(f"{part}.{name}", values if whole else values.take(index, axis=0))
 
 
-def _numpy(dtype: torch.dtype) -> type:
-    return np.float64 if dtype == torch.float64 else np.float32
-
-
-def training_statistics(
-    source: Source, found: Survey, partition: Partition
-) -> tuple[TableSchema, Standardization]:
+def training_statistics(source: Source, found: Survey, partition: Partition) -> tuple[TableSchema, Standardization]:
     """Means and scales of the training rows, and the schema with what fills missing values.
 
     Raises:
@@ -164,17 +147,21 @@ def training_statistics(
     """
     schema = found.schema
     names = [column.name for column in schema.columns]
-    weight = (partition.of_row == PARTS.index("train")).astype(np.float64)
-    if found.weight is not None:
-        weight[weight > 0] = partition.take(found.weight, "train")
-    total = float(weight.sum())
-    if not total > 0:
-        raise InputError(f"{source.name}: every training row has the weight 0 in {schema.weight}")
-
     moments, encoder = RunningMoments(len(schema.feature_names)), Encoder(schema, source)
+    total, used = 0.0, 0
     for block in encoder.blocks(source.batches(names)):
         _refuse(encoder, block, names)
-        moments.add(block.x, weight[block.rows])
+        of_row = partition.of_row[block.rows]
+        weight = (of_row == PARTS.index("train")).astype(np.float64)
+        if found.weight is not None:
+            in_use = of_row != _LEFT_OUT
+            rows = slice(used, used + int(in_use.sum()))
+            weight[in_use] *= found.weight[rows]
+            used = rows.stop
+        total += float(weight.sum())
+        moments.add(block.x, weight)
+    if not total > 0:
+        raise InputError(f"{source.name}: every training row has the weight 0 in {schema.weight}")
     if schema.missing == "impute":
         fills, values = _fills(schema, moments, source)
         moments.fill(values, total)
@@ -222,6 +209,4 @@ def _refuse_overflow(schema: TableSchema, training: Standardization, source: Sou
     bad = ~(training.mean.isfinite() & training.scale.isfinite())
     if bool(bad.any()):
         name = schema.feature_names[int(bad.nonzero()[0, 0])]
-        raise InputError(
-            f"{source.name}: column {name} holds values too large to square (beyond 1e150); rescale it"
-        )
+        raise InputError(f"{source.name}: column {name} holds values too large to square (beyond 1e150); rescale it")

@@ -41,9 +41,7 @@ class DelimitedSource(Source):
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
         self.dialect = dialects.probe(path, name)
-        self.names = [
-            field.strip() for field in self.dialect.header
-        ]  # blanks around a name are no part of it
+        self.names = [field.strip() for field in self.dialect.header]  # blanks around a name are no part of it
         self._types: dict[str, pa.DataType] = {}  # what pyarrow is told
         self._fixed: set[str] = set()  # columns whose type is known, not guessed
         self._found: dict[str, pa.DataType] = {}  # what the last sweep began with
@@ -186,9 +184,7 @@ class DelimitedSource(Source):
         if conversion:
             column, wanted, value = self.names[int(conversion[1])], conversion[2], conversion[3]
             where = self.place_of(column, value)
-            what = (
-                "a number" if wanted in ("double", "int64") else {"bool": "true or false"}.get(wanted, wanted)
-            )
+            what = "a number" if wanted in ("double", "int64") else {"bool": "true or false"}.get(wanted, wanted)
             at = f"{self.name}, {where}" if where else self.name
             return InputError(f"{at}: column {column} holds {shown(value)}, not {what}")
         if "Expected" in text and "columns" in text:
@@ -205,9 +201,7 @@ class DelimitedSource(Source):
         n_fields = len(self.names)
         found = dialects.first_line(self.path, self.dialect, lambda _, fields: len(fields) != n_fields)
         if found is None:
-            return InputError(
-                f"{self.name}: a row has not the header's {n_fields} fields, or a quote is never closed"
-            )
+            return InputError(f"{self.name}: a row has not the header's {n_fields} fields, or a quote is never closed")
         line, fields = found
         found_fields = f"{len(fields)} field{'' if len(fields) == 1 else 's'}"
         hint = "; is a quote never closed?" if any("\n" in field for field in fields) else ""

@@ -7,6 +7,7 @@ file to name a line once pyarrow has refused it.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import re
@@ -92,9 +93,7 @@ def probe(path: Path, name: str) -> Dialect:
     delimiter = _delimiter(rows, tab_first=".tsv" in path.suffixes or ".tab" in path.suffixes)
     sample = rows.get(delimiter) or _sample_rows(text, delimiter, cut)
     if not sample:
-        raise InputError(
-            f"{name}: the first line is longer than {SAMPLE_BYTES} bytes; is it a table of text?"
-        )
+        raise InputError(f"{name}: the first line is longer than {SAMPLE_BYTES} bytes; is it a table of text?")
     return Dialect(compression, tuple(sample[0]), delimiter, _decimal_point(sample, delimiter))
 
 
@@ -106,9 +105,7 @@ def _decoded(head: bytes, name: str) -> str:
         raise InputError(f"{name} is encoded as UTF-16; save it as UTF-8")
     if b"\0" in head:
         utf16 = head[1:200:2].count(0) > 50 or head[0:200:2].count(0) > 50
-        what = (
-            "looks like UTF-16; save it as UTF-8" if utf16 else "holds NUL bytes: it is not a table of text"
-        )
+        what = "looks like UTF-16; save it as UTF-8" if utf16 else "holds NUL bytes: it is not a table of text"
         raise InputError(f"{name} {what}")
     # An incremental decoder forgives a character that the sample cuts in two.
     try:
@@ -126,11 +123,11 @@ def encoding_error(name: str, line: int, byte: int) -> InputError:
 
 
 def _sample_rows(text: str, delimiter: str, cut: bool) -> list[list[str]]:
-    try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
-    except csv.Error:  # a field of more than 128 KiB
-        return []
-    return rows[:-1] if cut else rows
+    rows: list[list[str]] = []
+    with contextlib.suppress(csv.Error):  # a field of more than 128 KiB; what stands before it is enough
+        rows.extend(row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row)
+        return rows[:-1] if cut else rows
+    return rows
 
 
 def _delimiter(rows: dict[str, list[list[str]]], tab_first: bool) -> str:
@@ -170,9 +167,7 @@ def lines(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, row
 
 
-def first_line(
-    path: Path, dialect: Dialect, matches: Callable[[int, list[str]], bool]
-) -> tuple[int, list[str]] | None:
+def first_line(path: Path, dialect: Dialect, matches: Callable[[int, list[str]], bool]) -> tuple[int, list[str]] | None:
     """The first record for which `matches(row_number_from_0, fields)` holds: its line and fields."""
     try:
         for row, (line, fields) in enumerate(lines(path, dialect)):

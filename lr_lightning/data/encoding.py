@@ -19,6 +19,7 @@ from lr_lightning.data.columns import (
     category_codes,
     coded,
     kind_of,
+    missing_rows,
     numbers,
     width,
 )
@@ -74,7 +75,7 @@ class Encoder:
         x, missing = np.empty((self.n_features, step)), np.zeros(step, dtype=bool)
         filled = 0
         for batch in batches:
-            prepared = [self._prepared(j, batch.column(j), self.n_rows) for j in range(len(self.names))]
+            prepared = [self._prepared(j, batch) for j in range(len(self.names))]
             first, n = 0, batch.num_rows
             while first < n:
                 k = min(step - filled, n - first)
@@ -98,25 +99,23 @@ class Encoder:
         some = bool(missing.any())
         return Block(x, slice(end - x.shape[1], end), missing if some else None, finite and not some)
 
-    def _prepared(self, j: int, array: pa.Array, start: int) -> np.ndarray:
+    def _prepared(self, j: int, batch: pa.RecordBatch) -> np.ndarray:
         """A batch's column as numbers, or as codes of levels."""
-        column = self.schema.columns[j]
+        column, array = self.schema.columns[j], batch.column(j)
         check_kind(column, array.type, self.source)
         if column.kind != "category":
             values = numbers(array)
             if column.kind == "boolean" and kind_of(array.type) == "number":
-                self._refuse_other_than_0_and_1(column, values, start)
+                self._refuse_other_than_0_and_1(column, values)
             if column.fill is not None and values.dtype.kind == "f":
                 absent = np.isnan(values)
                 if absent.any():
-                    values = np.where(absent, float(column.fill), values)
+                    values = np.where(absent, np.float64(column.fill), values)
             return values
         codes = category_codes(array, self._levels[j])
         unseen = codes == UNSEEN
         if unseen.any():
-            if self.schema.unseen == "error":
-                self._refuse_unseen(column, array, int(unseen.argmax()), start)
-            codes[unseen] = 0
+            self._take_unseen(j, codes, batch)
         if column.fill is not None:
             codes[codes == MISSING] = self._levels[j][column.fill]
         return codes
@@ -139,15 +138,27 @@ class Encoder:
                 missing |= absent  # a category of one level has no feature that could be NaN
             at += n
 
-    def _refuse_unseen(self, column: Column, array: pa.Array, row: int, start: int) -> None:
-        values, places = coded(array)
-        raise InputError(
-            f"{self.source.name}, {self.source.place(start + row)}: column {column.name} holds "
-            f"{shown(values[places[row]])}, a level the fit has not seen; "
-            "fit with --data.unseen reference to take it for the reference level"
-        )
+    def _take_unseen(self, j: int, codes: np.ndarray, batch: pa.RecordBatch) -> None:
+        """Give levels that the fit has not seen the code they get, in place."""
+        if self.schema.unseen == "reference":
+            codes[codes == UNSEEN] = 0
+            return
+        if self.schema.missing == "drop":
+            # The fit has not looked at the levels of rows that it left out, and nobody will.
+            for absent in map(missing_rows, batch.columns[: len(self.names)]):
+                if absent is not None:
+                    codes[absent & (codes == UNSEEN)] = MISSING
+        unseen = codes == UNSEEN
+        if unseen.any():
+            row = int(unseen.argmax())
+            values, places = coded(batch.column(j))
+            raise InputError(
+                f"{self.source.name}, {self.source.place(self.n_rows + row)}: column {self.names[j]} holds "
+                f"{shown(values[places[row]])}, a level the fit has not seen; "
+                "fit with --data.unseen reference to take it for the reference level"
+            )
 
-    def _refuse_other_than_0_and_1(self, column: Column, values: np.ndarray, start: int) -> None:
+    def _refuse_other_than_0_and_1(self, column: Column, values: np.ndarray) -> None:
         wrong = (
             ~(np.isnan(values) | (values == 0) | (values == 1))
             if values.dtype.kind == "f"
@@ -156,7 +167,7 @@ class Encoder:
         if wrong.any():
             row = int(wrong.argmax())
             raise InputError(
-                f"{self.source.name}, {self.source.place(start + row)}: column {column.name} holds "
+                f"{self.source.name}, {self.source.place(self.n_rows + row)}: column {column.name} holds "
                 f"{values[row]}, where the fit had true/false values"
             )
 
@@ -204,9 +215,7 @@ def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
     if kind in (wanted, "missing") or (wanted == "boolean" and kind == "number"):
         return
     found = KIND_IN_WORDS.get(kind or "", f"values of type {dtype}")
-    raise InputError(
-        f"{source.name}: column {column.name} holds {found}, where the fit had {KIND_IN_WORDS[wanted]}"
-    )
+    raise InputError(f"{source.name}: column {column.name} holds {found}, where the fit had {KIND_IN_WORDS[wanted]}")
 
 
 def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> None:
@@ -255,9 +264,7 @@ def encode(schema: TableSchema, data: Any, name: str | None) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0, len(schema.feature_names), dtype=torch.float64)
 
 
-def encode_blocks(
-    schema: TableSchema, data: Any, name: str | None, identifier: str | None
-) -> Iterator[EncodedRows]:
+def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: str | None) -> Iterator[EncodedRows]:
     """See `TableSchema.encode_blocks`."""
     source = _open(schema, data, name)
     columns = [column.name for column in schema.columns]

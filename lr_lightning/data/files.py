@@ -150,9 +150,7 @@ def open_source(data: Any, name: str | None = None) -> Source:
         path = Path(text).expanduser()
         if path.is_dir():
             name = name.rstrip("/") or "/"
-            return FolderSource(
-                [open_file(part, f"{name}/{part.name}") for part in files_in(path, name)], name
-            )
+            return FolderSource([open_file(part, f"{name}/{part.name}") for part in files_in(path, name)], name)
         if not path.exists():
             raise InputError(f"{name}: there is no such file")
     except (OSError, ValueError, RuntimeError) as error:

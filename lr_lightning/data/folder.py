@@ -41,9 +41,7 @@ def files_in(folder: Path, name: str) -> list[Path]:
         if entry.name.startswith((".", "_")) or not entry.name.lower().endswith(_SUFFIXES):
             continue
         if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
-            raise InputError(
-                f"{name}/{entry.name} is a link that leaves the folder; put the file itself there"
-            )
+            raise InputError(f"{name}/{entry.name} is a link that leaves the folder; put the file itself there")
         if entry.is_file():
             found.append(entry)
     if not found:
@@ -70,9 +68,7 @@ class FolderSource(Source):
             differing = sorted(set(part.names) ^ set(self.names))
             if differing:
                 names = ", ".join(differing[:5])
-                raise InputError(
-                    f"{part.name} has not the columns of {parts[0].name}: they differ in {names}"
-                )
+                raise InputError(f"{part.name} has not the columns of {parts[0].name}: they differ in {names}")
 
     def expect(self, types: Mapping[str, pa.DataType]) -> None:
         """Say so to every part."""

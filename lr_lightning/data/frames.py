@@ -61,9 +61,7 @@ def _to_arrow(data: Any, name: str, names: Sequence[str] | None) -> pa.Table:
         )
     columns = names or [f"x{position}" for position in range(array.shape[1])]
     if len(columns) != array.shape[1]:
-        raise InputError(
-            f"{name} has {array.shape[1]} columns; {len(columns)} are needed: {', '.join(columns[:10])}"
-        )
+        raise InputError(f"{name} has {array.shape[1]} columns; {len(columns)} are needed: {', '.join(columns[:10])}")
     return pa.table({column: _array(array[:, position]) for position, column in enumerate(columns)})
 
 
@@ -74,9 +72,7 @@ def _from_pandas(data: Any, name: str) -> pa.Table:
     for column in columns:
         if columns.count(column) > 1:
             raise InputError(f"{name}: two columns are named {column}; rename one")
-    return _from_columns(
-        dict(zip(columns, (data.iloc[:, i] for i in range(len(columns))), strict=True)), name
-    )
+    return _from_columns(dict(zip(columns, (data.iloc[:, i] for i in range(len(columns))), strict=True)), name)
 
 
 def _from_columns(columns: Mapping[str, Any], name: str) -> pa.Table:
@@ -86,9 +82,7 @@ def _from_columns(columns: Mapping[str, Any], name: str) -> pa.Table:
             arrays[column] = _array(values)
         except (pa.ArrowException, TypeError, OverflowError) as error:  # noqa: PERF203 (the name is needed)
             reason = " ".join(str(error).split())[:150]
-            raise InputError(
-                f"{name}: column {column} mixes types or holds no plain values ({reason})"
-            ) from None
+            raise InputError(f"{name}: column {column} mixes types or holds no plain values ({reason})") from None
     lengths = {len(array) for array in arrays.values()}
     if len(lengths) > 1:
         raise InputError(f"{name}: its columns have different lengths, {sorted(lengths)}")

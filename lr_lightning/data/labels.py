@@ -24,7 +24,8 @@ def target_values(array: pa.Array) -> tuple[list[Level | None], np.ndarray]:
     Text loses surrounding blanks; a float stays a float.
     """
     values, places = coded(array)
-    if pa.types.is_floating(array.type):
+    value_type = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    if pa.types.is_floating(value_type):
         return [None if value is None else float(value) for value in values], places
     return values, places
 
@@ -41,9 +42,7 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
     Raises:
         InputError: if there are not two values, or `positive` is none of them.
     """
-    values = sorted(
-        (value for value, count in counts.items() if count), key=lambda v: (isinstance(v, str), v)
-    )
+    values = sorted((value for value, count in counts.items() if count), key=lambda v: (isinstance(v, str), v))
     if len(values) != 2:
         found = ", ".join(shown(value) for value in values[:6]) + (", …" if len(values) > 6 else "")
         count = f"more than {MOST_VALUES}" if len(values) > MOST_VALUES else str(len(values))
@@ -96,9 +95,7 @@ def label_codes(schema: TableSchema, array: pa.Array, name: str, place: Any) -> 
         raise InputError(f"{name}: the target {schema.target} holds values of type {array.type}")
     values, places = target_values(array)
     table = label_table(schema.labels)
-    codes = np.array([table.get(v, -1) if v is not None else -1 for v in values] + [-1], dtype=np.int64)[
-        places
-    ]
+    codes = np.array([table.get(v, -1) if v is not None else -1 for v in values] + [-1], dtype=np.int64)[places]
     if (codes < 0).any():
         row = int((codes < 0).argmax())
         value = None if places[row] < 0 else values[places[row]]

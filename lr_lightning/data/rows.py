@@ -50,13 +50,11 @@ def review(source: Source, schema: TableSchema) -> Survey:
         def place(row: int, start: int = start) -> str:
             return source.place(start + row)
 
-        codes.append(label_codes(schema, batch.column(len(names)), source.name, place))
+        codes.append(label_codes(schema, batch.column(len(names)), source.name, place).astype(np.uint8))
         if schema.weight:
             weights.append(checked_weights(batch.column(len(names) + 1), schema.weight, source.name, place))
         if schema.missing == "drop":
-            kept.append(
-                ~np.logical_or.reduce([np.zeros(batch.num_rows, bool), *_absences(batch, len(names))])
-            )
+            kept.append(~np.logical_or.reduce([np.zeros(batch.num_rows, bool), *_absences(batch, len(names))]))
         start += batch.num_rows
     if not start:
         raise InputError(f"{source.name} has a header and no rows")
@@ -64,7 +62,7 @@ def review(source: Source, schema: TableSchema) -> Survey:
     y, weight = np.concatenate(codes), np.concatenate(weights) if weights else None
     if mask is not None:
         y, weight = y[mask], None if weight is None else weight[mask]
-    return Survey(schema, y.astype(np.uint8), weight, mask, notes)
+    return Survey(schema, y, weight, mask, notes)
 
 
 def checked_weights(array: pa.Array, name: str, table: str, place: Callable[[int], str]) -> np.ndarray:
@@ -82,9 +80,7 @@ def checked_weights(array: pa.Array, name: str, table: str, place: Callable[[int
     if wrong.any():
         row = int(wrong.argmax())
         found = "has no value" if np.isnan(values[row]) else f"is {values[row]}"
-        raise InputError(
-            f"{table}, {place(row)}: the weight {name} {found}; it must be finite and not negative"
-        )
+        raise InputError(f"{table}, {place(row)}: the weight {name} {found}; it must be finite and not negative")
     return values
 
 
@@ -105,9 +101,7 @@ def rows_in_use(
         counts = missing_counts(source, features)
         raise InputError(f"{source.name}: every row has a missing value, in {counts}")
     plural = "row has" if n_dropped == 1 else "rows have"
-    return mask, [
-        (WARNING, f"{source.name}: {n_dropped} of {n_rows} {plural} missing values and are left out")
-    ]
+    return mask, [(WARNING, f"{source.name}: {n_dropped} of {n_rows} {plural} missing values and are left out")]
 
 
 def missing_counts(source: Source, features: Sequence[str]) -> str:

@@ -103,13 +103,11 @@ class TableSchema:
             InputError: if it did not write this.
         """
         try:
-            columns = tuple(
-                Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"]
-            )
+            columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"])
             schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"])})
+            problem = schema._problem()
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the schema in the checkpoint is damaged ({error})") from None
-        problem = schema._problem()
         if problem:
             raise InputError(f"the schema in the checkpoint is damaged ({problem})")
         return schema

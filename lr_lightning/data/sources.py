@@ -53,9 +53,7 @@ class Source(ABC):
 
     def load(self, columns: Sequence[str]) -> Source:
         """The same rows, with these columns in memory."""
-        return MemorySource(
-            [pa.Table.from_batches([batch]) for batch in self.batches(columns)], columns, self
-        )
+        return MemorySource([pa.Table.from_batches([batch]) for batch in self.batches(columns)], columns, self)
 
     def place(self, row: int) -> str:
         """Where row number `row` (from 0) is, for messages."""
@@ -65,14 +63,17 @@ class Source(ABC):
         """Where `column` first holds the text `value`; None where that is not known."""
         return None
 
+    @property
+    def unnamed(self) -> list[int]:
+        """The places (from 1) of columns without a name."""
+        return [position for position, name in enumerate(self.names, 1) if not name]
+
     def refuse_duplicates(self) -> None:
         """Raise InputError if two columns share a name."""
         seen: dict[str, int] = {}
         for position, name in enumerate(self.names, 1):
             if name and name in seen:
-                raise InputError(
-                    f"{self.name}: columns {seen[name]} and {position} are both named {name}; rename one"
-                )
+                raise InputError(f"{self.name}: columns {seen[name]} and {position} are both named {name}; rename one")
             seen[name] = position
 
 
@@ -91,6 +92,11 @@ class MemorySource(Source):
         self.name = origin if isinstance(origin, str) else origin.name
         self.refuse_duplicates()
         self._tables = [_with_dictionaries(table) for table in tables]
+
+    @property
+    def unnamed(self) -> list[int]:
+        """As in the file, if the table came from one."""
+        return super().unnamed if self._origin is None else self._origin.unnamed
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
         """Nothing: the table is there already."""

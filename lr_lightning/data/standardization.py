@@ -158,15 +158,16 @@ class RunningMoments:
             x: features as rows, float64, shape (d, r).
             weight: of each column of x, float64, shape (r,), non-negative.
         """
-        pivot = x[:, :1]
+        # A row that counts: a feature that is constant where it counts has differences of exactly 0.
+        counted = int((weight > 0).argmax())
+        pivot = x[:, counted : counted + 1]
         with np.errstate(over="ignore", invalid="ignore"):
             centred = x - pivot
             total = np.einsum("dr,r->d", centred, weight)
         block_weight = np.broadcast_to(weight.sum(), total.shape)
         if not np.isfinite(total).all():
             missing = np.isnan(x)
-            # The pivot is a value of the feature itself, so that a constant one has differences of exactly 0.
-            pivot = np.where(missing, -np.inf, x).max(1, keepdims=True)
+            pivot = np.where(missing | (weight == 0), -np.inf, x).max(1, keepdims=True)
             pivot[pivot == -np.inf] = 0.0
             centred = np.where(missing, 0.0, x - pivot)
             total = np.einsum("dr,r->d", centred, weight)

@@ -50,6 +50,7 @@ class _Sweep:
     levels: dict[str, dict[Level, int]] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)
     labels: dict[Level, int] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
     targets: list[np.ndarray] = field(default_factory=list)
     weights: list[np.ndarray] = field(default_factory=list)
     kept: list[np.ndarray] = field(default_factory=list)
@@ -104,9 +105,7 @@ class _Sweep:
             )
         if name in self.choices.categorical:
             if kind in ("date", "time"):
-                raise InputError(
-                    f"{self.source.name}: column {name} holds dates, which --data.categorical cannot take"
-                )
+                raise InputError(f"{self.source.name}: column {name} holds dates, which --data.categorical cannot take")
             kind = "category" if kind == "number" else kind
         known = self.kinds.get(name, "missing")
         if known != "missing" and kind not in (known, "missing"):
@@ -164,15 +163,17 @@ class _Sweep:
         absent = np.array([value is None for value in values] + [True])[places]
         if absent.any():
             where = self.source.place(self.n_rows + int(absent.argmax()))
-            raise InputError(
-                f"{self.source.name}, {where}: the target {target} has no value; leave such rows out"
-            )
+            raise InputError(f"{self.source.name}, {where}: the target {target} has no value; leave such rows out")
         for value in values:
             self.labels.setdefault(value, len(self.labels))  # type: ignore[arg-type]
         if len(self.labels) > MOST_VALUES:
             choose_labels(dict.fromkeys(self.labels, 1), None, str(target), self.source.name)
         table = np.array([self.labels[value] for value in values], dtype=np.int16)  # type: ignore[index]
-        self.targets.append(table[places] if kept is None else table[places[kept]])
+        codes = table[places] if kept is None else table[places[kept]]
+        for code, count in enumerate(np.bincount(codes, minlength=len(self.labels)).tolist()):
+            self.counts[code] = self.counts.get(code, 0) + count
+        # A byte a row while that is enough: a table can have more rows than there is memory for more.
+        self.targets.append(codes.astype(np.uint8) if len(self.labels) < 256 else codes)
 
     def result(self) -> Survey:
         source = self.source
@@ -180,19 +181,22 @@ class _Sweep:
             raise InputError(f"{source.name} has a header and no rows")
         kept, notes = rows_in_use(source, self.features, self.kept, self.n_rows)
         self.notes.extend(notes)
-        unnamed = [str(position) for position, name in enumerate(source.names, 1) if not name]
-        if unnamed and self.choices.features is None:
-            self._note(WARNING, f"column {', '.join(unnamed)} has no name and is not used (a row index?)")
+        if source.unnamed and self.choices.features is None:
+            places = ", ".join(map(str, source.unnamed))
+            self._note(WARNING, f"column {places} has no name and is not used (a row index?)")
         for name, kind in self.kinds.items():
             if kind == "missing" or (kind == "category" and not self.levels.get(name)):
                 raise InputError(
-                    f"{source.name}: column {name} holds no value at all; name the columns to use with "
-                    "--data.features"
+                    f"{source.name}: column {name} holds no value at all; name the columns to use with --data.features"
                 )
-        codes = np.concatenate(self.targets)
-        labels = self._chosen_labels(codes)
+        labels = self._chosen_labels()
         schema = self._schema(labels)
-        y = (codes == self.labels[labels[1]]).astype(np.uint8)
+        y = np.empty(sum(map(len, self.targets)), dtype=np.uint8)
+        rest = y
+        while self.targets:
+            codes = self.targets.pop(0)
+            rest[: len(codes)] = codes == self.labels[labels[1]]
+            rest = rest[len(codes) :]
         weight = None
         if self.weights:
             weight = np.concatenate(self.weights)
@@ -204,24 +208,21 @@ class _Sweep:
     def _note(self, level: int, text: str) -> None:
         self.notes.append((level, " ".join(f"{self.source.name}: {text}".splitlines())))
 
-    def _chosen_labels(self, codes: np.ndarray) -> tuple[Level, Level]:
+    def _chosen_labels(self) -> tuple[Level, Level]:
         target = str(self.choices.target)
-        found = np.bincount(codes, minlength=len(self.labels))
-        counts = {value: int(found[code]) for value, code in self.labels.items()}
+        counts = {value: self.counts[code] for value, code in self.labels.items()}
         labels = choose_labels(counts, self.choices.positive, target, self.source.name)
         self._note(
             INFO,
-            f"{target} = {labels[1]} is the positive class ({counts[labels[1]]} of {len(codes)} rows), "
-            f"{labels[0]} the negative one",
+            f"{target} = {labels[1]} is the positive class ({counts[labels[1]]} of {sum(counts.values())} "
+            f"rows), {labels[0]} the negative one",
         )
         return labels
 
     def _schema(self, labels: tuple[Level, Level]) -> TableSchema:
         choices = self.choices
         columns = tuple(self._column(name) for name in self.features)
-        schema = TableSchema(
-            columns, str(choices.target), labels, choices.weight, choices.missing, choices.unseen
-        )
+        schema = TableSchema(columns, str(choices.target), labels, choices.weight, choices.missing, choices.unseen)
         names = schema.feature_names
         if not names:
             raise InputError(f"{self.source.name}: no feature is left; every column has a single level")

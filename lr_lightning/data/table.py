@@ -199,35 +199,27 @@ class TableDataModule(TensorDataModule):
     def _needs_cache(self, source: Source, columns: list[str]) -> bool:
         if source.identity() is None:
             return False
-        return self.cache_dir is not None or not fits_in_memory(
-            _BYTES_BESIDE_ARROW * source.decoded_bytes(columns)
-        )
+        return self.cache_dir is not None or not fits_in_memory(_BYTES_BESIDE_ARROW * source.decoded_bytes(columns))
 
-    def _decoded_in_memory(
-        self, source: Source, columns: list[str]
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _decoded_in_memory(self, source: Source, columns: list[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         sweeps = self._sweeps(source.load(columns))
-        notes = sweeps.notes()
-        tensors: dict[str, Tensor] = {}
-        n_features, dtype = len(sweeps.schema.feature_names), self._dtype()
+        dtype, tensors = self._dtype(), {}
         for part, size in zip(PARTS, sweeps.partition.sizes, strict=True):
             if size:
-                tensors[f"{part}.x"] = torch.empty(size, n_features, dtype=dtype)
-        # Each part's rows that are still to be filled.
-        free = {part: tensors[f"{part}.x"].numpy() for part in PARTS if f"{part}.x" in tensors}
+                tensors[f"{part}.x"] = torch.empty(size, len(sweeps.schema.feature_names), dtype=dtype)
+                tensors[f"{part}.y"] = torch.empty(size, dtype=dtype)
+                if sweeps.schema.weight is not None:
+                    tensors[f"{part}.weight"] = torch.empty(size, dtype=dtype)
+        room = {name: tensor.numpy() for name, tensor in tensors.items()}  # what is still to be filled
 
-        def append(part: int, rows: np.ndarray) -> None:
-            room = free[PARTS[part]]
-            room[: len(rows)] = rows
-            free[PARTS[part]] = room[len(rows) :]
+        def append(name: str, rows: np.ndarray) -> None:
+            room[name][: len(rows)] = rows
+            room[name] = room[name][len(rows) :]
 
         sweeps.write(dtype, append)
-        small = sweeps.labels_and_weights(dtype)
-        return notes, tensors | {name: torch.from_numpy(values) for name, values in small.items()}
+        return sweeps.notes(), tensors
 
-    def _decoded_in_cache(
-        self, source: Source, columns: list[str]
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _decoded_in_cache(self, source: Source, columns: list[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         cache = TensorCache(Path(self.cache_dir).expanduser() if self.cache_dir else user_cache_folder())
         key = cache_key(self._settings(source))
         found = cache.open(key)
@@ -235,14 +227,10 @@ class TableDataModule(TensorDataModule):
             return found
         if self._given is not None:
             source.settle(columns)  # a survey finds the types by itself
-        dtype = self._dtype()
         with cache.writer(key) as writer:
             sweeps = self._sweeps(source)
-            notes = sweeps.notes()
-            sweeps.write(dtype, lambda part, rows: writer.append(f"{PARTS[part]}.x", rows))
-            for name, values in sweeps.labels_and_weights(dtype).items():
-                writer.append(name, values)
-            writer.finish(notes)
+            sweeps.write(self._dtype(), writer.append)
+            writer.finish(sweeps.notes())
         log.info(f"{source.name}: decoded into {cache.folder / key}; delete it when you no longer need it")
         found = cache.open(key)
         if found is None:

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from lr_lightning.data.table import TableDataModule
+from lr_lightning.errors import InputError
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """`write(name, content)` makes a file in the current, empty folder and gives its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name, content):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return name
+
+    return write
+
+
+@pytest.fixture
+def messages():
+    """What the package logs, one (level, line) each."""
+    found = []
+
+    class Keep(logging.Handler):
+        def emit(self, record):
+            found.append((record.levelname, record.getMessage()))
+
+    logger, handler = logging.getLogger("lr_lightning"), Keep()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield found
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def fitted(path, target="y", **options):
+    """A table, read as a fit reads it; without validation rows unless they are asked for."""
+    data = TableDataModule(path, target, **{"val_fraction": 0.0, **options})
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def raw(data):
+    """The training features in their original units, float64."""
+    return data.train_rows.x.double() * data.served.scale + data.served.mean
+
+
+def refusal(path, target="y", **options):
+    """The one line that a table is refused with."""
+    with pytest.raises(InputError) as caught:
+        fitted(path, target, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    # Whoever reads it must know which file or which option is meant.
+    assert (
+        (isinstance(path, str) and os.path.basename(path.rstrip("/")) in message)
+        or "--data." in message
+        or "table" in message
+    )
+    return message

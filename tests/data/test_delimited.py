@@ -1,0 +1,189 @@
+"""Text files: how they are written, and in how many ways they can be broken."""
+
+import bz2
+import gzip
+import os
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from lr_lightning.data import delimited
+from lr_lightning.data.files import open_source
+from tests.data.conftest import fitted, raw, refusal
+
+TABLE = "a,b,y\n" + "".join(f"{i},{i % 3},{i % 2}\n" for i in range(12))
+QUOTED = "name;a;y\n" + "".join(f'"x, {i % 3}; ""z""";{i};{i % 2}\n' for i in range(12))
+
+
+def zstd(data):
+    return pa.Codec("zstd").compress(data).to_pybytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TABLE,
+        TABLE.replace(",", ";"),
+        TABLE.replace(",", "\t"),
+        TABLE.replace(",", "|"),
+        TABLE.replace("\n", "\r\n"),
+        TABLE.replace("\n", "\r"),
+        "\ufeff" + TABLE,
+        "\n\n" + TABLE + "\n\n",
+        TABLE.rstrip("\n"),
+        TABLE.replace(",", " , "),
+        '"' + TABLE.replace(",", '","').replace("\n", '"\n"').removesuffix('"'),
+        gzip.compress(TABLE.encode()),
+        gzip.compress(TABLE[:20].encode()) + gzip.compress(TABLE[20:].encode()),
+        bz2.compress(TABLE.encode()),
+        zstd(TABLE.encode()),
+    ],
+)
+@pytest.mark.parametrize("name", ["table.csv", "table.tsv", "table"])
+def test_the_same_table_however_it_is_written(write, name, content):
+    data = fitted(write(name, content))
+    assert data.schema.feature_names == ("a", "b")
+    np.testing.assert_allclose(raw(data)[:, 0], np.arange(12), atol=1e-5)
+    np.testing.assert_allclose(raw(data)[:, 1], np.arange(12) % 3, atol=1e-5)
+    assert data.train_rows.y.tolist() == [i % 2 for i in range(12)]
+
+
+def test_delimiters_inside_quotes_are_text(write):
+    data = fitted(write("t.csv", QUOTED))
+    assert data.schema.feature_names == ('name=x, 1; "z"', 'name=x, 2; "z"', "a")
+
+
+def test_line_breaks_inside_quotes_are_text(write, monkeypatch):
+    monkeypatch.setattr(delimited, "STREAM_BLOCK_BYTES", 64)
+    rows = "".join(f'"line one\nline {i % 2}",{i},{i % 2}\n' for i in range(40))
+    data = fitted(write("t.csv", f"name,a,y\n{rows}"))
+    assert len(data.train_rows.y) == 40
+    assert data.schema.feature_names == ("name=line one\nline 1", "a")
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_decimal_commas(write, delimiter):
+    content = "a;b;y\n" + "".join(f"{i},5;{i % 3};{i % 2}\n" for i in range(12))
+    data = fitted(write("t.csv", content.replace(";", delimiter)))
+    np.testing.assert_allclose(raw(data)[:, 0], np.arange(12) + 0.5, atol=1e-5)
+
+
+def test_one_column_is_found_to_be_one(write):
+    # Commas in the values but not in the header: no delimiter.
+    assert open_source(write("t.csv", "y\n0,5\n1,5\n")).names == ["y"]
+    assert open_source(write("u.csv", '"y, or not"\n1\n0\n')).names == ["y, or not"]
+    assert "no column left" in refusal("t.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [(text, True) for text in ("", "NA", "NaN", "nan", "null", "NULL", "N/A", " ", " NA", '""', '"NA"')]
+    + [(text, False) for text in ("na na", "nil", "none")],
+)
+def test_spellings_of_a_missing_value(write, text, missing):
+    path = write("t.csv", "n,s,y\n" + "".join(f"{i},{'pq'[i % 2]},{i // 2 % 2}\n" for i in range(8)) + f"3,{text},1\n")
+    if missing:
+        assert "s (1)" in refusal(path)
+    else:
+        assert len(fitted(path).schema.columns[1].levels) == 3
+    path = write("u.csv", "n,s,y\n" + "".join(f"{i},{'pq'[i % 2]},{i // 2 % 2}\n" for i in range(8)) + f"{text},p,1\n")
+    assert ("n (1)" if missing else "line 10") in refusal(path)
+
+
+def test_names_hold_what_they_like(write):
+    path = write("t.csv", '"a, b",日本 語, c ,"y;y"\n1,2,1,0\n2,3,1,1\n2,5,3,0\n')
+    assert fitted(path, "y;y").schema.feature_names == ("a, b", "日本 語", "c")
+
+
+def test_a_column_without_a_name_is_left_out(write, messages):
+    frame = pd.DataFrame({"a": [1.0, 2, 3, 5], "y": [0, 1, 0, 1]})
+    frame.to_csv(write("t.csv", ""))
+    assert fitted("t.csv").schema.feature_names == ("a",)
+    assert any(level == "WARNING" and "column 1" in line for level, line in messages)
+
+
+def test_booleans_and_numbers_beside_blanks(write):
+    data = fitted(write("t.csv", "t, n, y\n true, 1.5, 0\n False, 2.5, 1\nTRUE, 3, 0\n false,4, 1\n"))
+    assert [column.kind for column in data.schema.columns] == ["boolean", "number"]
+    np.testing.assert_allclose(raw(data)[:, 0], [1, 0, 1, 0], atol=1e-6)
+
+
+BROKEN = {
+    "short row": (TABLE + "1,2\n", "line 14: 2 fields where the header has 3"),
+    "long row": ("a,b,y\n1,2,0\n\n4,5,1,9\n1,2,0\n", "line 4: 4 fields where the header has 3"),
+    "row after a quoted line break": ('a,b,y\n1,"1\n2",0\n1,2\n', "line 4: 2 fields"),
+    "open quote": ('a,b,y\n1,"x,0\n2,z,1\n3,z,1\n', "quote never closed"),
+    "two of a name": ("a,b, a,y\n1,2,3,0\n", "columns 1 and 3 are both named a"),
+    "Latin-1": (TABLE.encode() + "é,1,0\n".encode("latin1"), "line 14: byte 0xE9"),
+    "Latin-1 in the header": ("é,b,y\n1,1,0\n".encode("latin1"), "line 1: byte 0xE9"),
+    "Latin-1 far on": (b"a,y\n" + b"ab,0\ncd,1\n" * 60_000 + b"\xe9,1\n", "line 120002: byte 0xE9"),
+    "UTF-16": (TABLE.encode("utf-16"), "save it as UTF-8"),
+    "UTF-16 without a mark": (TABLE.encode("utf-16-le"), "save it as UTF-8"),
+    "nothing": ("", "is empty"),
+    "line breaks": ("\n\n\n", "is empty"),
+    "header": ("a,b,y\n", "has a header and no rows"),
+    "header without a line break": ("a,b,y", "has a header and no rows"),
+    "NUL bytes": (b"a,y\n\0\0\0\0", "NUL"),
+    "cut gzip": (
+        gzip.compress(TABLE.encode() + os.urandom(5000).hex().encode())[:-900],
+        "truncated or damaged",
+    ),
+    "spoilt gzip": (b"\x1f\x8b" + bytes(range(200)), "truncated or damaged"),
+    "Excel": (b"PK\x03\x04" + bytes(100), "Excel"),
+    "text among numbers": (TABLE + "abc,1,0\n", "line 14: column a holds 'abc'"),
+    "text among fractions": ("a,y\n1.5,0\n2.5,1\nx,0\n", "line 4: column a holds 'x'"),
+    "infinity": (TABLE + "inf,1,0\n", "line 14: column a holds an infinite value"),
+    "a number beyond all": (TABLE + "1e400,1,0\n", "line 14: column a holds an infinite value"),
+    "a number beyond squaring": (TABLE + "1e200,1,0\n", "column a holds values too large"),
+    "numbers beyond summing": (TABLE + "1.7e308,1,0\n1.7e308,1,1\n", "column a holds values too large"),
+    "an empty column": ("a,b,y\n1,,0\n2,,1\n", "b (all 2)"),
+    "identifiers": (
+        "id,y\n" + "".join(f"u{i},{i % 2}\n" for i in range(1100)),
+        "column id has more than 1000 levels",
+    ),
+    "two features of one name": ("a,a=z,y\nx,1,0\nz,2,1\nx,1,0\n", "a=z"),
+    "no feature": ("c,y\nx,0\nx,1\n", "no feature is left"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_broken_file_is_refused_in_one_line(write, tmp_path, case, cached):
+    content, expected = BROKEN[case]
+    message = refusal(write("broken.csv", content), cache_dir=str(tmp_path / "cache") if cached else None)
+    assert expected in message
+    assert sorted(os.listdir(tmp_path)) in (["broken.csv"], ["broken.csv", "cache"])
+    assert not (tmp_path / "cache").exists() or os.listdir(tmp_path / "cache") == []
+
+
+def test_categories_that_look_like_numbers_are_welcome(write, messages):
+    rows = "".join(f"{('0', '1', '2', '3+')[i % 4]},{i // 2 % 2}\n" for i in range(40))
+    assert fitted(write("t.csv", f"dependents,y\n{rows}")).schema.columns[0].levels == ("0", "1", "2", "3+")
+    assert any("'3+'" in line for _, line in messages)
+
+
+def test_types_are_found_wherever_in_the_file_they_show(write, monkeypatch, tmp_path):
+    """Integers, then fractions, then text: read in blocks or as a whole, it is the same column."""
+    monkeypatch.setattr(delimited, "STREAM_BLOCK_BYTES", 2048)
+    n = 2000
+    columns = {
+        "fraction_late": [str(i) if i < 1500 else f"{i}.5" for i in range(n)],
+        "text_late": ["7" if i < 1500 else "x" for i in range(n)],
+        "missing_early": ["" if i < 1000 else str(i) for i in range(n)],
+        "time_late": ["2020-01-01" if i < 1500 else "2020-01-02 12:00:00" for i in range(n)],
+        "y": [str(i % 2) for i in range(n)],
+    }
+    rows = "\n".join(",".join(row) for row in zip(*columns.values(), strict=True))
+    path = write("t.csv", ",".join(columns) + "\n" + rows + "\n")
+    whole = fitted(path, missing="impute")
+    streamed = fitted(path, missing="impute", cache_dir=str(tmp_path / "cache"))
+    assert [column.kind for column in whole.schema.columns] == ["number", "category", "number", "date"]
+    assert streamed.schema == whole.schema
+    assert (streamed.train_rows.x == whole.train_rows.x).all()
+
+
+def test_lines_longer_than_the_sample(write):
+    assert "never closed" in refusal(write("t.csv", 'a,y\n"' + "x" * 3_000_000))
+    assert "longer than" in refusal(write("u.csv", "x" * 600_000))
