@@ -5,12 +5,17 @@ No row of data is touched here. All tensors are float64 on the CPU.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
 RANK_TOLERANCE = 1e-13  # relative to a unit diagonal, times the size: pivots below are rounding
 _RIDGE = 1e4  # times the rank tolerance
 _REFINEMENTS = 5
+_SWEEPS = 30
+_FEW = 6
 
 
 def solve_spd(matrix: Tensor, rhs: Tensor, rank_tolerance: float = RANK_TOLERANCE) -> Tensor:
@@ -85,7 +90,8 @@ def minimize_l1(
     coordinates that violate the optimality conditions at once: solve for the active coordinates with their signs
     held, then search exactly along the segment, where the objective is piecewise quadratic. Every iteration
     decreases the objective, and only finitely many sign patterns exist. Coming from the last pass's weights it
-    takes a handful of factorisations of the active block.
+    takes a handful of factorisations of the active block. Where many signs have yet to change, sweeps of coordinate
+    descent (Friedman, Hastie & Tibshirani 2010, covariance updates) find the pattern at a lower price.
 
     Args:
         matrix: B, (k, k), positive semi-definite.
@@ -102,7 +108,11 @@ def minimize_l1(
     r = gradient
     penalised = l1 > 0
     tolerance = 1e-12 * max(float(l1.max()), float(gradient.abs().max()))
-    for _ in range(max_iterations):
+    for iteration in range(max_iterations):
+        many = iteration == 0 and int(((u == 0) & (r.abs() > l1)).sum()) > _FEW
+        if many or iteration % _FEW == _FEW - 1:
+            u = _coordinate_descent(matrix, r, u, l1)
+            r = gradient + matrix @ (u - start)
         nonzero = u != 0
         free = nonzero | ~penalised
         violating = ~free & (r.abs() > l1 + tolerance)
@@ -123,6 +133,27 @@ def minimize_l1(
         u[zeroed] = 0
         r = gradient + matrix @ (u - start)
     return u
+
+
+def _coordinate_descent(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor) -> Tensor:
+    """Sweeps over the coordinates that are not zero or violate the optimality conditions; ``gradient`` is at start."""
+    rows, r, u, threshold = matrix.numpy(), gradient.numpy().copy(), start.numpy().copy(), l1.numpy()
+    curvature = rows.diagonal()
+    largest = 0.0
+    for _ in range(_SWEEPS):
+        moved = 0.0
+        for j in np.nonzero(((u != 0) | (np.abs(r) > threshold)) & (curvature > 0))[0].tolist():
+            old, h = float(u[j]), float(curvature[j])
+            z = old * h - float(r[j])
+            new = math.copysign(max(abs(z) - float(threshold[j]), 0.0), z) / h
+            if new != old:
+                u[j] = new
+                r += (new - old) * rows[j]
+                moved = max(moved, (new - old) ** 2 * h)
+        largest = max(largest, moved)
+        if moved <= 1e-6 * largest:
+            break
+    return torch.from_numpy(u)
 
 
 def _orthant_step(

@@ -40,6 +40,7 @@ class SampleProblem:
         self._l1, self._l2 = l1, l2
         self._complete = complete
         self._double = x.dtype == torch.float64
+        self._rank_tolerance = RANK_TOLERANCE if self._double else _SINGLE_RANK_TOLERANCE
         self.size = len(l1)
         self._has_intercept = self.size > x.shape[1]
         self._total = float(len(x)) if v is None else float(v.sum(dtype=torch.float64))
@@ -63,9 +64,9 @@ class SampleProblem:
         if self.size <= DENSE_LIMIT:
             matrix = self._hessian(point)
             matrix.diagonal().add_(self._l2)
-            return DenseCurvature(matrix, RANK_TOLERANCE if self._double else _SINGLE_RANK_TOLERANCE)
+            return DenseCurvature(matrix, self._rank_tolerance)
         if self._l1.any():
-            return WorkingSetCurvature(self._block, point, DENSE_LIMIT)
+            return WorkingSetCurvature(self._block, point, 2 * DENSE_LIMIT, self._rank_tolerance)
         return LimitedMemoryCurvature(self._diagonal(point), history_size)
 
     def solve(self, start: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
@@ -171,7 +172,8 @@ class SampleProblem:
                 break
             curvature.update(candidate - point, new_gradient - gradient)
             point, gradient, objective = candidate, new_gradient, new_objective
-            if t == 1 and (-slope / 2 <= tolerance or (tilt.any() and -slope <= 0.01 * first)):
+            left_out = curvature.left_out if isinstance(curvature, WorkingSetCurvature) else 0.0
+            if t == 1 and (left_out - slope / 2 <= tolerance or (tilt.any() and -slope <= 0.01 * first)):
                 break
             if math.isfinite(reach) and self.movement(point - start) > 0.9 * reach:
                 break

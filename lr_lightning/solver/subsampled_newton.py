@@ -95,6 +95,8 @@ class SubsampledNewton(torch.optim.Optimizer):
         point = self._read(lambda parameter: parameter.detach())
         if sample is not None:
             self._problem = SampleProblem(*sample, self._l1, self._l2, complete=sample_is_complete)
+        # Where a Hessian is dear, in wide tables, the sample gives no second opinion on steps.
+        self._advisor = self._problem if len(point) <= DENSE_LIMIT else None
         self._curvature: Curvature
         if self._problem is not None and not warm_start:
             point, self._curvature = self._problem.solve(self._problem.start(point), history_size)
@@ -203,7 +205,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         agreement = (self.objective - objective) / self._promised if self._promised > 0 else 1.0
         resolved = self._promised > 1e-9 * abs(self.objective)
         self._doubtful = resolved and not 0.8 < agreement < 1.25
-        if self._doubtful and self._problem is not None and self._failures < _MAX_FAILURES:
+        if self._doubtful and self._advisor is not None and self._failures < _MAX_FAILURES:
             self._curvature = self._curvature_at(point)
         self._curvature.update(point - self._best, gradient - self._best_gradient)
         if agreement > 0.5:
@@ -228,8 +230,8 @@ class SubsampledNewton(torch.optim.Optimizer):
                 self._curvature.update(step, gradient - self._best_gradient)
             self._doubtful = True
             self._failures += 1
-            if self._problem is not None and self._failures < _MAX_FAILURES:
-                self._reach = 0.25 * self._problem.movement(step)
+            if self._advisor is not None and self._failures < _MAX_FAILURES:
+                self._reach = 0.25 * self._advisor.movement(step)
             else:
                 self._length *= 0.25
             self._propose()
@@ -242,7 +244,8 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._finish_at_best(NO_DECREASE, converged=False)
             return
         slope = float(self._best_gradient @ p + self._l1 @ ((self._best + p).abs() - self._best.abs()))
-        before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0)
+        left_out = self._curvature.left_out if isinstance(self._curvature, WorkingSetCurvature) else 0.0
+        before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0) + left_out
         small = self.newton_decrement <= self.param_groups[0]["tol"] * abs(self.objective)
         if self._is_separated() or (small and self._runs_away(p)):
             self._finish_at_best(RUNNING_AWAY, converged=False)
@@ -262,13 +265,13 @@ class SubsampledNewton(torch.optim.Optimizer):
         assert self._best is not None  # noqa: S101
         self._promised = self._length * (2 - self._length) * self.newton_decrement
         large = self.newton_decrement > 1e-5 * abs(self.objective)
-        if self._problem is None or self._failures >= _MAX_FAILURES or not (self._doubtful or large):
+        if self._advisor is None or self._failures >= _MAX_FAILURES or not (self._doubtful or large):
             return self._length * p
-        movement = self._problem.movement(p)
+        movement = self._advisor.movement(p)
         if movement <= min(1.0, self._reach):
             return p
-        reach = min(self._reach, _REACH * (1 + self._problem.movement(self._best)))
-        end, promised, curvature = self._problem.descend(
+        reach = min(self._reach, _REACH * (1 + self._advisor.movement(self._best)))
+        end, promised, curvature = self._advisor.descend(
             self._best, self._best_gradient, self.param_groups[0]["history_size"], reach
         )
         if not promised > 0:
