@@ -19,8 +19,8 @@ _LEAST_ENTERING = 128
 class DenseCurvature:
     """The sample's Hessian, corrected by BFGS with every full gradient that has been seen.
 
-    For up to about two thousand coefficients the whole matrix is kept. Unlike L-BFGS's recursion it forgets nothing
-    and can serve an L1 penalty, which needs the matrix and not its inverse.
+    For up to about two thousand coefficients the whole matrix is kept. Unlike L-BFGS's recursion it forgets
+    nothing and can serve an L1 penalty, which needs the matrix and not its inverse.
 
     Args:
         matrix: (k, k), positive semi-definite.
@@ -63,7 +63,7 @@ class DenseCurvature:
 
 
 class LimitedMemoryCurvature:
-    """L-BFGS on a diagonal: memory linear in the number of coefficients (Nocedal & Wright 2006, algorithm 7.4).
+    """L-BFGS on a diagonal, with memory linear in the coefficients (Nocedal & Wright 2006, algorithm 7.4).
 
     Args:
         diagonal: (k,), positive.
@@ -114,14 +114,15 @@ class WorkingSetCurvature:
     """The sample's Hessian over the few coordinates that an L1 penalty lets move; for wide tables.
 
     Args:
-        hessian: Function from a point (k,) and an index (m,) of coordinates to their block (m, m) of the Hessian.
+        hessian: Function from a point (k,) and an index (m,) of coordinates to their block (m, m) of the
+            Hessian.
         point: (k,), where the Hessian is taken.
         limit: Largest m.
         rank_tolerance: See :func:`solve_spd`.
 
     Attributes:
-        left_out: What the coordinates outside of the last step's set could still contribute to the decrease, for
-            curvatures of 1/4, the highest that a standardised feature has.
+        left_out: What the coordinates outside of the last step's set could still contribute to the decrease,
+            for curvatures of 1/4, the highest that a standardised feature has.
     """
 
     def __init__(
@@ -144,9 +145,11 @@ class WorkingSetCurvature:
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
         """The step (k,) over the non-zero coordinates and about as many of those that should leave zero."""
         nonzero = (point != 0) | (l1 == 0)
-        violation = torch.where(nonzero, (gradient + l1 * point.sign()).abs(), gradient.abs() - l1).clamp(min=0)
+        of_zeros = (gradient.abs() - l1).clamp(min=0)
+        violation = torch.where(nonzero, (gradient + l1 * point.sign()).abs(), of_zeros)
         support = int(nonzero.sum())
-        size = min(support + max(_LEAST_ENTERING, support), int((nonzero | (violation > 0)).sum()), self._limit)
+        candidates = int((nonzero | (violation > 0)).sum())
+        size = min(support + max(_LEAST_ENTERING, support), candidates, self._limit)
         # Non-zero coordinates come first, as long as there is room for all of them.
         rank = torch.where(nonzero, torch.inf, violation) if support < size else violation
         index = rank.topk(size).indices.sort().values

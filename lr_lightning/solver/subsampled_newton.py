@@ -34,24 +34,24 @@ class SubsampledNewton(torch.optim.Optimizer):
     .. math:: \frac{1}{\sum v} \sum_i v_i\,\mathrm{BCE}(y_i, \sigma(b + x_i^\top w))
               + \sum_j \lambda_j |w_j| + \frac12 \sum_j \mu_j w_j^2
 
-    The problem on the sample is solved at once, which gives a start within the sampling error of the answer, and the
-    sample's Hessian B (Byrd, Chin, Neveitt & Nocedal 2011; Erdogdu & Montanari 2015). Then every call of
-    :meth:`step` takes the gradient g over all rows at the point it had proposed before, corrects B by BFGS, and
-    proposes the minimiser of
+    The problem on the sample is solved at once, which gives a start within the sampling error of the answer,
+    and the sample's Hessian B (Byrd, Chin, Neveitt & Nocedal 2011; Erdogdu & Montanari 2015). Then every call
+    of :meth:`step` takes the gradient g over all rows at the point it had proposed before, corrects B by
+    BFGS, and proposes the minimiser of
 
     .. math:: g^\top p + \tfrac12 p^\top B p + \sum_j \lambda_j |w_j + p_j|
 
-    (with L1 a proximal Newton step, Lee, Sun & Saunders 2014). A proposal at which the objective has risen is taken
-    back and shortened, and the sample's Hessian computed anew. Above 2 048 coefficients B is a diagonal with an
-    L-BFGS memory or, with L1, the sample's Hessian over the coordinates that may move.
+    (with L1 a proximal Newton step, Lee, Sun & Saunders 2014). A proposal at which the objective has risen is
+    taken back and shortened, and the sample's Hessian computed anew. Above 2 048 coefficients B is a diagonal
+    with an L-BFGS memory or, with L1, the sample's Hessian over the coordinates that may move.
 
-    It stops once half the squared Newton decrement, :math:`-\tfrac12 (g^\top p + \Delta\|\cdot\|_1)`, which is the
-    decrease the model promises, is at most ``tol`` times the objective; the parameters then hold the minimiser of
-    that last model.
+    It stops once half the squared Newton decrement, :math:`-\tfrac12 (g^\top p + \Delta\|\cdot\|_1)`, which
+    is the decrease the model promises, is at most ``tol`` times the objective; the parameters then hold the
+    minimiser of that last model.
 
     Args:
-        params: ``[weight]`` or ``[weight, bias]``, float64; weight (d,) or (1, d), bias () or (1,). The features
-            that they multiply are standardised.
+        params: ``[weight]`` or ``[weight, bias]``, float64; weight (d,) or (1, d), bias () or (1,). The
+            features that they multiply are standardised.
         sample: ``(x, y, v)`` of the sampled rows: (m, d), (m,), and (m,) or None, such that
             :math:`\sum v\,\mathrm{BCE} / \sum v` estimates the mean loss. See :func:`draw_sample`.
         l1: λ, a number or (d,).
@@ -124,8 +124,8 @@ class SubsampledNewton(torch.optim.Optimizer):
         """One pass over the rows and, unless it stops, a move of the parameters to the next proposal.
 
         Args:
-            closure: Fills ``.grad`` with the gradient over all rows of the mean loss plus L2 penalty at the present
-                parameters, and returns its value. Called once.
+            closure: Fills ``.grad`` with the gradient over all rows of the mean loss plus L2 penalty at the
+                present parameters, and returns its value. Called once.
 
         Returns:
             What the closure returned.
@@ -135,7 +135,9 @@ class SubsampledNewton(torch.optim.Optimizer):
         if self.stopped:
             return loss
         point = self._read(lambda parameter: parameter.detach())
-        gradient = self._read(lambda parameter: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+        gradient = self._read(
+            lambda parameter: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        )
         objective = float(loss) + float(self._l1 @ point.abs())
         finite = math.isfinite(objective) and bool(gradient.isfinite().all())
         if self._best is None:
@@ -153,7 +155,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._write(self._best)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state from which :meth:`load_state_dict` continues the same trajectory; tensors and plain types."""
+        """What :meth:`load_state_dict` needs to continue the same trajectory; tensors and plain types."""
         state = super().state_dict()
         solver = {name: getattr(self, name) for name in _STATE}
         solver["point"] = self._read(lambda parameter: parameter.detach())
@@ -162,7 +164,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a :meth:`state_dict`, and puts the point that is to be evaluated next into the parameters.
+        """Takes over a :meth:`state_dict`, and puts the point to evaluate next into the parameters.
 
         Raises:
             ValueError: If it comes from another model.
@@ -170,7 +172,9 @@ class SubsampledNewton(torch.optim.Optimizer):
         super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
         solver = state_dict["solver"]
         if solver["point"].shape != self._best_gradient.shape:
-            raise ValueError(f"the state holds {len(solver['point'])} coefficients, not {len(self._best_gradient)}")
+            raise ValueError(
+                f"the state holds {len(solver['point'])} coefficients, not {len(self._best_gradient)}"
+            )
         for name in _STATE:
             value = solver[name]
             setattr(self, name, value.to("cpu", torch.float64) if isinstance(value, Tensor) else value)
@@ -190,8 +194,9 @@ class SubsampledNewton(torch.optim.Optimizer):
     def _has_fallen(self, point: Tensor, gradient: Tensor, objective: float) -> bool:
         """Whether the objective is lower than at the best point; near the minimum judged by the gradients.
 
-        The difference of two nearly equal sums over all rows is rounding. The mean of the slopes at both ends gives
-        the same difference without the cancellation (Hager & Zhang 2005, the approximate Wolfe conditions).
+        The difference of two nearly equal sums over all rows is rounding. The mean of the slopes at both ends
+        gives the same difference without the cancellation (Hager & Zhang 2005, the approximate Wolfe
+        conditions).
         """
         assert self._best is not None  # noqa: S101
         if abs(objective - self.objective) > 1e-7 * abs(self.objective):
@@ -280,7 +285,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         return end - self._best
 
     def _is_separated(self) -> bool:
-        """Whether the loss itself has vanished: every row is predicted right, and the weights can only grow."""
+        """Whether the loss has vanished: every row is predicted right, and the weights can only grow."""
         assert self._best is not None  # noqa: S101
         penalty = float(self._l1 @ self._best.abs() + 0.5 * self._l2 @ self._best.square())
         return self.objective < 1e-8 and penalty < 0.5 * self.objective
@@ -339,7 +344,9 @@ class SubsampledNewton(torch.optim.Optimizer):
         return torch.nn.functional.pad(of_weights, (0, 0 if self._bias is None else 1))
 
     def _read(self, of: Callable[[Tensor], Tensor]) -> Tensor:
-        parts = [of(p).reshape(-1).to("cpu", torch.float64) for p in (self._weight, self._bias) if p is not None]
+        parts = [
+            of(p).reshape(-1).to("cpu", torch.float64) for p in (self._weight, self._bias) if p is not None
+        ]
         return torch.cat(parts).clone()
 
     def _write(self, point: Tensor) -> None:
