@@ -77,7 +77,10 @@ def objective(x: Tensor, y: Tensor, v: Tensor | None, point: Tensor, l1=0.0, l2=
     v = torch.ones(len(x), dtype=torch.float64) if v is None else v.double()
     weight = point[:-1]
     margin = (2 * y.double() - 1) * (x.double() @ weight + point[-1])
-    penalty = (torch.as_tensor(l1) * weight.abs() + 0.5 * torch.as_tensor(l2) * weight.square()).sum()
+    penalty = (
+        torch.as_tensor(l1, dtype=torch.float64) * weight.abs()
+        + 0.5 * torch.as_tensor(l2, dtype=torch.float64) * weight.square()
+    ).sum()
     return float((v * softplus(-margin, threshold=500)).sum() / v.sum() + penalty)
 
 
@@ -86,7 +89,12 @@ def gradient(x: Tensor, y: Tensor, v: Tensor | None, point: Tensor, l2=0.0) -> T
     v = torch.ones(len(x), dtype=torch.float64) if v is None else v.double()
     sign = 1 - 2 * y.double()
     residual = v * sign * torch.sigmoid(sign * (x.double() @ point[:-1] + point[-1])) / v.sum()
-    return torch.cat([x.double().T @ residual + torch.as_tensor(l2) * point[:-1], residual.sum()[None]])
+    return torch.cat(
+        [
+            x.double().T @ residual + torch.as_tensor(l2, dtype=torch.float64) * point[:-1],
+            residual.sum()[None],
+        ]
+    )
 
 
 def kkt_residual(x: Tensor, y: Tensor, v: Tensor | None, point: Tensor, l1=0.0, l2=0.0) -> float:

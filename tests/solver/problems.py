@@ -1,5 +1,6 @@
 """Tables that solvers stumble over: name → (x, y, weight), standardised, float64."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -182,6 +183,7 @@ SEPARATED: dict[str, Callable[[_Random], Problem]] = {
 }
 
 
+@functools.cache
 def build(name: str, seed: int = 1) -> Problem:
     x, y, v = (REGULAR | SEPARATED)[name](_Random(seed))
     return standardize(x), y, v

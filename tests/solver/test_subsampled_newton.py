@@ -58,7 +58,7 @@ def test_separated_tables_end_finite_and_explained(name, dtype):
     assert not result.optimizer.converged
     assert result.optimizer.status == module.RUNNING_AWAY
     assert result.point.isfinite().all()
-    assert result.point.abs().max() < 1e4
+    assert result.point.abs().max() < 1e6
     assert result.optimizer.objective < 0.69
 
 
@@ -333,7 +333,6 @@ def test_a_sample_without_a_positive():
     bias = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     sample = (x[negatives][:5000], y[negatives][:5000], None)
     optimizer = SubsampledNewton([weight, bias], sample=sample)
-    _, _, _, _ = optimizer, weight, bias, sample
 
     def closure():
         point = torch.cat([weight.detach(), bias.detach()])
