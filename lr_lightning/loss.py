@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.functional import softplus
 # Elements of x in a block. On the CPU a few MiB, which stay in the cache between the block's two products; an
 # accelerator wants few and large kernels.
 _CPU_BLOCK = 2**20
+_CPU_BLOCK_ROWS = 2**15  # more float32 terms in one sum would lose digits
 _DEVICE_BLOCK = 2**28
 _ELEMENTS_PER_WORKER = 2**20
 _MAX_WORKERS = 8  # more would wait for Python's interpreter lock
@@ -78,7 +80,7 @@ def logistic_hessian(
     """
     _check_shapes(x, None, weight, bias, sample_weight)
     n, d = x.shape
-    dtype = _compute_dtype(x)
+    dtype = compute_dtype(x)
     w = weight.detach().reshape(-1).to(x.device, dtype)
     v = None if sample_weight is None else sample_weight.detach().reshape(-1)
     size = d + (bias is not None)
@@ -148,10 +150,9 @@ def sweep(
     every block leaves its sums in a row of its own. Without gradient the two latter are zero.
     """
     n, d = x.shape
-    on_cpu = x.device.type == "cpu"
-    rows = max(64, (_CPU_BLOCK if on_cpu else _DEVICE_BLOCK) // max(d, 1))
+    rows = block_rows(x)
     blocks = math.ceil(n / rows)
-    dtype = _compute_dtype(x)
+    dtype = compute_dtype(x)
     partial_loss = torch.zeros(blocks, dtype=torch.float64, device=x.device)
     partial_residual = torch.zeros(blocks, dtype=torch.float64, device=x.device)
     partial_gradient = torch.zeros(blocks if with_gradient else 0, d, dtype=dtype, device=x.device)
@@ -184,19 +185,27 @@ def sweep(
                 torch.mv(block.T, s, out=partial_gradient[k])
                 torch.sum(s, 0, dtype=torch.float64, out=partial_residual[k])
 
-    workers = min(torch.get_num_threads(), _MAX_WORKERS, blocks, n * d // _ELEMENTS_PER_WORKER)
-    _share_out(work, blocks, workers if on_cpu else 1)
+    share_out(work, blocks, x)
     return partial_loss.sum(), partial_gradient.sum(0, dtype=torch.float64), partial_residual.sum()
 
 
-def _share_out(work: Any, blocks: int, workers: int) -> None:
-    """Calls ``work(first, last)`` on contiguous shares of the blocks, each in a thread of its own.
+def block_rows(x: Tensor) -> int:
+    """Number of rows of ``x`` to work on at a time."""
+    d = max(x.shape[1], 1)
+    if x.device.type != "cpu":
+        return max(64, _DEVICE_BLOCK // d)
+    return min(max(64, _CPU_BLOCK // d), _CPU_BLOCK_ROWS)
+
+
+def share_out(work: Callable[[int, int], None], blocks: int, x: Tensor) -> None:
+    """Calls ``work(first, last)`` on contiguous shares of the blocks of x, each in a thread of its own.
 
     Matrix-vector products of the usual BLAS run on one thread, and torch's element-wise operations on the few
-    thousand rows of a block do as well; so the threads are put around the blocks. Torch gives up Python's
-    lock inside its operations.
+    thousand rows of a block do as well; so the threads are put around the blocks. Torch gives up Python's lock
+    inside its operations.
     """
-    if workers < 2:
+    workers = min(torch.get_num_threads(), _MAX_WORKERS, blocks, x.numel() // _ELEMENTS_PER_WORKER)
+    if workers < 2 or x.device.type != "cpu":
         work(0, blocks)
         return
     threads = torch.get_num_threads()
@@ -221,7 +230,8 @@ def _share_out(work: Any, blocks: int, workers: int) -> None:
         raise errors[0]
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which products with ``x`` are computed."""
     return x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
 
 
