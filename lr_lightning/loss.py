@@ -1,26 +1,32 @@
 """The logistic loss with its gradient in one sweep over the rows, and its Hessian.
 
-A tall table does not fit the caches, so that the time of a gradient is the time of reading x. ``loss.backward()``
-on the textbook expression reads x twice and n-vectors a dozen times. Here each block of rows is brought into the
-cache once and gives its part of the loss *and* of the gradient before it leaves.
+A tall table does not fit the caches, so that the time of a gradient is the time of reading x.
+``loss.backward()`` on the textbook expression reads x twice and n-vectors a dozen times. Here each block of
+rows is brought into the cache once and gives its part of the loss *and* of the gradient before it leaves.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-_CPU_BLOCK = 2**20  # elements of x: a few MiB, which stay in the shared cache between the block's two products
-_DEVICE_BLOCK = 2**28  # an accelerator wants few and large kernels; the sums of a block are still short enough
+# Elements of x in a block. On the CPU a few MiB, which stay in the cache between the block's two products; an
+# accelerator wants few and large kernels.
+_CPU_BLOCK = 2**20
+_CPU_BLOCK_ROWS = 2**15  # more float32 terms in one sum would lose digits
+_DEVICE_BLOCK = 2**28
 _ELEMENTS_PER_WORKER = 2**20
-_SMALL = 2**19  # elements: below, float64 products cost next to nothing
+_SMALL = 2**19  # elements of x; below, float64 products cost next to nothing
 _MAX_WORKERS = 8  # more would wait for Python's interpreter lock
 _HESSIAN_ROWS = 4096
+_SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
 
 
 def logistic_loss(
@@ -30,10 +36,10 @@ def logistic_loss(
 
     .. math:: \sum_i v_i \, \log(1 + e^{-(2 y_i - 1) z_i}), \qquad z = x w + b
 
-    Differentiable once with respect to ``weight`` and ``bias``. Products within a block of rows are computed in
-    the dtype of ``x`` (float32 for the half-precision and integer dtypes), sums over blocks in float64. With
-    :math:`s = 1 - 2y` the residual is :math:`s\,\sigma(s z)`: it keeps its relative accuracy for rows that are
-    predicted well, where :math:`\sigma(z) - y` would cancel.
+    Differentiable once with respect to ``weight`` and ``bias``. Products within a block of rows are computed
+    in the dtype of ``x`` (float32 for the half-precision and integer dtypes), sums over blocks in float64.
+    With :math:`s = 1 - 2y` the residual is :math:`s\,\sigma(s z)`: it keeps its relative accuracy for rows
+    that are predicted well, where :math:`\sigma(z) - y` would cancel.
 
     Args:
         x: Features, (n, d), of any strides.
@@ -67,20 +73,21 @@ def logistic_hessian(
         sample_weight: (n,) or (n, 1), non-negative.
 
     Returns:
-        (d + 1, d + 1), or (d, d) without bias, float64. Products of up to 4096 rows are computed in the dtype of
-        ``x`` and summed in float64.
+        (d + 1, d + 1), or (d, d) without bias, float64. Products of up to 4096 rows are computed in the dtype
+        of ``x`` and summed in float64.
 
     Raises:
         ValueError: If the shapes do not match.
     """
     _check_shapes(x, None, weight, bias, sample_weight)
     n, d = x.shape
-    dtype = _compute_dtype(x)
+    dtype = compute_dtype(x)
     w = weight.detach().reshape(-1).to(x.device, dtype)
     v = None if sample_weight is None else sample_weight.detach().reshape(-1)
     size = d + (bias is not None)
     hessian = torch.zeros(size, size, dtype=torch.float64, device=x.device)
-    rows = max(1, min(n, _HESSIAN_ROWS if x.device.type == "cpu" else max(_HESSIAN_ROWS, _DEVICE_BLOCK // max(d, 1))))
+    rows = _HESSIAN_ROWS if x.device.type == "cpu" else max(_HESSIAN_ROWS, _DEVICE_BLOCK // max(d, 1))
+    rows = max(1, min(n, rows))
     scaled = torch.empty(rows, d, dtype=dtype, device=x.device)
     for start in range(0, n, rows):
         block = x[start : start + rows].detach().to(dtype)
@@ -140,19 +147,18 @@ def sweep(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, gradient (d,) and sum of the residuals (the intercept's gradient), all float64, in one sweep.
 
-    The arguments are :func:`logistic_loss`'s, unchecked. The result does not depend on the number of workers: every
-    block leaves its sums in a row of its own. Without gradient the two latter are zero.
+    The arguments are :func:`logistic_loss`'s, unchecked. The result does not depend on the number of workers:
+    every block leaves its sums in a row of its own. Without gradient the two latter are zero.
     """
     n, d = x.shape
-    on_cpu = x.device.type == "cpu"
-    rows = max(64, (_CPU_BLOCK if on_cpu else _DEVICE_BLOCK) // max(d, 1))
+    rows = block_rows(x)
     blocks = math.ceil(n / rows)
-    dtype = _compute_dtype(x)
+    dtype = compute_dtype(x)
     partial_loss = torch.zeros(blocks, dtype=torch.float64, device=x.device)
     partial_residual = torch.zeros(blocks, dtype=torch.float64, device=x.device)
     partial_gradient = torch.zeros(blocks if with_gradient else 0, d, dtype=dtype, device=x.device)
     w = weight.reshape(-1).to(x.device, dtype)
-    b = torch.zeros((), dtype=dtype, device=x.device) if bias is None else bias.reshape(()).to(x.device, dtype)
+    b = w.new_zeros(()) if bias is None else bias.reshape(()).to(x.device, dtype)
     y, v = y.reshape(-1), None if sample_weight is None else sample_weight.reshape(-1)
 
     def work(first: int, last: int) -> None:
@@ -167,7 +173,7 @@ def sweep(
             torch.sub(one, y[start:stop].to(dtype), alpha=2, out=s)
             torch.addmv(intercept[:m], block, w, out=t)
             t.mul_(s)
-            torch._C._nn.softplus(t, out=u)  # pyright: ignore[reportAttributeAccessIssue]
+            softplus(t, 1, _SOFTPLUS_LINEAR, out=u)  # pyright: ignore[reportCallIssue]
             vb = None if v is None else v[start:stop].to(dtype)
             if vb is not None:
                 u.mul_(vb)
@@ -180,20 +186,27 @@ def sweep(
                 torch.mv(block.T, s, out=partial_gradient[k])
                 torch.sum(s, 0, dtype=torch.float64, out=partial_residual[k])
 
-    workers = min(torch.get_num_threads(), _MAX_WORKERS, blocks, n * d // _ELEMENTS_PER_WORKER) if on_cpu else 1
-    _share_out(work, blocks, workers)
-    gradient = partial_gradient.sum(0, dtype=torch.float64) if with_gradient else w.new_zeros(d, dtype=torch.float64)
-    return partial_loss.sum(), gradient, partial_residual.sum()
+    share_out(work, blocks, x)
+    return partial_loss.sum(), partial_gradient.sum(0, dtype=torch.float64), partial_residual.sum()
 
 
-def _share_out(work: Any, blocks: int, workers: int) -> None:
-    """Calls ``work(first, last)`` on contiguous shares of the blocks, each in a thread of its own.
+def block_rows(x: Tensor) -> int:
+    """Number of rows of ``x`` to work on at a time."""
+    d = max(x.shape[1], 1)
+    if x.device.type != "cpu":
+        return max(64, _DEVICE_BLOCK // d)
+    return min(max(64, _CPU_BLOCK // d), _CPU_BLOCK_ROWS)
+
+
+def share_out(work: Callable[[int, int], None], blocks: int, x: Tensor) -> None:
+    """Calls ``work(first, last)`` on contiguous shares of the blocks of x, each in a thread of its own.
 
     Matrix-vector products of the usual BLAS run on one thread, and torch's element-wise operations on the few
     thousand rows of a block do as well; so the threads are put around the blocks. Torch gives up Python's lock
     inside its operations.
     """
-    if workers < 2:
+    workers = min(torch.get_num_threads(), _MAX_WORKERS, blocks, x.numel() // _ELEMENTS_PER_WORKER)
+    if workers < 2 or x.device.type != "cpu":
         work(0, blocks)
         return
     threads = torch.get_num_threads()
@@ -208,7 +221,7 @@ def _share_out(work: Any, blocks: int, workers: int) -> None:
             errors.append(error)
 
     bounds = [blocks * k // workers for k in range(workers + 1)]
-    team = [threading.Thread(target=run, args=pair) for pair in pairwise(bounds)]
+    team = [threading.Thread(target=run, args=pair) for pair in itertools.pairwise(bounds)]
     for thread in team:
         thread.start()
     for thread in team:
@@ -218,7 +231,8 @@ def _share_out(work: Any, blocks: int, workers: int) -> None:
         raise errors[0]
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which products with ``x`` are computed."""
     if x.device.type == "cpu" and x.numel() <= _SMALL:
         return torch.float64
     return x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
@@ -237,4 +251,6 @@ def _check_shapes(
         ("sample_weight", sample_weight, n),
     ):
         if tensor is not None and tensor.numel() != size:
-            raise ValueError(f"{name} must have {size} elements for x of shape {(n, d)}, not {tensor.numel()}")
+            raise ValueError(
+                f"{name} must have {size} elements for x of shape {(n, d)}, not {tensor.numel()}"
+            )

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from lr_lightning.solver.quadratic import RANK_TOLERANCE, minimize_l1, solve_spd
 
+_LEAST_ENTERING = 128
+
 
 class DenseCurvature:
     """The sample's Hessian, corrected by BFGS with every full gradient that has been seen.
 
-    For up to about two thousand coefficients the whole matrix is kept. Unlike L-BFGS's recursion it forgets nothing
-    and can serve an L1 penalty, which needs the matrix and not its inverse.
+    For up to about two thousand coefficients the whole matrix is kept. Unlike L-BFGS's recursion it forgets
+    nothing and can serve an L1 penalty, which needs the matrix and not its inverse.
 
     Args:
         matrix: (k, k), positive semi-definite.
@@ -61,7 +63,7 @@ class DenseCurvature:
 
 
 class LimitedMemoryCurvature:
-    """L-BFGS on a diagonal: memory linear in the number of coefficients (Nocedal & Wright 2006, algorithm 7.4).
+    """L-BFGS on a diagonal, with memory linear in the coefficients (Nocedal & Wright 2006, algorithm 7.4).
 
     Args:
         diagonal: (k,), positive.
@@ -112,12 +114,26 @@ class WorkingSetCurvature:
     """The sample's Hessian over the few coordinates that an L1 penalty lets move; for wide tables.
 
     Args:
-        hessian: Function from a point (k,) and an index (m,) of coordinates to their block (m, m) of the Hessian.
+        hessian: Function from a point (k,) and an index (m,) of coordinates to their block (m, m) of the
+            Hessian.
         point: (k,), where the Hessian is taken.
         limit: Largest m.
+        rank_tolerance: See :func:`solve_spd`.
+
+    Attributes:
+        left_out: What the coordinates outside of the last step's set could still contribute to the decrease,
+            for curvatures of 1/4, the highest that a standardised feature has.
     """
 
-    def __init__(self, hessian: Callable[[Tensor, Tensor], Tensor], point: Tensor, limit: int) -> None:
+    def __init__(
+        self,
+        hessian: Callable[[Tensor, Tensor], Tensor],
+        point: Tensor,
+        limit: int,
+        rank_tolerance: float = RANK_TOLERANCE,
+    ) -> None:
+        self.left_out = 0.0
+        self._rank_tolerance = rank_tolerance
         self._hessian = hessian
         self._point = point
         self._limit = limit
@@ -127,15 +143,23 @@ class WorkingSetCurvature:
         self._point = self._point + s
 
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
-        """The step (k,) over the coordinates that are not zero or violate the optimality conditions most."""
-        excess = torch.where((point != 0) | (l1 == 0), torch.inf, gradient.abs() - l1)
-        candidates = int((excess > 0).sum())
-        index = excess.topk(min(candidates, self._limit)).indices.sort().values
+        """The step (k,) over the non-zero coordinates and about as many of those that should leave zero."""
+        nonzero = (point != 0) | (l1 == 0)
+        of_zeros = (gradient.abs() - l1).clamp(min=0)
+        violation = torch.where(nonzero, (gradient + l1 * point.sign()).abs(), of_zeros)
+        support = int(nonzero.sum())
+        candidates = int((nonzero | (violation > 0)).sum())
+        size = min(support + max(_LEAST_ENTERING, support), candidates, self._limit)
+        # Non-zero coordinates come first, as long as there is room for all of them.
+        rank = torch.where(nonzero, torch.inf, violation) if support < size else violation
+        index = rank.topk(size).indices.sort().values
+        violation[index] = 0
+        self.left_out = 2 * float(violation.square().sum())
         p = torch.zeros_like(point)
         if len(index):
             start = point[index]
             block = self._hessian(self._point, index)
-            p[index] = minimize_l1(block, gradient[index], start, l1[index]) - start
+            p[index] = minimize_l1(block, gradient[index], start, l1[index], self._rank_tolerance) - start
         return p
 
     def state(self) -> dict[str, Any]:

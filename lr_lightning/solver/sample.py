@@ -34,25 +34,26 @@ def draw_sample(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     r"""Draws a random sample of standardised rows whose weighted sums estimate those of all rows.
 
-    Rows are drawn uniformly, unless that misses what matters: one class has less than a twentieth of the weight, or
-    the sample lacks half of some feature's variance, which a few extreme rows hold. Then rows are drawn with
-    probabilities close to their part in the Hessian's trace,
-    :math:`v_i\,\sigma(z_i)\,\sigma(-z_i)\,(1 + \|\tilde x_i\|^2)`, the logits z being those of a pilot sample's
-    solution, mixed with uniform and class-balanced ones, and weighted by the inverse (Fithian & Hastie 2014, local
-    case-control sampling; Wang, Zhu & Ma 2018). That takes two more sweeps over the rows.
+    Rows are drawn uniformly, unless that misses what matters: one class has less than a twentieth of the
+    weight, or the sample lacks half of some feature's variance, which a few extreme rows hold. Then rows are
+    drawn with probabilities close to their part in the Hessian's trace,
+    :math:`v_i\,\sigma(z_i)\,\sigma(-z_i)\,(1 + \|\tilde x_i\|^2)`, the logits z being those of a pilot
+    sample's solution, mixed with uniform and class-balanced ones, and weighted by the inverse (Fithian &
+    Hastie 2014, local case-control sampling; Wang, Zhu & Ma 2018). That takes two more sweeps over the rows.
 
     Args:
         x: Features, (n, d), not necessarily standardised.
         y: Labels 0 or 1, (n,) or (n, 1).
         sample_weight: (n,) or (n, 1), or None.
         center: (d,), subtracted from the rows; by default 0.
-        scale: (d,), by which the centred rows are divided; by default 1. Standardised features of mean square 1
-            are expected.
+        scale: (d,), by which the centred rows are divided; by default 1. Standardised features of mean square
+            1 are expected.
         size: Number of rows; by default :func:`sample_size`'s. With no fewer than n all rows are taken.
         seed: Seed of the draw.
 
     Returns:
-        Standardised features (m, d) in the dtype of x, labels (m,), and weights (m,) or None where all are equal.
+        Standardised features (m, d) in the dtype of x, labels (m,), and weights (m,) or None where all are
+        equal.
     """
     n, d = x.shape
     y = y.reshape(-1)
@@ -109,9 +110,10 @@ def _mixture(y: Tensor, v: Tensor | None, size: Tensor) -> Tensor:
 
 def _draw(probability: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Systematic sampling: rows, and how many rows of the table each of them stands for."""
-    ladder = (torch.arange(size, dtype=torch.float64) + torch.rand((), generator=generator, dtype=torch.float64)) / size
+    offset = torch.rand((), generator=generator, dtype=torch.float64)
     cumulative = probability.cumsum(0)
-    drawn = torch.searchsorted(cumulative, ladder * cumulative[-1], right=True).clamp(max=len(probability) - 1)
+    ladder = (torch.arange(size) + offset) * (cumulative[-1] / size)
+    drawn = torch.searchsorted(cumulative, ladder, right=True).clamp(max=len(probability) - 1)
     rows, counts = drawn.unique_consecutive(return_counts=True)
     return rows, counts / (size * probability[rows]).clamp(min=1e-300)
 

@@ -35,11 +35,14 @@ class SampleProblem:
         complete: Whether the sample is all there is.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, complete: bool) -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, complete: bool
+    ) -> None:
         self._x, self._y, self._v = x, y, v
         self._l1, self._l2 = l1, l2
         self._complete = complete
         self._double = x.dtype == torch.float64
+        self._rank_tolerance = RANK_TOLERANCE if self._double else _SINGLE_RANK_TOLERANCE
         self.size = len(l1)
         self._has_intercept = self.size > x.shape[1]
         self._total = float(len(x)) if v is None else float(v.sum(dtype=torch.float64))
@@ -63,16 +66,16 @@ class SampleProblem:
         if self.size <= DENSE_LIMIT:
             matrix = self._hessian(point)
             matrix.diagonal().add_(self._l2)
-            return DenseCurvature(matrix, RANK_TOLERANCE if self._double else _SINGLE_RANK_TOLERANCE)
+            return DenseCurvature(matrix, self._rank_tolerance)
         if self._l1.any():
-            return WorkingSetCurvature(self._block, point, DENSE_LIMIT)
+            return WorkingSetCurvature(self._block, point, 2 * DENSE_LIMIT, self._rank_tolerance)
         return LimitedMemoryCurvature(self._diagonal(point), history_size)
 
     def solve(self, start: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
-        """Minimises from ``start`` up to the sampling error; exactly, if the sample is all there is and small.
+        """Minimises up to the sampling error; exactly, if the sample is all there is and small.
 
-        The sampling error of the minimum of m rows with k coefficients is about k / (2m): decreasing the sample's
-        objective much further says nothing about the whole table.
+        The sampling error of the minimum of m rows with k coefficients is about k / (2m): decreasing the
+        sample's objective much further says nothing about the whole table.
         """
         m, k = len(self._x), self.size
         exact = self._complete and m * k * k <= _CHEAP
@@ -86,7 +89,9 @@ class SampleProblem:
             return self._newton(start, 1e-15, history_size, limit=60)
         # A little ridge, well below the sampling error, for what the sample cannot tell at all.
         prior = _PRIOR / m
-        problem = SampleProblem(self._x, self._y, self._v, self._l1, self._l2 + prior, complete=self._complete)
+        problem = SampleProblem(
+            self._x, self._y, self._v, self._l1, self._l2 + prior, complete=self._complete
+        )
         point, curvature = problem._newton(start, 0.1 * k / (2 * m), history_size, limit=20)
         if isinstance(curvature, DenseCurvature):
             curvature.matrix.diagonal().sub_(prior)
@@ -106,10 +111,11 @@ class SampleProblem:
     def descend(
         self, point: Tensor, gradient: Tensor, history_size: int, reach: float
     ) -> tuple[Tensor, float, Curvature]:
-        r"""Goes down the sample's objective, tilted so that its gradient at ``point`` is the full ``gradient``.
+        r"""Goes down the sample's objective, tilted to have the full ``gradient`` at ``point``.
 
-        :math:`F_s(w) + (\nabla F(w_0) - \nabla F_s(w_0))^\top w` (Shamir, Srebro & Zhang 2014) knows where the
-        rows' losses bend, which the quadratic model does not. No sampled logit is moved by more than ``reach``.
+        :math:`F_s(w) + (\nabla F(w_0) - \nabla F_s(w_0))^\top w` (Shamir, Srebro & Zhang 2014) knows where
+        the rows' losses bend, which the quadratic model does not. No sampled logit is moved by more than
+        ``reach``.
 
         Returns:
             The point reached, the decrease that the tilted objective promises, and the curvature there.
@@ -122,8 +128,8 @@ class SampleProblem:
     def noise(self, curvature: Curvature) -> float:
         """What rounding in the gradient adds to the Newton decrement.
 
-        Every row's term of the gradient is off by about the precision of x. Where columns nearly depend on each
-        other, a step multiplies that by the inverse of a small pivot.
+        Every row's term of the gradient is off by about the precision of x. Where columns nearly depend on
+        each other, a step multiplies that by the inverse of a small pivot.
         """
         if self._double:
             return 1e-12
@@ -171,7 +177,8 @@ class SampleProblem:
                 break
             curvature.update(candidate - point, new_gradient - gradient)
             point, gradient, objective = candidate, new_gradient, new_objective
-            if t == 1 and (-slope / 2 <= tolerance or (tilt.any() and -slope <= 0.01 * first)):
+            left_out = curvature.left_out if isinstance(curvature, WorkingSetCurvature) else 0.0
+            if t == 1 and (left_out - slope / 2 <= tolerance or (tilt.any() and -slope <= 0.01 * first)):
                 break
             if math.isfinite(reach) and self.movement(point - start) > 0.9 * reach:
                 break
@@ -184,7 +191,7 @@ class SampleProblem:
     def limited_step(
         self, curvature: Curvature, point: Tensor, gradient: Tensor, start: Tensor, reach: float
     ) -> Tensor:
-        """The model's step, with the ridge that keeps the sampled logits within ``reach`` of those at ``start``."""
+        """The model's step, with a ridge that keeps the sampled logits within ``reach`` of the start's."""
         p = curvature.step(point, gradient, self._l1)
         if not math.isfinite(reach) or self.movement(point + p - start) <= reach:
             return p
@@ -201,7 +208,8 @@ class SampleProblem:
         """The problem on a random part of the rows, or None if there are too few for a useful answer."""
         if rows < max(2000, 20 * self.size):
             return None
-        index = torch.randperm(len(self._x), generator=torch.Generator().manual_seed(rows))[:rows].sort().values
+        generator = torch.Generator().manual_seed(rows)
+        index = torch.randperm(len(self._x), generator=generator)[:rows].sort().values
         index = index.to(self._x.device)
         v = None if self._v is None else self._v[index]
         y = self._y[index]

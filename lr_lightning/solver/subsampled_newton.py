@@ -34,24 +34,24 @@ class SubsampledNewton(torch.optim.Optimizer):
     .. math:: \frac{1}{\sum v} \sum_i v_i\,\mathrm{BCE}(y_i, \sigma(b + x_i^\top w))
               + \sum_j \lambda_j |w_j| + \frac12 \sum_j \mu_j w_j^2
 
-    The problem on the sample is solved at once, which gives a start within the sampling error of the answer, and the
-    sample's Hessian B (Byrd, Chin, Neveitt & Nocedal 2011; Erdogdu & Montanari 2015). Then every call of
-    :meth:`step` takes the gradient g over all rows at the point it had proposed before, corrects B by BFGS, and
-    proposes the minimiser of
+    The problem on the sample is solved at once, which gives a start within the sampling error of the answer,
+    and the sample's Hessian B (Byrd, Chin, Neveitt & Nocedal 2011; Erdogdu & Montanari 2015). Then every call
+    of :meth:`step` takes the gradient g over all rows at the point it had proposed before, corrects B by
+    BFGS, and proposes the minimiser of
 
     .. math:: g^\top p + \tfrac12 p^\top B p + \sum_j \lambda_j |w_j + p_j|
 
-    (with L1 a proximal Newton step, Lee, Sun & Saunders 2014). A proposal at which the objective has risen is taken
-    back and shortened, and the sample's Hessian computed anew. Above 2 048 coefficients B is a diagonal with an
-    L-BFGS memory or, with L1, the sample's Hessian over the coordinates that may move.
+    (with L1 a proximal Newton step, Lee, Sun & Saunders 2014). A proposal at which the objective has risen is
+    taken back and shortened, and the sample's Hessian computed anew. Above 2 048 coefficients B is a diagonal
+    with an L-BFGS memory or, with L1, the sample's Hessian over the coordinates that may move.
 
-    It stops once half the squared Newton decrement, :math:`-\tfrac12 (g^\top p + \Delta\|\cdot\|_1)`, which is the
-    decrease the model promises, is at most ``tol`` times the objective; the parameters then hold the minimiser of
-    that last model.
+    It stops once half the squared Newton decrement, :math:`-\tfrac12 (g^\top p + \Delta\|\cdot\|_1)`, which
+    is the decrease the model promises, is at most ``tol`` times the objective; the parameters then hold the
+    minimiser of that last model.
 
     Args:
-        params: ``[weight]`` or ``[weight, bias]``, float64; weight (d,) or (1, d), bias () or (1,). The features
-            that they multiply are standardised.
+        params: ``[weight]`` or ``[weight, bias]``, float64; weight (d,) or (1, d), bias () or (1,). The
+            features that they multiply are standardised.
         sample: ``(x, y, v)`` of the sampled rows: (m, d), (m,), and (m,) or None, such that
             :math:`\sum v\,\mathrm{BCE} / \sum v` estimates the mean loss. See :func:`draw_sample`.
         l1: λ, a number or (d,).
@@ -95,6 +95,8 @@ class SubsampledNewton(torch.optim.Optimizer):
         point = self._read(lambda parameter: parameter.detach())
         if sample is not None:
             self._problem = SampleProblem(*sample, self._l1, self._l2, complete=sample_is_complete)
+        # Where a Hessian is dear, in wide tables, the sample gives no second opinion on steps.
+        self._advisor = self._problem if len(point) <= DENSE_LIMIT else None
         self._curvature: Curvature
         if self._problem is not None and not warm_start:
             point, self._curvature = self._problem.solve(self._problem.start(point), history_size)
@@ -122,8 +124,8 @@ class SubsampledNewton(torch.optim.Optimizer):
         """One pass over the rows and, unless it stops, a move of the parameters to the next proposal.
 
         Args:
-            closure: Fills ``.grad`` with the gradient over all rows of the mean loss plus L2 penalty at the present
-                parameters, and returns its value. Called once.
+            closure: Fills ``.grad`` with the gradient over all rows of the mean loss plus L2 penalty at the
+                present parameters, and returns its value. Called once.
 
         Returns:
             What the closure returned.
@@ -133,7 +135,9 @@ class SubsampledNewton(torch.optim.Optimizer):
         if self.stopped:
             return loss
         point = self._read(lambda parameter: parameter.detach())
-        gradient = self._read(lambda parameter: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+        gradient = self._read(
+            lambda parameter: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        )
         objective = float(loss) + float(self._l1 @ point.abs())
         finite = math.isfinite(objective) and bool(gradient.isfinite().all())
         if self._best is None:
@@ -151,7 +155,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._write(self._best)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state from which :meth:`load_state_dict` continues the same trajectory; tensors and plain types."""
+        """What :meth:`load_state_dict` needs to continue the same trajectory; tensors and plain types."""
         state = super().state_dict()
         solver = {name: getattr(self, name) for name in _STATE}
         solver["point"] = self._read(lambda parameter: parameter.detach())
@@ -160,7 +164,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a :meth:`state_dict`, and puts the point that is to be evaluated next into the parameters.
+        """Takes over a :meth:`state_dict`, and puts the point to evaluate next into the parameters.
 
         Raises:
             ValueError: If it comes from another model.
@@ -168,7 +172,9 @@ class SubsampledNewton(torch.optim.Optimizer):
         super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
         solver = state_dict["solver"]
         if solver["point"].shape != self._best_gradient.shape:
-            raise ValueError(f"the state holds {len(solver['point'])} coefficients, not {len(self._best_gradient)}")
+            raise ValueError(
+                f"the state holds {len(solver['point'])} coefficients, not {len(self._best_gradient)}"
+            )
         for name in _STATE:
             value = solver[name]
             setattr(self, name, value.to("cpu", torch.float64) if isinstance(value, Tensor) else value)
@@ -188,8 +194,9 @@ class SubsampledNewton(torch.optim.Optimizer):
     def _has_fallen(self, point: Tensor, gradient: Tensor, objective: float) -> bool:
         """Whether the objective is lower than at the best point; near the minimum judged by the gradients.
 
-        The difference of two nearly equal sums over all rows is rounding. The mean of the slopes at both ends gives
-        the same difference without the cancellation (Hager & Zhang 2005, the approximate Wolfe conditions).
+        The difference of two nearly equal sums over all rows is rounding. The mean of the slopes at both ends
+        gives the same difference without the cancellation (Hager & Zhang 2005, the approximate Wolfe
+        conditions).
         """
         assert self._best is not None  # noqa: S101
         if abs(objective - self.objective) > 1e-7 * abs(self.objective):
@@ -203,7 +210,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         agreement = (self.objective - objective) / self._promised if self._promised > 0 else 1.0
         resolved = self._promised > 1e-9 * abs(self.objective)
         self._doubtful = resolved and not 0.8 < agreement < 1.25
-        if self._doubtful and self._problem is not None and self._failures < _MAX_FAILURES:
+        if self._doubtful and self._advisor is not None and self._failures < _MAX_FAILURES:
             self._curvature = self._curvature_at(point)
         self._curvature.update(point - self._best, gradient - self._best_gradient)
         if agreement > 0.5:
@@ -228,8 +235,8 @@ class SubsampledNewton(torch.optim.Optimizer):
                 self._curvature.update(step, gradient - self._best_gradient)
             self._doubtful = True
             self._failures += 1
-            if self._problem is not None and self._failures < _MAX_FAILURES:
-                self._reach = 0.25 * self._problem.movement(step)
+            if self._advisor is not None and self._failures < _MAX_FAILURES:
+                self._reach = 0.25 * self._advisor.movement(step)
             else:
                 self._length *= 0.25
             self._propose()
@@ -242,7 +249,8 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._finish_at_best(NO_DECREASE, converged=False)
             return
         slope = float(self._best_gradient @ p + self._l1 @ ((self._best + p).abs() - self._best.abs()))
-        before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0)
+        left_out = self._curvature.left_out if isinstance(self._curvature, WorkingSetCurvature) else 0.0
+        before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0) + left_out
         small = self.newton_decrement <= self.param_groups[0]["tol"] * abs(self.objective)
         if self._is_separated() or (small and self._runs_away(p)):
             self._finish_at_best(RUNNING_AWAY, converged=False)
@@ -262,13 +270,13 @@ class SubsampledNewton(torch.optim.Optimizer):
         assert self._best is not None  # noqa: S101
         self._promised = self._length * (2 - self._length) * self.newton_decrement
         large = self.newton_decrement > 1e-5 * abs(self.objective)
-        if self._problem is None or self._failures >= _MAX_FAILURES or not (self._doubtful or large):
+        if self._advisor is None or self._failures >= _MAX_FAILURES or not (self._doubtful or large):
             return self._length * p
-        movement = self._problem.movement(p)
+        movement = self._advisor.movement(p)
         if movement <= min(1.0, self._reach):
             return p
-        reach = min(self._reach, _REACH * (1 + self._problem.movement(self._best)))
-        end, promised, curvature = self._problem.descend(
+        reach = min(self._reach, _REACH * (1 + self._advisor.movement(self._best)))
+        end, promised, curvature = self._advisor.descend(
             self._best, self._best_gradient, self.param_groups[0]["history_size"], reach
         )
         if not promised > 0:
@@ -277,7 +285,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         return end - self._best
 
     def _is_separated(self) -> bool:
-        """Whether the loss itself has vanished: every row is predicted right, and the weights can only grow."""
+        """Whether the loss has vanished: every row is predicted right, and the weights can only grow."""
         assert self._best is not None  # noqa: S101
         penalty = float(self._l1 @ self._best.abs() + 0.5 * self._l2 @ self._best.square())
         return self.objective < 1e-8 and penalty < 0.5 * self.objective
@@ -336,7 +344,9 @@ class SubsampledNewton(torch.optim.Optimizer):
         return torch.nn.functional.pad(of_weights, (0, 0 if self._bias is None else 1))
 
     def _read(self, of: Callable[[Tensor], Tensor]) -> Tensor:
-        parts = [of(p).reshape(-1).to("cpu", torch.float64) for p in (self._weight, self._bias) if p is not None]
+        parts = [
+            of(p).reshape(-1).to("cpu", torch.float64) for p in (self._weight, self._bias) if p is not None
+        ]
         return torch.cat(parts).clone()
 
     def _write(self, point: Tensor) -> None:

@@ -1,0 +1,367 @@
+import copy
+import io
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from lr_lightning.solver import SubsampledNewton
+from lr_lightning.solver import subsampled_newton as module
+from tests.solver.fit import fit, gradient, kkt_residual, make, newton, objective, standardize
+from tests.solver.problems import REGULAR, SEPARATED, build
+
+PENALTIES = {"none": {}, "l2": {"l2": 1e-3}, "l1": {"l1": 3e-3}, "elastic net": {"l1": 3e-3, "l2": 1e-3}}
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("name", REGULAR)
+def test_reaches_the_optimum_in_float64(name, penalty):
+    x, y, v = build(name)
+    options = PENALTIES[penalty]
+    result = fit(x, y, v, **options)
+    assert result.optimizer.converged, result.optimizer.status
+    assert result.passes <= 25
+    reached = objective(x, y, v, result.point, **options)
+    # Weighted differences of the optimality conditions bound the distance to the optimum.
+    assert kkt_residual(x, y, v, result.point, **options) < 1e-6 * max(reached, 1e-3)
+    if "l1" not in options:
+        best = objective(x, y, v, newton(x, y, v, **options), **options)
+        assert reached <= best * (1 + 1e-10)
+    assert result.optimizer.objective == pytest.approx(reached, rel=1e-10)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("name", REGULAR)
+def test_reaches_the_optimum_in_float32(name, penalty):
+    if (name, penalty) == ("nearly_collinear", "none"):
+        pytest.skip("columns that differ by 1e-5 are not those of the table after rounding to float32")
+    x, y, v = build(name)
+    options = PENALTIES[penalty]
+    result = fit(x.float(), y.float(), None if v is None else v.float(), **options)
+    assert result.optimizer.converged, result.optimizer.status
+    assert result.passes <= 25
+    reached = objective(x, y, v, result.point, **options)
+    exact = fit(x, y, v, **options)
+    assert reached <= objective(x, y, v, exact.point, **options) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", SEPARATED)
+def test_separated_tables_end_finite_and_explained(name, dtype):
+    x, y, _ = build(name)
+    result = fit(x.to(dtype), y.to(dtype))
+    assert result.optimizer.stopped
+    assert not result.optimizer.converged
+    assert result.optimizer.status == module.RUNNING_AWAY
+    assert result.point.isfinite().all()
+    assert result.point.abs().max() < 1e6
+    assert result.optimizer.objective < 0.69
+
+
+@pytest.mark.parametrize("name", SEPARATED)
+@pytest.mark.parametrize("penalty", ["l2", "l1"])
+def test_a_penalty_makes_separated_tables_regular(name, penalty):
+    if name.startswith("one_class"):
+        pytest.skip("the intercept is not penalised")
+    x, y, _ = build(name)
+    result = fit(x, y, **PENALTIES[penalty])
+    assert result.optimizer.converged
+    assert kkt_residual(x, y, None, result.point, **PENALTIES[penalty]) < 1e-6
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
+def test_agrees_with_scikit_learn(solver, intercept):
+    x, y, v = build("independent")
+    reference = LogisticRegression(C=0.5, solver=solver, tol=1e-12, max_iter=10_000, fit_intercept=intercept)
+    reference.fit(x.numpy(), y.numpy())
+    result = fit(x, y, v, l2=1 / (0.5 * len(x)), intercept=intercept)
+    np.testing.assert_allclose(result.weight, reference.coef_[0], rtol=2e-6, atol=1e-8)
+    if intercept:
+        assert float(result.bias) == pytest.approx(reference.intercept_[0], rel=1e-6)
+    else:
+        assert result.bias == 0
+
+
+def test_agrees_with_statsmodels():
+    x, y, _ = build("wild_scales")
+    reference = sm.Logit(y.numpy(), sm.add_constant(x.numpy())).fit(disp=False, method="newton", tol=1e-14)
+    point = fit(x, y).point
+    np.testing.assert_allclose(point, np.roll(reference.params, -1), rtol=1e-8, atol=1e-10)
+
+
+def test_l1_agrees_with_scikit_learn():
+    x, y, _ = build("correlated_and_skewed")
+    reference = LogisticRegression(C=1 / (0.01 * len(x)), l1_ratio=1, solver="saga", tol=1e-9, max_iter=3000)
+    reference.fit(x.numpy(), y.numpy())
+    result = fit(x, y, l1=0.01)
+    np.testing.assert_allclose(result.weight, reference.coef_[0], rtol=1e-5, atol=1e-7)
+    assert torch.equal(result.weight == 0, torch.from_numpy(reference.coef_[0] == 0))
+    assert (result.weight == 0).any()
+
+
+@given(
+    st.integers(5, 60),
+    st.integers(1, 5),
+    st.sampled_from([0.0, 1e-3, 0.1]),
+    st.sampled_from([0.0, 0.01, 0.1]),
+    st.booleans(),
+    st.integers(0, 2**31 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_small_tables(n, d, l2, l1, weighted, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = standardize(torch.randn(n, d, generator=generator, dtype=torch.float64))
+    y = (torch.rand(n, generator=generator) < 0.5).double()
+    v = torch.rand(n, generator=generator, dtype=torch.float64) if weighted else None
+    result = fit(x, y, v, l1=l1, l2=l2)
+    assert result.optimizer.stopped
+    assert result.point.isfinite().all()
+    if result.optimizer.converged:
+        assert kkt_residual(x, y, v, result.point, l1, l2) < 1e-7
+        if not l1:
+            best = objective(x, y, v, newton(x, y, v, l2), l2=l2)
+            assert objective(x, y, v, result.point, l2=l2) <= best * (1 + 1e-10)
+    else:
+        assert 0 < float(y.mean()) < 1 or result.optimizer.status == module.RUNNING_AWAY
+
+
+def test_penalties_by_coordinate():
+    x, y, _ = build("independent")
+    l1 = torch.linspace(0, 0.05, 12, dtype=torch.float64)
+    l2 = torch.linspace(0.1, 0, 12, dtype=torch.float64)
+    result = fit(x, y, l1=l1, l2=l2)
+    assert kkt_residual(x, y, None, result.point, l1, l2) < 1e-8
+
+
+def test_few_passes_on_tall_tables():
+    x, y, _ = build("correlated_and_skewed")
+    best = objective(x, y, None, newton(x, y, None))
+    result = fit(x.float(), y.float())
+    within = [abs(loss - best) <= 1e-9 * best for loss in result.losses]
+    assert within.index(True) < 6
+    assert result.passes <= 6
+
+
+@pytest.mark.parametrize("penalty", ["none", "l1"])
+def test_a_small_complete_table_takes_one_pass(penalty):
+    x, y, _ = build("constant_column")
+    assert fit(x, y, **PENALTIES[penalty]).passes == 1
+
+
+@pytest.mark.parametrize("penalty", ["l2", "l1", "elastic net"])
+def test_wide_tables(penalty):
+    generator = torch.Generator().manual_seed(0)
+    x = standardize(torch.randn(400, 2500, generator=generator, dtype=torch.float64))
+    y = (torch.rand(400, generator=generator) < torch.sigmoid(x[:, :5].sum(1))).double()
+    options = {"l2": {"l2": 0.05}, "l1": {"l1": 0.03}, "elastic net": {"l1": 0.02, "l2": 0.02}}[penalty]
+    result = fit(x, y, **options)
+    assert result.optimizer.converged
+    assert kkt_residual(x, y, None, result.point, **options) < 1e-5
+    if penalty == "l2":
+        reference = LogisticRegression(C=1 / (0.05 * 400), tol=1e-12, max_iter=10_000).fit(
+            x.numpy(), y.numpy()
+        )
+        expected = torch.from_numpy(np.append(reference.coef_[0], reference.intercept_))
+        assert objective(x, y, None, result.point, **options) <= objective(
+            x, y, None, expected, **options
+        ) * (1 + 1e-9)
+    else:
+        assert (result.weight == 0).sum() > 2000
+
+
+@pytest.mark.parametrize("name", ["independent", "lognormal"])
+@pytest.mark.parametrize("penalty", ["none", "l1"])
+def test_warm_start(name, penalty):
+    x, y, _ = build(name)
+    options = PENALTIES[penalty]
+    cold = fit(x, y, **options)
+    warm = fit(x, y, start=cold.point, warm_start=True, **options)
+    assert warm.losses[0] == pytest.approx(
+        cold.optimizer.objective - options.get("l1", 0) * float(cold.weight.abs().sum())
+    )
+    assert warm.passes <= 2
+    far = fit(x, y, start=torch.full_like(cold.point, 3.0), warm_start=True, **options)
+    assert far.optimizer.converged
+    assert far.optimizer.objective == pytest.approx(cold.optimizer.objective, rel=1e-10)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_without_a_sample(penalty):
+    x, y, _ = build("independent")
+    options = PENALTIES[penalty]
+    weight = torch.zeros(1, 12, dtype=torch.float64, requires_grad=True)
+    optimizer = SubsampledNewton([weight], **options)
+
+    def closure():
+        point = torch.cat([weight.detach()[0], torch.zeros(1)])
+        smooth = {name: value for name, value in options.items() if name == "l2"}
+        weight.grad = gradient(x, y, None, point, **smooth)[None, :-1]
+        return torch.tensor(objective(x, y, None, point, **smooth))
+
+    for _ in range(100):
+        optimizer.step(closure)
+        if optimizer.stopped:
+            break
+    assert optimizer.converged
+    expected = fit(x, y, intercept=False, **options)
+    torch.testing.assert_close(weight.detach()[0], expected.weight, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["lognormal", "imbalanced", "wide"])
+@pytest.mark.parametrize("penalty", ["l2", "l1"])
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_resuming_continues_the_same_trajectory(name, penalty, stop):
+    if name == "wide":
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(300, 2100, generator=generator, dtype=torch.float64)
+        y = (x[:, 0] > 0).double()
+    else:
+        x, y, _ = build(name)
+    options = PENALTIES[penalty] | {"size": 2000 if name != "wide" else None}
+    optimizer, weight, bias, closure = make(x, y, **options)
+    losses = []
+    for k in range(8):
+        if k == stop:
+            buffer = io.BytesIO()
+            torch.save({"optimizer": optimizer.state_dict(), "weight": weight, "bias": bias}, buffer)
+        losses.append(float(optimizer.step(closure)))
+    buffer.seek(0)
+    saved = torch.load(buffer, weights_only=True)
+    again, new_weight, new_bias, new_closure = make(x, y, **options)
+    with torch.no_grad():
+        new_weight.copy_(saved["weight"])
+        new_bias.copy_(saved["bias"])
+    again.load_state_dict(saved["optimizer"])
+    resumed = [float(again.step(new_closure)) for _ in range(stop, 8)]
+    assert resumed == losses[stop:]
+    assert torch.equal(new_weight, weight)
+    assert torch.equal(new_bias, bias)
+    assert again.status == optimizer.status
+
+
+def test_state_of_another_model_is_refused():
+    x, y, _ = build("twenty_rows")
+    state = copy.deepcopy(make(x, y)[0].state_dict())
+    with pytest.raises(ValueError, match="coefficients"):
+        make(x[:, :2], y)[0].load_state_dict(state)
+
+
+def test_deterministic():
+    x, y, _ = build("heavy_tails")
+    assert torch.equal(fit(x, y).point, fit(x, y).point)
+
+
+def test_one_closure_call_a_step_and_none_of_its_own_when_stopped():
+    x, y, _ = build("lognormal")
+    optimizer, weight, _, closure = make(x, y)
+    calls = 0
+
+    def counted():
+        nonlocal calls
+        calls += 1
+        return closure()
+
+    for k in range(12):
+        optimizer.step(counted)
+        assert calls == k + 1
+    assert optimizer.stopped
+    final = weight.detach().clone()
+    optimizer.step(counted)
+    assert torch.equal(weight, final)
+
+
+def test_cut_short_the_best_point_is_put_back():
+    x, y, _ = build("heavy_tails")
+    result = fit(x, y, max_passes=3)
+    assert not result.optimizer.stopped
+    assert objective(x, y, None, result.point) == pytest.approx(result.optimizer.objective, rel=1e-12)
+    assert result.optimizer.objective == min(result.losses)
+
+
+def test_a_rise_of_the_objective_is_taken_back():
+    x, y, _ = build("independent")
+    optimizer, weight, bias, closure = make(x, y, size=2000)
+    optimizer.step(closure)
+    verified = optimizer.objective
+    with torch.no_grad():
+        weight += 5
+    optimizer.step(closure)
+    assert optimizer.objective == verified
+    while not optimizer.stopped:
+        optimizer.step(closure)
+    assert optimizer.converged
+    point = torch.cat([weight.detach(), bias.detach()[None]])
+    assert kkt_residual(x, y, None, point) < 1e-8
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_pass_that_is_not_finite_is_taken_back(bad):
+    x, y, _ = build("independent")
+    optimizer, weight, _, closure = make(x, y, size=2000)
+    optimizer.step(closure)
+
+    def broken():
+        return closure() * bad
+
+    optimizer.step(broken)
+    assert weight.isfinite().all()
+    while not optimizer.stopped:
+        optimizer.step(closure)
+    assert optimizer.converged
+
+
+def test_an_objective_that_is_never_finite_stops():
+    x, y, _ = build("twenty_rows")
+    optimizer, weight, _, closure = make(x, y)
+    for _ in range(3):
+        optimizer.step(lambda: closure() * float("nan"))
+    assert optimizer.stopped
+    assert not optimizer.converged
+    assert optimizer.status == module.NOT_FINITE
+    assert torch.equal(weight, torch.zeros_like(weight))
+
+
+def test_a_sample_without_a_positive():
+    x, y, _ = build("imbalanced")
+    negatives = y == 0
+    weight = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    sample = (x[negatives][:5000], y[negatives][:5000], None)
+    optimizer = SubsampledNewton([weight, bias], sample=sample)
+
+    def closure():
+        point = torch.cat([weight.detach(), bias.detach()])
+        g = gradient(x, y, None, point)
+        weight.grad, bias.grad = g[:-1], g[-1:]
+        return torch.tensor(objective(x, y, None, point))
+
+    for _ in range(100):
+        optimizer.step(closure)
+        if optimizer.stopped:
+            break
+    assert optimizer.converged
+    best = objective(x, y, None, newton(x, y, None))
+    assert objective(x, y, None, torch.cat([weight.detach(), bias.detach()])) <= best * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"l1": -1.0}, "l1"), ({"l2": torch.tensor([1.0, -1.0])}, "l2"), ({"l2": float("nan")}, "l2")],
+)
+def test_negative_penalties_are_refused(options, message):
+    weight = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match=message):
+        SubsampledNewton([weight], **options)
+
+
+def test_parameters_must_be_float64():
+    with pytest.raises(ValueError, match="float64"):
+        SubsampledNewton([torch.zeros(2, requires_grad=True)])
+    weight = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match="bias"):
+        SubsampledNewton([weight, torch.zeros(2, dtype=torch.float64, requires_grad=True)])
