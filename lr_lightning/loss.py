@@ -251,6 +251,4 @@ def _check_shapes(
         ("sample_weight", sample_weight, n),
     ):
         if tensor is not None and tensor.numel() != size:
-            raise ValueError(
-                f"{name} must have {size} elements for x of shape {(n, d)}, not {tensor.numel()}"
-            )
+            raise ValueError(f"{name} must have {size} elements for x of shape {(n, d)}, not {tensor.numel()}")

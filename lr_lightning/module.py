@@ -27,7 +27,7 @@ from lr_lightning.solver import SubsampledNewton, draw_sample, sample_size
 
 log = logging.getLogger("lr_lightning")
 
-FROM_DATA = ("schema", "prediction_input", "curve", "data")  # keys of a checkpoint
+FROM_DATA = ("schema", "prediction_input", "curve", "data", "fingerprint")  # keys of a checkpoint
 
 
 class LogisticRegression(LightningModule):
@@ -383,7 +383,7 @@ def _description(data: TensorDataModule) -> dict[str, Any]:
         "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
         "init_args": dict(data.hparams),
     }
-    values = (data.schema.to_dict(), data.prediction_input, data.curve(), settings)
+    values = (data.schema.to_dict(), data.prediction_input, data.curve(), settings, data.fingerprint)
     return dict(zip(FROM_DATA, values, strict=True))
 
 

@@ -191,7 +191,5 @@ def test_hessian_agrees_with_autograd(dtype, tolerance, weighted, with_bias):
     expected = torch.autograd.functional.hessian(function, point)
     hessian = logistic_hessian(x, weight, bias if with_bias else None, v)
     assert hessian.dtype == torch.float64
-    torch.testing.assert_close(
-        hessian, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())
-    )
+    torch.testing.assert_close(hessian, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
     assert torch.equal(hessian, hessian.T)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
@@ -40,12 +41,13 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     model.load_state_dict(checkpoint["state_dict"])
     data = instantiate(config.data)
     if isinstance(data, TableDataModule):
-        fitted = model.linear_sigmoid
+        mean, scale = model.linear_sigmoid.mean, model.linear_sigmoid.scale
         other_table = any(argument.split("=")[0] == "--data.path" for argument in arguments)
         data.use_schema(
             TableSchema.from_dict(checkpoint["schema"]),
-            Standardization(fitted.mean, fitted.scale),
+            Standardization(mean, torch.where(scale.isinf(), 0.0, scale)),  # 0 marks a constant column
             every_row=other_table,
+            fingerprint=checkpoint.get("fingerprint"),
         )
     run = RunFolder.of_checkpoint(path) if command == "test" else None
     trainer = make_trainer(parser, config, logger=False if run is None else run.logger(), callbacks=[])

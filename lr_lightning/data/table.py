@@ -129,7 +129,7 @@ class TableDataModule(TensorDataModule):
         """
         self._given, self._every_row, self._expected_fingerprint = (schema, training), every_row, fingerprint
 
-    fingerprint: int
+    fingerprint: int | None
     """A checksum of the labels of the rows in use, in order: all of the table that the split depends on."""
 
     def prepare_data(self) -> None:

@@ -138,6 +138,8 @@ class TensorDataModule(LightningDataModule):
     train_rows: Rows
     val_rows: Rows | None = None
     test_rows: Rows | None = None
+    fingerprint: int | None = None
+    """What the split into parts depends on, where the rows come from somewhere that may change."""
     prediction_input: list[list[float]] | None = None
     """Rows that `predict` takes where no data are named."""
 

@@ -35,9 +35,7 @@ class SampleProblem:
         complete: Whether the sample is all there is.
     """
 
-    def __init__(
-        self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, complete: bool
-    ) -> None:
+    def __init__(self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, complete: bool) -> None:
         self._x, self._y, self._v = x, y, v
         self._l1, self._l2 = l1, l2
         self._complete = complete
@@ -89,9 +87,7 @@ class SampleProblem:
             return self._newton(start, 1e-15, history_size, limit=60)
         # A little ridge, well below the sampling error, for what the sample cannot tell at all.
         prior = _PRIOR / m
-        problem = SampleProblem(
-            self._x, self._y, self._v, self._l1, self._l2 + prior, complete=self._complete
-        )
+        problem = SampleProblem(self._x, self._y, self._v, self._l1, self._l2 + prior, complete=self._complete)
         point, curvature = problem._newton(start, 0.1 * k / (2 * m), history_size, limit=20)
         if isinstance(curvature, DenseCurvature):
             curvature.matrix.diagonal().sub_(prior)

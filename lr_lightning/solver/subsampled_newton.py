@@ -172,9 +172,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
         solver = state_dict["solver"]
         if solver["point"].shape != self._best_gradient.shape:
-            raise ValueError(
-                f"the state holds {len(solver['point'])} coefficients, not {len(self._best_gradient)}"
-            )
+            raise ValueError(f"the state holds {len(solver['point'])} coefficients, not {len(self._best_gradient)}")
         for name in _STATE:
             value = solver[name]
             setattr(self, name, value.to("cpu", torch.float64) if isinstance(value, Tensor) else value)
@@ -344,9 +342,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         return torch.nn.functional.pad(of_weights, (0, 0 if self._bias is None else 1))
 
     def _read(self, of: Callable[[Tensor], Tensor]) -> Tensor:
-        parts = [
-            of(p).reshape(-1).to("cpu", torch.float64) for p in (self._weight, self._bias) if p is not None
-        ]
+        parts = [of(p).reshape(-1).to("cpu", torch.float64) for p in (self._weight, self._bias) if p is not None]
         return torch.cat(parts).clone()
 
     def _write(self, point: Tensor) -> None:

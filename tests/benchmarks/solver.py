@@ -136,11 +136,9 @@ def _skglm(x: np.ndarray, y: np.ndarray, l1: float) -> Solution:
 
 
 def _torch_lbfgs(task: Task) -> Solution:
-    n, d = task.x.shape
+    _n, d = task.x.shape
     parameters = torch.zeros(d + 1, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [parameters], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
-    )
+    optimizer = torch.optim.LBFGS([parameters], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
     calls = 0
 
     def closure() -> Tensor:
@@ -148,9 +146,7 @@ def _torch_lbfgs(task: Task) -> Solution:
         calls += 1
         optimizer.zero_grad()
         logits = task.x @ parameters[:d] + parameters[d]
-        objective = (
-            binary_cross_entropy_with_logits(logits, task.y) + 0.5 * task.l2 * parameters[:d].square().sum()
-        )
+        objective = binary_cross_entropy_with_logits(logits, task.y) + 0.5 * task.l2 * parameters[:d].square().sum()
         objective.backward()
         return objective
 
@@ -245,10 +241,7 @@ def sparse() -> list[Task]:
     x = _correlated(200_000, 200, generator, decay=0.98)
     y = _labels(x, generator, nonzero=20)
     limit = float((x.T @ (y - y.mean())).abs().max()) / len(x)
-    return [
-        Task(f"L1 at {share:.0%} of its limit, 200 000 × 200", x, y, l1=share * limit)
-        for share in (0.01, 0.1)
-    ]
+    return [Task(f"L1 at {share:.0%} of its limit, 200 000 × 200", x, y, l1=share * limit) for share in (0.01, 0.1)]
 
 
 def wide() -> list[Task]:
@@ -285,15 +278,11 @@ def compare(task: Task, repeat: int, only: list[str]) -> None:
     print(f"  {'':30} {'seconds':>9} {'ratio':>7} {'above the best':>15} {'passes':>7}   objective")
     for name, seconds, solution in rows:
         above = values[name] / best - 1
-        print(
-            f"  {name:30} {seconds:9.4f} {seconds / ours:7.1f} {above:15.1e} {solution[2]:7d}   {values[name]:.12g}"
-        )
+        print(f"  {name:30} {seconds:9.4f} {seconds / ours:7.1f} {above:15.1e} {solution[2]:7d}   {values[name]:.12g}")
     weight, bias = torch.zeros(task.x.shape[1], dtype=torch.float64, requires_grad=True), torch.zeros(())
     fused, _ = best_time(lambda: logistic_loss(task.x, task.y, weight, bias), 5)
     passes = rows[0][2][2]
-    counts = values["ours"] <= min((values[name] for name in values if name != "ours"), default=best) * (
-        1 + 1e-9
-    )
+    counts = values["ours"] <= min((values[name] for name in values if name != "ours"), default=best) * (1 + 1e-9)
     print(
         f"  one fused pass {1e3 * fused:.1f} ms; fit = {ours / (passes * fused):.2f} × passes × that; "
         f"{'counts' if counts else 'DOES NOT COUNT'}"
@@ -314,20 +303,14 @@ def growth(repeat: int) -> None:
             y = _labels(x, generator)
             seconds, solution = best_time(lambda x=x, y=y: fit_ours(x, y, l2=1 / len(x)), repeat)
             size = n if label == "n" else d
-            slope = (
-                ""
-                if previous is None
-                else f"{math.log(seconds / previous[1]) / math.log(size / previous[0]):.2f}"
-            )
+            slope = "" if previous is None else f"{math.log(seconds / previous[1]) / math.log(size / previous[0]):.2f}"
             print(f"{size:10d} {seconds:9.4f} {slope:>6} {solution[2]:7d}")
             previous = (size, seconds)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tasks that are named."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], metavar="task", help=", ".join(TASKS))
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

@@ -80,6 +80,8 @@ if __name__ == "__main__":
             ("lr-lightning --version", lambda: process("-m", "lr_lightning", "--version")),
         ]
         checkpoint = "runs/hours/version_0/checkpoints/last.ckpt"
-        rows.append(("lr-lightning predict", lambda: process("-m", "lr_lightning", "predict", "--ckpt_path", checkpoint)))
+        rows.append(
+            ("lr-lightning predict", lambda: process("-m", "lr_lightning", "predict", "--ckpt_path", checkpoint))
+        )
         figures = [(name, best_of(measure)) for name, measure in rows]
     print("\n".join(f"{name:<32} {seconds:8.3f} s" for name, seconds in figures))

@@ -102,9 +102,7 @@ def kkt_residual(x: Tensor, y: Tensor, v: Tensor | None, point: Tensor, l1=0.0, 
     g = gradient(x, y, v, point, l2)
     l1 = torch.as_tensor(l1, dtype=torch.float64).expand(len(point) - 1)
     weight, of_weights = point[:-1], g[:-1]
-    violation = torch.where(
-        weight != 0, (of_weights + l1 * weight.sign()).abs(), (of_weights.abs() - l1).clamp(min=0)
-    )
+    violation = torch.where(weight != 0, (of_weights + l1 * weight.sign()).abs(), (of_weights.abs() - l1).clamp(min=0))
     return max(float(violation.max()), abs(float(g[-1])))
 
 
@@ -114,9 +112,7 @@ def newton(x: Tensor, y: Tensor, v: Tensor | None, l2=0.0, iterations: int = 200
     n, d = x.shape
     v = torch.ones(n, dtype=torch.float64) if v is None else v.double()
     design = torch.cat([x, torch.ones(n, 1, dtype=torch.float64)], 1)
-    ridge = torch.cat(
-        [torch.as_tensor(l2, dtype=torch.float64).expand(d), torch.zeros(1, dtype=torch.float64)]
-    )
+    ridge = torch.cat([torch.as_tensor(l2, dtype=torch.float64).expand(d), torch.zeros(1, dtype=torch.float64)])
     point = torch.zeros(d + 1, dtype=torch.float64)
     point[-1] = torch.logit(((v * y).sum() + 0.5) / (v.sum() + 1))
     value = objective(x, y, v, point, l2=l2)

@@ -25,9 +25,7 @@ def test_solves_a_regular_system_of_any_scale(scale):
     scales = torch.logspace(-3, 3, 30, dtype=torch.float64)
     matrix = matrix * scales * scales[:, None] * scale
     solution = solve_spd(matrix, rhs)
-    assert float(((matrix @ solution - rhs) * 1 / scales).abs().max()) < 1e-8 * float(
-        (rhs / scales).abs().max()
-    )
+    assert float(((matrix @ solution - rhs) * 1 / scales).abs().max()) < 1e-8 * float((rhs / scales).abs().max())
 
 
 def test_singular_system_gets_the_solution_of_least_norm():

@@ -163,13 +163,9 @@ def test_wide_tables(penalty):
     assert result.optimizer.converged
     assert kkt_residual(x, y, None, result.point, **options) < 1e-5
     if penalty == "l2":
-        reference = LogisticRegression(C=1 / (0.05 * 400), tol=1e-12, max_iter=10_000).fit(
-            x.numpy(), y.numpy()
-        )
+        reference = LogisticRegression(C=1 / (0.05 * 400), tol=1e-12, max_iter=10_000).fit(x.numpy(), y.numpy())
         expected = torch.from_numpy(np.append(reference.coef_[0], reference.intercept_))
-        assert objective(x, y, None, result.point, **options) <= objective(
-            x, y, None, expected, **options
-        ) * (1 + 1e-9)
+        assert objective(x, y, None, result.point, **options) <= objective(x, y, None, expected, **options) * (1 + 1e-9)
     else:
         assert (result.weight == 0).sum() > 2000
 
