@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lr_lightning.loss import logistic_hessian, sweep
+from lr_lightning.loss import compute_dtype, logistic_hessian, sweep
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.quadratic import RANK_TOLERANCE, smallest_pivot
 
@@ -36,11 +36,13 @@ class SampleProblem:
     """
 
     def __init__(self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, complete: bool) -> None:
+        # What the rows can tell is limited by the dtype they came in, what is computed from them by another.
+        self._rank_tolerance = RANK_TOLERANCE if x.dtype == torch.float64 else _SINGLE_RANK_TOLERANCE
+        x = x.to(compute_dtype(x))
         self._x, self._y, self._v = x, y, v
         self._l1, self._l2 = l1, l2
         self._complete = complete
         self._double = x.dtype == torch.float64
-        self._rank_tolerance = RANK_TOLERANCE if self._double else _SINGLE_RANK_TOLERANCE
         self.size = len(l1)
         self._has_intercept = self.size > x.shape[1]
         self._total = float(len(x)) if v is None else float(v.sum(dtype=torch.float64))
