@@ -7,10 +7,9 @@ rows is brought into the cache once and gives its part of the loss *and* of the 
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,7 +19,8 @@ from torch.nn.functional import softplus
 # Elements of x in a block. On the CPU a few MiB, which stay in the cache between the block's two products; an
 # accelerator wants few and large kernels.
 _CPU_BLOCK = 2**20
-_CPU_BLOCK_ROWS = 2**15  # more float32 terms in one sum would lose digits
+_CPU_BLOCK_ROWS = 2**15
+_TERMS = 512  # more float32 terms in one sum would lose digits
 _DEVICE_BLOCK = 2**28
 _ELEMENTS_PER_WORKER = 2**20
 _SMALL = 2**19  # elements of x; below, float64 products cost next to nothing
@@ -161,11 +161,11 @@ def sweep(
     b = w.new_zeros(()) if bias is None else bias.reshape(()).to(x.device, dtype)
     y, v = y.reshape(-1), None if sample_weight is None else sample_weight.reshape(-1)
 
-    def work(first: int, last: int) -> None:
+    def work(share: Iterator[int]) -> None:
         sign, z, value = (torch.empty(min(rows, n), dtype=dtype, device=x.device) for _ in range(3))
         one = torch.ones((), dtype=dtype, device=x.device)
         intercept = b.expand(min(rows, n))
-        for k in range(first, last):
+        for k in share:
             start, stop = k * rows, min((k + 1) * rows, n)
             m = stop - start
             block = x[start:stop].to(dtype)
@@ -183,7 +183,7 @@ def sweep(
                 s.mul_(u)
                 if vb is not None:
                     s.mul_(vb)
-                torch.mv(block.T, s, out=partial_gradient[k])
+                weighted_row_sum(block, s, out=partial_gradient[k])
                 torch.sum(s, 0, dtype=torch.float64, out=partial_residual[k])
 
     share_out(work, blocks, x)
@@ -198,30 +198,43 @@ def block_rows(x: Tensor) -> int:
     return min(max(64, _CPU_BLOCK // d), _CPU_BLOCK_ROWS)
 
 
-def share_out(work: Callable[[int, int], None], blocks: int, x: Tensor) -> None:
-    """Calls ``work(first, last)`` on contiguous shares of the blocks of x, each in a thread of its own.
+def weighted_row_sum(block: Tensor, weight: Tensor, out: Tensor) -> None:
+    """``out = block.T @ weight``, with no more than 512 terms in a sum of the dtype's precision."""
+    whole = len(block) - len(block) % _TERMS
+    if whole <= _TERMS or block.device.type != "cpu" or not block.is_contiguous():
+        torch.mv(block.T, weight, out=out)
+        return
+    parts = torch.bmm(weight[:whole].view(-1, 1, _TERMS), block[:whole].view(-1, _TERMS, block.shape[1]))
+    torch.sum(parts[:, 0], 0, out=out)
+    if whole < len(block):
+        out += torch.mv(block[whole:].T, weight[whole:])
+
+
+def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor) -> None:
+    """Calls ``work`` in several threads, each with its share of the numbers of the blocks of x.
 
     Matrix-vector products of the usual BLAS run on one thread, and torch's element-wise operations on the few
-    thousand rows of a block do as well; so the threads are put around the blocks. Torch gives up Python's lock
-    inside its operations.
+    thousand rows of a block do as well; so the threads are put around the blocks. Torch gives up Python's
+    lock inside its operations. A thread takes the next block when it has done one, so that none waits for a
+    thread that the system holds up.
     """
+    share = iter(range(blocks))
     workers = min(torch.get_num_threads(), _MAX_WORKERS, blocks, x.numel() // _ELEMENTS_PER_WORKER)
     if workers < 2 or x.device.type != "cpu":
-        work(0, blocks)
+        work(share)
         return
     threads = torch.get_num_threads()
     errors: list[BaseException] = []
 
-    def run(first: int, last: int) -> None:
+    def run() -> None:
         torch.set_num_threads(max(1, threads // workers))  # this holds for the calling thread alone
         try:
             with torch.no_grad():  # grad mode belongs to a thread too
-                work(first, last)
+                work(share)
         except BaseException as error:
             errors.append(error)
 
-    bounds = [blocks * k // workers for k in range(workers + 1)]
-    team = [threading.Thread(target=run, args=pair) for pair in itertools.pairwise(bounds)]
+    team = [threading.Thread(target=run) for _ in range(workers)]
     for thread in team:
         thread.start()
     for thread in team:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from lr_lightning.loss import block_rows, compute_dtype, share_out
+from lr_lightning.loss import block_rows, compute_dtype, share_out, weighted_row_sum
 
 _SHIFT_ROWS = 1024
+_TILE = 16
 
 
 @torch.no_grad()
@@ -34,23 +36,36 @@ def column_moments(x: Tensor, sample_weight: Tensor | None = None) -> tuple[Tens
     head = slice(0, _SHIFT_ROWS)
     shift = x[head].double().mean(0) if v is None else _weighted_mean(x[head].double(), v[head].double())
     shift = shift.to(dtype)
+    tiled_shift = shift.repeat(_TILE)
     sums = torch.zeros(2, blocks, d, dtype=dtype, device=x.device)
 
-    def work(first: int, last: int) -> None:
+    def work(share: Iterator[int]) -> None:
         buffer = torch.empty(min(rows, n), d, dtype=dtype, device=x.device)
-        for k in range(first, last):
+        ones = torch.ones(min(rows, n), dtype=dtype, device=x.device)
+        for k in share:
             start, stop = k * rows, min((k + 1) * rows, n)
-            centred = torch.sub(x[start:stop], shift, out=buffer[: stop - start])
-            weight = None if v is None else v[start:stop].to(dtype)[:, None]
-            # torch's sums are cascaded; those of a matrix-vector product lose two digits over a block.
-            torch.sum(centred if weight is None else centred * weight, 0, out=sums[0, k])
-            centred.square_()
-            torch.sum(centred if weight is None else centred * weight, 0, out=sums[1, k])
+            centred, weight = buffer[: stop - start], ones[: stop - start]
+            _subtract(x[start:stop], tiled_shift, centred)
+            if v is not None:
+                weight = v[start:stop].to(dtype)
+            weighted_row_sum(centred, weight, out=sums[0, k])
+            weighted_row_sum(centred.square_(), weight, out=sums[1, k])
 
     share_out(work, blocks, x)
     total = n if v is None else v.sum(dtype=torch.float64)
     first, second = sums.sum(1, dtype=torch.float64) / total
     return shift + first, (second - first.square()).clamp(min=0).sqrt()
+
+
+def _subtract(block: Tensor, tiled_shift: Tensor, out: Tensor) -> None:
+    """Subtracts the shift from each row; from several rows at once, as torch is slow on short ones."""
+    whole = len(block) - len(block) % _TILE
+    if not block.is_contiguous():
+        whole = 0
+    torch.sub(
+        block[:whole].view(-1, len(tiled_shift)), tiled_shift, out=out[:whole].view(-1, len(tiled_shift))
+    )
+    torch.sub(block[whole:], tiled_shift[: block.shape[1]], out=out[whole:])
 
 
 def _weighted_mean(x: Tensor, v: Tensor) -> Tensor:

@@ -36,9 +36,7 @@ class SampleProblem:
     """
 
     def __init__(self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, complete: bool) -> None:
-        # What the rows can tell is limited by the dtype they came in, what is computed from them by another.
-        self._rank_tolerance = RANK_TOLERANCE if x.dtype == torch.float64 else _SINGLE_RANK_TOLERANCE
-        x = x.to(compute_dtype(x))
+        rounded, x = x.dtype != torch.float64, x.to(compute_dtype(x))
         self._x, self._y, self._v = x, y, v
         self._l1, self._l2 = l1, l2
         self._complete = complete
@@ -46,6 +44,15 @@ class SampleProblem:
         self.size = len(l1)
         self._has_intercept = self.size > x.shape[1]
         self._total = float(len(x)) if v is None else float(v.sum(dtype=torch.float64))
+
+        self._rank_tolerance = _SINGLE_RANK_TOLERANCE if rounded else RANK_TOLERANCE
+        if rounded and self._double and not self._is_collinear():
+            # Then a small pivot further on does not come from rounded columns but from rows fitted perfectly.
+            self._rank_tolerance = RANK_TOLERANCE
+
+    def _is_collinear(self) -> bool:
+        weight, bias = self._split(torch.zeros(self.size, dtype=torch.float64, device=self._x.device))
+        return smallest_pivot(logistic_hessian(self._x, weight, bias, self._v)) <= self._rank_tolerance * self.size
 
     def logits(self, point: Tensor) -> Tensor:
         """Logits (m,) of the sample's rows."""

@@ -4,8 +4,8 @@
     python -m tests.benchmarks.solver correlated one_hot   # some
     python -m tests.benchmarks.solver --growth             # how the time grows with n and d
 
-Ratios are the claim, not the seconds. A ratio counts only if our objective, in float64, is at most 1e-9 (relative)
-above the best peer's. Peers that are not installed are left out.
+Ratios are the claim, not the seconds. A ratio counts only if our objective, in float64, is at most 1e-9
+(relative) above the best peer's. Peers that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def peers(task: Task) -> dict[str, Callable[[], Solution]]:
             del found["scikit-learn newton-cholesky"]
     found["glum"] = lambda: _glum(x, y, task.l1, task.l2)
     if x.shape[1] > 5000:
-        del found["glum"]  # it keeps a d × d matrix
+        del found["glum"]  # it keeps a d x d matrix
     return found
 
 
@@ -136,9 +136,11 @@ def _skglm(x: np.ndarray, y: np.ndarray, l1: float) -> Solution:
 
 
 def _torch_lbfgs(task: Task) -> Solution:
-    _n, d = task.x.shape
+    d = task.x.shape[1]
     parameters = torch.zeros(d + 1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([parameters], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [parameters], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
+    )
     calls = 0
 
     def closure() -> Tensor:
@@ -146,7 +148,9 @@ def _torch_lbfgs(task: Task) -> Solution:
         calls += 1
         optimizer.zero_grad()
         logits = task.x @ parameters[:d] + parameters[d]
-        objective = binary_cross_entropy_with_logits(logits, task.y) + 0.5 * task.l2 * parameters[:d].square().sum()
+        objective = (
+            binary_cross_entropy_with_logits(logits, task.y) + 0.5 * task.l2 * parameters[:d].square().sum()
+        )
         objective.backward()
         return objective
 
@@ -200,31 +204,31 @@ def _correlated(n: int, d: int, generator: torch.Generator, *, decay: float, ske
 def independent() -> list[Task]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2_000_000, 28, generator=generator)
-    return [Task("2 000 000 × 28 independent", x, _labels(x, generator), l2=1 / len(x))]
+    return [Task("2 000 000 x 28 independent", x, _labels(x, generator), l2=1 / len(x))]
 
 
 def correlated() -> list[Task]:
     generator = torch.Generator().manual_seed(1)
     x = _correlated(2_000_000, 28, generator, decay=0.75, skew=0.3)
-    return [Task("2 000 000 × 28 correlated and skewed", x, _labels(x, generator), l2=1 / len(x))]
+    return [Task("2 000 000 x 28 correlated and skewed", x, _labels(x, generator), l2=1 / len(x))]
 
 
 def medium() -> list[Task]:
     generator = torch.Generator().manual_seed(2)
     x = _correlated(200_000, 200, generator, decay=0.98)
-    return [Task("200 000 × 200 correlated", x, _labels(x, generator), l2=1 / len(x))]
+    return [Task("200 000 x 200 correlated", x, _labels(x, generator), l2=1 / len(x))]
 
 
 def narrow() -> list[Task]:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(1_000_000, 10, generator=generator)
-    return [Task("1 000 000 × 10", x, _labels(x, generator), l2=1 / len(x))]
+    return [Task("1 000 000 x 10", x, _labels(x, generator), l2=1 / len(x))]
 
 
 def breast_cancer() -> list[Task]:
     table = importlib.import_module("sklearn.datasets").load_breast_cancer()
     x = _standardized(torch.from_numpy(table.data).float())
-    return [Task("breast cancer, 569 × 30", x, torch.from_numpy(table.target).float(), l2=1 / len(x))]
+    return [Task("breast cancer, 569 x 30", x, torch.from_numpy(table.target).float(), l2=1 / len(x))]
 
 
 def one_hot() -> list[Task]:
@@ -233,7 +237,7 @@ def one_hot() -> list[Task]:
     x = torch.zeros(n, 10, 20)
     x.scatter_(2, torch.randint(20, (n, 10, 1), generator=generator), 1.0)
     x = x[:, :, 1:].reshape(n, 190)
-    return [Task("one-hot, 500 000 × 190", x, _labels(x, generator), l2=1 / n)]
+    return [Task("one-hot, 500 000 x 190", x, _labels(x, generator), l2=1 / n)]
 
 
 def sparse() -> list[Task]:
@@ -241,7 +245,10 @@ def sparse() -> list[Task]:
     x = _correlated(200_000, 200, generator, decay=0.98)
     y = _labels(x, generator, nonzero=20)
     limit = float((x.T @ (y - y.mean())).abs().max()) / len(x)
-    return [Task(f"L1 at {share:.0%} of its limit, 200 000 × 200", x, y, l1=share * limit) for share in (0.01, 0.1)]
+    return [
+        Task(f"L1 at {share:.0%} of its limit, 200 000 x 200", x, y, l1=share * limit)
+        for share in (0.01, 0.1)
+    ]
 
 
 def wide() -> list[Task]:
@@ -250,8 +257,8 @@ def wide() -> list[Task]:
     y = _labels(x, generator, nonzero=50)
     limit = float((x.T @ (y - y.mean())).abs().max()) / len(x)
     return [
-        Task("5 000 × 20 000", x, y, l2=1 / len(x)),
-        Task("5 000 × 20 000, L1 at 10% of its limit", x, y, l1=0.1 * limit),
+        Task("5 000 x 20 000", x, y, l2=1 / len(x)),
+        Task("5 000 x 20 000, L1 at 10% of its limit", x, y, l1=0.1 * limit),
     ]
 
 
@@ -278,13 +285,16 @@ def compare(task: Task, repeat: int, only: list[str]) -> None:
     print(f"  {'':30} {'seconds':>9} {'ratio':>7} {'above the best':>15} {'passes':>7}   objective")
     for name, seconds, solution in rows:
         above = values[name] / best - 1
-        print(f"  {name:30} {seconds:9.4f} {seconds / ours:7.1f} {above:15.1e} {solution[2]:7d}   {values[name]:.12g}")
+        figures = f"{seconds:9.4f} {seconds / ours:7.1f} {above:15.1e} {solution[2]:7d}"
+        print(f"  {name:30} {figures}   {values[name]:.12g}")
     weight, bias = torch.zeros(task.x.shape[1], dtype=torch.float64, requires_grad=True), torch.zeros(())
     fused, _ = best_time(lambda: logistic_loss(task.x, task.y, weight, bias), 5)
     passes = rows[0][2][2]
-    counts = values["ours"] <= min((values[name] for name in values if name != "ours"), default=best) * (1 + 1e-9)
+    counts = values["ours"] <= min((values[name] for name in values if name != "ours"), default=best) * (
+        1 + 1e-9
+    )
     print(
-        f"  one fused pass {1e3 * fused:.1f} ms; fit = {ours / (passes * fused):.2f} × passes × that; "
+        f"  one fused pass {1e3 * fused:.1f} ms; fit = {ours / (passes * fused):.2f} x passes x that; "
         f"{'counts' if counts else 'DOES NOT COUNT'}"
     )
 
@@ -303,14 +313,20 @@ def growth(repeat: int) -> None:
             y = _labels(x, generator)
             seconds, solution = best_time(lambda x=x, y=y: fit_ours(x, y, l2=1 / len(x)), repeat)
             size = n if label == "n" else d
-            slope = "" if previous is None else f"{math.log(seconds / previous[1]) / math.log(size / previous[0]):.2f}"
+            slope = (
+                ""
+                if previous is None
+                else f"{math.log(seconds / previous[1]) / math.log(size / previous[0]):.2f}"
+            )
             print(f"{size:10d} {seconds:9.4f} {slope:>6} {solution[2]:7d}")
             previous = (size, seconds)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tasks that are named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], metavar="task", help=", ".join(TASKS))
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
