@@ -8,23 +8,15 @@ rows is brought into the cache once and gives its part of the loss *and* of the 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-# Elements of x in a block. On the CPU a few MiB, which stay in the cache between the block's two products; an
-# accelerator wants few and large kernels.
-_CPU_BLOCK = 2**20
-_CPU_BLOCK_ROWS = 2**15
-_TERMS = 512  # more float32 terms in one sum would lose digits
-_DEVICE_BLOCK = 2**28
-_ELEMENTS_PER_WORKER = 2**20
-_SMALL = 2**19  # elements of x; below, float64 products cost next to nothing
-_MAX_WORKERS = 8  # more would wait for Python's interpreter lock
+from lr_lightning.blocks import DEVICE_BLOCK, block_rows, compute_dtype, share_out, weighted_row_sum
+
 _HESSIAN_ROWS = 4096
 _SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
 
@@ -86,7 +78,7 @@ def logistic_hessian(
     v = None if sample_weight is None else sample_weight.detach().reshape(-1)
     size = d + (bias is not None)
     hessian = torch.zeros(size, size, dtype=torch.float64, device=x.device)
-    rows = _HESSIAN_ROWS if x.device.type == "cpu" else max(_HESSIAN_ROWS, _DEVICE_BLOCK // max(d, 1))
+    rows = _HESSIAN_ROWS if x.device.type == "cpu" else max(_HESSIAN_ROWS, DEVICE_BLOCK // max(d, 1))
     rows = max(1, min(n, rows))
     scaled = torch.empty(rows, d, dtype=dtype, device=x.device)
     for start in range(0, n, rows):
@@ -188,67 +180,6 @@ def sweep(
 
     share_out(work, blocks, x)
     return partial_loss.sum(), partial_gradient.sum(0, dtype=torch.float64), partial_residual.sum()
-
-
-def block_rows(x: Tensor) -> int:
-    """Number of rows of ``x`` to work on at a time."""
-    d = max(x.shape[1], 1)
-    if x.device.type != "cpu":
-        return max(64, _DEVICE_BLOCK // d)
-    return min(max(64, _CPU_BLOCK // d), _CPU_BLOCK_ROWS)
-
-
-def weighted_row_sum(block: Tensor, weight: Tensor, out: Tensor) -> None:
-    """``out = block.T @ weight``, with no more than 512 terms in a sum of the dtype's precision."""
-    whole = len(block) - len(block) % _TERMS
-    if whole <= _TERMS or block.device.type != "cpu" or not block.is_contiguous():
-        torch.mv(block.T, weight, out=out)
-        return
-    parts = torch.bmm(weight[:whole].view(-1, 1, _TERMS), block[:whole].view(-1, _TERMS, block.shape[1]))
-    torch.sum(parts[:, 0], 0, out=out)
-    if whole < len(block):
-        out += torch.mv(block[whole:].T, weight[whole:])
-
-
-def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor) -> None:
-    """Calls ``work`` in several threads, each with its share of the numbers of the blocks of x.
-
-    Matrix-vector products of the usual BLAS run on one thread, and torch's element-wise operations on the few
-    thousand rows of a block do as well; so the threads are put around the blocks. Torch gives up Python's
-    lock inside its operations. A thread takes the next block when it has done one, so that none waits for a
-    thread that the system holds up.
-    """
-    share = iter(range(blocks))
-    workers = min(torch.get_num_threads(), _MAX_WORKERS, blocks, x.numel() // _ELEMENTS_PER_WORKER)
-    if workers < 2 or x.device.type != "cpu":
-        work(share)
-        return
-    threads = torch.get_num_threads()
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        torch.set_num_threads(max(1, threads // workers))  # this holds for the calling thread alone
-        try:
-            with torch.no_grad():  # grad mode belongs to a thread too
-                work(share)
-        except BaseException as error:
-            errors.append(error)
-
-    team = [threading.Thread(target=run) for _ in range(workers)]
-    for thread in team:
-        thread.start()
-    for thread in team:
-        thread.join()
-    torch.set_num_threads(threads)  # restores what threads started later will inherit
-    if errors:
-        raise errors[0]
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which products with ``x`` are computed."""
-    if x.device.type == "cpu" and x.numel() <= _SMALL:
-        return torch.float64
-    return x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
 
 
 def _check_shapes(

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.blocks import block_rows, compute_dtype, share_out, weighted_row_sum
 from lr_lightning.errors import InputError
 
-BLOCK_BYTES = 1 << 20  # a block of rows that stays in the second-level cache while it is read twice
-BLOCK_ROWS = 1 << 12  # more, and a float32 sum within a block would lose digits
+_TILE = 16
+_PIVOT_ROWS = 1024
 
 
 class Standardization(NamedTuple):
@@ -57,9 +58,8 @@ class Standardization(NamedTuple):
 
 
 def row_blocks(x: Tensor) -> Iterator[slice]:
-    """Slices that cut x into blocks of about one mebibyte."""
-    row_bytes = max(1, x[:1].numel() * x.element_size())
-    step = max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
+    """Slices that cut x into blocks that stay in the cache."""
+    step = block_rows(x)
     return (slice(start, min(start + step, len(x))) for start in range(0, len(x), step))
 
 
@@ -99,20 +99,45 @@ def _moments(
     if first is None:
         raise InputError("there are no training rows")
     x = first[0]
-    dtype, eps = dtype or x.dtype, torch.finfo(x.dtype).eps
-    pivot = x[next(row_blocks(x))].double().mean(0).to(dtype)
-    total, total_squares = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device)
-    weight_sum = torch.zeros((), dtype=torch.float64, device=x.device)
+    dtype, eps = dtype or compute_dtype(x), torch.finfo(x.dtype).eps
+    pivot = x[:_PIVOT_ROWS].double().mean(0).to(dtype)
+    total, weight_sum = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device), 0.0
     for x, weight in chain([first], blocks):
-        for rows in row_blocks(x):
-            centred = x[rows].to(dtype) - pivot
-            v = centred.new_ones(len(centred)) if weight is None else weight[rows].to(dtype)
-            total += v @ centred
-            total_squares += v @ centred.square_()
-            weight_sum += v.sum(dtype=torch.float64)
-    shift = total / weight_sum
-    variance = (total_squares / weight_sum - shift.square()).clamp_min(0)
+        total += _sums_about(pivot, x, weight)
+        weight_sum += len(x) if weight is None else float(weight.sum(dtype=torch.float64))
+    shift, mean_square = total / weight_sum
+    variance = (mean_square - shift.square()).clamp_min(0)
     return Standardization(pivot.double() + shift, variance.sqrt()), dtype, eps
+
+
+def _sums_about(pivot: Tensor, x: Tensor, weight: Tensor | None) -> Tensor:
+    """Σ v (x − pivot) and Σ v (x − pivot)², shape (2, d): float64 sums over blocks in the pivot's dtype."""
+    dtype, rows = pivot.dtype, block_rows(x)
+    blocks = -(-len(x) // rows)
+    tiled_pivot = pivot.repeat(_TILE)
+    sums = torch.zeros(2, blocks, x.shape[1], dtype=dtype, device=x.device)
+
+    def work(share: Iterator[int]) -> None:
+        buffer = torch.empty(min(rows, len(x)), x.shape[1], dtype=dtype, device=x.device)
+        ones = torch.ones(len(buffer), dtype=dtype, device=x.device)
+        for k in share:
+            block = slice(k * rows, min((k + 1) * rows, len(x)))
+            centred = buffer[: block.stop - block.start]
+            v = ones[: len(centred)] if weight is None else weight[block].to(dtype)
+            _subtract(x[block], tiled_pivot, centred)
+            weighted_row_sum(centred, v, out=sums[0, k])
+            weighted_row_sum(centred.square_(), v, out=sums[1, k])
+
+    share_out(work, blocks, x)
+    return sums.sum(1, dtype=torch.float64)
+
+
+def _subtract(block: Tensor, tiled_pivot: Tensor, out: Tensor) -> None:
+    """Subtract the pivot from each row; from several rows at once, as torch is slow on short ones."""
+    whole = len(block) - len(block) % _TILE if block.is_contiguous() else 0
+    width = len(tiled_pivot)
+    torch.sub(block[:whole].view(-1, width), tiled_pivot, out=out[:whole].view(-1, width))
+    torch.sub(block[whole:], tiled_pivot[: block.shape[1]], out=out[whole:])
 
 
 def _are_constant(blocks: Iterable[tuple[Tensor, Tensor | None]], columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from lr_lightning.loss import compute_dtype, logistic_hessian, sweep
+from lr_lightning.blocks import compute_dtype
+from lr_lightning.loss import logistic_hessian, sweep
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.quadratic import RANK_TOLERANCE, smallest_pivot
 

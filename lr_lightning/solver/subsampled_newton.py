@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.loss import compute_dtype
+from lr_lightning.blocks import compute_dtype
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.sample_problem import DENSE_LIMIT, Curvature, SampleProblem
 
@@ -86,7 +86,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         sample_is_complete: bool = False,
     ) -> None:
         single = sample is not None and sample[0].dtype != torch.float64
-        if single and sample_is_complete:
+        if sample is not None and single and sample_is_complete:
             single = compute_dtype(sample[0]) != torch.float64
         if tol is None:
             tol = 1e-10 if single else 1e-14

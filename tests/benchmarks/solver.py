@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
+from lr_lightning.data.standardization import moments
 from lr_lightning.loss import logistic_loss
-from lr_lightning.solver import SubsampledNewton, column_moments, draw_sample
+from lr_lightning.solver import SubsampledNewton, draw_sample
 
 SLOW = 5.0  # seconds; what takes longer is run once
 Solution = tuple[Tensor, float, int]  # weights, intercept, passes or iterations
@@ -43,7 +44,7 @@ class Task:
 def fit_ours(x: Tensor, y: Tensor, *, l1: float = 0.0, l2: float = 0.0) -> Solution:
     """Weights of the raw features, with the penalty on these (scikit-learn's convention)."""
     n, d = x.shape
-    center, scale = column_moments(x)
+    center, scale = moments([(x, None)])
     scale = torch.where(scale > 0, scale, 1.0)
     weight = torch.zeros(d, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -138,9 +139,7 @@ def _skglm(x: np.ndarray, y: np.ndarray, l1: float) -> Solution:
 def _torch_lbfgs(task: Task) -> Solution:
     d = task.x.shape[1]
     parameters = torch.zeros(d + 1, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [parameters], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe"
-    )
+    optimizer = torch.optim.LBFGS([parameters], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
     calls = 0
 
     def closure() -> Tensor:
@@ -148,9 +147,7 @@ def _torch_lbfgs(task: Task) -> Solution:
         calls += 1
         optimizer.zero_grad()
         logits = task.x @ parameters[:d] + parameters[d]
-        objective = (
-            binary_cross_entropy_with_logits(logits, task.y) + 0.5 * task.l2 * parameters[:d].square().sum()
-        )
+        objective = binary_cross_entropy_with_logits(logits, task.y) + 0.5 * task.l2 * parameters[:d].square().sum()
         objective.backward()
         return objective
 
@@ -190,7 +187,7 @@ def _labels(x: Tensor, generator: torch.Generator, nonzero: int | None = None) -
 
 
 def _standardized(x: Tensor) -> Tensor:
-    mean, scale = column_moments(x)
+    mean, scale = moments([(x, None)])
     return x.sub_(mean.float()).div_(scale.float())
 
 
@@ -245,10 +242,7 @@ def sparse() -> list[Task]:
     x = _correlated(200_000, 200, generator, decay=0.98)
     y = _labels(x, generator, nonzero=20)
     limit = float((x.T @ (y - y.mean())).abs().max()) / len(x)
-    return [
-        Task(f"L1 at {share:.0%} of its limit, 200 000 x 200", x, y, l1=share * limit)
-        for share in (0.01, 0.1)
-    ]
+    return [Task(f"L1 at {share:.0%} of its limit, 200 000 x 200", x, y, l1=share * limit) for share in (0.01, 0.1)]
 
 
 def wide() -> list[Task]:
@@ -290,9 +284,7 @@ def compare(task: Task, repeat: int, only: list[str]) -> None:
     weight, bias = torch.zeros(task.x.shape[1], dtype=torch.float64, requires_grad=True), torch.zeros(())
     fused, _ = best_time(lambda: logistic_loss(task.x, task.y, weight, bias), 5)
     passes = rows[0][2][2]
-    counts = values["ours"] <= min((values[name] for name in values if name != "ours"), default=best) * (
-        1 + 1e-9
-    )
+    counts = values["ours"] <= min((values[name] for name in values if name != "ours"), default=best) * (1 + 1e-9)
     print(
         f"  one fused pass {1e3 * fused:.1f} ms; fit = {ours / (passes * fused):.2f} x passes x that; "
         f"{'counts' if counts else 'DOES NOT COUNT'}"
@@ -313,20 +305,14 @@ def growth(repeat: int) -> None:
             y = _labels(x, generator)
             seconds, solution = best_time(lambda x=x, y=y: fit_ours(x, y, l2=1 / len(x)), repeat)
             size = n if label == "n" else d
-            slope = (
-                ""
-                if previous is None
-                else f"{math.log(seconds / previous[1]) / math.log(size / previous[0]):.2f}"
-            )
+            slope = "" if previous is None else f"{math.log(seconds / previous[1]) / math.log(size / previous[0]):.2f}"
             print(f"{size:10d} {seconds:9.4f} {slope:>6} {solution[2]:7d}")
             previous = (size, seconds)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tasks that are named."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], metavar="task", help=", ".join(TASKS))
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

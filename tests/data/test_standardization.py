@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lr_lightning.solver import column_moments
+from lr_lightning.data.standardization import moments
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])
@@ -13,7 +13,7 @@ def test_agrees_with_float64(dtype, tolerance, weighted, shape):
     x[:, -1] = 3.0
     x = x.to(dtype)
     v = torch.rand(shape[0], generator=generator, dtype=torch.float64) if weighted else None
-    mean, std = column_moments(x, v)
+    mean, std = moments([(x, v)])
     weight = torch.ones(shape[0], dtype=torch.float64) if v is None else v
     expected = (weight @ x.double()) / weight.sum()
     torch.testing.assert_close(mean, expected, rtol=1e-7 if dtype == torch.float32 else 1e-13, atol=0)

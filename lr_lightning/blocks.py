@@ -1,0 +1,80 @@
+"""Sweeps over the rows of a large matrix: in blocks that fit the cache, in threads, without losing digits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+# Elements of x in a block. On the CPU a few MiB, which stay in the cache between the block's two products; an
+# accelerator wants few and large kernels.
+_CPU_BLOCK = 2**20
+_CPU_BLOCK_ROWS = 2**15
+_TERMS = 512  # more float32 terms in one sum would lose digits
+DEVICE_BLOCK = 2**28
+_ELEMENTS_PER_WORKER = 2**20
+_SMALL = 2**19  # elements of x; below, float64 products cost next to nothing
+_MAX_WORKERS = 8  # more would wait for Python's interpreter lock
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which products with ``x`` are computed."""
+    if x.device.type == "cpu" and x.numel() <= _SMALL:
+        return torch.float64
+    return x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+
+
+def block_rows(x: Tensor) -> int:
+    """Number of rows of ``x`` to work on at a time."""
+    d = max(x.shape[1], 1)
+    if x.device.type != "cpu":
+        return max(64, DEVICE_BLOCK // d)
+    return min(max(64, _CPU_BLOCK // d), _CPU_BLOCK_ROWS)
+
+
+def weighted_row_sum(block: Tensor, weight: Tensor, out: Tensor) -> None:
+    """``out = block.T @ weight``, with no more than 512 terms in a sum of the dtype's precision."""
+    whole = len(block) - len(block) % _TERMS
+    if whole <= _TERMS or block.device.type != "cpu" or not block.is_contiguous():
+        torch.mv(block.T, weight, out=out)
+        return
+    parts = torch.bmm(weight[:whole].view(-1, 1, _TERMS), block[:whole].view(-1, _TERMS, block.shape[1]))
+    torch.sum(parts[:, 0], 0, out=out)
+    if whole < len(block):
+        out += torch.mv(block[whole:].T, weight[whole:])
+
+
+def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor) -> None:
+    """Calls ``work`` in several threads, each with its share of the numbers of the blocks of x.
+
+    Matrix-vector products of the usual BLAS run on one thread, and torch's element-wise operations on the few
+    thousand rows of a block do as well; so the threads are put around the blocks. Torch gives up Python's
+    lock inside its operations. A thread takes the next block when it has done one, so that none waits for a
+    thread that the system holds up.
+    """
+    share = iter(range(blocks))
+    workers = min(torch.get_num_threads(), _MAX_WORKERS, blocks, x.numel() // _ELEMENTS_PER_WORKER)
+    if workers < 2 or x.device.type != "cpu":
+        work(share)
+        return
+    threads = torch.get_num_threads()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        torch.set_num_threads(max(1, threads // workers))  # this holds for the calling thread alone
+        try:
+            with torch.no_grad():  # grad mode belongs to a thread too
+                work(share)
+        except BaseException as error:
+            errors.append(error)
+
+    team = [threading.Thread(target=run) for _ in range(workers)]
+    for thread in team:
+        thread.start()
+    for thread in team:
+        thread.join()
+    torch.set_num_threads(threads)  # restores what threads started later will inherit
+    if errors:
+        raise errors[0]
