@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import math
 import time
 import warnings
@@ -21,12 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
+from lr_lightning import LogisticRegression, TensorDataModule
 from lr_lightning.data.standardization import moments
 from lr_lightning.loss import logistic_loss
-from lr_lightning.solver import SubsampledNewton, draw_sample
 
 SLOW = 5.0  # seconds; what takes longer is run once
 Solution = tuple[Tensor, float, int]  # weights, intercept, passes or iterations
@@ -42,39 +44,19 @@ class Task:
 
 
 def fit_ours(x: Tensor, y: Tensor, *, l1: float = 0.0, l2: float = 0.0) -> Solution:
-    """Weights of the raw features, with the penalty on these (scikit-learn's convention)."""
-    n, d = x.shape
-    center, scale = moments([(x, None)])
-    scale = torch.where(scale > 0, scale, 1.0)
-    weight = torch.zeros(d, dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    sample = draw_sample(x, y, center=center, scale=scale)
-    l2_standardized = l2 / scale.square()
-    optimizer = SubsampledNewton(
-        [weight, bias],
-        sample=sample,
-        l1=l1 / scale,
-        l2=l2_standardized,
-        sample_is_complete=len(sample[0]) == n,
+    """`Trainer.fit` as a user would call it; the penalty is on the raw weights (scikit-learn's convention)."""
+    model = LogisticRegression(l1=l1, l2=l2, standardize=False)
+    trainer = Trainer(
+        max_epochs=500,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
-
-    def raw() -> tuple[Tensor, Tensor]:
-        of_raw = weight / scale
-        return of_raw, bias - of_raw @ center
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        objective = logistic_loss(x, y, *raw()) / n + 0.5 * l2_standardized @ weight.square()
-        objective.backward()
-        return objective.detach()
-
-    passes = 0
-    while not optimizer.stopped and passes < 500:
-        optimizer.step(closure)
-        passes += 1
-    with torch.no_grad():
-        w, b = raw()
-    return w, float(b), passes
+    trainer.fit(model, TensorDataModule(x, y))
+    weight, intercept = model.linear_sigmoid.coefficients()
+    return weight, intercept, trainer.current_epoch
 
 
 def peers(task: Task) -> dict[str, Callable[[], Solution]]:
@@ -321,6 +303,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     if arguments.growth:
         growth(arguments.repeat)
         return
