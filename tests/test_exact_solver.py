@@ -108,9 +108,7 @@ def test_warm_start_at_the_optimum_takes_one_or_two_passes():
     model = LogisticRegression()
     fit(model, TensorDataModule(x, y))
     found = model.predictor()
-    again = LogisticRegression(
-        initial_weight=list(found.coefficients.values()), initial_bias=found.intercept
-    )
+    again = LogisticRegression(initial_weight=list(found.coefficients.values()), initial_bias=found.intercept)
     trainer, _ = fit(again, TensorDataModule(x, y))
     assert again.converged
     assert trainer.current_epoch <= 2
@@ -135,9 +133,7 @@ def test_resumed_fit_goes_on_bit_by_bit(tmp_path, l1, precision):
     resumed = LogisticRegression(l1=l1)
     _, rest = fit(resumed, TensorDataModule(x, y), precision=precision, ckpt_path=tmp_path / "after.ckpt")
     assert rest.losses == uninterrupted.losses[stopped_at:]
-    assert all(
-        torch.equal(a, b) for a, b in zip(rest.weights, uninterrupted.weights[stopped_at:], strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(rest.weights, uninterrupted.weights[stopped_at:], strict=True))
 
 
 def test_heavily_imbalanced():

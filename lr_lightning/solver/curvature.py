@@ -53,6 +53,10 @@ class DenseCurvature:
             return minimize_l1(matrix, gradient, point, l1, self._rank_tolerance) - point
         return solve_spd(matrix, -gradient, self._rank_tolerance)
 
+    def product(self, vector: Tensor) -> Tensor:
+        """The matrix times a vector (k,)."""
+        return self.matrix @ vector
+
     def state(self) -> dict[str, Any]:
         """What :meth:`load` needs."""
         return {"matrix": self.matrix}

@@ -12,6 +12,7 @@ from lr_lightning.solver.sample_problem import SampleProblem
 
 _RARE = 0.05
 _BLOCK = 2**20  # elements
+_BLOCK_ROWS = 1024
 
 
 def sample_size(n: int, d: int) -> int:
@@ -145,9 +146,14 @@ def _blocks(x: Tensor, center: Tensor | None, scale: Tensor | None) -> Iterator[
 def _standardize(x: Tensor, center: Tensor | None, scale: Tensor | None) -> Tensor:
     if center is None and scale is None:
         return x
-    standardized = x.double()
-    if center is not None:
-        standardized = standardized - center
-    if scale is not None:
-        standardized = standardized / scale
-    return standardized.to(x.dtype)
+    # The dtype tells the solver how far the rows are rounded.
+    dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+    standardized = torch.empty(x.shape, dtype=dtype, device=x.device)
+    for block, out in zip(x.split(_BLOCK_ROWS), standardized.split(_BLOCK_ROWS), strict=True):
+        rows = block.to(torch.float64, copy=True)
+        if center is not None:
+            rows -= center.to(x.device)
+        if scale is not None:
+            rows /= scale.to(x.device)
+        out.copy_(rows)
+    return standardized

@@ -18,7 +18,7 @@ DENSE_LIMIT = 2048  # coefficients; above, nothing of d × d is kept
 _CHEAP = 2e8  # multiplications of a Hessian that is not worth being spared
 _LEVEL_RATIO = 4
 _PRIOR = 0.1  # in rows
-_SINGLE_PIVOT = 1e-5  # below, float32 products are too coarse for the Hessian's inverse
+_SINGLE_PIVOT = 2e-6  # below, float32 products are too coarse for the Hessian's inverse
 _SINGLE_RANK_TOLERANCE = 1e-11  # dependent columns, rounded to float32, leave squared pivots of 1e-14
 
 
@@ -37,11 +37,12 @@ class SampleProblem:
     """
 
     def __init__(self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, complete: bool) -> None:
-        rounded, x = x.dtype != torch.float64, x.to(compute_dtype(x))
+        self._exact = complete and len(x) * len(l1) ** 2 <= _CHEAP
+        rounded, self._double = x.dtype != torch.float64, compute_dtype(x) == torch.float64
+        x = x.double() if self._exact else x.to(compute_dtype(x))
         self._x, self._y, self._v = x, y, v
         self._l1, self._l2 = l1, l2
         self._complete = complete
-        self._double = x.dtype == torch.float64
         self.size = len(l1)
         self._has_intercept = self.size > x.shape[1]
         self._total = float(len(x)) if v is None else float(v.sum(dtype=torch.float64))
@@ -86,14 +87,13 @@ class SampleProblem:
         sample's objective much further says nothing about the whole table.
         """
         m, k = len(self._x), self.size
-        exact = self._complete and m * k * k <= _CHEAP
-        if not exact and self._complete and k > DENSE_LIMIT and not self._l1.any():
+        if not self._exact and self._complete and k > DENSE_LIMIT and not self._l1.any():
             return start, self.curvature(start, history_size)  # its steps would be as dear as the passes
-        if not exact and m * k * k > _CHEAP / 10:
+        if not self._exact and m * k * k > _CHEAP / 10:
             smaller = self._reduced(m // _LEVEL_RATIO)
             if smaller is not None:
                 start, _ = smaller.solve(start, history_size)
-        if exact:
+        if self._exact:
             return self._newton(start, 1e-15, history_size, limit=60)
         # A little ridge, well below the sampling error, for what the sample cannot tell at all.
         prior = _PRIOR / m
@@ -228,7 +228,7 @@ class SampleProblem:
 
     def _hessian(self, point: Tensor) -> Tensor:
         hessian = logistic_hessian(self._x, *self._split(point), self._v).cpu() / self._total
-        if not self._double and smallest_pivot(hessian) < _SINGLE_PIVOT:
+        if self._x.dtype != torch.float64 and smallest_pivot(hessian) < _SINGLE_PIVOT:
             hessian = logistic_hessian(self._x.double(), *self._split(point), self._v).cpu() / self._total
         return hessian
 

@@ -264,12 +264,13 @@ class SubsampledNewton(torch.optim.Optimizer):
         elif self._stalled(before):
             self._finish_at_best(PRECISION_LIMIT, converged=True)
         else:
+            bend = float(p @ self._curvature.product(p)) if isinstance(self._curvature, DenseCurvature) else -slope
+            self._promised = -self._length * slope - 0.5 * self._length**2 * bend
             self._write(self._best + self._global_step(p))
 
     def _global_step(self, p: Tensor) -> Tensor:
         """The model's step ``p``, or one that also heeds how the sampled rows' losses bend."""
         assert self._best is not None  # noqa: S101
-        self._promised = self._length * (2 - self._length) * self.newton_decrement
         large = self.newton_decrement > 1e-5 * abs(self.objective)
         if self._advisor is None or self._failures >= _MAX_FAILURES or not (self._doubtful or large):
             return self._length * p
@@ -305,8 +306,12 @@ class SubsampledNewton(torch.optim.Optimizer):
         if self._problem is None:
             return False
         assert self._best is not None  # noqa: S101
-        moved, logits = self._problem.logits(p).abs(), self._problem.logits(self._best).abs()
-        return bool((moved > 0.1 + 0.003 * logits).any())
+        logits = self._problem.logits(self._best).abs()
+        if bool((self._problem.logits(p).abs() < 0.02 + 0.001 * logits).all()):
+            return False
+        # A suspicion, which a step by the curvature of this very point confirms or not.
+        p = self._curvature_at(self._best).step(self._best, self._best_gradient, self._l1)
+        return bool((self._problem.logits(p).abs() > 0.1 + 0.003 * logits).any())
 
     def _finish_at_best(self, status: str, *, converged: bool) -> None:
         assert self._best is not None  # noqa: S101

@@ -52,6 +52,9 @@ def test_rows_are_standardised():
     xs, _, _ = draw_sample(raw, y, center=center, scale=scale, size=5000)
     expected, _, _ = draw_sample(x, y, size=5000)
     torch.testing.assert_close(xs, expected)
+    every, _, _ = draw_sample(raw, y, center=center, scale=scale, size=len(raw))
+    torch.testing.assert_close(every, x)
+    torch.testing.assert_close(raw, x * 10 + 1000)
     single, _, _ = draw_sample(raw.float(), y, center=center, scale=scale, size=5000)
     assert single.dtype == torch.float32
 
