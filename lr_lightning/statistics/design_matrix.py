@@ -11,6 +11,7 @@ from torch import Tensor
 
 _CPU_BLOCK = 2**18  # elements: float64 products of blocks that stay in the cache
 _DEVICE_BLOCK = 2**25
+_MOST_DECIMALS = 4
 
 
 class Block(NamedTuple):
@@ -127,3 +128,22 @@ class DesignMatrix:
         scale, centre, origin = (t.to(block.x.device) for t in (self._scale, self._centre, self._origin))
         served = block.x[:, : len(self.columns)] * scale + centre
         return (self.epsilon * (served.abs() + scale) + 2.0**-52 * ((served - origin).abs() + centre.abs())) / scale
+
+    def restored(self, block: Block) -> np.ndarray:
+        """Rows (r, p) with the digits that serving them in float32 has rounded away, on the CPU.
+
+        A column whose rounding is far finer than its decimals (0 and 1, whole years, cents) gets those back, so that
+        equal values are equal again, and rows that lie exactly on a plane do so still.
+        """
+        x = block.x.cpu().numpy().copy()
+        if self.epsilon <= 2.0**-52 or not len(x):
+            return x
+        k = len(self.columns)
+        original = x[:, :k] * self.scale + self.mean
+        error = self.rounding(block).cpu().numpy().max(0) * self.scale + self.mean_error()
+        for decimals in range(_MOST_DECIMALS + 1):
+            rounded = np.round(original, decimals)
+            fits = (np.abs(rounded - original).max(0) <= 2 * error) & (error * 100 <= 10.0**-decimals)
+            x[:, :k] = np.where(fits, (rounded - self.mean) / self.scale, x[:, :k])
+            original = np.where(fits, np.nan, original)
+        return x
