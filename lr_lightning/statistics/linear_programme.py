@@ -9,7 +9,7 @@ import numpy as np
 
 _LARGEST = 1e6  # component of a direction whose smallest positive margin is 1
 _RANK = 1e-9
-_MOST_TO_SPARE = 24  # columns that are tried one by one
+_MOST_TO_SPARE = 40  # columns that are tried one by one
 _OPTIONS = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9, "time_limit": 30.0}
 
 

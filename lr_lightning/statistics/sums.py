@@ -52,8 +52,14 @@ class Sums:
         return sum(part * math.log(part / self.weight) for part in (positive, negative) if part > 0)
 
 
-def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, meat: bool = False) -> Sums:
-    """Sweep over all rows at `parameters` (p,), intercept last."""
+def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, meat: bool = False, matrices: bool = True) -> Sums:
+    """Sweep over all rows at `parameters` (p,), intercept last.
+
+    Without `matrices`, for tables too wide for them, the p × p sums are empty, (0, 0).
+
+    Raises:
+        ValueError: if no row has a positive weight.
+    """
     p = design.size
     theta: torch.Tensor | None = None
     n_rows = n_positive = 0
@@ -63,7 +69,7 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, meat: bool = False
             theta = torch.from_numpy(parameters).to(x.device)
             totals = torch.zeros(4, dtype=torch.float64, device=x.device)
             gradient = torch.zeros(p, dtype=torch.float64, device=x.device)
-            hessian, gram, meat_sum = torch.zeros(3, p, p, dtype=torch.float64, device=x.device)
+            hessian, gram, meat_sum = torch.zeros(3, p * matrices, p * matrices, dtype=torch.float64, device=x.device)
         if not len(x):
             continue
         margin = (x @ theta) * sign
@@ -76,10 +82,11 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, meat: bool = False
         )
         residual = v * wrong * sign
         gradient += residual @ x
-        weighted = x * v[:, None]
-        gram += x.T @ weighted
-        hessian += (weighted * (right * wrong)[:, None]).T @ x
-        if meat:
+        if matrices:
+            weighted = x * v[:, None]
+            gram += x.T @ weighted
+            hessian += (weighted * (right * wrong)[:, None]).T @ x
+        if matrices and meat:
             scores = x * residual[:, None]
             meat_sum += scores.T @ scores
         whole = whole and bool((v == v.round()).all())
