@@ -38,9 +38,7 @@ def not_converged(passes: int) -> str:
     )
 
 
-def of_data(
-    *, constant: Sequence[str], relations: Sequence[str], aliased: Sequence[str], penalized: bool
-) -> list[str]:
+def of_data(*, constant: Sequence[str], relations: Sequence[str], aliased: Sequence[str], penalized: bool) -> list[str]:
     """About columns that cannot have a coefficient of their own."""
     warnings = []
     if constant:
@@ -96,8 +94,8 @@ def of_counts(positive: float, negative: float, slopes: int) -> list[str]:
     events = min(positive, negative)
     if slopes and events < _MIN_EVENTS * slopes:
         warnings.append(
-            f"few events: {events:g} {'observation' if events == 1 else 'observations'} of the rarer class for {slopes} "
-            f"{'parameter' if slopes == 1 else 'parameters'}, fewer than {_MIN_EVENTS} each; estimates may be far off "
+            f"few events: {events:g} observation{'' if events == 1 else 's'} of the rarer class for {slopes} "
+            f"parameter{'' if slopes == 1 else 's'}, fewer than {_MIN_EVENTS} each; estimates may be far off "
             "and intervals too narrow: use fewer columns or a penalty"
         )
     share = events / (positive + negative)

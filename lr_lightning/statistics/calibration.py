@@ -66,7 +66,7 @@ def calibrate(logits: np.ndarray, y: np.ndarray, *, rows: str = "validation") ->
 def reliability_bins(
     probability: np.ndarray, y: np.ndarray, n_bins: int = N_BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number of rows, mean prediction and observed share in equal-width bins [k/m, (k+1)/m), each (m,); NaN if empty."""
+    """Number of rows, mean prediction and observed share in m equal-width bins, each (m,); NaN where empty."""
     edges = np.linspace(0, 1, n_bins + 1)
     index = np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, n_bins - 1)
     count = np.bincount(index, minlength=n_bins)

@@ -13,6 +13,8 @@ from lr_lightning.statistics.design_matrix import DesignMatrix
 
 _SUSPECT = 1e-9  # 1 − R² on the columns before, below which the rows are asked
 _NEGLIGIBLE = 1e-6  # standardised coefficient that is a relation's rounding
+_SINGLE = 1e-8  # machine epsilon, above which the features are float32
+_MINUS = "\N{MINUS SIGN}"
 _ROUNDINGS = 16.0  # of the terms of a relation that still count as equality
 
 
@@ -88,30 +90,34 @@ def variance_inflation(design: DesignMatrix, gram: np.ndarray, kept: np.ndarray)
 
 
 def relation_in_words(
-    collinearity: Collinearity, position: int, design: DesignMatrix, names: Sequence[str], digits: int = 6
+    collinearity: Collinearity, position: int, design: DesignMatrix, names: list[str]
 ) -> str:
-    """The relation of the aliased column at `position` of `aliased`, in original units: "c = 2·a − b + 3"."""
-    column = collinearity.aliased[position]
+    """The relation of the aliased column at `position` of `aliased`, in original units: "c = 2·a − b + 3".
+
+    `names` are those of the columns that vary, (k,).
+    """
+    digits = 6 if design.epsilon < _SINGLE else 5
+    column = int(collinearity.aliased[position])
     relation = collinearity.relation[:, position]
     error = design.mean_error()
-    constant, uncertain = design.mean[column], error[column]
+    constant, uncertain = float(design.mean[column]), float(error[column])
     if design.intercept:
-        constant += design.scale[column] * relation[-1]
+        constant += float(design.scale[column] * relation[-1])
     terms: list[tuple[float, str]] = []
-    for k, weight in zip(collinearity.kept, relation, strict=False):
+    for k, weight in zip(collinearity.kept.tolist(), relation.tolist(), strict=False):
         if abs(weight) > _NEGLIGIBLE:
-            slope = design.scale[column] * weight / design.scale[k]
-            constant -= slope * design.mean[k]
-            uncertain += abs(slope) * error[k]
-            terms.append((slope, names[design.columns[k]]))
+            slope = float(design.scale[column] * weight / design.scale[k])
+            constant -= slope * float(design.mean[k])
+            uncertain += abs(slope) * float(error[k])
+            terms.append((slope, names[k]))
     if design.intercept and abs(constant) > 256 * uncertain:
         terms.append((constant, ""))
     text = ""
     for value, name in terms:
-        sign = ("−" if value < 0 else "") if not text else (" − " if value < 0 else " + ")
+        sign = (_MINUS if value < 0 else "") if not text else f" {_MINUS if value < 0 else '+'} "
         number = f"{abs(value):.{digits}g}"
         text += sign + (number if not name else name if number == "1" else f"{number}·{name}")
-    return f"{names[design.columns[column]]} = {text or '0'}"
+    return f"{names[column]} = {text or '0'}"
 
 
 def _correlation(gram: np.ndarray, intercept: bool) -> np.ndarray:

@@ -63,10 +63,8 @@ class DesignMatrix:
         self._centre = mean[self.columns] if intercept else self._origin
         self._scale = torch.hypot(scale[self.columns], mean[self.columns] - self._centre)
         self.mean = (kept_mean + kept_scale * self._centre).numpy() if intercept else np.zeros(len(self.columns))
-        """Original units: standardised = (original − mean) / scale, (k,)."""
+        """Original units: (original - mean) / scale is standardised, (k,)."""
         self.scale = (kept_scale * self._scale).numpy()
-        self.values = mean * served_scale + served_mean
-        """Means in original units, (d,): of a constant column, its value."""
 
     @property
     def size(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from lr_lightning.statistics.collinearity import (
     variance_inflation,
 )
 from lr_lightning.statistics.design_matrix import DesignMatrix
-from lr_lightning.statistics.report import Coefficient, LikelihoodRatioTest, Report, finite
+from lr_lightning.statistics.report import Coefficient, LikelihoodRatioTest, Report
 from lr_lightning.statistics.separation import Separation, find_separation, moved_terms
 from lr_lightning.statistics.sums import Sums, sum_rows
 from lr_lightning.statistics.wald import Covariance, CovarianceType, chi_squared_p_value, covariance_factor
@@ -51,7 +52,7 @@ def make_report(
     bias: Tensor | float | None,
     served: tuple[Tensor, Tensor],
     training: tuple[Tensor, Tensor],
-    feature_names: Sequence[str],
+    feature_names: list[str],
     converged: bool,
     passes: int,
     intercept: bool = True,
@@ -94,6 +95,7 @@ def make_report(
     wide = design.size > MAX_COLUMNS
     sums = sum_rows(design, parameters, meat=covariance != "nonrobust" and not penalized, matrices=not wide)
     k = len(design.columns)
+    names = [feature_names[j] for j in design.columns.tolist()]  # of the columns that vary
     if wide:
         collinearity = Collinearity(np.arange(k), np.array([], int), np.array([], int), np.zeros((0, 0)))
     else:
@@ -106,12 +108,12 @@ def make_report(
     kind = None if separation is None else separation.kind
     warnings = advice.of_data(
         constant=[name for j, name in enumerate(feature_names) if j not in set(design.columns.tolist())],
-        relations=[relation_in_words(collinearity, m, design, feature_names) for m in range(len(collinearity.aliased))],
-        aliased=[feature_names[design.columns[j]] for j in collinearity.aliased],
+        relations=[relation_in_words(collinearity, m, design, names) for m in range(len(collinearity.aliased))],
+        aliased=[names[j] for j in collinearity.aliased],
         penalized=penalized,
     )
     if separation is not None:
-        warnings += advice.of_separation(kind, [feature_names[design.columns[j]] for j in separation.columns])
+        warnings += advice.of_separation(kind, [names[j] for j in separation.columns])
         if not separation.settled:
             warnings.append(advice.UNSETTLED)
     if not converged and kind is None:
@@ -136,19 +138,16 @@ def make_report(
     estimates = design.to_original(parameters)
     inflation = np.full(design.size, np.nan)
     if not wide and not (penalized and len(collinearity.aliased)):
-        try:
+        with suppress(np.linalg.LinAlgError):
             inflation[collinearity.kept] = variance_inflation(design, sums.gram, collinearity.kept)
-        except np.linalg.LinAlgError:
-            pass
+    columns = design.columns.tolist()
     rows = {
-        design.columns[j].item(): Coefficient.of(
-            feature_names[design.columns[j]], float(estimates[j]), finite(errors[j]), level, finite(inflation[j])
-        )
+        columns[j]: Coefficient.of(names[j], float(estimates[j]), float(errors[j]), level, float(inflation[j]))
         for j in keep[keep < k]
     }
     table = [rows.get(j, Coefficient(name, None)) for j, name in enumerate(feature_names)]
     if intercept:
-        table.insert(0, Coefficient.of("(Intercept)", float(estimates[k]), finite(errors[k]), level))
+        table.insert(0, Coefficient.of("(Intercept)", float(estimates[k]), float(errors[k]), level))
 
     null = sums.null_log_likelihood if intercept else -sums.weight * math.log(2)
     n_parameters = len(keep)
@@ -182,9 +181,7 @@ def make_report(
     return Inference(report, whole, coefficients, float(estimates[k]) if intercept else 0.0)
 
 
-def _separation(
-    design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray, wide: bool
-) -> Separation:
+def _separation(design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray, wide: bool) -> Separation:
     if not wide:
         return find_separation(design, parameters, sums, keep)
     complete = sums.smallest_margin > 0

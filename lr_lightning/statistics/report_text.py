@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lr_lightning.statistics.report import Coefficient, Report
 
 _WIDTH = 100
+_NONE = "NA"  # as R prints it
 _SMALLEST_P = 2e-16  # as R prints it
 _COVARIANCE = {"nonrobust": "", "HC0": ", robust (HC0)", "HC1": ", robust (HC1)"}
 
@@ -66,8 +67,14 @@ def _coefficients(report: Report, rows: list[Coefficient]) -> str:
     for row in rows:
         cells = [_number(row.estimate)]
         if with_errors:
-            z = "–" if row.z is None else f"{row.z:.3f}"
-            cells += [_number(row.std_error, 5), z, _p_value(row.p_value), _number(row.ci_low, 5), _number(row.ci_high, 5)]
+            z = _NONE if row.z is None else f"{row.z:.3f}"
+            cells += [
+                _number(row.std_error, 5),
+                z,
+                _p_value(row.p_value),
+                _number(row.ci_low, 5),
+                _number(row.ci_high, 5),
+            ]
         cells.append(_number(row.odds_ratio, 5))
         cells += [_number(row.odds_ratio_low, 4), _number(row.odds_ratio_high, 4)] if with_errors else []
         cells += [_number(row.vif, 4)] if with_vif else []
@@ -86,7 +93,7 @@ def _coefficients(report: Report, rows: list[Coefficient]) -> str:
 
 def _fit(report: Report) -> list[str]:
     lines = [
-        f"log-likelihood {report.log_likelihood + 0.0:.6f}, of the intercept alone {report.null_log_likelihood:.6f}"
+        f"log-likelihood {round(report.log_likelihood, 6) + 0.0:.6f}, of the intercept alone {report.null_log_likelihood:.6f}"
         + ("" if report.mcfadden_r2 is None else f", McFadden's R² {report.mcfadden_r2:.4f}"),
         f"AIC {report.aic:.4f}, BIC {report.bic:.4f}",
     ]
@@ -118,12 +125,12 @@ def _calibration(report: Report) -> list[str]:
 
 
 def _number(value: float | None, digits: int = 6) -> str:
-    return "–" if value is None else f"{value:.{digits}g}"
+    return _NONE if value is None else f"{value:.{digits}g}"
 
 
 def _p_value(value: float | None) -> str:
     if value is None:
-        return "–"
+        return _NONE
     return f"<{_SMALLEST_P:g}" if value < _SMALLEST_P else f"{value:.4g}"
 
 

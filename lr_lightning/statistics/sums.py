@@ -61,52 +61,53 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, meat: bool = False
         ValueError: if no row has a positive weight.
     """
     p = design.size
-    theta: torch.Tensor | None = None
+    size = p if matrices else 0
     n_rows = n_positive = 0
     whole, smallest, largest = True, math.inf, 0.0
+    totals, gradient = np.zeros(4), np.zeros(p)
+    hessian, gram, meat_sum = np.zeros((3, size, size))
     for x, sign, v, _ in design.blocks():
-        if theta is None:
-            theta = torch.from_numpy(parameters).to(x.device)
-            totals = torch.zeros(4, dtype=torch.float64, device=x.device)
-            gradient = torch.zeros(p, dtype=torch.float64, device=x.device)
-            hessian, gram, meat_sum = torch.zeros(3, p * matrices, p * matrices, dtype=torch.float64, device=x.device)
         if not len(x):
             continue
-        margin = (x @ theta) * sign
+        margin = (x @ torch.from_numpy(parameters).to(x.device)) * sign
         right, wrong = torch.sigmoid(margin), torch.sigmoid(-margin)  # wrong = |y − p|, to its last digits
+        positive = sign > 0
+        prediction = torch.where(positive, right, wrong)
+        log_likelihood = -torch.nn.functional.softplus(-margin)
         n_rows += len(x)
-        n_positive += int((sign > 0).sum())
-        positive = torch.where(sign > 0, right, wrong)
-        totals += torch.stack(
-            [v.sum(), v[sign > 0].sum(), (v * positive).sum(), -(v * torch.nn.functional.softplus(-margin)).sum()]
-        )
+        n_positive += int(positive.sum())
+        totals += [float(t) for t in (v.sum(), v[positive].sum(), v @ prediction, v @ log_likelihood)]
         residual = v * wrong * sign
-        gradient += residual @ x
+        gradient += _numpy(residual @ x)
         if matrices:
             weighted = x * v[:, None]
-            gram += x.T @ weighted
-            hessian += (weighted * (right * wrong)[:, None]).T @ x
+            gram += _numpy(x.T @ weighted)
+            hessian += _numpy((weighted * (right * wrong)[:, None]).T @ x)
         if matrices and meat:
             scores = x * residual[:, None]
-            meat_sum += scores.T @ scores
+            meat_sum += _numpy(scores.T @ scores)
         whole = whole and bool((v == v.round()).all())
         smallest = min(smallest, float(margin.min()))
         largest = max(largest, float(x.square().sum(1).max()))
-    if theta is None or not n_rows:
+    if not n_rows:
         raise ValueError("there are no rows of positive weight")
-    weight, positive_weight, prediction, log_likelihood = totals.tolist()
+    weight, positive_weight, mass, likelihood = totals.tolist()
     return Sums(
         n_rows=n_rows,
         n_positive=n_positive,
         weight=weight,
         positive_weight=positive_weight,
-        prediction=prediction,
+        prediction=mass,
         whole_weights=whole,
-        log_likelihood=log_likelihood,
-        gradient=gradient.cpu().numpy(),
-        hessian=hessian.cpu().numpy(),
-        gram=gram.cpu().numpy(),
-        meat=meat_sum.cpu().numpy() if meat else None,
+        log_likelihood=likelihood,
+        gradient=gradient,
+        hessian=hessian,
+        gram=gram,
+        meat=meat_sum if meat else None,
         smallest_margin=smallest,
         largest_norm=math.sqrt(largest),
     )
+
+
+def _numpy(sums: torch.Tensor) -> np.ndarray:
+    return sums.cpu().numpy()

@@ -36,9 +36,10 @@ class Covariance:
         """Of parameters in the coordinates of a design matrix: factor (p, r)."""
         d, k = design.n_features, len(design.columns)
         mean, scale = np.zeros(d), np.full(d, np.inf)
-        mean[design.columns], scale[design.columns] = design.mean, design.scale
+        columns = design.columns.numpy()
+        mean[columns], scale[columns] = design.mean, design.scale
         whole = np.zeros((d + design.intercept, factor.shape[1]))
-        whole[design.columns.numpy()] = factor[:k]
+        whole[columns] = factor[:k]
         whole[d:] = factor[k:]
         return cls(mean, scale, whole)
 

@@ -8,24 +8,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lr_lightning.data.standardization import Standardization, moments
-from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.linear_programme import largest_support
 from lr_lightning.statistics.separation import find_separation, moved_terms
 from lr_lightning.statistics.sums import sum_rows
-
-
-def design_of(x, y, weight=None, *, intercept=True, dtype=torch.float64, standardize=False, batch_size=None):
-    x, y = torch.as_tensor(np.asarray(x, float)), torch.as_tensor(np.asarray(y, float))
-    v = None if weight is None else torch.as_tensor(np.asarray(weight, float))
-    served = Standardization.identity(x.shape[1])
-    if standardize:
-        served = moments([(x, v)]).divisible()
-    x = served.apply(x, dtype)
-    rows = (x, y) if v is None else (x, y, v)
-    size = batch_size or len(x)
-    batches = [tuple(t[k : k + size] for t in rows) for k in range(0, len(x), size)]
-    return DesignMatrix(batches, served=served, training=moments([(x, v)]), intercept=intercept)
+from tests.statistics.tables import design_of
 
 
 def verdict(x, y, parameters=None, **options):
@@ -46,9 +32,7 @@ def brute_force(signed):
 
 
 tables = st.integers(4, 14).flatmap(
-    lambda m: st.lists(
-        st.tuples(st.integers(-2, 2), st.integers(-2, 2), st.integers(0, 1)), min_size=m, max_size=m
-    )
+    lambda m: st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2), st.integers(0, 1)), min_size=m, max_size=m)
 )
 
 
