@@ -142,7 +142,7 @@ def choose_threshold(
         score = 2 * true_positive / (true_positive + false_positive + positives[-1])
     elif criterion == "youden":
         score = true_positive / positives[-1] - false_positive / negatives[-1]
-    elif isinstance(criterion, (int, float)) and 0 < criterion < math.inf:
+    elif isinstance(criterion, (int, float)) and criterion is not True and 0 < criterion < math.inf:
         score = -(false_positive + criterion * positives)
     else:
         raise ValueError(f"the threshold's criterion must be f1, youden or a positive cost ratio, not {criterion!r}")

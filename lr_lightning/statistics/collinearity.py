@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,7 @@ import torch
 
 from lr_lightning.statistics.design_matrix import DesignMatrix
 
-_SUSPECT = 1e-9  # 1 − R² on the columns before, below which the rows are asked
-_NEGLIGIBLE = 1e-6  # standardised coefficient that is a relation's rounding
+_SUSPECT = 1e-7  # 1 − R² on the columns before, below which the rows are asked
 _SINGLE = 1e-8  # machine epsilon, above which the features are float32
 _MINUS = "\N{MINUS SIGN}"
 _ROUNDINGS = 16.0  # of the terms of a relation that still count as equality
@@ -89,9 +87,7 @@ def variance_inflation(design: DesignMatrix, gram: np.ndarray, kept: np.ndarray)
     return np.square(inverse_factor).sum(0)
 
 
-def relation_in_words(
-    collinearity: Collinearity, position: int, design: DesignMatrix, names: list[str]
-) -> str:
+def relation_in_words(collinearity: Collinearity, position: int, design: DesignMatrix, names: list[str]) -> str:
     """The relation of the aliased column at `position` of `aliased`, in original units: "c = 2·a − b + 3".
 
     `names` are those of the columns that vary, (k,).
@@ -104,8 +100,9 @@ def relation_in_words(
     if design.intercept:
         constant += float(design.scale[column] * relation[-1])
     terms: list[tuple[float, str]] = []
+    negligible = 64 * max(design.epsilon, 2.0**-40) * max(1.0, float(np.abs(relation).max(initial=0.0)))
     for k, weight in zip(collinearity.kept.tolist(), relation.tolist(), strict=False):
-        if abs(weight) > _NEGLIGIBLE:
+        if abs(weight) > negligible:
             slope = float(design.scale[column] * weight / design.scale[k])
             constant -= slope * float(design.mean[k])
             uncertain += abs(slope) * float(error[k])

@@ -94,7 +94,8 @@ def covariance_factor(
     r"""F with covariance F Fᵀ of the parameters, (p, r), by default from the inverse Hessian.
 
     HC0 is the sandwich :math:`H^{-1} (\sum v^2 (y - p)^2 \tilde x \tilde x^\top) H^{-1}` (Huber 1967, White 1982);
-    HC1 is n / (n − number of parameters) times that, n being the number of rows.
+    HC1 is n / (n - number of parameters) times that, n being the number of rows. A weighted row is one observation
+    here (R's `sandwich`, Stata's pweights), not v equal ones.
 
     Args:
         sums: at the maximum of the likelihood; `sums.meat` is needed for HC0 and HC1.

@@ -36,7 +36,7 @@ tables = st.integers(4, 14).flatmap(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tables, st.sampled_from([torch.float64, torch.float32]))
 def test_verdict_is_that_of_exact_enumeration(table, dtype):
     x, y = np.array(table)[:, :2], np.array(table)[:, 2]
