@@ -108,7 +108,7 @@ def roc(probability: np.ndarray, y: np.ndarray) -> Figure:
     figure, axes = _square()
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="chance (area 0.5)")
     axes.plot(false_rate, true_rate, color=_BLUE, label=f"model (area {area:.4f})")
-    axes.set(xlabel="false positive rate (1 − specificity)", ylabel="true positive rate (sensitivity)")
+    axes.set(xlabel="false positive rate (1 - specificity)", ylabel="true positive rate (sensitivity)")
     axes.legend(loc="lower right")
     return figure
 

@@ -92,8 +92,9 @@ def _coefficients(report: Report, rows: list[Coefficient]) -> str:
 
 
 def _fit(report: Report) -> list[str]:
+    likelihood = round(report.log_likelihood, 6) + 0.0  # no negative zero
     lines = [
-        f"log-likelihood {round(report.log_likelihood, 6) + 0.0:.6f}, of the intercept alone {report.null_log_likelihood:.6f}"
+        f"log-likelihood {likelihood:.6f}, of the null model {report.null_log_likelihood:.6f}"
         + ("" if report.mcfadden_r2 is None else f", McFadden's R² {report.mcfadden_r2:.4f}"),
         f"AIC {report.aic:.4f}, BIC {report.bic:.4f}",
     ]

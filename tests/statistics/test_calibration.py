@@ -46,9 +46,7 @@ def test_extreme_logits():
 def test_threshold_of_the_largest_f1(rows):
     _, y, p = rows
     chosen = choose_threshold(p, y, "f1")
-    assert f1_score(y, p > chosen) >= max(
-        f1_score(y, p > t) for t in [p.min() / 2, *np.sort(p)[:-1:2]]
-    )
+    assert f1_score(y, p > chosen) >= max(f1_score(y, p > t) for t in [p.min() / 2, *np.sort(p)[:-1:2]])
 
 
 def test_threshold_of_youdens_index(rows):
