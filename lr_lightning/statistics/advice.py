@@ -1,0 +1,115 @@
+"""Warnings in plain words: what is the matter, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+PENALIZED = (
+    "there are no standard errors: a penalty pulls the coefficients towards zero, and the formulas that would give "
+    "errors hold without a penalty only; fit without l1 and l2 if you need them"
+)
+CLASS_WEIGHTED = (
+    "there are no standard errors: class weights are not numbers of observations, as the usual formula takes them to "
+    "be; ask for the robust covariance, or fit without class weights"
+)
+SINGULAR = (
+    "there are no standard errors: the Hessian cannot be inverted in double precision; some columns nearly depend on "
+    "each other, or some probabilities are all but 0 or 1"
+)
+UNSETTLED = (
+    "whether the classes can be separated was not settled: there are too many columns for the linear programme; "
+    "if coefficients are very large, add a penalty (l2)"
+)
+_MIN_EVENTS = 10  # per parameter: Peduzzi et al. 1996
+_RARE = 0.05
+_MOST_NAMES = 10
+
+
+def too_wide(size: int, limit: int) -> str:
+    """For a Hessian that does not fit."""
+    return f"there are no standard errors: {size} parameters are more than the {limit} that they are computed for"
+
+
+def not_converged(passes: int) -> str:
+    """For an optimizer that stopped early."""
+    return (
+        f"the fit did not converge in {passes} passes, so that neither estimates nor standard errors are those of the "
+        "optimum; allow more passes (trainer.max_epochs) or use the exact solver"
+    )
+
+
+def of_data(*, constant: Sequence[str], relations: Sequence[str], aliased: Sequence[str], penalized: bool) -> list[str]:
+    """About columns that cannot have a coefficient of their own."""
+    warnings = []
+    if constant:
+        are = "column is constant and has" if len(constant) == 1 else "columns are constant and have"
+        warnings.append(f"{_listed(constant)}: the {are} no coefficient")
+    if relations:
+        functions = (
+            "the column is an exact linear function of others"
+            if len(relations) == 1
+            else "the columns are exact linear functions of others"
+        )
+        what = (
+            "the penalty alone decides how they share their weight"
+            if penalized
+            else "left out, which changes no prediction"
+        )
+        shown = "; ".join(relations[:_MOST_NAMES])
+        more = "" if len(relations) <= _MOST_NAMES else f"; and {len(relations) - _MOST_NAMES} more"
+        warnings.append(f"{_listed(aliased)}: {functions} ({shown}{more}); {what}")
+    return warnings
+
+
+def of_separation(kind: str | None, names: Sequence[str]) -> list[str]:
+    """About estimates that do not exist."""
+    listed = _listed(names) or "the intercept"
+    what = "add a penalty (l2), or leave out {} if knowing {} gives the answer away".format(
+        *(("the column", "it") if len(names) < 2 else ("columns", "them"))
+    )
+    if kind == "complete":
+        return [
+            f"complete separation: {listed} can tell all positive rows from all negative ones without an error, so "
+            "that the likelihood has no maximum: the coefficients would grow for ever, say only where the fit stopped, "
+            f"and have no standard errors; {what}"
+        ]
+    if kind == "quasi":
+        return [
+            f"quasi-complete separation: moving the coefficients of {listed} without end makes no row less likely and "
+            "some rows more, so that they have no finite estimate, say only where the fit stopped, and have no "
+            f"standard errors; {what}"
+        ]
+    return []
+
+
+def of_counts(positive: float, negative: float, slopes: int) -> list[str]:
+    """About too few events, and about rare ones.
+
+    Args:
+        positive: number of positive observations.
+        negative: number of negative ones.
+        slopes: number of parameters but for the intercept.
+    """
+    warnings = []
+    events = min(positive, negative)
+    if slopes and events < _MIN_EVENTS * slopes:
+        warnings.append(
+            f"few events: {events:g} observation{'' if events == 1 else 's'} of the rarer class for {slopes} "
+            f"parameter{'' if slopes == 1 else 's'}, fewer than {_MIN_EVENTS} each; estimates may be far off "
+            "and intervals too narrow: use fewer columns or a penalty"
+        )
+    share = events / (positive + negative)
+    if share < _RARE:
+        rarer = "positive" if positive < negative else "negative"
+        warnings.append(
+            f"imbalance: {100 * share:.3g} % of the observations are {rarer}; accuracy says little here, "
+            "look at average precision and choose the threshold on validation rows"
+        )
+    return warnings
+
+
+def _listed(names: Sequence[str]) -> str:
+    names = [" ".join(str(name).split()) for name in names]
+    if len(names) > _MOST_NAMES:
+        return ", ".join(names[:_MOST_NAMES]) + f" and {len(names) - _MOST_NAMES} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

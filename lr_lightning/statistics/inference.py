@@ -1,0 +1,214 @@
+"""From the rows and the fitted parameters to the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lr_lightning.statistics import advice
+from lr_lightning.statistics.calibration import Calibration
+from lr_lightning.statistics.collinearity import (
+    Collinearity,
+    find_collinearity,
+    relation_in_words,
+    variance_inflation,
+)
+from lr_lightning.statistics.design_matrix import DesignMatrix
+from lr_lightning.statistics.report import Coefficient, LikelihoodRatioTest, Report
+from lr_lightning.statistics.separation import Separation, find_separation, moved_terms
+from lr_lightning.statistics.sums import Sums, sum_rows
+from lr_lightning.statistics.wald import Covariance, CovarianceType, chi_squared_p_value, covariance_factor
+
+MAX_COLUMNS = 4096  # of a Hessian
+
+
+class Inference(NamedTuple):
+    """What `make_report` finds.
+
+    Attributes:
+        report: for people.
+        covariance: for intervals of predictions; None where there are no standard errors for all estimates.
+        weight: coefficients on the original feature scale, (d,), float64, 0 for constant and aliased columns: of the
+            same predictions as those that were given.
+        intercept: likewise; 0.0 for a model without.
+    """
+
+    report: Report
+    covariance: Covariance | None
+    weight: Tensor
+    intercept: float
+
+
+def make_report(
+    batches: Iterable[Sequence[Tensor]],
+    *,
+    weight: Tensor,
+    bias: Tensor | float | None,
+    served: tuple[Tensor, Tensor],
+    training: tuple[Tensor, Tensor],
+    feature_names: list[str],
+    converged: bool,
+    passes: int,
+    intercept: bool = True,
+    penalized: bool = False,
+    class_weighted: bool = False,
+    covariance: CovarianceType = "nonrobust",
+    level: float = 0.95,
+    threshold: float = 0.5,
+    threshold_rule: str | None = None,
+    calibration: Calibration | None = None,
+) -> Inference:
+    """Coefficient table, likelihoods and warnings of a fit.
+
+    Sweeps over the rows once if nothing is amiss; a few times more to settle separation or collinearity.
+
+    Args:
+        batches: training rows `(x, y)` or `(x, y, v)`, x (n, d) as served, y 0 or 1 (n,), v the weights that the
+            objective had (n,), class weights included; iterated more than once, on any device.
+        weight: (d,), for the features as served (`LinearSigmoid.served_affine`).
+        bias: (), likewise; what a model without intercept has of it only undoes the centring.
+        served: means and scales (d,) that have been taken off the features.
+        training: means and scales (d,) of the training rows in the units of the batches; scale 0 marks a constant.
+        feature_names: (d,).
+        converged: whether the optimizer says so.
+        passes: over the rows, that the fit took.
+        intercept: whether the model has one.
+        penalized: whether there was a penalty.
+        class_weighted: whether v has class weights in it.
+        covariance: "nonrobust", "HC0" or "HC1".
+        level: of the confidence intervals.
+        threshold: in use for predictions.
+        threshold_rule: how it was chosen, in words.
+        calibration: on held-out rows.
+
+    Raises:
+        ValueError: if no row has a positive weight, or the level is out of range.
+    """
+    design = DesignMatrix(batches, served=served, training=training, intercept=intercept)
+    parameters = design.standardized(weight, bias)
+    wide = design.size > MAX_COLUMNS
+    sums = sum_rows(design, parameters, meat=covariance != "nonrobust" and not penalized, matrices=not wide)
+    k = len(design.columns)
+    names = [feature_names[j] for j in design.columns.tolist()]  # of the columns that vary
+    if wide:
+        collinearity = Collinearity(np.arange(k), np.array([], int), np.array([], int), np.zeros((0, 0)))
+    else:
+        collinearity = find_collinearity(design, sums.gram)
+    keep = np.arange(design.size)
+    if not penalized and len(collinearity.aliased):
+        parameters, keep = collinearity.fold(parameters), np.sort(collinearity.basis)
+
+    separation = None if penalized else _separation(design, parameters, sums, keep, wide)
+    kind = None if separation is None else separation.kind
+    warnings = advice.of_data(
+        constant=[name for j, name in enumerate(feature_names) if j not in set(design.columns.tolist())],
+        relations=[relation_in_words(collinearity, m, design, names) for m in range(len(collinearity.aliased))],
+        aliased=[names[j] for j in collinearity.aliased],
+        penalized=penalized,
+    )
+    if separation is not None:
+        warnings += advice.of_separation(kind, [names[j] for j in separation.columns])
+        if not separation.settled:
+            warnings.append(advice.UNSETTLED)
+    if not converged and kind is None:
+        warnings.append(advice.not_converged(passes))
+    warnings += advice.of_counts(*_counts(sums, class_weighted), len(keep) - intercept)
+
+    factor: np.ndarray | None = None
+    if penalized:
+        warnings.append(advice.PENALIZED)
+    elif class_weighted and covariance == "nonrobust":
+        warnings.append(advice.CLASS_WEIGHTED)
+    elif wide:
+        warnings.append(advice.too_wide(design.size, MAX_COLUMNS))
+    elif kind != "complete":
+        free = None if separation is None or kind is None else separation.free[keep]
+        try:
+            factor = covariance_factor(sums, keep, covariance, free)
+        except np.linalg.LinAlgError:
+            warnings.append(advice.SINGULAR)
+
+    errors = _std_errors(design, factor, keep, separation)
+    estimates = design.to_original(parameters)
+    inflation = np.full(design.size, np.nan)
+    if not wide and not (penalized and len(collinearity.aliased)):
+        with suppress(np.linalg.LinAlgError):
+            inflation[collinearity.kept] = variance_inflation(design, sums.gram, collinearity.kept)
+    columns = design.columns.tolist()
+    rows = {
+        columns[j]: Coefficient.of(names[j], float(estimates[j]), float(errors[j]), level, float(inflation[j]))
+        for j in keep[keep < k]
+    }
+    table = [rows.get(j, Coefficient(name, None)) for j, name in enumerate(feature_names)]
+    if intercept:
+        table.insert(0, Coefficient.of("(Intercept)", float(estimates[k]), float(errors[k]), level))
+
+    null = sums.null_log_likelihood if intercept else -sums.weight * math.log(2)
+    n_parameters = len(keep)
+    report = Report(
+        n_observations=sums.n_rows,
+        n_parameters=n_parameters,
+        log_likelihood=sums.log_likelihood,
+        null_log_likelihood=null,
+        aic=2 * n_parameters - 2 * sums.log_likelihood,
+        bic=n_parameters * math.log(sums.n_rows) - 2 * sums.log_likelihood,
+        mcfadden_r2=1 - sums.log_likelihood / null if null < 0 else None,
+        converged=converged and kind is None,
+        passes=passes,
+        separation=kind,
+        warnings=tuple(warnings),
+        coefficients=tuple(table),
+        level=level,
+        covariance=covariance,
+        likelihood_ratio_test=None
+        if penalized or class_weighted or kind == "complete"
+        else _likelihood_ratio_test(sums.log_likelihood, null, n_parameters - intercept),
+        mean_prediction=sums.prediction / sums.weight,
+        mean_outcome=sums.positive_weight / sums.weight,
+        calibration=calibration,
+        threshold=threshold,
+        threshold_rule=threshold_rule,
+    )
+    coefficients = torch.zeros(design.n_features, dtype=torch.float64)
+    coefficients[design.columns] = torch.from_numpy(estimates[:k].copy())
+    whole = None if factor is None or kind is not None else Covariance.of(design, factor)
+    return Inference(report, whole, coefficients, float(estimates[k]) if intercept else 0.0)
+
+
+def _separation(design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray, wide: bool) -> Separation:
+    if not wide:
+        return find_separation(design, parameters, sums, keep)
+    complete = sums.smallest_margin > 0
+    columns = np.arange(len(design.columns)) if complete else np.array([], int)
+    return Separation("complete" if complete else None, complete, columns, np.zeros((design.size, 0)))
+
+
+def _std_errors(
+    design: DesignMatrix, factor: np.ndarray | None, keep: np.ndarray, separation: Separation | None
+) -> np.ndarray:
+    errors = np.full(design.size, np.nan)
+    if factor is not None:
+        errors[keep] = np.linalg.norm(design.to_original(factor), axis=1)[keep]
+        if separation is not None and separation.kind is not None:
+            errors[moved_terms(design, separation.free)] = np.nan
+    return errors
+
+
+def _counts(sums: Sums, class_weighted: bool) -> tuple[float, float]:
+    """Positive and negative events: frequencies where the weights are such, else rows."""
+    if sums.whole_weights and not class_weighted:
+        return sums.positive_weight, sums.weight - sums.positive_weight
+    return sums.n_positive, sums.n_rows - sums.n_positive
+
+
+def _likelihood_ratio_test(log_likelihood: float, null: float, degrees: int) -> LikelihoodRatioTest | None:
+    if degrees < 1:
+        return None
+    statistic = max(0.0, 2 * (log_likelihood - null))
+    return LikelihoodRatioTest(statistic, degrees, chi_squared_p_value(statistic, degrees))

@@ -1,0 +1,120 @@
+"""Linear programmes over the signed rows A = (2y − 1)·x̃: which of them a direction can hold above zero."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+_LARGEST = 1e6  # component of a direction whose smallest positive margin is 1
+_RANK = 1e-9
+_MOST_TO_SPARE = 40  # columns that are tried one by one
+_OPTIONS = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9, "time_limit": 30.0}
+
+
+def largest_support(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """A direction along which no row loses and as many as possible gain.
+
+    Maximises Σ tᵢ subject to 0 ≤ tᵢ ≤ min(1, aᵢᵀβ). Directions form a cone, so that at the optimum every row that
+    some direction can raise has tᵢ = 1, and the others 0: one programme where Konis's (2007), which maximises Σ aᵢᵀβ
+    in a box, may leave out rows that could gain as well.
+
+    Args:
+        rows: A, (m, p), float64.
+
+    Returns:
+        The direction (p,), zero under overlap, and which rows gain, (m,); None if HiGHS gave no answer.
+    """
+    from scipy.sparse import csr_matrix, hstack, identity
+
+    unique, inverse = np.unique(rows, axis=0, return_inverse=True)
+    m, p = unique.shape
+    constraints = hstack([csr_matrix(-unique), identity(m)], format="csr")
+    bounds = [(-_LARGEST, _LARGEST)] * p + [(0.0, 1.0)] * m
+    solution = _solve(np.r_[np.zeros(p), -np.ones(m)], constraints, np.zeros(m), bounds)
+    if solution is None:
+        return None
+    gains = solution[p:] > 0.5
+    if not gains.any():
+        return np.zeros(p), gains[inverse.reshape(-1)]
+    # That direction may lie at the end of the box; one that raises the rows evenly leaves rounding no room.
+    basis = null_space(unique[~gains])
+    within = unique[gains] @ basis
+    evenly = _solve(
+        np.r_[np.zeros(basis.shape[1]), -1.0],
+        np.column_stack([-within, np.ones(len(within))]),
+        np.zeros(len(within)),
+        [(-1.0, 1.0)] * basis.shape[1] + [(0.0, None)],
+    )
+    if evenly is None:
+        return None
+    direction = basis @ evenly[:-1]
+    if not (unique[gains] @ direction > 0).all():
+        return None
+    return direction, gains[inverse.reshape(-1)]
+
+
+def few_columns(rows: np.ndarray, intercept: bool) -> np.ndarray | None:
+    """A direction (p,) with A β ≥ 1 on few columns, none of which can be spared; None if there is no direction.
+
+    The columns are ranked by the direction of least L1 norm. Bisection finds how many of the first suffice, since
+    more columns separate no less; then each of these is tried without.
+    """
+    p = rows.shape[1]
+    direction = _least_norm(rows, np.arange(p), intercept)
+    if direction is None:
+        return None
+    n_columns = p - intercept
+    ranked = np.argsort(-np.abs(direction[:n_columns]), kind="stable")
+    last = np.arange(n_columns, p)
+
+    def separates(columns: np.ndarray) -> bool:
+        nonlocal direction
+        found = _least_norm(rows, np.append(columns, last), intercept)
+        direction = direction if found is None else found
+        return found is not None
+
+    few, enough = 0, n_columns
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if separates(ranked[:middle]) else (middle, enough)
+    columns = ranked[:enough]
+    if len(columns) <= _MOST_TO_SPARE:
+        for column in columns[::-1]:
+            rest = columns[columns != column]
+            if len(rest) and separates(rest):
+                columns = rest
+    return direction
+
+
+def _least_norm(rows: np.ndarray, columns: np.ndarray, intercept: bool) -> np.ndarray | None:
+    """Minimises ‖w‖₁ subject to A β ≥ 1 with the other columns' weights 0."""
+    part = rows[:, columns]
+    q = len(columns)
+    cost = np.ones(2 * q)
+    if intercept:
+        cost[[q - 1, 2 * q - 1]] = 0.0
+    solution = _solve(cost, np.hstack([-part, part]), -np.ones(len(rows)), [(0.0, _LARGEST)] * (2 * q))
+    if solution is None:
+        return None
+    direction = np.zeros(rows.shape[1])
+    direction[columns] = solution[:q] - solution[q:]
+    return direction
+
+
+def null_space(rows: np.ndarray) -> np.ndarray:
+    """Orthonormal directions (p, q) along which no row of (m, p) changes."""
+    if not len(rows):
+        return np.eye(rows.shape[1])
+    upper = np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
+    _, values, vectors = np.linalg.svd(upper, full_matrices=True)
+    rank = int((values > _RANK * max(values[0], math.sqrt(np.finfo(float).tiny))).sum())
+    return vectors[rank:].T
+
+
+def _solve(cost: np.ndarray, constraints: Any, limits: np.ndarray, bounds: list[tuple[float, float]]) -> Any:
+    from scipy.optimize import linprog
+
+    result = linprog(cost, A_ub=constraints, b_ub=limits, bounds=bounds, method="highs", options=_OPTIONS)
+    return result.x if result.status == 0 else None

@@ -1,0 +1,139 @@
+"""The report as text for a terminal."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from lr_lightning.statistics.report import Coefficient, Report
+
+_WIDTH = 100
+_NONE = "NA"  # as R prints it
+_SMALLEST_P = 2e-16  # as R prints it
+_COVARIANCE = {"nonrobust": "", "HC0": ", robust (HC0)", "HC1": ", robust (HC1)"}
+
+
+def render(report: Report, most: int | None = 30) -> str:
+    """The report as lines of text without colours, ending in a line break."""
+    rows = shown_rows(report.coefficients, most)
+    left_out = len(report.coefficients) - len(rows)
+    parts = [_heading(report), "", _coefficients(report, rows)]
+    if left_out:
+        parts.append(f"and {left_out} more, of smaller |z| or estimate; the CSV and JSON forms have them all")
+    parts += ["", *_fit(report)]
+    if report.calibration is not None:
+        parts += ["", *_calibration(report)]
+    for warning in report.warnings:
+        parts += ["", textwrap.fill(f"Warning: {warning}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
+    return "\n".join(parts) + "\n"
+
+
+def shown_rows(rows: tuple[Coefficient, ...], most: int | None) -> list[Coefficient]:
+    """The `most` rows with the largest |z|, or |estimate| where there are no errors, in the table's order."""
+    if most is None or len(rows) <= most:
+        return list(rows)
+    with_errors = any(row.z is not None for row in rows)
+    sizes = [abs((row.z if with_errors else row.estimate) or 0.0) for row in rows]
+    chosen = sorted(range(len(rows)), key=lambda j: -sizes[j])[:most]
+    return [rows[j] for j in sorted(chosen)]
+
+
+def _heading(report: Report) -> str:
+    state = "converged" if report.converged else "not converged"
+    return (
+        f"Logistic regression: {_count(report.n_observations, 'observation')}, "
+        f"{_count(report.n_parameters, 'parameter')}, {state} after {_count(report.passes, 'pass', 'passes')}"
+    )
+
+
+def _coefficients(report: Report, rows: list[Coefficient]) -> str:
+    level = f"{100 * report.level:g} %"
+    with_errors = any(row.std_error is not None for row in rows)
+    with_vif = any(row.vif is not None for row in rows)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    table.add_column("", no_wrap=True)
+    headings = ["estimate"]
+    if with_errors:
+        headings += ["std. error", "z", "p-value", "low", "high"]
+    headings += ["odds ratio"] + (["low", "high"] if with_errors else []) + (["VIF"] if with_vif else [])
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [_number(row.estimate)]
+        if with_errors:
+            z = _NONE if row.z is None else f"{row.z:.3f}"
+            cells += [
+                _number(row.std_error, 5),
+                z,
+                _p_value(row.p_value),
+                _number(row.ci_low, 5),
+                _number(row.ci_high, 5),
+            ]
+        cells.append(_number(row.odds_ratio, 5))
+        cells += [_number(row.odds_ratio_low, 4), _number(row.odds_ratio_high, 4)] if with_errors else []
+        cells += [_number(row.vif, 4)] if with_vif else []
+        table.add_row(*(Text(cell) for cell in [" ".join(row.name.split()), *cells]))
+    out = io.StringIO()
+    widest = max((len(row.name) for row in rows), default=0)
+    console = Console(file=out, width=2 * widest + 200, color_system=None, highlight=False, markup=False)
+    console.print(table)
+    text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    if with_errors:
+        text += f"\nlow and high: {level} confidence limits; standard errors from the " + (
+            "inverse Hessian" if report.covariance == "nonrobust" else f"sandwich ({report.covariance})"
+        )
+    return text
+
+
+def _fit(report: Report) -> list[str]:
+    likelihood = round(report.log_likelihood, 6) + 0.0  # no negative zero
+    lines = [
+        f"log-likelihood {likelihood:.6f}, of the null model {report.null_log_likelihood:.6f}"
+        + ("" if report.mcfadden_r2 is None else f", McFadden's R² {report.mcfadden_r2:.4f}"),
+        f"AIC {report.aic:.4f}, BIC {report.bic:.4f}",
+    ]
+    test = report.likelihood_ratio_test
+    if test is not None:
+        freedom = _count(test.degrees_of_freedom, "degree", "degrees")
+        lines.append(
+            f"likelihood-ratio test of all slopes: χ² = {test.statistic:.4f} on {freedom} of freedom, "
+            f"p-value {_p_value(test.p_value)}"
+        )
+    lines.append(
+        f"balance on the training rows: mean prediction {report.mean_prediction:.6g}, "
+        f"mean outcome {report.mean_outcome:.6g}"
+    )
+    return lines
+
+
+def _calibration(report: Report) -> list[str]:
+    c = report.calibration
+    assert c is not None  # noqa: S101
+    line = "" if c.slope is None else f", intercept {c.intercept:.4f} (best 0), slope {c.slope:.4f} (best 1)"
+    rule = "" if report.threshold_rule is None else f" ({report.threshold_rule})"
+    return [
+        f"calibration on {_count(c.n_observations, f'{c.rows} row')}: Brier score {c.brier:.6f}, "
+        f"expected calibration error {c.expected_calibration_error:.6f}{line}",
+        f"mean prediction {c.mean_prediction:.6g}, mean outcome {c.mean_outcome:.6g}; "
+        f"threshold {report.threshold:.6g}{rule}",
+    ]
+
+
+def _number(value: float | None, digits: int = 6) -> str:
+    return _NONE if value is None else f"{value:.{digits}g}"
+
+
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return _NONE
+    return f"<{_SMALLEST_P:g}" if value < _SMALLEST_P else f"{value:.4g}"
+
+
+def _count(n: int, one: str, many: str | None = None) -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"

@@ -1,0 +1,232 @@
+"""Complete and quasi-complete separation: proven or ruled out, never guessed from a large coefficient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lr_lightning.statistics.design_matrix import Block, DesignMatrix
+from lr_lightning.statistics.linear_programme import few_columns, largest_support, null_space
+from lr_lightning.statistics.sums import Sums
+
+_MAX_COLUMNS = 500  # of a linear programme
+_MAX_ROUNDS = 40
+_FIRST_ROWS = 2000
+_MORE_ROWS = 1000
+_OUTSIDE = 1e-7
+
+
+@dataclass(frozen=True)
+class Separation:
+    """What is known of separation.
+
+    Attributes:
+        kind: "complete", "quasi" or None.
+        settled: whether `kind` is proven; False only for tables that are too wide for a linear programme.
+        columns: positions of the columns whose coefficients the direction moves; under complete separation, the few
+            that suffice to tell the classes apart.
+        free: orthonormal directions, (p, s), along which the likelihood keeps growing or does not change in the
+            limit; what has no part in them has a finite estimate.
+    """
+
+    kind: Literal["complete", "quasi"] | None
+    settled: bool
+    columns: np.ndarray
+    free: np.ndarray
+
+
+def find_separation(design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray) -> Separation:
+    r"""Whether a direction exists along which no row loses and some gain (Albert & Anderson 1984).
+
+    1. If the fitted parameters themselves put every row on its right side, the separation is complete.
+    2. With g and H the gradient and the Hessian at the parameters: along any direction the third derivative is at
+       most :math:`\max_i |\tilde x_i^\top \delta|` times the second (Bach 2010), so that the likelihood has a
+       maximum, and there is no separation, if :math:`\|g\|_{H^{-1}} \max_i \|\tilde x_i\|_{H^{-1}} < 1`. A
+       converged fit passes this test.
+    3. Else a linear programme on some of the rows. If they are not separated, the whole is not. If they are, its
+       direction is tried on all rows; those that lose are added, until none does or there is no direction left.
+
+    Args:
+        design: the rows; swept anew where needed.
+        parameters: (p,), wherever the fit ended.
+        sums: at these parameters.
+        keep: positions of linearly independent parameters, (q,), the intercept's included.
+    """
+    p = design.size
+    nothing = Separation(None, True, np.array([], int), np.zeros((p, 0)))
+    if not len(keep):
+        return nothing
+    if sums.smallest_margin > 0:
+        return _complete(design, keep, _first_rows(design, parameters, sums.n_rows, keep))
+    if _maximum_exists(design, sums, keep):
+        return nothing
+    unsettled = Separation(None, False, np.array([], int), np.zeros((p, 0)))
+    if len(keep) > _MAX_COLUMNS:
+        return unsettled
+    rows = _first_rows(design, parameters, sums.n_rows, keep)
+    for _ in range(_MAX_ROUNDS):
+        answer = largest_support(rows)
+        if answer is None:
+            return unsettled
+        direction, gains = answer
+        free = null_space(rows[~gains])
+        if not gains.any() and not free.shape[1]:
+            return nothing
+        losing, staying, n_zero = _try_direction(design, keep, direction, free)
+        if len(losing) or len(staying):
+            rows = np.concatenate([rows, losing if len(losing) else staying])
+            continue
+        if not gains.any():
+            return nothing
+        if not n_zero and gains.all():
+            return _complete(design, keep, rows)
+        whole = np.zeros((p, free.shape[1]))
+        whole[keep] = free
+        moved = moved_terms(design, whole)
+        return Separation("quasi", True, moved[moved < len(design.columns)], whole)
+    return unsettled
+
+
+def moved_terms(design: DesignMatrix, free: np.ndarray) -> np.ndarray:
+    """Positions of the parameters that directions (p, s) move in original units."""
+    k = len(design.columns)
+    original, size = np.linalg.norm(design.to_original(free), axis=1), np.linalg.norm(free, axis=1)
+    if design.intercept:
+        size[k] = 1 + (np.abs(design.mean) / design.scale) @ size[:k]
+    size[:k] = 1 / design.scale
+    return (original > 1e-6 * size).nonzero()[0]
+
+
+def _maximum_exists(design: DesignMatrix, sums: Sums, keep: np.ndarray) -> bool:
+    hessian, gradient = sums.hessian[np.ix_(keep, keep)], sums.gradient[keep]
+    root = np.sqrt(hessian.diagonal())
+    if not (root > 0).all():
+        return False
+    try:
+        lower = np.linalg.cholesky(hessian / root[:, None] / root)
+    except np.linalg.LinAlgError:
+        return False
+    if lower.diagonal().min() ** 2 < 1e-10:  # its digits could not be trusted
+        return False
+    inverse = np.linalg.inv(lower) / root
+    decrement = float(np.linalg.norm(inverse @ gradient))
+    if decrement * sums.largest_norm * np.linalg.norm(inverse, 2) < 0.5:
+        return True
+    largest = 0.0
+    for x, *_ in design.blocks():
+        if len(x):
+            scores = x[:, keep] @ torch.from_numpy(inverse.T).to(x.device)
+            largest = max(largest, float(scores.square().sum(1).max()))
+    return decrement * math.sqrt(largest) < 0.5
+
+
+def _complete(design: DesignMatrix, keep: np.ndarray, rows: np.ndarray) -> Separation:
+    """Complete separation, with few columns that suffice: one alone if possible."""
+    k = len(design.columns)
+    columns = keep[keep < k]
+    whole = np.zeros((design.size, len(keep)))
+    whole[keep] = np.eye(len(keep))
+    alone = columns[_separates_alone(design, columns)]
+    if len(alone):
+        return Separation("complete", True, alone[:1], whole)
+    if len(keep) <= _MAX_COLUMNS:
+        for _ in range(_MAX_ROUNDS):
+            direction = few_columns(rows, design.intercept)
+            if direction is None:
+                break
+            losing, staying, n_zero = _try_direction(design, keep, direction, np.eye(len(keep)))
+            if not len(losing) and not n_zero:
+                few = np.abs(direction[: len(columns)]) > 1e-6 * np.abs(direction).max()
+                return Separation("complete", True, columns[few], whole)
+            rows = np.concatenate([rows, losing, staying])
+    return Separation("complete", True, columns, whole)
+
+
+def _separates_alone(design: DesignMatrix, columns: np.ndarray) -> np.ndarray:
+    """Which of the columns, (c,), tell the classes apart without help from another."""
+    bounds = {sign: [np.full(len(columns), math.inf), np.full(len(columns), -math.inf)] for sign in (-1, 1)}
+    for x, sign, _, _ in design.blocks():
+        for s, (low, high) in bounds.items():
+            part = x[sign == s][:, columns]
+            if len(part):
+                np.minimum(low, part.amin(0).cpu().numpy(), out=low)
+                np.maximum(high, part.amax(0).cpu().numpy(), out=high)
+    (low0, high0), (low1, high1) = bounds[-1], bounds[1]
+    if design.intercept:
+        return (high0 < low1) | (high1 < low0)
+    return ((high0 < 0) & (low1 > 0)) | ((high1 < 0) & (low0 > 0))
+
+
+def _first_rows(design: DesignMatrix, parameters: np.ndarray, n_rows: int, keep: np.ndarray) -> np.ndarray:
+    """Signed rows (m, q) to begin with: all of a small table; else the worst classified and a random sample."""
+    size = max(_FIRST_ROWS, 4 * len(keep))
+    if n_rows <= 2 * size:
+        return np.concatenate([_signed(design, block, slice(None), keep) for block in design.blocks()])
+    theta = torch.from_numpy(parameters)
+    generator = torch.Generator().manual_seed(0)
+
+    def margins(block: Block) -> Tensor:
+        return (block.x @ theta.to(block.x.device)) * block.sign
+
+    worst = _Lowest(design, keep, size // 2)
+    sample = _Lowest(design, keep, size // 2)
+    for block in design.blocks():
+        worst.add(block, margins(block))
+        sample.add(block, torch.rand(len(block.x), generator=generator, dtype=torch.float64))
+    return np.concatenate([worst.rows, sample.rows])
+
+
+def _try_direction(
+    design: DesignMatrix, keep: np.ndarray, direction: np.ndarray, free: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows that lose along the direction (q,), rows that stay but move along `free` (q, s), and how many stay."""
+    losing, staying = _Lowest(design, keep, _MORE_ROWS), _Lowest(design, keep, _MORE_ROWS)
+    n_zero, k = 0, len(design.columns)
+    slopes = keep[keep < k]
+    for block in design.blocks():
+        if not len(block.x):
+            continue
+        device = block.x.device
+        delta, directions = torch.from_numpy(direction).to(device), torch.from_numpy(free).to(device)
+        x = block.x[:, keep]
+        margin = (x @ delta) * block.sign
+        tolerance = 4 * design.rounding(block)[:, slopes] @ delta[: len(slopes)].abs()
+        tolerance += 2.0**-48 * (x.abs() @ delta.abs())
+        losing.add(block, margin, margin < -tolerance)
+        zero = margin.abs() <= tolerance
+        n_zero += int(zero.sum())
+        moving = (x @ directions).norm(dim=1)
+        staying.add(block, -moving, zero & (moving > max(_OUTSIDE, 64 * design.epsilon) * x.norm(dim=1)))
+    return losing.rows, staying.rows, n_zero
+
+
+class _Lowest:
+    """The signed rows with the lowest scores of all that were added."""
+
+    def __init__(self, design: DesignMatrix, keep: np.ndarray, size: int):
+        self._design, self._keep, self._size = design, keep, size
+        self.rows = np.zeros((0, len(keep)))
+        self._scores = np.zeros(0)
+
+    def add(self, block: Block, scores: Tensor, where: Tensor | None = None) -> None:
+        candidates = torch.arange(len(block.x)) if where is None else where.nonzero()[:, 0].cpu()
+        if not len(candidates):
+            return
+        scores = scores.cpu()[candidates]
+        best = scores.topk(min(self._size, len(scores)), largest=False).indices
+        rows = np.concatenate([self.rows, _signed(self._design, block, candidates[best], self._keep)])
+        scored = np.concatenate([self._scores, scores[best].numpy()])
+        order = np.argsort(scored, kind="stable")[: self._size]
+        self.rows, self._scores = rows[order], scored[order]
+
+
+def _signed(design: DesignMatrix, block: Block, chosen: slice | Tensor, keep: np.ndarray) -> np.ndarray:
+    """(2y − 1)·x̃ of chosen rows of a block and the kept columns, (r, q), with the table's own decimals restored."""
+    chosen = chosen if isinstance(chosen, slice) else chosen.to(block.x.device)
+    part = Block(block.x[chosen], block.sign[chosen], block.weight[chosen], block.start)
+    return (design.restored(part) * part.sign.cpu().numpy()[:, None])[:, keep]

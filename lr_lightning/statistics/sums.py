@@ -1,0 +1,113 @@
+"""One sweep over the rows: likelihood, gradient, Hessian, cross products."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lr_lightning.statistics.design_matrix import DesignMatrix
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the rows of positive weight, at given parameters; all float64.
+
+    Attributes:
+        n_rows: number of rows.
+        n_positive: how many of them are positive.
+        weight: Σ v.
+        positive_weight: Σ v y.
+        prediction: Σ v p.
+        whole_weights: whether every weight is an integer, as frequencies are.
+        log_likelihood: Σ v log-likelihood.
+        gradient: of the log-likelihood, Σ v (y − p) x̃, (p,).
+        hessian: of the negative log-likelihood, Σ v p (1 − p) x̃ x̃ᵀ, (p, p).
+        gram: Σ v x̃ x̃ᵀ, (p, p).
+        meat: Σ v² (y − p)² x̃ x̃ᵀ, (p, p), or None where it was not asked for.
+        smallest_margin: the smallest (2y − 1)·logit.
+        largest_norm: the largest ‖x̃‖.
+    """
+
+    n_rows: int
+    n_positive: int
+    weight: float
+    positive_weight: float
+    prediction: float
+    whole_weights: bool
+    log_likelihood: float
+    gradient: np.ndarray
+    hessian: np.ndarray
+    gram: np.ndarray
+    meat: np.ndarray | None
+    smallest_margin: float
+    largest_norm: float
+
+    @property
+    def null_log_likelihood(self) -> float:
+        """Of the model with an intercept alone."""
+        positive, negative = self.positive_weight, self.weight - self.positive_weight
+        return sum(part * math.log(part / self.weight) for part in (positive, negative) if part > 0)
+
+
+def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, meat: bool = False, matrices: bool = True) -> Sums:
+    """Sweep over all rows at `parameters` (p,), intercept last.
+
+    Without `matrices`, for tables too wide for them, the p × p sums are empty, (0, 0).
+
+    Raises:
+        ValueError: if no row has a positive weight.
+    """
+    p = design.size
+    size = p if matrices else 0
+    n_rows = n_positive = 0
+    whole, smallest, largest = True, math.inf, 0.0
+    totals, gradient = np.zeros(4), np.zeros(p)
+    hessian, gram, meat_sum = np.zeros((3, size, size))
+    for x, sign, v, _ in design.blocks():
+        if not len(x):
+            continue
+        margin = (x @ torch.from_numpy(parameters).to(x.device)) * sign
+        right, wrong = torch.sigmoid(margin), torch.sigmoid(-margin)  # wrong = |y − p|, to its last digits
+        positive = sign > 0
+        prediction = torch.where(positive, right, wrong)
+        log_likelihood = -torch.nn.functional.softplus(-margin)
+        n_rows += len(x)
+        n_positive += int(positive.sum())
+        totals += [float(t) for t in (v.sum(), v[positive].sum(), v @ prediction, v @ log_likelihood)]
+        residual = v * wrong * sign
+        gradient += _numpy(residual @ x)
+        if matrices:
+            weighted = x * v[:, None]
+            gram += _numpy(x.T @ weighted)
+            hessian += _numpy((weighted * (right * wrong)[:, None]).T @ x)
+        if matrices and meat:
+            scores = x * residual[:, None]
+            meat_sum += _numpy(scores.T @ scores)
+        whole = whole and bool((v == v.round()).all())
+        smallest = min(smallest, float(margin.min()))
+        largest = max(largest, float(x.square().sum(1).max()))
+    if not n_rows:
+        raise ValueError("there are no rows of positive weight")
+    weight, positive_weight, mass, likelihood = totals.tolist()
+    return Sums(
+        n_rows=n_rows,
+        n_positive=n_positive,
+        weight=weight,
+        positive_weight=positive_weight,
+        prediction=mass,
+        whole_weights=whole,
+        log_likelihood=likelihood,
+        gradient=gradient,
+        hessian=hessian,
+        gram=gram,
+        meat=meat_sum if meat else None,
+        smallest_margin=smallest,
+        largest_norm=math.sqrt(largest),
+    )
+
+
+def _numpy(sums: torch.Tensor) -> np.ndarray:
+    return sums.cpu().numpy()

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from lr_lightning.statistics.linear_programme import largest_support
+from lr_lightning.statistics.separation import find_separation, moved_terms
+from lr_lightning.statistics.sums import sum_rows
+from tests.statistics.tables import design_of
+
+
+def verdict(x, y, parameters=None, **options):
+    design = design_of(x, y, **options)
+    parameters = np.zeros(design.size) if parameters is None else np.asarray(parameters, float)
+    return find_separation(design, parameters, sum_rows(design, parameters), np.arange(design.size))
+
+
+def brute_force(signed):
+    """Rows (m, 3) of integers of rank 3: extreme directions are normal to two rows. Gains over all of them."""
+    gains = np.zeros(len(signed), bool)
+    for i, j in combinations(range(len(signed)), 2):
+        for direction in (np.cross(signed[i], signed[j]), np.cross(signed[j], signed[i])):
+            margins = signed @ direction
+            if (margins >= 0).all():
+                gains |= margins > 0
+    return gains
+
+
+tables = st.integers(4, 14).flatmap(
+    lambda m: st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2), st.integers(0, 1)), min_size=m, max_size=m)
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tables, st.sampled_from([torch.float64, torch.float32]))
+def test_verdict_is_that_of_exact_enumeration(table, dtype):
+    x, y = np.array(table)[:, :2], np.array(table)[:, 2]
+    augmented = np.column_stack([x, np.ones(len(x), int)])
+    assume(np.linalg.matrix_rank(augmented) == 3)
+    signed = augmented * (2 * y - 1)[:, None]
+    gains = brute_force(signed)
+    answer = largest_support(signed.astype(float))
+    assert answer is not None
+    assert answer[1].tolist() == gains.tolist()
+    found = verdict(x, y, dtype=dtype, standardize=dtype == torch.float32)
+    assert found.settled
+    assert found.kind == ("complete" if gains.all() else "quasi" if gains.any() else None)
+
+
+def test_the_tutorials_three_students_are_completely_separated():
+    for parameters in ([0.0, 0.0], [1.0, 0.3], [50.0, 0.0]):
+        found = verdict([[1.0], [2.0], [3.0]], [0, 0, 1], parameters)
+        assert (found.kind, found.columns.tolist()) == ("complete", [0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_level_without_a_failure_is_quasi_complete_separation(dtype):
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.normal(size=300), rng.random(300) < 0.1, rng.random(300) < 0.5]).astype(float)
+    y = (rng.random(300) < 0.4).astype(float)
+    y[x[:, 1] == 1] = 1
+    design = design_of(x, y, dtype=dtype, standardize=dtype == torch.float32)
+    found = find_separation(design, np.zeros(4), sum_rows(design, np.zeros(4)), np.arange(4))
+    assert (found.kind, found.columns.tolist()) == ("quasi", [1])
+    assert moved_terms(design, found.free).tolist() == [1]  # nor the intercept
+    with_failure = np.where(np.arange(300) == np.flatnonzero(x[:, 1])[0], 0, y)
+    assert verdict(x, with_failure, dtype=dtype, standardize=dtype == torch.float32).kind is None
+
+
+def test_quasi_separation_by_a_tie():
+    found = verdict([[1.0], [2.0], [2.0], [3.0]], [0, 0, 1, 1])
+    assert (found.kind, found.columns.tolist()) == ("quasi", [0])
+
+
+def test_two_levels_are_both_named():
+    x = np.kron(np.eye(3)[:, 1:], np.ones((4, 1)))  # a reference level and two others
+    y = [0, 1, 0, 1, 1, 1, 1, 1, 0, 0, 0, 0]
+    found = verdict(x, y)
+    assert (found.kind, found.columns.tolist()) == ("quasi", [0, 1])
+
+
+def test_complete_separation_by_two_columns_names_the_two():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(200, 8))
+    y = x[:, 2] + x[:, 5] > 0
+    x[:, 2] += 0.05 * (2 * y - 1)
+    found = verdict(x, y)
+    assert (found.kind, found.columns.tolist()) == ("complete", [2, 5])
+
+
+def test_rows_without_weight_do_not_count():
+    x, y = [[1.0], [2.0], [3.0], [0.0]], [0, 0, 1, 1]
+    assert verdict(x, y).kind is None
+    assert verdict(x, y, weight=[1, 1, 1, 0]).kind == "complete"
+
+
+def test_without_an_intercept():
+    x, y = [[1.0], [2.0], [3.0]], [0, 0, 1]
+    assert verdict(x, y, intercept=False).kind is None
+    assert verdict(x, [1, 1, 1], intercept=False).kind == "complete"
+    assert verdict([[-1.0], [-2.0], [3.0]], y, intercept=False).kind == "complete"
+    assert verdict([[-1.0], [0.0], [3.0]], y, intercept=False).kind == "quasi"
+
+
+@pytest.mark.parametrize("kind", [None, "quasi", "complete"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_large_tables_are_settled_on_some_of_their_rows(kind, dtype):
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(30_000, 6))
+    x[:, 3] = rng.random(30_000) < 0.001
+    logits = 3 * x[:, 0] - x[:, 1]
+    y = rng.random(30_000) < 1 / (1 + np.exp(-logits))
+    if kind == "quasi":
+        y[x[:, 3] == 1] = True
+    if kind == "complete":
+        y = x[:, 0] - x[:, 1] > 0.3
+    found = verdict(x, y, dtype=dtype, standardize=True, batch_size=7000)
+    assert (found.kind, found.settled) == (kind, True)
+    if kind == "quasi":
+        assert found.columns.tolist() == [3]
+
+
+def test_a_converged_fit_needs_no_linear_programme(monkeypatch):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(500, 4))
+    y = rng.random(500) < 1 / (1 + np.exp(-x[:, 0]))
+    design = design_of(x, y)
+    parameters = np.zeros(5)
+    for _ in range(8):
+        sums = sum_rows(design, parameters)
+        parameters = parameters + np.linalg.solve(sums.hessian, sums.gradient)
+    monkeypatch.setattr("lr_lightning.statistics.separation.largest_support", None)
+    found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(5))
+    assert (found.kind, found.settled) == (None, True)
+
+
+@pytest.mark.parametrize("steps", [5, 12, 25, 33])
+def test_a_fit_that_ran_away_never_passes_the_test_of_the_gradient(steps):
+    """Newton from zero gains about one unit of logit a step along the direction."""
+    rng = np.random.default_rng(4)
+    x = np.column_stack([rng.normal(size=400), rng.random(400) < 0.2]).astype(float)
+    y = (rng.random(400) < 0.5).astype(float)
+    y[x[:, 1] == 1] = 1
+    design = design_of(x, y)
+    parameters = np.zeros(3)
+    for _ in range(steps):
+        sums = sum_rows(design, parameters)
+        parameters = parameters + np.linalg.solve(sums.hessian, sums.gradient)
+    found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(3))
+    assert (found.kind, found.columns.tolist()) == ("quasi", [1])
