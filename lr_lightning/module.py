@@ -14,8 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lr_lightning.data.standardization import Standardization
-from lr_lightning.data.summary import TrainingSummary, random_rows, row_weights
-from lr_lightning.data.tensors import TensorDataModule
+from lr_lightning.data.summary import TrainingSummary, row_weights
+from lr_lightning.data.tensors import DESCRIPTION, TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.linear_sigmoid import LinearSigmoid
 from lr_lightning.loss import logistic_loss
@@ -23,11 +23,10 @@ from lr_lightning.metrics import HeldOutMetrics
 from lr_lightning.optimizers import EXACT, is_full_batch, make_optimizer, refuse_unknown
 from lr_lightning.penalty import Penalty
 from lr_lightning.predictor import Predictor
-from lr_lightning.solver import SubsampledNewton, draw_sample, sample_size
+from lr_lightning.solver import SubsampledNewton
+from lr_lightning.start import set_initial_coefficients, solver_options, standardization_of
 
 log = logging.getLogger("lr_lightning")
-
-FROM_DATA = ("schema", "prediction_input", "curve", "data", "fingerprint")  # keys of a checkpoint
 
 
 class LogisticRegression(LightningModule):
@@ -124,7 +123,7 @@ class LogisticRegression(LightningModule):
         self._served = data.served if isinstance(data, TensorDataModule) else None
         if stage == "fit":
             self._summarize(data)
-            self._from_data = _description(data) if isinstance(data, TensorDataModule) else {}
+            self._from_data = data.description() if isinstance(data, TensorDataModule) else {}
         if isinstance(data, TensorDataModule) and data.val_rows is None:
             # Lightning warns of an empty validation loader; one that is not overridden it leaves alone.
             data.val_dataloader = LightningDataModule.val_dataloader.__get__(data)
@@ -143,38 +142,19 @@ class LogisticRegression(LightningModule):
         if hparams["in_features"] not in (None, n_features):
             raise InputError(f"in_features is {hparams['in_features']}, but the data have {n_features} features")
         served = self._served or Standardization.identity(n_features)
-        training = summary.standardization.after(served)
-        mean, scale = training
-        if not hparams["fit_intercept"]:
-            mean = torch.zeros_like(mean)
-        if not hparams["standardize"] and not self._full_batch:
-            mean, scale = torch.zeros_like(mean), torch.where(scale > 0, 1.0, 0.0)
-        scale = torch.where(scale > 0, scale, torch.inf)  # so that no constant column ever has an influence
+        standardization = standardization_of(summary.standardization.after(served), hparams)
         if not hasattr(self, "linear_sigmoid"):
-            self._build(n_features, Standardization(mean, scale))
+            self._build(n_features, standardization)
         else:
-            self.linear_sigmoid.mean.copy_(mean)
-            self.linear_sigmoid.scale.copy_(scale)
-        self._set_initial_coefficients()
+            self.linear_sigmoid.mean.copy_(standardization.mean)
+            self.linear_sigmoid.scale.copy_(standardization.scale)
+        set_initial_coefficients(self.linear_sigmoid, hparams)
 
     def _build(self, in_features: int, standardization: Standardization | None) -> None:
         self.hparams["in_features"] = in_features  # a checkpoint must say how large a model to build
         self.linear_sigmoid = LinearSigmoid(
             in_features, fit_intercept=self.hparams["fit_intercept"], standardization=standardization
         )
-
-    def _set_initial_coefficients(self) -> None:
-        weight, bias = self.hparams["initial_weight"], self.hparams["initial_bias"]
-        if weight is None and bias is None:
-            return
-        if bias and not self.hparams["fit_intercept"]:
-            raise InputError("initial_bias is given, but fit_intercept is false")
-        start = torch.as_tensor(0.0 if weight is None else weight, dtype=torch.float64)
-        if start.ndim and len(start) != self.hparams["in_features"]:
-            raise InputError(
-                f"initial_weight has {len(start)} entries, but the data have {self.hparams['in_features']} features"
-            )
-        self.linear_sigmoid.set_coefficients(start.expand(self.hparams["in_features"]), bias or 0.0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer that `optimizer` names."""
@@ -184,31 +164,9 @@ class LogisticRegression(LightningModule):
         )
         options = dict(hparams["optimizer_options"] or {})
         if hparams["optimizer"] == EXACT:
-            options |= self._solver_options()
+            served = self._served or Standardization.identity(hparams["in_features"])
+            options |= solver_options(self.linear_sigmoid, self._training, served, self._penalty, hparams)
         return make_optimizer(hparams["optimizer"], self.linear_sigmoid.parameters(), options)
-
-    def _solver_options(self) -> dict[str, Any]:
-        """What the exact solver is told of the problem: penalties, and a random sample of the rows."""
-        fitted, n_rows = self.linear_sigmoid, self._training.n_rows
-        size = sample_size(n_rows, self.hparams["in_features"])
-        x, y, *weight = random_rows(self._training.batches, size, n_rows)
-        served = self._served or Standardization.identity(x.shape[1])
-        sample = draw_sample(
-            x,
-            y,
-            row_weights(y, weight[0] if weight else None, self._training.class_weights),
-            center=(fitted.mean - served.mean) / served.scale,
-            scale=fitted.scale / served.scale,
-            size=size,
-        )
-        started = self.hparams["initial_weight"] is not None or self.hparams["initial_bias"] is not None
-        return {
-            "sample": sample,
-            "l1": self._penalty.l1,
-            "l2": self._penalty.l2,
-            "warm_start": started,
-            "sample_is_complete": size >= n_rows,
-        }
 
     # ---- training ---------------------------------------------------------------------------------------
 
@@ -374,17 +332,8 @@ class LogisticRegression(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
-        self._from_data = {key: checkpoint[key] for key in FROM_DATA if key in checkpoint}
+        self._from_data = {key: checkpoint[key] for key in DESCRIPTION if key in checkpoint}
         self._fitted_epoch = checkpoint.get("fitted_epoch", 0)
-
-
-def _description(data: TensorDataModule) -> dict[str, Any]:
-    settings = {
-        "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
-        "init_args": dict(data.hparams),
-    }
-    values = (data.schema.to_dict(), data.prediction_input, data.curve(), settings, data.fingerprint)
-    return dict(zip(FROM_DATA, values, strict=True))
 
 
 def _refuse_out_of_range(hparams: Any) -> None:

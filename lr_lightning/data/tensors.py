@@ -17,6 +17,7 @@ from lr_lightning.data.splits import stratified_split
 from lr_lightning.data.standardization import Standardization, moments
 from lr_lightning.errors import InputError
 
+DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint")
 GATHER_ROWS = 1 << 16  # rows brought into shuffled order at a time: few calls, bounded memory
 LARGEST_MEAN_IN_SCALES = 16.0  # beyond this, centring before rounding to the batch's dtype saves digits
 SCALES_OF_FLOAT32 = (1e-12, 1e12)  # features outside are rescaled, or their squares leave float32's range
@@ -204,6 +205,12 @@ class TensorDataModule(LightningDataModule):
     def test_dataloader(self) -> TensorBatches:
         """Batches of the test rows, in order; of the validation rows where no test rows were kept back."""
         return self._batches(self._held_out(self.val_rows if self.test_rows is None else self.test_rows))
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint has to say of the data, as plain types; the keys are `DESCRIPTION`."""
+        settings = {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": dict(self.hparams)}
+        values = (self.schema.to_dict(), self.prediction_input, self.curve(), settings, self.fingerprint)
+        return dict(zip(DESCRIPTION, values, strict=True))
 
     def points(self, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
         """Training rows as points of a picture: raw features (m, d) and targets (m,), m evenly spaced rows."""
