@@ -9,7 +9,9 @@ import numpy as np
 
 _LARGEST = 1e6  # component of a direction whose smallest positive margin is 1
 _RANK = 1e-9
-_MOST_TO_SPARE = 40  # columns that are tried one by one
+_MOST_TO_SPARE = 40  # columns that are tried one by one,
+_CHEAP = 60_000  # in a programme of so many elements
+_DEAR = 250_000  # above, names are not worth the time
 _OPTIONS = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9, "time_limit": 30.0}
 
 
@@ -56,11 +58,13 @@ def largest_support(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def few_columns(rows: np.ndarray, intercept: bool) -> np.ndarray | None:
-    """A direction (p,) with A β ≥ 1 on few columns, none of which can be spared; None if there is no direction.
+    """A direction (p,) with A β ≥ 1 on few columns; None if there is none, or too much to search.
 
     The columns are ranked by the direction of least L1 norm. Bisection finds how many of the first suffice, since
     more columns separate no less; then each of these is tried without.
     """
+    if rows.size > _DEAR:
+        return None
     p = rows.shape[1]
     direction = _least_norm(rows, np.arange(p), intercept)
     if direction is None:
@@ -80,7 +84,7 @@ def few_columns(rows: np.ndarray, intercept: bool) -> np.ndarray | None:
         middle = (few + enough) // 2
         few, enough = (few, middle) if separates(ranked[:middle]) else (middle, enough)
     columns = ranked[:enough]
-    if len(columns) <= _MOST_TO_SPARE:
+    if len(columns) <= _MOST_TO_SPARE and rows.size <= _CHEAP:
         for column in columns[::-1]:
             rest = columns[columns != column]
             if len(rest) and separates(rest):

@@ -16,6 +16,7 @@ from lr_lightning.statistics.sums import Sums
 
 _MAX_COLUMNS = 500  # of a linear programme
 _MAX_ROUNDS = 40
+_NAMING_ROUNDS = 6
 _FIRST_ROWS = 2000
 _MORE_ROWS = 1000
 _OUTSIDE = 1e-7
@@ -135,7 +136,7 @@ def _complete(design: DesignMatrix, keep: np.ndarray, rows: np.ndarray) -> Separ
     if len(alone):
         return Separation("complete", True, alone[:1], whole)
     if len(keep) <= _MAX_COLUMNS:
-        for _ in range(_MAX_ROUNDS):
+        for _ in range(_NAMING_ROUNDS):
             direction = few_columns(rows, design.intercept)
             if direction is None:
                 break
