@@ -18,6 +18,7 @@ COMMANDS = {
     "validate": "measure a checkpoint on the fit's validation rows, or on a table",
     "test": "measure a checkpoint on the fit's test rows, or on a table",
     "predict": "write the probability and the predicted label of each row of a table",
+    "report": "print the coefficients of a fit, their standard errors, and what to heed",
 }
 
 MISTAKE = 2  # the exit code of a mistake that the person can mend

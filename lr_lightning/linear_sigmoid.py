@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -62,12 +64,15 @@ class LinearSigmoid(nn.Module):
             0
         ] + offset
 
+    def cpu_copy(self) -> LinearSigmoid:
+        """The same model on the CPU, itself where it is there already."""
+        return self if self.mean.device.type == "cpu" else copy.deepcopy(self).cpu()
+
     def coefficients(self) -> tuple[Tensor, float]:
         """Coefficients (d,) and intercept on the original feature scale, detached, float64, on the CPU."""
-        identity = Standardization.identity(len(self.mean))
         with torch.no_grad():
-            weight, bias = self.served_affine(Standardization(*(t.to(self.mean.device) for t in identity)))
-        return weight.detach().cpu(), float(bias)
+            weight, bias = self.cpu_copy().served_affine(Standardization.identity(len(self.mean)))
+        return weight, float(bias)
 
     @torch.no_grad()
     def set_coefficients(self, weight: Tensor, intercept: float) -> None:

@@ -23,8 +23,11 @@ from lr_lightning.metrics import HeldOutMetrics
 from lr_lightning.optimizers import EXACT, is_full_batch, make_optimizer, refuse_unknown
 from lr_lightning.penalty import Penalty
 from lr_lightning.predictor import Predictor
+from lr_lightning.results import infer, threshold_criterion, with_held_out
 from lr_lightning.solver import SubsampledNewton
 from lr_lightning.start import set_initial_coefficients, solver_options, standardization_of
+from lr_lightning.statistics.report import Report
+from lr_lightning.statistics.wald import CovarianceType
 
 log = logging.getLogger("lr_lightning")
 
@@ -45,7 +48,8 @@ class LogisticRegression(LightningModule):
         fit_intercept: whether the model has an intercept.
         reduction: "mean" as above, or "sum": the whole objective times Σv, which has the same optimum.
         class_weight: None, "balanced" (Σv / (2·Σv of the class)) or a weight for each label.
-        threshold: a probability above it is a positive prediction.
+        threshold: a probability above it is a positive prediction: a number, or what is to be best on the
+            validation rows: f1, youden, or cost=R, where a false negative costs R false positives.
         initial_weight: coefficients to start from, one number for all features or one each, on the original
             feature scale; None starts at 0.
         initial_bias: intercept to start from, likewise.
@@ -57,6 +61,7 @@ class LogisticRegression(LightningModule):
     """
 
     linear_sigmoid: LinearSigmoid
+    training_summary: TrainingSummary
 
     def __init__(
         self,
@@ -68,7 +73,7 @@ class LogisticRegression(LightningModule):
         fit_intercept: bool = True,
         reduction: Literal["mean", "sum"] = "mean",
         class_weight: Literal["balanced"] | dict[Any, float] | None = None,
-        threshold: float = 0.5,
+        threshold: float | str = 0.5,
         initial_weight: float | list[float] | None = None,
         initial_bias: float | None = None,
         optimizer: str = EXACT,
@@ -80,9 +85,12 @@ class LogisticRegression(LightningModule):
         refuse_unknown(optimizer, l1)
         self.converged = False
         self._objective_before = math.inf
-        self.held_out = HeldOutMetrics(threshold)
+        # A threshold that is yet to be chosen stands at 0.5 until the end of the fit.
+        self.threshold = 0.5 if isinstance(threshold, str) else threshold
+        self.held_out = HeldOutMetrics(self.threshold)
         self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
         self._fitted_epoch = 0  # number of the last epoch
+        self._inferred: dict[str, Any] = {}  # report and covariance, once they have been asked for
         self._from_data: dict[str, Any] = {}  # what the checkpoint says of the data
         self._served: Standardization | None = None
         if in_features is not None:
@@ -104,12 +112,32 @@ class LogisticRegression(LightningModule):
 
     def predictor(self) -> Predictor:
         """The fitted model for inference, as `load` gives it from a checkpoint."""
-        checkpoint = {
-            "state_dict": self.state_dict(),
-            "hyper_parameters": dict(self.hparams),
-            **self._from_data,
-        }
+        checkpoint: dict[str, Any] = {"state_dict": self.state_dict()}
+        self.on_save_checkpoint(checkpoint)
         return Predictor.from_checkpoint(checkpoint, "the fit")
+
+    def infer(self, *, covariance: CovarianceType = "nonrobust", level: float = 0.95) -> Report:
+        """The report of the fit: coefficients with standard errors, likelihoods, warnings.
+
+        It becomes part of the checkpoints that are written from now on, and `predictor()` knows it. A threshold
+        that is to be chosen on the validation rows is chosen here.
+
+        Args:
+            covariance: nonrobust (the inverse Hessian), HC0 or HC1 (the sandwich).
+            level: of the confidence intervals.
+
+        Raises:
+            InputError: before a fit, or after one to bare loaders instead of a data module of this package.
+        """
+        data = getattr(self._trainer, "datamodule", None)
+        if not isinstance(data, TensorDataModule) or not hasattr(self, "training_summary"):
+            raise InputError("a report needs a fit to a TensorDataModule or TableDataModule")
+        inference = with_held_out(infer(self, data, covariance=covariance, level=level), self, data)
+        self.threshold = inference.report.threshold
+        self._inferred = {"report": inference.report.to_dict()}
+        if inference.covariance is not None:
+            self._inferred["covariance"] = inference.covariance.to_dict()
+        return inference.report
 
     # ---- set-up -----------------------------------------------------------------------------------------
 
@@ -122,6 +150,7 @@ class LogisticRegression(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         self._served = data.served if isinstance(data, TensorDataModule) else None
         if stage == "fit":
+            self._inferred = {}
             self._summarize(data)
             self._from_data = data.description() if isinstance(data, TensorDataModule) else {}
         if isinstance(data, TensorDataModule) and data.val_rows is None:
@@ -136,7 +165,7 @@ class LogisticRegression(LightningModule):
         else:
             self.trainer.fit_loop.setup_data()
             batches, known, labels = cast(Iterable[Sequence[Tensor]], self.trainer.train_dataloader), None, (0, 1)
-        self._training = summary = TrainingSummary.of(batches, hparams["class_weight"], labels, known)
+        self.training_summary = summary = TrainingSummary.of(batches, hparams["class_weight"], labels, known)
 
         n_features = len(summary.standardization.mean)
         if hparams["in_features"] not in (None, n_features):
@@ -165,7 +194,7 @@ class LogisticRegression(LightningModule):
         options = dict(hparams["optimizer_options"] or {})
         if hparams["optimizer"] == EXACT:
             served = self._served or Standardization.identity(hparams["in_features"])
-            options |= solver_options(self.linear_sigmoid, self._training, served, self._penalty, hparams)
+            options |= solver_options(self.linear_sigmoid, self.training_summary, served, self._penalty, hparams)
         return make_optimizer(hparams["optimizer"], self.linear_sigmoid.parameters(), options)
 
     # ---- training ---------------------------------------------------------------------------------------
@@ -181,7 +210,7 @@ class LogisticRegression(LightningModule):
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """The objective on a batch `(x, y)` or `(x, y, weight)`."""
         x, y, *weight = batch
-        v = row_weights(y, weight[0] if weight else None, self._training.class_weights)
+        v = row_weights(y, weight[0] if weight else None, self.training_summary.class_weights)
         loss = logistic_loss(x, y, *self._served_affine(x), v)
         weight_sum = len(y) if v is None else v.sum(dtype=torch.float64)
         weights = self.linear_sigmoid.linear.weight[0]
@@ -189,7 +218,7 @@ class LogisticRegression(LightningModule):
         if self._exact:
             # Lightning divides by the number of batches, and DDP by that of processes: what remains is this
             # batch's true share of the mean. L1 is the solver's own business.
-            share = self.trainer.accumulate_grad_batches * self.trainer.world_size / self._training.weight_sum
+            share = self.trainer.accumulate_grad_batches * self.trainer.world_size / self.training_summary.weight_sum
             return share * loss + self._penalty.smooth(weights)
         objective = loss + weight_sum * self._penalty.total(weights)
         return objective if self.hparams["reduction"] == "sum" else objective / weight_sum
@@ -250,7 +279,7 @@ class LogisticRegression(LightningModule):
         self._fitted_epoch = self.current_epoch
         self._refuse_divergence(self._epoch, self.linear_sigmoid.linear.weight)
         loss, penalty = self._epoch_means()
-        scale = self._training.weight_sum if self.hparams["reduction"] == "sum" else 1.0
+        scale = self.training_summary.weight_sum if self.hparams["reduction"] == "sum" else 1.0
         self._log({"train/loss": scale * float(loss + penalty)})
 
     def _refuse_divergence(self, *values: Tensor) -> None:
@@ -267,7 +296,7 @@ class LogisticRegression(LightningModule):
             self.training_step(batch, 0).backward()
         gradient = max(float(p.grad.abs().max()) for p in self.parameters() if p.grad is not None)
         if self.hparams["reduction"] == "sum":
-            gradient /= self._training.weight_sum
+            gradient /= self.training_summary.weight_sum
         resolution = 1e-9 if self.trainer.precision == "64-true" else 1e-7
         objective, before = float(sum(self._epoch_means())), self._objective_before
         self._objective_before = objective
@@ -328,19 +357,25 @@ class LogisticRegression(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what inference and a later test need of the data, as plain types."""
-        checkpoint.update(self._from_data, fitted_epoch=self._fitted_epoch)
+        checkpoint.update(self._from_data, **self._inferred, threshold=self.threshold, fitted_epoch=self._fitted_epoch)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back."""
         self._from_data = {key: checkpoint[key] for key in DESCRIPTION if key in checkpoint}
+        self._inferred = {key: checkpoint[key] for key in ("report", "covariance") if key in checkpoint}
         self._fitted_epoch = checkpoint.get("fitted_epoch", 0)
+        self.threshold = checkpoint.get("threshold", self.threshold)
+        self.held_out = HeldOutMetrics(self.threshold)
 
 
 def _refuse_out_of_range(hparams: Any) -> None:
     for name in ("l1", "l2"):
         if not 0 <= hparams[name] < float("inf"):
             raise InputError(f"{name} must be a finite number of at least 0, not {hparams[name]}")
-    if not 0 < hparams["threshold"] < 1:
-        raise InputError(f"threshold must lie between 0 and 1, not {hparams['threshold']}")
+    threshold = hparams["threshold"]
+    if isinstance(threshold, str):
+        threshold_criterion(threshold)
+    elif not 0 < threshold < 1:
+        raise InputError(f"threshold must lie between 0 and 1, not {threshold}")
     if hparams["reduction"] not in ("mean", "sum"):
         raise InputError(f"reduction must be mean or sum, not {hparams['reduction']}")

@@ -17,6 +17,8 @@ from lr_lightning.linear_sigmoid import LinearSigmoid
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from lr_lightning.statistics.report import Report
+
 
 def load(checkpoint: str | os.PathLike[str]) -> Predictor:
     """A predictor from a checkpoint file, on the CPU and in eval mode.
@@ -36,6 +38,8 @@ class Predictor:
         threshold: a probability above it is a positive prediction.
         prediction_input: rows (n, d) that are predicted when no data are given, or None.
         curve: low and high end and the axes' labels of the probability curve of a single feature, or None.
+        report: `Report.to_dict()` of the fit, or None.
+        covariance: `Covariance.to_dict()` of the fit, or None where there are no standard errors.
     """
 
     def __init__(
@@ -46,12 +50,15 @@ class Predictor:
         threshold: float = 0.5,
         prediction_input: list[list[float]] | None = None,
         curve: dict[str, Any] | None = None,
+        report: dict[str, Any] | None = None,
+        covariance: dict[str, Tensor] | None = None,
     ):
         self.model = model.eval().requires_grad_(False)
         self.schema = schema
         self.threshold = threshold
         self.prediction_input = prediction_input
         self.curve = curve
+        self._report, self._covariance = report, covariance
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any], name: str) -> Predictor:
@@ -77,9 +84,11 @@ class Predictor:
         return cls(
             model,
             schema,
-            threshold=checkpoint["hyper_parameters"]["threshold"],
+            threshold=checkpoint.get("threshold", 0.5),
             prediction_input=checkpoint.get("prediction_input"),
             curve=checkpoint.get("curve"),
+            report=checkpoint.get("report"),
+            covariance=checkpoint.get("covariance"),
         )
 
     def logits(self, data: Any) -> Tensor:
@@ -92,9 +101,12 @@ class Predictor:
         Raises:
             InputError: if the data do not fit the schema.
         """
+        return self.model.logits(self._encode(data))
+
+    def _encode(self, data: Any) -> Tensor:
         if isinstance(data, (list, tuple)):  # rows of numbers, as somebody types them
             data = torch.tensor(data, dtype=torch.float64)
-        return self.model.logits(self.schema.encode(data))
+        return self.schema.encode(data)
 
     def probability(self, data: Any) -> Tensor:
         """P(positive label | data), float64, shape (n,). Takes what `logits` takes."""
@@ -123,6 +135,36 @@ class Predictor:
         """Intercept, on the original feature scale."""
         return self.model.coefficients()[1]
 
+    def report(self) -> Report:
+        """The report of the fit.
+
+        Raises:
+            InputError: if the checkpoint has none: only the end of a fit makes one.
+        """
+        from lr_lightning.statistics.report import Report
+
+        if self._report is None:
+            raise InputError("the checkpoint has no report; last.ckpt of a finished fit has one")
+        return Report.from_dict(self._report)
+
+    def probability_interval(self, data: Any, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Confidence limits of `probability`, by the delta method on the logit: two float64 tensors, shape (n,).
+
+        Raises:
+            InputError: if the fit has no covariance, as under a penalty or separation, or the data do not fit.
+        """
+        return self.interval_of(self._encode(data), level)
+
+    def interval_of(self, x: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """The same for raw features x, float64, shape (n, d), coded as the schema codes them."""
+        from lr_lightning.statistics.wald import Covariance
+
+        if self._covariance is None:
+            raise InputError("the checkpoint has no covariance, so there are no intervals; its report says why")
+        limits = Covariance.from_dict(self._covariance).probability_interval(x, self.model.logits(x), level)
+        low, high = (torch.from_numpy(limit) for limit in limits)
+        return low, high
+
     def probability_curve(self, x: Any = None, y: Any = None) -> Figure:
         """The picture of P(positive label) against a single feature.
 
@@ -138,9 +180,11 @@ class Predictor:
         if self.curve is None or len(self.schema.feature_names) != 1:
             raise InputError(f"a model of {len(self.schema.feature_names)} features has no probability curve")
         grid = torch.linspace(self.curve["low"], self.curve["high"], 200, dtype=torch.float64)
+        band = None if self._covariance is None else self.interval_of(grid[:, None])
         return probability_curve(
             grid.numpy(),
             torch.sigmoid(self.model.logits(grid[:, None])).numpy(),
+            band=None if band is None else (band[0].numpy(), band[1].numpy()),
             x_label=self.curve["x_label"],
             y_label=self.curve["y_label"],
             points=None if x is None or y is None else (np.asarray(x), np.asarray(y)),

@@ -1,33 +1,57 @@
-"""The record of a run: its settings, its final figures, its pictures."""
+"""The record of a run: its settings, its report, its pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
 
+from lr_lightning import figures
 from lr_lightning.checkpoint import write_whole
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.metrics import HELD_OUT_NAMES
 from lr_lightning.module import LogisticRegression
+from lr_lightning.results import held_out_logits
 from lr_lightning.run_folder import RunFolder, RunLogger
+from lr_lightning.statistics.report import Report
+from lr_lightning.statistics.wald import CovarianceType
 
 
 class RunRecord(Callback):
-    """Writes config.yaml, the settings as TensorBoard sees them, and the figures.
+    """Writes config.yaml, report.json, the figures, and all of them to TensorBoard.
 
     Args:
         run: where it goes.
         config: the text of config.yaml.
-        settings: the same, flat, for the HPARAMS tab.
+        settings: what was chosen, flat, for the HPARAMS tab.
+        covariance: of the report's standard errors.
+        level: of the report's confidence intervals.
+
+    Attributes:
+        report: after the fit.
     """
 
-    def __init__(self, run: RunFolder, config: str, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        run: RunFolder,
+        config: str,
+        settings: Mapping[str, Any],
+        covariance: CovarianceType = "nonrobust",
+        level: float = 0.95,
+    ):
         self.run = run
         self.config = config
         self.settings = settings
+        self.covariance: CovarianceType = covariance
+        self.level = level
+        self.report: Report | None = None
+        self._losses: list[tuple[float, float]] = []  # of each epoch: training and validation
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the settings, once it is certain that they can be used."""
@@ -38,31 +62,75 @@ class RunRecord(Callback):
             indented = "".join(f"    {line}\n" for line in self.config.splitlines())  # Markdown's code block
             trainer.logger.experiment.add_text("config", indented)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the epoch's losses for their picture."""
+        train, val = (float(trainer.callback_metrics.get(f"{part}/loss", math.nan)) for part in ("train", "val"))
+        self._losses.append((train, val))
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the figures, and which scalars the HPARAMS tab is to show."""
-        if not trainer.is_global_zero:
-            return
+        """Make the report, before the last checkpoint is written, and the figures."""
         data = getattr(trainer, "datamodule", None)
-        if isinstance(data, TensorDataModule) and isinstance(pl_module, LogisticRegression):
-            self._draw(trainer, pl_module, data)
-        if isinstance(trainer.logger, RunLogger):
-            held_out = data.val_rows is not None or data.test_rows is not None if data else False
-            metrics = ["train/loss"]
-            if held_out:
-                metrics += [f"{part}/{name}" for part in ("val", "test") for name in HELD_OUT_NAMES]
-            trainer.logger.log_settings(self.settings, metrics)
+        if isinstance(pl_module, LogisticRegression) and isinstance(data, TensorDataModule):
+            # In every process: the report, and the threshold in it, go into a checkpoint that all of them dump.
+            self.report = pl_module.infer(covariance=self.covariance, level=self.level)
+            if trainer.is_global_zero:
+                self._write(trainer, pl_module, data, self.report)
 
-    def _draw(self, trainer: Trainer, pl_module: LogisticRegression, data: TensorDataModule) -> None:
-        predictor = pl_module.predictor()
-        if predictor.curve is None:
+    def _write(self, trainer: Trainer, module: LogisticRegression, data: TensorDataModule, report: Report) -> None:
+        text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_whole(self.run.path / "report.json", lambda path: path.write_text(text, encoding="utf-8"))
+        events = trainer.logger if isinstance(trainer.logger, RunLogger) else None
+        last_epoch = trainer.current_epoch - 1
+        for name, figure in self._figures(module, data, report):
+            save_figure(figure, self.run.figures / f"{name}.png")
+            if events is not None:
+                events.experiment.add_figure(name, figure, last_epoch)
+        if events is None:
             return
-        x, y = data.points()
-        figure = predictor.probability_curve(x, y)
-        save_figure(figure, self.run.figures / "probability_curve.png")
-        if isinstance(trainer.logger, RunLogger):
-            trainer.logger.experiment.add_figure("probability_curve", figure, trainer.current_epoch - 1)
+        events.experiment.add_text("report", "".join(f"    {line}\n" for line in report.to_text().splitlines()))
+        metrics = ["train/loss"]
+        if data.val_rows is not None:
+            logits, y = held_out_logits(module, data, data.val_rows)
+            events.experiment.add_pr_curve("val", y, _sigmoid(logits), last_epoch)
+        if data.val_rows is not None or data.test_rows is not None:
+            metrics += [f"{part}/{name}" for part in ("val", "test") for name in HELD_OUT_NAMES]
+        events.log_settings(self.settings, metrics)
+
+    def _figures(
+        self, module: LogisticRegression, data: TensorDataModule, report: Report
+    ) -> Iterator[tuple[str, Figure]]:
+        predictor = module.predictor()
+        if predictor.curve is not None:
+            yield "probability_curve", predictor.probability_curve(*data.points())
+        train, val = np.array(self._losses).reshape(-1, 2).T
+        yield "loss", figures.loss(train, None if np.isnan(val).all() else val)
+        slopes = [row for row in report.coefficients if row.name != "(Intercept)"]
+        columns = [[row.estimate, row.ci_low, row.ci_high] for row in slopes]
+        estimates, low, high = np.array(columns, dtype=float).reshape(-1, 3).T  # None becomes NaN
+        if not np.isnan(estimates).all():
+            yield (
+                "coefficients",
+                figures.coefficients([row.name for row in slopes], estimates, low, high, level=self.level),
+            )
+        if data.val_rows is None:
+            return
+        logits, y = held_out_logits(module, data, data.val_rows)
+        probability = _sigmoid(logits)
+        if 0 < y.sum() < len(y):
+            yield "roc", figures.roc(probability, y)
+            yield "precision_recall", figures.precision_recall(probability, y)
+        yield "reliability", figures.reliability(probability, y)
+        negative, positive = (str(label) for label in data.schema.labels)
+        yield (
+            "confusion_matrix",
+            figures.confusion_matrix(probability, y, threshold=report.threshold, labels=(negative, positive)),
+        )
 
 
-def save_figure(figure: Any, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=100))
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -logits))

@@ -21,14 +21,17 @@ from lr_lightning.callbacks.record import RunRecord
 from lr_lightning.callbacks.signals import StopOnSignal
 from lr_lightning.commands.trainer import add_trainer_arguments, make_trainer
 from lr_lightning.data.tensors import TensorDataModule
+from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
 from lr_lightning.optimizers import EXACT
 from lr_lightning.parsing import instantiate, parse
 from lr_lightning.predictor import load
 from lr_lightning.run_folder import RunFolder
+from lr_lightning.statistics.wald import CovarianceType
 
 # Importing a class makes its short name known to the parser: `--data HoursDataModule`.
 DATA_CLASSES = (HoursDataModule, TableDataModule)
+COVARIANCES: dict[str, CovarianceType] = {"nonrobust": "nonrobust", "robust": "HC1", "HC0": "HC0", "HC1": "HC1"}
 PARTS = ("model", "optimizer", "data", "trainer")
 SET_ELSEWHERE: set[str | int] = {"in_features", "optimizer", "optimizer_options"}  # by the data and by --optimizer
 
@@ -37,6 +40,8 @@ def run(arguments: Sequence[str]) -> int:
     """Fit, write the run folder, and say where things are; the exit code is not 0 where a signal ended it."""
     parser = _parser()
     config = parse(parser, arguments)
+    if not 0 < config.level < 1:
+        raise InputError(f"option level: {config.level} does not lie between 0 and 1")
     if config.quiet:
         logging.getLogger("lr_lightning").setLevel(logging.WARNING)
     text = parser.dump(config, skip_unset=True)
@@ -45,7 +50,8 @@ def run(arguments: Sequence[str]) -> int:
     run_folder = RunFolder.next_version(_experiment(config))
     checkpoints = RunCheckpoints(run_folder.checkpoints)
     signals = StopOnSignal()
-    callbacks = [signals, checkpoints, RunRecord(run_folder, text, _settings(parser, config))]
+    record = RunRecord(run_folder, text, _settings(parser, config), COVARIANCES[config.covariance], config.level)
+    callbacks = [signals, checkpoints, record]
     trainer = make_trainer(
         parser,
         config,
@@ -58,6 +64,8 @@ def run(arguments: Sequence[str]) -> int:
         run_folder.remove_unless_resumable()
         raise
     if trainer.is_global_zero and not config.quiet:
+        if record.report is not None:
+            print(record.report.to_text(), file=sys.stderr)
         print(_summary(trainer, data, checkpoints, run_folder), file=sys.stderr)
     if signals.received is None:
         return 0
@@ -73,6 +81,13 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="a YAML file of options; may be given several times")
     parser.add_argument("--quiet", action="store_true", help="say nothing but warnings")
+    parser.add_argument(
+        "--covariance",
+        choices=list(COVARIANCES),
+        default="nonrobust",
+        help="of the report's standard errors: the inverse Hessian, or a sandwich (robust is HC1)",
+    )
+    parser.add_argument("--level", type=float, default=0.95, help="of the report's confidence intervals")
     parser.add_class_arguments(LogisticRegression, "model", skip=SET_ELSEWHERE, instantiate=False)
     parser.add_subclass_arguments(
         torch.optim.Optimizer,

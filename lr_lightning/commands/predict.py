@@ -23,6 +23,7 @@ from lr_lightning.parsing import parse
 from lr_lightning.predictor import Predictor, load
 
 SUFFIXES = (".csv", ".parquet")
+LIMITS = ("probability_low", "probability_high")
 NEEDS_QUOTES = re.compile(r'[",\r\n]')
 
 
@@ -37,7 +38,10 @@ def run(arguments: Sequence[str]) -> None:
     predictor = load(options.ckpt_path)
     if options.data.unseen is not None:
         predictor.schema = replace(predictor.schema, unseen=options.data.unseen)
-    tables = _predictions(predictor, _blocks(predictor, options.data.path, options.id), options.id)
+    if not 0 < options.level < 1:
+        raise InputError(f"option level: {options.level} does not lie between 0 and 1")
+    level = options.level if options.interval else None
+    tables = _predictions(predictor, _blocks(predictor, options.data.path, options.id), options.id, level)
     if output is not None:
         write_whole(output, lambda path: _write(tables, path, output.suffix, predictor.schema.labels))
         return
@@ -67,6 +71,8 @@ def _parser() -> ArgumentParser:
         choices=["error", "reference"],
         help="a level that the fit has not seen: refuse it, or take it for the reference (default: as at the fit)",
     )
+    parser.add_argument("--interval", action="store_true", help="add the confidence limits of each probability")
+    parser.add_argument("--level", type=float, default=0.95, help="of these limits")
     parser.add_argument("--id", type=str | None, help="a column to repeat in front of the predictions")
     parser.add_argument("--output", type=str | None, help="a .csv or .parquet file; default: CSV on stdout")
     return parser
@@ -84,12 +90,17 @@ def _blocks(predictor: Predictor, path: str | None, identifier: str | None) -> I
     return iter([EncodedRows(torch.tensor(predictor.prediction_input, dtype=torch.float64), None)])
 
 
-def _predictions(predictor: Predictor, blocks: Iterator[EncodedRows], identifier: str | None) -> Iterator[pa.Table]:
+def _predictions(
+    predictor: Predictor, blocks: Iterator[EncodedRows], identifier: str | None, level: float | None
+) -> Iterator[pa.Table]:
     for rows in blocks:
         probability = torch.sigmoid(predictor.model.logits(rows.x))
         columns = {} if identifier is None or rows.ids is None else {identifier: rows.ids}
         columns["probability"] = pa.array(probability.numpy(), mask=probability.isnan().numpy())
         columns["prediction"] = pa.array(predictor.labels_of(probability).tolist(), type=_label_type(predictor))
+        if level is not None:
+            for name, limit in zip(LIMITS, predictor.interval_of(rows.x, level), strict=True):
+                columns[name] = pa.array(limit.numpy(), mask=limit.isnan().numpy())
         yield pa.table(columns)
 
 
@@ -111,8 +122,8 @@ def _write(tables: Iterator[pa.Table], path: Path, suffix: str, labels: Sequence
 
 def _quoting(table: pa.Table, labels: Sequence[object]) -> pyarrow.csv.WriteOptions:
     """Quotes only where a reader needs them; pyarrow's own choice quotes every text, and every name."""
-    *ids, _, _ = table.columns
-    plain_values = not ids or not (pa.types.is_string(ids[0].type) or pa.types.is_large_string(ids[0].type))
+    identifier = table.columns[0].type
+    plain_values = not (pa.types.is_string(identifier) or pa.types.is_large_string(identifier))
     plain_values &= not any(NEEDS_QUOTES.search(str(label)) for label in labels)
     plain_names = not any(NEEDS_QUOTES.search(name) for name in table.column_names)
     return pyarrow.csv.WriteOptions(

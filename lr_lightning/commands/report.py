@@ -1,0 +1,36 @@
+"""`lr-lightning report`: needs neither Lightning nor the data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+from lr_lightning.errors import InputError
+from lr_lightning.parsing import parse
+from lr_lightning.predictor import load
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Print the report of a fit to stdout."""
+    parser = ArgumentParser(
+        prog="lr-lightning report",
+        description="Print the report of a fit: coefficients, standard errors, likelihoods, warnings.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--ckpt_path", type=str, required=True, help="the checkpoint of a finished fit")
+    parser.add_argument("--format", choices=["text", "json", "csv"], default="text", help="how to print it")
+    parser.add_argument("--level", type=float | None, help="of the confidence intervals (default: as at the fit)")
+    options = parse(parser, arguments)
+    report = load(options.ckpt_path).report()
+    if options.level is not None:
+        if not 0 < options.level < 1:
+            raise InputError(f"option level: {options.level} does not lie between 0 and 1")
+        report = report.at_level(options.level)
+    if options.format == "json":
+        print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+    elif options.format == "csv":
+        print(report.to_csv(), end="")
+    else:
+        print(report.to_text(most=None).rstrip())
