@@ -38,7 +38,16 @@ class DenseCurvature:
         # A change of the gradient within its rounding says nothing of the curvature.
         if not observed > 1e-8 * predicted or not predicted > 0:
             return
-        self.matrix = self.matrix + torch.outer(y, y / observed) - torch.outer(product, product / predicted)
+        updated = self.matrix + torch.outer(y, y / observed) - torch.outer(product, product / predicted)
+        # Along nearly dependent columns s'Bs is a small difference of large terms, and the update may leave
+        # the matrix indefinite, which exactly it could not.
+        largest = float(self.matrix.diagonal().max())
+        if predicted < 1e-6 * largest * float(s @ s):
+            shifted = updated.clone()
+            shifted.diagonal().add_(1e-9 * largest)
+            if torch.linalg.cholesky_ex(shifted).info:
+                return
+        self.matrix = updated
 
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor, ridge: float = 0.0) -> Tensor:
         """The step (k,) from ``point`` (k,) to the minimiser of the model plus ``l1`` (k,) penalty.

@@ -15,6 +15,8 @@ RANK_TOLERANCE = 1e-13  # relative to a unit diagonal, times the size: pivots be
 _RIDGE = 1e4  # times the rank tolerance
 _REFINEMENTS = 5
 _SWEEPS = 30
+_DIVERGENCE = 1e6
+_HUGE = 1e100
 _FEW = 6
 
 
@@ -140,7 +142,7 @@ def _coordinate_descent(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Ten
     """Sweeps over the coordinates that are not zero or should not be; ``gradient`` is that at ``start``."""
     rows, r, u, threshold = matrix.numpy(), gradient.numpy().copy(), start.numpy().copy(), l1.numpy()
     curvature = rows.diagonal()
-    largest = 0.0
+    largest = first = 0.0
     for _ in range(_SWEEPS):
         moved = 0.0
         for j in np.nonzero(((u != 0) | (np.abs(r) > threshold)) & (curvature > 0))[0].tolist():
@@ -148,12 +150,17 @@ def _coordinate_descent(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Ten
             z = old * h - float(r[j])
             new = math.copysign(max(abs(z) - float(threshold[j]), 0.0), z) / h
             if new != old:
+                if not abs(new) < _HUGE:
+                    return start
                 u[j] = new
                 r += (new - old) * rows[j]
-                moved = max(moved, (new - old) ** 2 * h)
+                moved = max(moved, (new - old) * (new - old) * h)
         largest = max(largest, moved)
         if moved <= 1e-6 * largest:
             break
+        first = first or moved
+        if not moved <= _DIVERGENCE * first:  # it only can on a matrix that rounding has left indefinite
+            return start
     return torch.from_numpy(u)
 
 

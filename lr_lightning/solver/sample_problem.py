@@ -37,9 +37,9 @@ class SampleProblem:
     """
 
     def __init__(self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, complete: bool) -> None:
-        self._exact = complete and len(x) * len(l1) ** 2 <= _CHEAP
+        self.exact = complete and len(x) * len(l1) ** 2 <= _CHEAP
         rounded, self._double = x.dtype != torch.float64, compute_dtype(x) == torch.float64
-        x = x.double() if self._exact else x.to(compute_dtype(x))
+        x = x.double() if self.exact else x.to(compute_dtype(x))
         self._x, self._y, self._v = x, y, v
         self._l1, self._l2 = l1, l2
         self._complete = complete
@@ -87,13 +87,13 @@ class SampleProblem:
         sample's objective much further says nothing about the whole table.
         """
         m, k = len(self._x), self.size
-        if not self._exact and self._complete and k > DENSE_LIMIT and not self._l1.any():
+        if not self.exact and self._complete and k > DENSE_LIMIT and not self._l1.any():
             return start, self.curvature(start, history_size)  # its steps would be as dear as the passes
-        if not self._exact and m * k * k > _CHEAP / 10:
+        if not self.exact and m * k * k > _CHEAP / 10:
             smaller = self._reduced(m // _LEVEL_RATIO)
             if smaller is not None:
                 start, _ = smaller.solve(start, history_size)
-        if self._exact:
+        if self.exact:
             return self._newton(start, 1e-15, history_size, limit=60)
         # A little ridge, well below the sampling error, for what the sample cannot tell at all.
         prior = _PRIOR / m

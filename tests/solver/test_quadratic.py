@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lr_lightning.solver.curvature import DenseCurvature
 from lr_lightning.solver.quadratic import minimize_l1, smallest_pivot, solve_spd
 
 
@@ -101,3 +102,18 @@ def test_a_penalty_above_all_gradients_gives_zeros():
     start = torch.zeros(5, dtype=torch.float64)
     u = minimize_l1(matrix, gradient, start, 1.001 * gradient.abs().max().expand(5))
     assert torch.equal(u, start)
+
+
+def test_l1_on_an_indefinite_model_stays_finite():
+    matrix, gradient, _ = positive_definite(30, 100, 0)
+    matrix.diagonal().sub_(0.5)
+    u = minimize_l1(matrix, gradient, torch.zeros(30, dtype=torch.float64), torch.full((30,), 1e-3).double())
+    assert u.isfinite().all()
+
+
+def test_an_update_by_rounding_does_not_leave_the_curvature_indefinite():
+    matrix = torch.ones(2, 2, dtype=torch.float64) + 1e-13 * torch.eye(2, dtype=torch.float64)
+    curvature = DenseCurvature(matrix)
+    s = torch.tensor([1.0, -1.0 + 1e-13], dtype=torch.float64)
+    curvature.update(s, torch.tensor([1e-8, -2e-9], dtype=torch.float64))
+    assert float(torch.linalg.eigvalsh(curvature.matrix).min()) > -1e-8
