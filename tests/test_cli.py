@@ -188,6 +188,84 @@ def test_predict_to_parquet_gives_the_same_numbers(exam_checkpoint, project, run
     assert len(rows) == 20
 
 
+# ---- report -------------------------------------------------------------------------------------------------
+
+
+def test_report_has_the_published_standard_errors(exam_checkpoint, run):
+    """The twenty students, as published to four digits."""
+    code, out, _ = run("report", "--ckpt_path", exam_checkpoint, "--format", "json")
+    report = json.loads(out)
+    rows = {row["name"]: row for row in report["coefficients"]}
+    assert code == 0
+    assert rows["(Intercept)"]["std_error"] == pytest.approx(1.7610, abs=1e-4)
+    assert rows["hours"]["std_error"] == pytest.approx(0.6287, abs=1e-4)
+    assert rows["hours"]["p_value"] == pytest.approx(0.0167, abs=1e-4)
+    assert report["log_likelihood"] == pytest.approx(-8.029878464345, abs=1e-6)
+    assert (report["n_observations"], report["n_parameters"], report["converged"]) == (20, 2, True)
+
+
+def test_report_agrees_with_statsmodels_and_is_the_file_of_the_run(project, run):
+    """Spector and Mazzeo's 32 students, in float64; robust errors too."""
+    import statsmodels.api as sm
+
+    spector = sm.datasets.spector.load_pandas().data
+    spector.to_csv("spector.csv", index=False)
+    options = ["--data.path", "spector.csv", "--data.target", "GRADE", "--data.val_fraction", "0", "--quiet"]
+    for version, covariance in enumerate(("nonrobust", "HC0")):
+        assert run("fit", *options, "--trainer.precision", "64-true", "--covariance", covariance)[0] == 0
+        report = json.loads((project / f"runs/spector/version_{version}/report.json").read_text())
+        _, out, _ = run(
+            "report", "--ckpt_path", f"runs/spector/version_{version}/checkpoints/last.ckpt", "--format=json"
+        )
+        assert json.loads(out) == report
+        exog = sm.add_constant(spector[["GPA", "TUCE", "PSI"]])
+        expected = sm.Logit(spector["GRADE"], exog).fit(disp=False, cov_type=covariance, tol=1e-12)
+        rows = report["coefficients"]
+        assert [row["estimate"] for row in rows] == pytest.approx(expected.params.tolist(), rel=1e-6)
+        assert [row["std_error"] for row in rows] == pytest.approx(expected.bse.tolist(), rel=1e-5)
+        assert [row["p_value"] for row in rows] == pytest.approx(expected.pvalues.tolist(), rel=1e-4)
+
+
+def test_report_is_the_same_bytes_again(project, run):
+    for _ in range(2):
+        assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
+    first, second = (project / f"runs/breast_cancer/version_{n}/report.json" for n in (0, 1))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_interval_of_a_probability_is_the_delta_methods(exam_checkpoint, project, run):
+    import statsmodels.api as sm
+
+    arguments = ["--ckpt_path", exam_checkpoint, "--data.path", EXAM, "--interval", "--level", "0.9"]
+    _, out, _ = run("predict", *arguments)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    x, y = np.loadtxt(EXAM, delimiter=",", skiprows=1).T
+    result = sm.Logit(y, sm.add_constant(x)).fit(disp=False, tol=1e-12)
+    design = sm.add_constant(x)
+    logit, error = design @ result.params, np.sqrt(np.einsum("ij,jk,ik->i", design, result.cov_params(), design))
+    for name, sign in (("probability_low", -1), ("probability_high", 1)):
+        limit = 1 / (1 + np.exp(-(logit + sign * 1.6448536269514722 * error)))
+        assert [float(row[name]) for row in rows] == pytest.approx(limit, abs=1e-6)
+
+
+def test_a_threshold_chosen_on_validation_rows_is_used_by_predict(project, run):
+    options = ["--config", "conf/breast_cancer.yaml", "--quiet"]
+    assert run("fit", *options, "--model.threshold", "cost=20")[0] == 0
+    checkpoint = "runs/breast_cancer/version_0/checkpoints/last.ckpt"
+    predictor = load(checkpoint)
+    assert 0 < predictor.threshold < 0.5  # a missed tumour is dear
+    p = predictor.probability("conf/samples/breast_cancer.csv").numpy()
+    labels = predictor.predict("conf/samples/breast_cancer.csv")
+    assert (labels == "malignant").tolist() == (p > predictor.threshold).tolist()
+    assert predictor.report().threshold_rule == "cost=20 on the validation rows"
+
+
+def test_every_picture_of_a_table_is_there(project, run):
+    assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
+    names = {path.stem for path in (project / "runs/breast_cancer/version_0/figures").iterdir()}
+    assert names == {"coefficients", "confusion_matrix", "loss", "precision_recall", "reliability", "roc"}
+
+
 # ---- mistakes -----------------------------------------------------------------------------------------------
 
 FIT_EXAM = ["fit", "--data.path", str(EXAM), "--data.target", "passed"]
@@ -241,6 +319,14 @@ MISTAKES = [
     (["test"], ["ckpt_path"]),
     (["test", "--ckpt_path", "CKPT"], ["val_fraction"]),
     (["validate", "--ckpt_path", "CKPT", "--data.path", "no_hours.csv"], ["no_hours.csv", "hours"]),
+    ([*FIT_EXAM, "--model.threshold", "best"], ["threshold", "best", "f1"]),
+    ([*FIT_EXAM, "--model.threshold", "f1", "--data.val_fraction", "0"], ["f1", "val_fraction"]),
+    ([*FIT_EXAM, "--level", "95"], ["level", "95"]),
+    ([*FIT_EXAM, "--covariance", "HC7"], ["covariance", "HC7"]),
+    (["report"], ["ckpt_path"]),
+    (["report", "--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
+    (["report", "--ckpt_path", "CKPT", "--level", "2"], ["level", "2"]),
+    (["report", "--ckpt_path", "CKPT", "--format", "pdf"], ["format", "pdf"]),
     (["train"], ["train", "fit"]),
     (["--verbose"], ["--verbose"]),
 ]
@@ -288,7 +374,7 @@ def test_predict_imports_neither_lightning_nor_torchmetrics(project, exam_checkp
     assert not {"lightning", "pytorch_lightning", "torchmetrics", "tensorboard", "matplotlib"} & modules
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "report"])
 def test_each_command_has_a_help(project, run, command):
     with pytest.raises(SystemExit) as stop:
         run(command, "--help")
@@ -307,7 +393,9 @@ def test_default_table_fit_is_quiet(project):
     assert done.returncode == 0
     said = done.stderr.splitlines()
     assert said[0].startswith("conf/samples/breast_cancer.csv: diagnosis = malignant is the positive class")
-    assert [line.split()[0] for line in said[1:]] == ["final", "best", "checkpoint", "look"]
+    report = load(project / "runs/breast_cancer/version_0/checkpoints/last.ckpt").report()
+    assert said[1:-4] == report.to_text().splitlines()
+    assert [line.split()[0] for line in said[-4:]] == ["final", "best", "checkpoint", "look"]
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -65,7 +65,7 @@ def test_hparams_tab_shows_settings_and_the_final_loss(events):
 
 
 def test_picture_is_in_tensorboard_and_in_the_run_folder(events, hours_run):
-    assert events.Tags()["images"] == ["probability_curve"]
+    assert sorted(events.Tags()["images"]) == ["coefficients", "loss", "probability_curve"]
     png = (hours_run / "figures" / "probability_curve.png").read_bytes()
     assert png.startswith(b"\x89PNG")
 
@@ -87,7 +87,8 @@ def test_run_folder_holds_what_the_design_says(hours_run):
     names = {path.relative_to(hours_run).as_posix() for path in hours_run.rglob("*") if path.is_file()}
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
-    assert names - events == {"config.yaml", "checkpoints/last.ckpt", "figures/probability_curve.png"}
+    pictures = {f"figures/{name}.png" for name in ("coefficients", "loss", "probability_curve")}
+    assert names - events == {"config.yaml", "checkpoints/last.ckpt", "report.json"} | pictures
 
 
 def test_last_lines_say_where_things_are(hours_run):
@@ -100,10 +101,11 @@ def test_last_lines_say_where_things_are(hours_run):
 
 
 def test_default_command_is_quiet(hours_run):
-    """Nothing but progress and the summary: no warning, no advertisement."""
+    """Nothing but progress, the report and the summary: no warning of a library, no advertisement."""
     said = (hours_run.parents[2] / "stderr.txt").read_text().splitlines()
-    assert all(line.startswith("epoch ") for line in said[:-4])
-    assert len(said) <= 14
+    assert all(line.startswith("epoch ") for line in said[:10])
+    report = load(hours_run / "checkpoints" / "last.ckpt").report()
+    assert said[10:-4] == [*report.to_text().splitlines(), ""]
     assert (hours_run.parents[2] / "stdout.txt").read_text() == ""
 
 
@@ -136,3 +138,11 @@ def test_other_recovered_starts_end_at_the_same_place(weight, bias, precision):
     trainer.fit(model, HoursDataModule())
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(PRINTED_LOSS[999], abs=1e-6)
     assert model(torch.tensor([[4.0]])).item() == pytest.approx(PRINTED_PROBABILITY, abs=1e-6)
+
+
+def test_the_three_students_are_told_to_be_separated(hours_run):
+    report = json.loads((hours_run / "report.json").read_text())
+    assert report["separation"] == "complete"
+    assert report["converged"] is False
+    assert [row["std_error"] for row in report["coefficients"]] == [None, None]
+    assert any("complete separation: hours" in warning for warning in report["warnings"])
