@@ -108,10 +108,10 @@ class RunRecord(Callback):
         columns = [[row.estimate, row.ci_low, row.ci_high] for row in slopes]
         estimates, low, high = np.array(columns, dtype=float).reshape(-1, 3).T  # None becomes NaN
         if not np.isnan(estimates).all():
-            yield (
-                "coefficients",
-                figures.coefficients([row.name for row in slopes], estimates, low, high, level=self.level),
-            )
+            names = [row.name for row in slopes]
+            limits = (None, None) if np.isnan(low).all() else (low, high)
+            scale = data.training.scale.numpy()
+            yield "coefficients", figures.coefficients(names, estimates, *limits, scale=scale, level=self.level)
         if data.val_rows is None:
             return
         logits, y = held_out_logits(module, data, data.val_rows)
