@@ -64,7 +64,8 @@ class RunRecord(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the epoch's losses for their picture."""
-        train, val = (float(trainer.callback_metrics.get(f"{part}/loss", math.nan)) for part in ("train", "val"))
+        metrics = trainer.callback_metrics  # a property, which gathers them anew each time
+        train, val = (float(metrics.get(f"{part}/loss", math.nan)) for part in ("train", "val"))
         self._losses.append((train, val))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
