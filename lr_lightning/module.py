@@ -133,6 +133,10 @@ class LogisticRegression(LightningModule):
         if not isinstance(data, TensorDataModule) or not hasattr(self, "training_summary"):
             raise InputError("a report needs a fit to a TensorDataModule or TableDataModule")
         inference = with_held_out(infer(self, data, covariance=covariance, level=level), self, data)
+        coefficients, _ = self.linear_sigmoid.coefficients()
+        if bool(((inference.weight == 0) & (coefficients != 0)).any()):
+            # Of dependent columns the solver shares a weight out among all; the report gives it to the first.
+            self.linear_sigmoid.set_coefficients(inference.weight, inference.intercept)
         self.threshold = inference.report.threshold
         self._inferred = {"report": inference.report.to_dict()}
         if inference.covariance is not None:

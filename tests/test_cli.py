@@ -226,6 +226,30 @@ def test_report_agrees_with_statsmodels_and_is_the_file_of_the_run(project, run)
         assert [row["p_value"] for row in rows] == pytest.approx(expected.pvalues.tolist(), rel=1e-4)
 
 
+def test_a_dependent_column_is_left_out_and_named(project, run):
+    """As R's glm does: the later column has no coefficient, and the predictions are those without it."""
+    generator = np.random.default_rng(2)
+    x = generator.normal(size=(300, 2))
+    y = generator.random(300) < 1 / (1 + np.exp(-x[:, 0]))
+    columns = {"a": x[:, 0], "b": x[:, 1], "c": 2 * x[:, 0] - x[:, 1] + 3, "y": y.astype(int)}
+    text = "\n".join(
+        ",".join(map(repr, row)) for row in zip(*(column.tolist() for column in columns.values()), strict=True)
+    )
+    (project / "dependent.csv").write_text("a,b,c,y\n" + text + "\n")
+    options = ["--data.path", "dependent.csv", "--data.target", "y", "--data.val_fraction", "0", "--quiet"]
+    assert run("fit", *options)[0] == 0
+    assert run("fit", *options, "--data.features", '["a", "b"]')[0] == 0
+    both, without = (load(f"runs/dependent/version_{n}/checkpoints/last.ckpt") for n in (0, 1))
+    rows = {row.name: row for row in both.report().coefficients}
+    assert rows["c"].estimate is None
+    assert any("c = 2·a − b + 3" in warning for warning in both.report().warnings)
+    assert both.coefficients["c"] == 0
+    assert both.coefficients["a"] == pytest.approx(rows["a"].estimate, rel=1e-9)
+    assert both.probability("dependent.csv").numpy() == pytest.approx(
+        without.probability("dependent.csv").numpy(), abs=1e-6
+    )
+
+
 def test_report_is_the_same_bytes_again(project, run):
     for _ in range(2):
         assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
