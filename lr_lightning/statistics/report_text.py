@@ -81,7 +81,9 @@ def _coefficients(report: Report, rows: list[Coefficient]) -> str:
         table.add_row(*(Text(cell) for cell in [" ".join(row.name.split()), *cells]))
     out = io.StringIO()
     widest = max((len(row.name) for row in rows), default=0)
-    console = Console(file=out, width=2 * widest + 200, color_system=None, highlight=False, markup=False)
+    console = Console(
+        force_jupyter=False, file=out, width=2 * widest + 200, color_system=None, highlight=False, markup=False
+    )
     console.print(table)
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
     if with_errors:
