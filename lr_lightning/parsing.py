@@ -47,6 +47,12 @@ def _with_suggestion(message: str, parser: ArgumentParser) -> str:
     return message
 
 
+def refuse_impossible_level(level: float) -> None:
+    """Raise InputError unless a confidence level lies between 0 and 1."""
+    if not 0 < level < 1:
+        raise InputError(f"option level: {level} does not lie between 0 and 1")
+
+
 def instantiate(spec: Namespace) -> Any:
     """An instance of the class that `spec` names, whose own errors pass through unwrapped."""
     module, name = spec.class_path.rsplit(".", 1)

@@ -90,11 +90,16 @@ def with_held_out(inference: Inference, module: LogisticRegression, data: Tensor
     if isinstance(rule, str):
         weight = None if data.val_rows.weight is None else data.val_rows.weight.numpy()
         try:
-            threshold = choose_threshold(1 / (1 + np.exp(-logits)), y, threshold_criterion(rule), weight)
+            threshold = choose_threshold(sigmoid(logits), y, threshold_criterion(rule), weight)
         except ValueError as error:
             raise InputError(f"model.threshold {rule}: {error}") from error
         words = f"{rule} on the validation rows"
     return inference._replace(report=inference.report.with_held_out(calibrate(logits, y), threshold, words))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (n,) of logits (n,), without overflow."""
+    return torch.from_numpy(logits).sigmoid().numpy()
 
 
 def threshold_criterion(rule: str) -> str | float:

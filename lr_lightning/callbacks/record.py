@@ -17,7 +17,7 @@ from lr_lightning.checkpoint import write_whole
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.metrics import HELD_OUT_NAMES
 from lr_lightning.module import LogisticRegression
-from lr_lightning.results import held_out_logits
+from lr_lightning.results import held_out_logits, sigmoid
 from lr_lightning.run_folder import RunFolder, RunLogger
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
@@ -82,7 +82,11 @@ class RunRecord(Callback):
         write_whole(self.run.path / "report.json", lambda path: path.write_text(text, encoding="utf-8"))
         events = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         last_epoch = trainer.current_epoch - 1
-        for name, figure in self._figures(module, data, report):
+        held_out = None
+        if data.val_rows is not None:
+            logits, y = held_out_logits(module, data, data.val_rows)
+            held_out = sigmoid(logits), y
+        for name, figure in self._figures(module, data, report, held_out):
             save_figure(figure, self.run.figures / f"{name}.png")
             if events is not None:
                 events.experiment.add_figure(name, figure, last_epoch)
@@ -90,15 +94,19 @@ class RunRecord(Callback):
             return
         events.experiment.add_text("report", "".join(f"    {line}\n" for line in report.to_text().splitlines()))
         metrics = ["train/loss"]
-        if data.val_rows is not None:
-            logits, y = held_out_logits(module, data, data.val_rows)
-            events.experiment.add_pr_curve("val", y, _sigmoid(logits), last_epoch)
+        if held_out is not None:
+            probability, y = held_out
+            events.experiment.add_pr_curve("val", y, probability, last_epoch)
         if data.val_rows is not None or data.test_rows is not None:
             metrics += [f"{part}/{name}" for part in ("val", "test") for name in HELD_OUT_NAMES]
         events.log_settings(self.settings, metrics)
 
     def _figures(
-        self, module: LogisticRegression, data: TensorDataModule, report: Report
+        self,
+        module: LogisticRegression,
+        data: TensorDataModule,
+        report: Report,
+        held_out: tuple[np.ndarray, np.ndarray] | None,
     ) -> Iterator[tuple[str, Figure]]:
         predictor = module.predictor()
         if predictor.curve is not None:
@@ -113,10 +121,9 @@ class RunRecord(Callback):
             limits = (None, None) if np.isnan(low).all() else (low, high)
             scale = data.training.scale.numpy()
             yield "coefficients", figures.coefficients(names, estimates, *limits, scale=scale, level=self.level)
-        if data.val_rows is None:
+        if held_out is None:
             return
-        logits, y = held_out_logits(module, data, data.val_rows)
-        probability = _sigmoid(logits)
+        probability, y = held_out
         if 0 < y.sum() < len(y):
             yield "roc", figures.roc(probability, y)
             yield "precision_recall", figures.precision_recall(probability, y)
@@ -131,7 +138,3 @@ class RunRecord(Callback):
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=100))
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0, -logits))

@@ -9,20 +9,16 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser
-from lightning.pytorch import LightningDataModule
 
-from lr_lightning import HoursDataModule, TableDataModule
+from lr_lightning import TableDataModule
 from lr_lightning.checkpoint import read_checkpoint
-from lr_lightning.commands.trainer import add_trainer_arguments, make_trainer
+from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments, make_trainer
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
 from lr_lightning.parsing import instantiate, parse
 from lr_lightning.run_folder import RunFolder
-
-# Importing a class makes its short name known to the parser.
-DATA_CLASSES = (HoursDataModule, TableDataModule)
 
 
 def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> None:
@@ -71,10 +67,6 @@ def _parser(command: str, checkpoint: dict[str, Any] | None) -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("--ckpt_path", type=str, help="the checkpoint to measure", required=True)
-    parser.add_subclass_arguments(
-        LightningDataModule, "data", required=False, instantiate=False, help="default: the data of the fit"
-    )
-    if checkpoint is not None and checkpoint.get("data") is not None:
-        parser.set_defaults({"data": checkpoint["data"]})
+    add_data_arguments(parser, None if checkpoint is None else checkpoint.get("data"), "default: the data of the fit")
     add_trainer_arguments(parser)
     return parser

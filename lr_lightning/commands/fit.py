@@ -14,23 +14,19 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 
-from lr_lightning import HoursDataModule, TableDataModule
 from lr_lightning.callbacks.checkpoints import RunCheckpoints
 from lr_lightning.callbacks.progress import FitProgress
 from lr_lightning.callbacks.record import RunRecord
 from lr_lightning.callbacks.signals import StopOnSignal
-from lr_lightning.commands.trainer import add_trainer_arguments, make_trainer
+from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments, make_trainer
 from lr_lightning.data.tensors import TensorDataModule
-from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
 from lr_lightning.optimizers import EXACT
-from lr_lightning.parsing import instantiate, parse
+from lr_lightning.parsing import instantiate, parse, refuse_impossible_level
 from lr_lightning.predictor import load
 from lr_lightning.run_folder import RunFolder
 from lr_lightning.statistics.wald import CovarianceType
 
-# Importing a class makes its short name known to the parser: `--data HoursDataModule`.
-DATA_CLASSES = (HoursDataModule, TableDataModule)
 COVARIANCES: dict[str, CovarianceType] = {"nonrobust": "nonrobust", "robust": "HC1", "HC0": "HC0", "HC1": "HC1"}
 PARTS = ("model", "optimizer", "data", "trainer")
 SET_ELSEWHERE: set[str | int] = {"in_features", "optimizer", "optimizer_options"}  # by the data and by --optimizer
@@ -40,8 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     """Fit, write the run folder, and say where things are; the exit code is not 0 where a signal ended it."""
     parser = _parser()
     config = parse(parser, arguments)
-    if not 0 < config.level < 1:
-        raise InputError(f"option level: {config.level} does not lie between 0 and 1")
+    refuse_impossible_level(config.level)
     if config.quiet:
         logging.getLogger("lr_lightning").setLevel(logging.WARNING)
     text = parser.dump(config, skip_unset=True)
@@ -97,8 +92,7 @@ def _parser() -> ArgumentParser:
         instantiate=False,
         help="SubsampledNewton (default: the exact solver) or a class of torch.optim",
     )
-    parser.add_subclass_arguments(LightningDataModule, "data", instantiate=False, help="the data (default: a table)")
-    parser.set_defaults({"data": {"class_path": f"lr_lightning.{DATA_CLASSES[-1].__name__}"}})
+    add_data_arguments(parser, {"class_path": "lr_lightning.TableDataModule"}, "the data (default: a table)")
     add_trainer_arguments(parser)
     return parser
 

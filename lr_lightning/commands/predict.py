@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 from lr_lightning.checkpoint import write_whole
 from lr_lightning.data.schema import EncodedRows
 from lr_lightning.errors import InputError
-from lr_lightning.parsing import parse
+from lr_lightning.parsing import parse, refuse_impossible_level
 from lr_lightning.predictor import Predictor, load
 
 SUFFIXES = (".csv", ".parquet")
@@ -38,8 +38,7 @@ def run(arguments: Sequence[str]) -> None:
     predictor = load(options.ckpt_path)
     if options.data.unseen is not None:
         predictor.schema = replace(predictor.schema, unseen=options.data.unseen)
-    if not 0 < options.level < 1:
-        raise InputError(f"option level: {options.level} does not lie between 0 and 1")
+    refuse_impossible_level(options.level)
     level = options.level if options.interval else None
     tables = _predictions(predictor, _blocks(predictor, options.data.path, options.id), options.id, level)
     if output is not None:

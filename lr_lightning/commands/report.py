@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from lr_lightning.errors import InputError
-from lr_lightning.parsing import parse
+from lr_lightning.parsing import parse, refuse_impossible_level
 from lr_lightning.predictor import load
 
 
@@ -25,8 +24,7 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(parser, arguments)
     report = load(options.ckpt_path).report()
     if options.level is not None:
-        if not 0 < options.level < 1:
-            raise InputError(f"option level: {options.level} does not lie between 0 and 1")
+        refuse_impossible_level(options.level)
         report = report.at_level(options.level)
     if options.format == "json":
         print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
+from lr_lightning import HoursDataModule, TableDataModule
 from lr_lightning.errors import InputError
 
 # Lightning's defaults are for epochs that take minutes; ours take milliseconds.
@@ -30,6 +31,17 @@ NOT_OURS = (
     # Lightning 2.6 calls torch's pytree in a way that torch 2.13 deprecates (lightning/pytorch/utilities/_pytree.py).
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
+
+
+# Importing a class makes its short name known to the parser: `--data HoursDataModule`.
+DATA_CLASSES = (HoursDataModule, TableDataModule)
+
+
+def add_data_arguments(parser: ArgumentParser, default: dict[str, Any] | None, help: str) -> None:  # noqa: A002
+    """Add `--data CLASS` and `--data.*`, with a class and arguments as default, or none."""
+    parser.add_subclass_arguments(LightningDataModule, "data", required=False, instantiate=False, help=help)
+    if default is not None:
+        parser.set_defaults({"data": default})
 
 
 def add_trainer_arguments(parser: ArgumentParser) -> None:
