@@ -6,25 +6,20 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
 from lr_lightning.checkpoint import write_whole
 from lr_lightning.errors import InputError
 from lr_lightning.parsing import parse
+from lr_lightning.predictor import Predictor, load
 from lr_lightning.scoring import scoring_file
-
-if TYPE_CHECKING:
-    from lr_lightning.predictor import Predictor
 
 FORMATS = ("onnx", "json")
 
 
 def run(arguments: Sequence[str]) -> None:
     """Write a fitted model for use without this package."""
-    from lr_lightning.predictor import load
-
     options = parse(_parser(), arguments)
     output = None if options.output is None else Path(options.output)
     chosen = options.format or _format_of(output)
