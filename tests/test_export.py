@@ -241,6 +241,18 @@ def test_any_number_is_weighted_as_predict_does(values, mean, fill):
     np.testing.assert_allclose(probability, row_by_row(predictor, rows), rtol=1e-9, atol=1e-300)
 
 
+@pytest.mark.parametrize("missing", ["error", "drop", "impute"])
+def test_truth_value_other_than_0_and_1_has_no_prediction(missing):
+    fill = True if missing == "impute" else None
+    columns = (Column("x", fill=None if fill is None else 0.5), Column("truth", "boolean", fill=fill))
+    predictor = predictor_of(TableSchema(columns, "y", missing=missing))
+    rows = {"truth": [0.0, 1.0, 2.0, 0.5, -1.0, None], "x": [2.0] * 6}
+    model = to_onnx(predictor)
+    probability, _ = served(model, inputs_of(model, rows))
+    np.testing.assert_allclose(probability, row_by_row(predictor, rows), rtol=1e-12)
+    assert np.isnan(probability).tolist() == [False, False, True, True, True, missing != "impute"]
+
+
 @pytest.mark.parametrize("logit", [-700.0, -40.0, -1e-9, 0.0, 20.0, 40.0, 800.0, -800.0])
 def test_small_probabilities_keep_their_digits(logit):
     predictor = predictor_of(TableSchema.of_numbers(["x"], "y"))
