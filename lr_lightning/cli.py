@@ -19,6 +19,7 @@ COMMANDS = {
     "test": "measure a checkpoint on the fit's test rows, or on a table",
     "predict": "write the probability and the predicted label of each row of a table",
     "report": "print the coefficients of a fit, their standard errors, and what to heed",
+    "export": "write the model as an ONNX graph or as a JSON scoring file, for use without this package",
 }
 
 MISTAKE = 2  # the exit code of a mistake that the person can mend

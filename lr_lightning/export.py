@@ -1,0 +1,269 @@
+"""A fitted model as an ONNX graph, from raw columns to the label. Needs the extra `onnx`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lr_lightning import __version__
+from lr_lightning.data.schema import Column, Level
+from lr_lightning.errors import InputError
+from lr_lightning.predictor import Predictor
+from lr_lightning.scoring import UNITS, refuse_infinite_levels
+
+# StringSplit came with opset 20, LabelEncoder between text and double with opset 4 of ai.onnx.ml; both with IR 9. The
+# oldest versions that will do are read by the most runtimes.
+OPSET, ML_OPSET, IR_VERSION = 20, 4, 9
+OUTPUTS = ("probability", "prediction")
+MISSING_INTEGER = -(2**63)  # the prediction where there is no probability and the labels are integers
+# All that Python's str.strip takes for white space, but for the blank, which StringSplit takes off by itself.
+OTHER_WHITE_SPACE = r"[\t-\r\x{1c}-\x{1f}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
+
+
+def to_onnx(predictor: Predictor) -> onnx.ModelProto:
+    """The whole way from raw columns to the label as an ONNX graph, in double precision.
+
+    Inputs: one for each raw column, under its name, shape (N, 1): text for a category of text, otherwise double
+    (booleans as 0 and 1, dates as days since 1970-01-01, times as days). A missing value is NaN, or text that holds
+    nothing but blanks.
+
+    Outputs, shape (N,): `probability` of the positive label, double, and `prediction`, the label in its own type.
+
+    A graph cannot refuse a row. Where `Predictor` would raise or leave out a row (a missing value that nothing
+    fills, an infinite one, an unseen level unless it counts as the reference, a boolean other than 0 and 1) the
+    probability is NaN, and the prediction "" for text labels, NaN for floating-point labels, −2⁶³ for integers,
+    and the negative label for booleans, which have no value left.
+
+    Args:
+        predictor: the fitted model.
+
+    Raises:
+        InputError: if a column's name or a level cannot be represented in a graph.
+    """
+    schema = predictor.schema
+    _refuse_names([column.name for column in schema.columns])
+    graph = _Graph([*(column.name for column in schema.columns), *OUTPUTS])
+    logit = _logit(graph, predictor)
+    one = graph.constant(np.float64(1.0))
+    # Spelled out, because the runtime's own Sigmoid loses the small probabilities: it is 0 at a logit of −40.
+    odds_against = graph.node("Exp", graph.node("Neg", logit))
+    probability = graph.node("Reciprocal", graph.node("Add", one, odds_against), output="probability")
+    label_type = _prediction(graph, probability, predictor.threshold, schema.labels)
+
+    positive = f"P({schema.target} = {schema.labels[1]})"
+    proto = helper.make_graph(
+        graph.nodes,
+        "logistic_regression",
+        [_input(column) for column in schema.columns],
+        [
+            helper.make_tensor_value_info("probability", TensorProto.DOUBLE, ["N"], positive),
+            helper.make_tensor_value_info("prediction", label_type, ["N"], f"{schema.target} of the larger chance"),
+        ],
+        initializer=graph.constants,
+    )
+    model = helper.make_model(
+        proto,
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="lr_lightning",
+        producer_version=__version__,
+        doc_string=f"Logistic regression: {positive}, from {len(schema.columns)} raw columns",
+    )
+    metadata = {
+        "version": __version__,
+        "target": schema.target,
+        "negative_label": schema.labels[0],
+        "positive_label": schema.labels[1],
+        "threshold": predictor.threshold,
+        "schema": schema.to_dict(),
+    }
+    helper.set_model_props(model, {key: _text(value) for key, value in metadata.items()})
+    return model
+
+
+class _Graph:
+    """Nodes and constants as they are added; each tensor gets a name of its own.
+
+    Args:
+        taken: names of inputs and outputs, with which no other may begin.
+    """
+
+    def __init__(self, taken: Sequence[str]):
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._prefix = "_"
+        while any(name.startswith(self._prefix) for name in taken):
+            self._prefix += "_"
+
+    def _name(self) -> str:
+        return f"{self._prefix}{len(self.nodes) + len(self.constants)}"
+
+    def constant(self, values: np.ndarray | np.generic | str) -> str:
+        """Name of a new constant."""
+        values = np.asarray(values, dtype=object if isinstance(values, str) else None)
+        tensor = numpy_helper.from_array(values, self._name())
+        self.constants.append(tensor)
+        return tensor.name
+
+    def node(self, operator: str, *inputs: str, output: str | None = None, domain: str = "", **attributes: Any) -> str:
+        """Name of the single output of a new node."""
+        output = output or self._name()
+        self.nodes.append(helper.make_node(operator, inputs, [output], domain=domain, **attributes))
+        return output
+
+    def trimmed(self, text: str) -> tuple[str, str]:
+        """Text (N, 1) without the blanks around it, and whether nothing is left of it, both (N, 1)."""
+        parts, count = (
+            self._name() + "_parts",
+            self._name() + "_count",
+        )  # parts: (N, 1, 1), or (N, 1, 0) if none has any
+        self.nodes.append(helper.make_node("StringSplit", [text], [parts, count], maxsplit=0))
+        blank = self.node("Equal", count, self.constant(np.int64(0)))
+        # The input follows its parts, so that there is something to take where no row has a part.
+        padded = self.node("Concat", parts, self.node("Unsqueeze", text, self.constant(np.array([2]))), axis=2)
+        return self.node("Gather", padded, self.constant(np.int64(0)), axis=2), blank
+
+
+def _logit(graph: _Graph, predictor: Predictor) -> str:
+    """The linear predictor, shape (N,)."""
+    model, schema = predictor.model, predictor.schema
+    mean, scale, weight = (t.numpy() for t in (model.mean, model.scale, model.linear.weight[0]))
+    place = {name: j for j, name in enumerate(schema.feature_names)}
+    numeric = [column for column in schema.columns if column.kind != "category"]
+    terms = []
+    if numeric:
+        features = [place[column.name] for column in numeric]
+        terms.append(_numbers(graph, numeric, mean[features], scale[features], weight[features]))
+    for column in schema.columns:
+        if column.kind == "category":
+            features = [place[name] for name in column.feature_names]
+            of_level = weight[features] / scale[features]
+            offset = -float(mean[features] @ of_level)
+            terms.append(_category(graph, column, offset + np.append(0.0, of_level), schema.unseen))
+    total = graph.node("ReduceSum", _joined(graph, terms), graph.constant(np.array([1])), keepdims=0)
+    bias = 0.0 if model.linear.bias is None else float(model.linear.bias)
+    return graph.node("Add", total, graph.constant(np.float64(bias)))
+
+
+def _joined(graph: _Graph, columns: Sequence[str]) -> str:
+    """Columns (N, 1) side by side, shape (N, k)."""
+    return graph.node("Concat", *columns, axis=1)
+
+
+def _numbers(graph: _Graph, columns: Sequence[Column], mean: np.ndarray, scale: np.ndarray, weight: np.ndarray) -> str:
+    """What the columns of numbers add to the logit, shape (N, 1); NaN where a value is missing or refused.
+
+    Standardised before they are weighted, as the model does: coefficients on the raw scale would lose the digits
+    of a column whose mean is large against its deviation.
+    """
+    x = _joined(graph, [column.name for column in columns])
+    if any(column.fill is not None for column in columns):
+        fills = np.array([[math.nan if column.fill is None else float(column.fill) for column in columns]])
+        x = graph.node("Where", graph.node("IsNaN", x), graph.constant(fills), x)
+    refused = graph.node("IsInf", x)
+    if any(column.kind == "boolean" for column in columns):
+        zero, one = graph.constant(np.float64(0.0)), graph.constant(np.float64(1.0))
+        truth = graph.node("Or", graph.node("Equal", x, zero), graph.node("Equal", x, one))
+        booleans = graph.constant(np.array([[column.kind == "boolean" for column in columns]]))
+        refused = graph.node("Or", refused, graph.node("And", booleans, graph.node("Not", truth)))
+    x = graph.node("Where", refused, graph.constant(np.float64(math.nan)), x)
+    centred = graph.node("Sub", x, graph.constant(mean[None]))
+    standardized = graph.node("Div", centred, graph.constant(scale[None]))
+    return graph.node("MatMul", standardized, graph.constant(weight[:, None]))
+
+
+def _category(graph: _Graph, column: Column, of_level: np.ndarray, unseen: str) -> str:
+    """What a category adds to the logit, shape (N, 1); NaN where it is missing or unseen and that is refused.
+
+    Args:
+        graph: where to add it.
+        column: with L levels.
+        of_level: the term of each level, shape (L,).
+        unseen: as `TableSchema` has it.
+    """
+    _refuse_levels(column)
+    unseen_term = of_level[0] if unseen == "reference" else math.nan
+    missing_term = math.nan if column.fill is None else of_level[column.levels.index(column.fill)]
+    refused = None
+    if _is_text(column):
+        keys = np.array(column.levels, dtype=object)
+        values, missing = graph.trimmed(column.name)
+        if unseen == "reference":
+            # Levels lose all white space around them, the graph only takes off blanks; what it cannot look up as
+            # the fit would, must not pass for an unseen level.
+            pattern = f"(?s){OTHER_WHITE_SPACE}.*|.*{OTHER_WHITE_SPACE}"
+            refused = graph.node("RegexFullMatch", values, pattern=pattern)
+    else:
+        keys = np.array([float(level) for level in column.levels])
+        values, missing = column.name, graph.node("IsNaN", column.name)
+    term = graph.node(
+        "LabelEncoder",
+        values,
+        domain="ai.onnx.ml",
+        keys_tensor=numpy_helper.from_array(keys),
+        values_tensor=numpy_helper.from_array(of_level),
+        default_tensor=numpy_helper.from_array(np.array([unseen_term])),
+    )
+    if refused is not None:
+        term = graph.node("Where", refused, graph.constant(np.float64(math.nan)), term)
+    return graph.node("Where", missing, graph.constant(np.float64(missing_term)), term)
+
+
+def _prediction(graph: _Graph, probability: str, threshold: float, labels: tuple[Level, Level]) -> int:
+    """Add the output `prediction`, shape (N,), and return its ONNX type."""
+    positive = graph.node("Greater", probability, graph.constant(np.float64(threshold)))
+    if all(isinstance(label, bool) for label in labels):  # of which there are just two, and Where knows none
+        graph.node("Identity" if labels[1] else "Not", positive, output="prediction")
+        return TensorProto.BOOL
+    if all(isinstance(label, str) for label in labels):
+        values, dtype = np.array([*labels, ""], dtype=object), TensorProto.STRING
+    elif all(isinstance(label, int) and abs(label) < 2**63 for label in labels):
+        values, dtype = np.array([*labels, MISSING_INTEGER], dtype=np.int64), TensorProto.INT64
+    elif all(isinstance(label, float) for label in labels):
+        values, dtype = np.array([*labels, math.nan]), TensorProto.DOUBLE
+    else:
+        raise InputError(f"the labels {labels[0]} and {labels[1]} have no common type that a graph could hold")
+    negative, chosen, missing = (graph.constant(values[i]) for i in range(3))
+    label = graph.node("Where", positive, chosen, negative)
+    graph.node("Where", graph.node("IsNaN", probability), missing, label, output="prediction")
+    return dtype
+
+
+def _is_text(column: Column) -> bool:
+    return column.kind == "category" and isinstance(column.levels[0], str)
+
+
+def _input(column: Column) -> onnx.ValueInfoProto:
+    dtype = TensorProto.STRING if _is_text(column) else TensorProto.DOUBLE
+    meaning = UNITS.get(column.kind, f"one of {len(column.levels)} levels" if column.levels else "a number")
+    return helper.make_tensor_value_info(column.name, dtype, ["N", 1], meaning)
+
+
+def _refuse_names(names: Sequence[str]) -> None:
+    for name in names:
+        if name in OUTPUTS or not name:
+            what = f"the name of an output, {name}" if name else "no name"
+            raise InputError(
+                f"a column has {what}, and so cannot be an input of an ONNX graph; rename it in the table and fit "
+                "again, or export with --format json"
+            )
+
+
+def _refuse_levels(column: Column) -> None:
+    refuse_infinite_levels(column)
+    for level in column.levels:
+        if isinstance(level, str) != _is_text(column) or (not isinstance(level, str) and float(level) != level):
+            raise InputError(
+                f"column {column.name} has the level {level}, which the graph's input cannot tell from others; make "
+                "the column text and fit again, or export with --format json"
+            )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
