@@ -277,6 +277,8 @@ class SubsampledNewton(torch.optim.Optimizer):
         movement = self._advisor.movement(p)
         if movement <= min(1.0, self._reach):
             return p
+        if movement <= self._reach and self._advisor.confirms(self._best, self._best_gradient, p, self._promised):
+            return p
         reach = min(self._reach, _REACH * (1 + self._advisor.movement(self._best)))
         end, promised, curvature = self._advisor.descend(
             self._best, self._best_gradient, self.param_groups[0]["history_size"], reach
