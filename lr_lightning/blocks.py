@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-# Elements of x in a block. On the CPU a few MiB, which stay in the cache between the block's two products; an
-# accelerator wants few and large kernels.
-_CPU_BLOCK = 2**20
+# Elements of x in a block. On the CPU about the size of a core's cache, where the rows stay between the block's
+# two products; an accelerator wants few and large kernels.
+_CPU_BLOCK = 2**19
 _CPU_BLOCK_ROWS = 2**15
 _TERMS = 512  # more float32 terms in one sum would lose digits
 DEVICE_BLOCK = 2**28
-_ELEMENTS_PER_WORKER = 2**20
+_ELEMENTS_PER_WORKER = 2**18
 _SMALL = 2**19  # elements of x; below, float64 products cost next to nothing
 _MAX_WORKERS = 8  # more would wait for Python's interpreter lock
 
@@ -31,19 +31,28 @@ def block_rows(x: Tensor) -> int:
     d = max(x.shape[1], 1)
     if x.device.type != "cpu":
         return max(64, DEVICE_BLOCK // d)
-    return min(max(64, _CPU_BLOCK // d), _CPU_BLOCK_ROWS)
+    rows = min(max(64, _CPU_BLOCK // d), _CPU_BLOCK_ROWS)
+    return rows if rows < _TERMS else rows - rows % _TERMS
 
 
-def weighted_row_sum(block: Tensor, weight: Tensor, out: Tensor) -> None:
-    """``out = block.T @ weight``, with no more than 512 terms in a sum of the dtype's precision."""
+def row_groups(rows: int) -> int:
+    """Number of partial sums that :func:`weighted_row_sums` leaves of a block of ``rows`` rows."""
+    return -(-rows // _TERMS)
+
+
+def weighted_row_sums(block: Tensor, weight: Tensor, out: Tensor) -> None:
+    """Fills ``out`` (groups, d), which holds zeros, with sums of weighted rows that add up to ``block.T @ weight``.
+
+    On the CPU no sum has more than 512 terms, so that the sum over the groups can be one in float64.
+    """
     whole = len(block) - len(block) % _TERMS
-    if whole <= _TERMS or block.device.type != "cpu" or not block.is_contiguous():
-        torch.mv(block.T, weight, out=out)
-        return
-    parts = torch.bmm(weight[:whole].view(-1, 1, _TERMS), block[:whole].view(-1, _TERMS, block.shape[1]))
-    torch.sum(parts[:, 0], 0, out=out)
+    if block.device.type != "cpu" or not block.is_contiguous():
+        whole = 0
+    if whole:
+        groups = block[:whole].view(-1, _TERMS, block.shape[1])
+        torch.bmm(weight[:whole].view(-1, 1, _TERMS), groups, out=out[: len(groups), None])
     if whole < len(block):
-        out += torch.mv(block[whole:].T, weight[whole:])
+        torch.mv(block[whole:].T, weight[whole:], out=out[-1])
 
 
 def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor) -> None:
@@ -52,29 +61,32 @@ def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor) -> 
     Matrix-vector products of the usual BLAS run on one thread, and torch's element-wise operations on the few
     thousand rows of a block do as well; so the threads are put around the blocks. Torch gives up Python's
     lock inside its operations. A thread takes the next block when it has done one, so that none waits for a
-    thread that the system holds up.
+    thread that the system holds up. Inside of a block torch uses one thread: BLAS rounds otherwise with more.
     """
     share = iter(range(blocks))
-    workers = min(torch.get_num_threads(), _MAX_WORKERS, blocks, x.numel() // _ELEMENTS_PER_WORKER)
-    if workers < 2 or x.device.type != "cpu":
+    threads = torch.get_num_threads()
+    workers = min(threads, _MAX_WORKERS, blocks, max(1, x.numel() // _ELEMENTS_PER_WORKER))
+    if x.device.type != "cpu":
         work(share)
         return
-    threads = torch.get_num_threads()
     errors: list[BaseException] = []
 
     def run() -> None:
-        torch.set_num_threads(max(1, threads // workers))  # this holds for the calling thread alone
+        torch.set_num_threads(1)  # this holds for the calling thread alone
         try:
             with torch.no_grad():  # grad mode belongs to a thread too
                 work(share)
         except BaseException as error:
             errors.append(error)
 
-    team = [threading.Thread(target=run) for _ in range(workers)]
-    for thread in team:
-        thread.start()
-    for thread in team:
-        thread.join()
-    torch.set_num_threads(threads)  # restores what threads started later will inherit
+    try:
+        team = [threading.Thread(target=run) for _ in range(workers - 1)]
+        for thread in team:
+            thread.start()
+        run()
+        for thread in team:
+            thread.join()
+    finally:
+        torch.set_num_threads(threads)  # also what threads started later will inherit
     if errors:
         raise errors[0]

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lr_lightning.blocks import DEVICE_BLOCK, block_rows, compute_dtype, share_out, weighted_row_sum
+from lr_lightning.blocks import DEVICE_BLOCK, block_rows, compute_dtype, row_groups, share_out, weighted_row_sums
 
 _HESSIAN_ROWS = 4096
+_TILE = 512  # columns: of the symmetric product only the tiles on and below the diagonal are computed
+_MAX_GROUPS = 16
+_GROUP_ELEMENTS = 2**24
 _SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
 
 
@@ -75,28 +78,44 @@ def logistic_hessian(
     n, d = x.shape
     dtype = compute_dtype(x)
     w = weight.detach().reshape(-1).to(x.device, dtype)
+    b = None if bias is None else bias.detach().reshape(()).to(x.device, dtype)
     v = None if sample_weight is None else sample_weight.detach().reshape(-1)
     size = d + (bias is not None)
-    hessian = torch.zeros(size, size, dtype=torch.float64, device=x.device)
     rows = _HESSIAN_ROWS if x.device.type == "cpu" else max(_HESSIAN_ROWS, DEVICE_BLOCK // max(d, 1))
-    rows = max(1, min(n, rows))
-    scaled = torch.empty(rows, d, dtype=dtype, device=x.device)
-    for start in range(0, n, rows):
-        block = x[start : start + rows].detach().to(dtype)
-        z = block @ w
-        if bias is not None:
-            z += bias.detach().to(dtype)
-        curvature = torch.sigmoid(z).mul_(torch.sigmoid(z.neg_()))
-        if v is not None:
-            curvature *= v[start : start + rows].to(dtype)
-        product = torch.mul(block, curvature[:, None], out=scaled[: len(block)])
-        hessian[:d, :d] += block.T @ product
-        if bias is not None:
-            hessian[:d, d] += product.sum(0, dtype=torch.float64)
-            hessian[d, d] += curvature.sum(dtype=torch.float64)
+    blocks = math.ceil(n / rows)
+    # Every group of blocks has a sum of its own, so that the result does not depend on the number of workers.
+    groups = max(1, min(blocks, _MAX_GROUPS, _GROUP_ELEMENTS // size**2))
+    partial = torch.zeros(groups, size, size, dtype=torch.float64, device=x.device)
+
+    @torch.no_grad()
+    def work(share: Iterator[int]) -> None:
+        scaled = torch.empty(min(rows, n), d, dtype=dtype, device=x.device)
+        for group in share:
+            total = partial[group]
+            for start in range(group * rows, n, groups * rows):
+                block = x[start : start + rows].detach().to(dtype)
+                curvature = _curvature(block, w, b)
+                if v is not None:
+                    curvature *= v[start : start + rows].to(dtype)
+                product = torch.mul(block, curvature[:, None], out=scaled[: len(block)])
+                for j in range(0, d, _TILE):
+                    tile = slice(j, min(j + _TILE, d))
+                    total[j:d, tile] += block[:, j:].T @ product[:, tile]
+                if b is not None:
+                    total[d, :d] += product.sum(0, dtype=torch.float64)
+                    total[d, d] += curvature.sum(dtype=torch.float64)
+
+    share_out(work, groups, x)
+    lower = partial.sum(0).tril_()
+    return lower + lower.tril(-1).T
+
+
+def _curvature(block: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """σ(z)σ(-z) of the rows' logits z."""
+    z = block @ weight
     if bias is not None:
-        hessian[d, :d] = hessian[:d, d]
-    return hessian.add_(hessian.T.clone()).mul_(0.5)
+        z += bias
+    return torch.sigmoid(z).mul_(torch.sigmoid(z.neg_()))
 
 
 class _LogisticLoss(torch.autograd.Function):
@@ -143,43 +162,41 @@ def sweep(
     every block leaves its sums in a row of its own. Without gradient the two latter are zero.
     """
     n, d = x.shape
-    rows = block_rows(x)
-    blocks = math.ceil(n / rows)
-    dtype = compute_dtype(x)
-    partial_loss = torch.zeros(blocks, dtype=torch.float64, device=x.device)
-    partial_residual = torch.zeros(blocks, dtype=torch.float64, device=x.device)
-    partial_gradient = torch.zeros(blocks if with_gradient else 0, d, dtype=dtype, device=x.device)
+    dtype, rows = compute_dtype(x), block_rows(x)
+    # The less Python there is in the loop over the blocks, the less its threads wait for each other.
+    xs, ys = x.split(rows), y.reshape(-1).split(rows)
+    vs = None if sample_weight is None else sample_weight.reshape(-1).split(rows)
+    sums = torch.zeros(2, len(xs), dtype=torch.float64, device=x.device)
+    losses, residuals = sums[0].unbind(), sums[1].unbind()
+    groups = row_groups(min(rows, n)) if with_gradient else 0
+    gradient_sums = torch.zeros(len(xs), groups, d, dtype=dtype, device=x.device)
+    gradients = gradient_sums.unbind()
     w = weight.reshape(-1).to(x.device, dtype)
     b = w.new_zeros(()) if bias is None else bias.reshape(()).to(x.device, dtype)
-    y, v = y.reshape(-1), None if sample_weight is None else sample_weight.reshape(-1)
 
     def work(share: Iterator[int]) -> None:
-        sign, z, value = (torch.empty(min(rows, n), dtype=dtype, device=x.device) for _ in range(3))
-        one = torch.ones((), dtype=dtype, device=x.device)
-        intercept = b.expand(min(rows, n))
+        buffers = torch.empty(3, min(rows, n), dtype=dtype, device=x.device)
+        one, intercept = w.new_ones(()), b.expand(min(rows, n))
         for k in share:
-            start, stop = k * rows, min((k + 1) * rows, n)
-            m = stop - start
-            block = x[start:stop].to(dtype)
-            s, t, u = sign[:m], z[:m], value[:m]
-            torch.sub(one, y[start:stop].to(dtype), alpha=2, out=s)
+            block, m = xs[k].to(dtype), len(ys[k])
+            s, t, u = buffers if m == rows else buffers[:, :m]
+            torch.sub(one, ys[k].to(dtype), alpha=2, out=s)
             torch.addmv(intercept[:m], block, w, out=t)
             t.mul_(s)
             softplus(t, 1, _SOFTPLUS_LINEAR, out=u)  # pyright: ignore[reportCallIssue]
-            vb = None if v is None else v[start:stop].to(dtype)
-            if vb is not None:
-                u.mul_(vb)
-            torch.sum(u, 0, dtype=torch.float64, out=partial_loss[k])
+            if vs is not None:
+                u.mul_(vs[k])
+            torch.sum(u, 0, dtype=torch.float64, out=losses[k])
             if with_gradient:
-                torch.sigmoid(t, out=u)
-                s.mul_(u)
-                if vb is not None:
-                    s.mul_(vb)
-                weighted_row_sum(block, s, out=partial_gradient[k])
-                torch.sum(s, 0, dtype=torch.float64, out=partial_residual[k])
+                torch.sigmoid(t, out=t)
+                s.mul_(t)
+                if vs is not None:
+                    s.mul_(vs[k])
+                weighted_row_sums(block, s, out=gradients[k])
+                torch.sum(s, 0, dtype=torch.float64, out=residuals[k])
 
-    share_out(work, blocks, x)
-    return partial_loss.sum(), partial_gradient.sum(0, dtype=torch.float64), partial_residual.sum()
+    share_out(work, len(xs), x)
+    return sums[0].sum(), gradient_sums.sum((0, 1), dtype=torch.float64), sums[1].sum()
 
 
 def _check_shapes(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_lightning.blocks import block_rows, compute_dtype, share_out, weighted_row_sum
+from lr_lightning.blocks import block_rows, compute_dtype, row_groups, share_out, weighted_row_sums
 from lr_lightning.errors import InputError
 
 _TILE = 16
@@ -112,32 +112,37 @@ def _moments(
 
 def _sums_about(pivot: Tensor, x: Tensor, weight: Tensor | None) -> Tensor:
     """Σ v (x − pivot) and Σ v (x − pivot)², shape (2, d): float64 sums over blocks in the pivot's dtype."""
+    if weight is None and x.is_contiguous() and x.device.type == "cpu":
+        # Several rows as one: torch is slow on short ones. Its sums of many terms are pairwise.
+        whole = len(x) - len(x) % _TILE
+        tiled = _block_sums(pivot.repeat(_TILE), x[:whole].view(-1, _TILE * x.shape[1]), None)
+        return tiled.view(2, _TILE, -1).sum(1) + _block_sums(pivot, x[whole:], None)
+    return _block_sums(pivot, x, weight)
+
+
+def _block_sums(pivot: Tensor, x: Tensor, weight: Tensor | None) -> Tensor:
     dtype, rows = pivot.dtype, block_rows(x)
-    blocks = -(-len(x) // rows)
-    tiled_pivot = pivot.repeat(_TILE)
-    sums = torch.zeros(2, blocks, x.shape[1], dtype=dtype, device=x.device)
+    xs, vs = x.split(rows), None if weight is None else weight.split(rows)
+    groups = 1 if vs is None else row_groups(min(rows, len(x)))
+    sums = torch.zeros(2, len(xs), groups, x.shape[1], dtype=dtype, device=x.device)
+    firsts, seconds = sums[0].unbind(), sums[1].unbind()
 
     def work(share: Iterator[int]) -> None:
         buffer = torch.empty(min(rows, len(x)), x.shape[1], dtype=dtype, device=x.device)
-        ones = torch.ones(len(buffer), dtype=dtype, device=x.device)
         for k in share:
-            block = slice(k * rows, min((k + 1) * rows, len(x)))
-            centred = buffer[: block.stop - block.start]
-            v = ones[: len(centred)] if weight is None else weight[block].to(dtype)
-            _subtract(x[block], tiled_pivot, centred)
-            weighted_row_sum(centred, v, out=sums[0, k])
-            weighted_row_sum(centred.square_(), v, out=sums[1, k])
+            centred = buffer[: len(xs[k])]
+            for power in (firsts, seconds):
+                if power is firsts:
+                    torch.sub(xs[k], pivot, out=centred)
+                else:
+                    centred.square_()
+                if vs is None:
+                    torch.sum(centred, 0, out=power[k][0])
+                else:
+                    weighted_row_sums(centred, vs[k].to(dtype), out=power[k])
 
-    share_out(work, blocks, x)
-    return sums.sum(1, dtype=torch.float64)
-
-
-def _subtract(block: Tensor, tiled_pivot: Tensor, out: Tensor) -> None:
-    """Subtract the pivot from each row; from several rows at once, as torch is slow on short ones."""
-    whole = len(block) - len(block) % _TILE if block.is_contiguous() else 0
-    width = len(tiled_pivot)
-    torch.sub(block[:whole].view(-1, width), tiled_pivot, out=out[:whole].view(-1, width))
-    torch.sub(block[whole:], tiled_pivot[: block.shape[1]], out=out[whole:])
+    share_out(work, len(xs), x)
+    return sums.sum((1, 2), dtype=torch.float64)
 
 
 def _are_constant(blocks: Iterable[tuple[Tensor, Tensor | None]], columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,19 +8,21 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lr_lightning.blocks import share_out
 from lr_lightning.solver.sample_problem import SampleProblem
 
 _RARE = 0.05
 _BLOCK = 2**20  # elements
-_BLOCK_ROWS = 1024
+_BLOCK_ROWS = 512
 
 
 def sample_size(n: int, d: int) -> int:
     """Number of rows worth sampling from n rows of d features.
 
-    The sample's Hessian costs ``rows · d²``; its quality as preconditioner goes with ``rows / d``.
+    The sample's Hessian costs ``rows · d²``, a pass ``n · d``; every pass brings the objective nearer by a
+    factor of about ``rows / d``. So a sample is made larger only where passes are dearer than its Hessian.
     """
-    return min(n, max(20_000, 200 * d))
+    return min(n, max(20_000, 20 * d, min(max(200 * d, 40_000), n // 25)))
 
 
 def draw_sample(
@@ -149,11 +151,19 @@ def _standardize(x: Tensor, center: Tensor | None, scale: Tensor | None) -> Tens
     # The dtype tells the solver how far the rows are rounded.
     dtype = x.dtype if x.dtype == torch.float64 else torch.float32
     standardized = torch.empty(x.shape, dtype=dtype, device=x.device)
-    for block, out in zip(x.split(_BLOCK_ROWS), standardized.split(_BLOCK_ROWS), strict=True):
-        rows = block.to(torch.float64, copy=True)
-        if center is not None:
-            rows -= center.to(x.device)
-        if scale is not None:
-            rows /= scale.to(x.device)
-        out.copy_(rows)
+    blocks = list(zip(x.split(_BLOCK_ROWS), standardized.split(_BLOCK_ROWS), strict=True))
+    center = None if center is None else center.to(x.device)
+    scale = None if scale is None else scale.to(x.device)
+
+    def work(share: Iterator[int]) -> None:
+        for k in share:
+            block, out = blocks[k]
+            rows = block.to(torch.float64, copy=True)
+            if center is not None:
+                rows -= center
+            if scale is not None:
+                rows /= scale
+            out.copy_(rows)
+
+    share_out(work, len(blocks), x)
     return standardized

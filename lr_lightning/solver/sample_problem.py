@@ -16,6 +16,8 @@ Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature
 
 DENSE_LIMIT = 2048  # coefficients; above, nothing of d × d is kept
 _CHEAP = 2e8  # multiplications of a Hessian that is not worth being spared
+_FEW = 64  # coefficients; with more, a Hessian costs as much as several sweeps
+_SLOW = 0.1  # a step that promises more than this part of the one before: the Hessian has grown old
 _LEVEL_RATIO = 4
 _PRIOR = 0.1  # in rows
 _SINGLE_PIVOT = 2e-6  # below, float32 products are too coarse for the Hessian's inverse
@@ -45,6 +47,7 @@ class SampleProblem:
         self._complete = complete
         self.size = len(l1)
         self._has_intercept = self.size > x.shape[1]
+        self._renews = self.exact or self.size <= _FEW  # the Hessian, at every step
         self._total = float(len(x)) if v is None else float(v.sum(dtype=torch.float64))
 
         self._rank_tolerance = _SINGLE_RANK_TOLERANCE if rounded else RANK_TOLERANCE
@@ -131,6 +134,13 @@ class SampleProblem:
         end, curvature = self._newton(point, 0.0, history_size, limit=10, tilt=tilt, reach=reach)
         return end, start[0] - self._tilted(end, tilt)[0], curvature
 
+    def confirms(self, point: Tensor, gradient: Tensor, step: Tensor, promised: float) -> bool:
+        """Whether the sample's objective, tilted as in :meth:`descend`, falls by about ``promised`` along ``step``."""
+        _, own = self.smooth(point)
+        tilt = gradient - own
+        fall = self._tilted(point, tilt)[0] - self._tilted(point + step, tilt)[0]
+        return 0.75 * promised < fall < 1.5 * promised
+
     def noise(self, curvature: Curvature) -> float:
         """What rounding in the gradient adds to the Newton decrement.
 
@@ -163,14 +173,22 @@ class SampleProblem:
         tilt = torch.zeros_like(point) if tilt is None else tilt
         objective, gradient = self._tilted(point, tilt)
         curvature = self.curvature(point, history_size)
-        first = 0.0
-        for iteration in range(limit):
-            if iteration and self.size <= DENSE_LIMIT:
-                curvature = self.curvature(point, history_size)
+        age, decrement, first = 0, math.inf, 0.0
+
+        def step() -> tuple[Tensor, float]:
             p = self.limited_step(curvature, point, gradient, start, reach)
-            slope = float(gradient @ p + self._l1 @ ((point + p).abs() - point.abs()))
-            first = first or -slope
-            if -slope / 2 <= 1e-15 * abs(objective) or (abs(objective) < 1e-8 and not self._l2.any()):
+            return p, float(gradient @ p + self._l1 @ ((point + p).abs() - point.abs()))
+
+        for _ in range(limit):
+            if age and self._renews:
+                curvature, age = self.curvature(point, history_size), 0
+            p, slope = step()
+            if age and self.size <= DENSE_LIMIT and -slope > _SLOW * decrement:
+                curvature, age = self.curvature(point, history_size), 0
+                p, slope = step()
+            decrement = -slope
+            first = first or decrement
+            if decrement / 2 <= 1e-15 * abs(objective) or (abs(objective) < 1e-8 and not self._l2.any()):
                 break
             t = 1.0
             while t > 1e-6:
@@ -182,9 +200,9 @@ class SampleProblem:
             else:
                 break
             curvature.update(candidate - point, new_gradient - gradient)
-            point, gradient, objective = candidate, new_gradient, new_objective
+            point, gradient, objective, age = candidate, new_gradient, new_objective, age + 1
             left_out = curvature.left_out if isinstance(curvature, WorkingSetCurvature) else 0.0
-            if t == 1 and (left_out - slope / 2 <= tolerance or (tilt.any() and -slope <= 0.01 * first)):
+            if t == 1 and (left_out + decrement / 2 <= tolerance or (tilt.any() and decrement <= 0.01 * first)):
                 break
             if math.isfinite(reach) and self.movement(point - start) > 0.9 * reach:
                 break

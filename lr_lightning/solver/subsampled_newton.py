@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.blocks import compute_dtype
+from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.sample_problem import DENSE_LIMIT, Curvature, SampleProblem
 
@@ -91,11 +92,11 @@ class SubsampledNewton(torch.optim.Optimizer):
         if tol is None:
             tol = 1e-10 if single else 1e-14
         super().__init__(params, {"tol": tol, "history_size": history_size})
-        self._weight, self._bias = self._unpack_params()
-        self._l1 = self._per_coordinate(l1, "l1")
-        self._l2 = self._per_coordinate(l2, "l2")
+        self._coefficients = Coefficients(self.param_groups)
+        self._l1 = self._coefficients.penalty(l1, "l1")
+        self._l2 = self._coefficients.penalty(l2, "l2")
         self._problem = None
-        point = self._read(lambda parameter: parameter.detach())
+        point = self._coefficients.read()
         if sample is not None:
             self._problem = SampleProblem(*sample, self._l1, self._l2, complete=sample_is_complete)
         # Where a Hessian is dear, in wide tables, the sample gives no second opinion on steps.
@@ -103,7 +104,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         self._curvature: Curvature
         if self._problem is not None and not warm_start:
             point, self._curvature = self._problem.solve(self._problem.start(point), history_size)
-            self._write(point)
+            self._coefficients.write(point)
         else:
             self._curvature = self._curvature_at(point)
         self._noise = 1e-12 if self._problem is None else self._problem.noise(self._curvature)
@@ -137,10 +138,8 @@ class SubsampledNewton(torch.optim.Optimizer):
             loss = closure()
         if self.stopped:
             return loss
-        point = self._read(lambda parameter: parameter.detach())
-        gradient = self._read(
-            lambda parameter: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        )
+        point = self._coefficients.read()
+        gradient = self._coefficients.read_gradient()
         objective = float(loss) + float(self._l1 @ point.abs())
         finite = math.isfinite(objective) and bool(gradient.isfinite().all())
         if self._best is None:
@@ -155,13 +154,13 @@ class SubsampledNewton(torch.optim.Optimizer):
     def restore_best(self) -> None:
         """Puts the best point that a pass has verified back into the parameters, for a run cut short."""
         if self._best is not None and not self.converged:
-            self._write(self._best)
+            self._coefficients.write(self._best)
 
     def state_dict(self) -> dict[str, Any]:
         """What :meth:`load_state_dict` needs to continue the same trajectory; tensors and plain types."""
         state = super().state_dict()
         solver = {name: getattr(self, name) for name in _STATE}
-        solver["point"] = self._read(lambda parameter: parameter.detach())
+        solver["point"] = self._coefficients.read()
         solver["curvature"] = self._curvature.state()
         state["solver"] = solver
         return state
@@ -180,7 +179,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             value = solver[name]
             setattr(self, name, value.to("cpu", torch.float64) if isinstance(value, Tensor) else value)
         self._curvature.load(solver["curvature"])
-        self._write(solver["point"])
+        self._coefficients.write(solver["point"])
 
     def _first(self, point: Tensor, gradient: Tensor, objective: float, finite: bool) -> None:
         if finite:
@@ -188,7 +187,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._propose()
         elif point.any():
             self._curvature = self._curvature_at(torch.zeros_like(point))
-            self._write(torch.zeros_like(point))
+            self._coefficients.write(torch.zeros_like(point))
         else:
             self._stop(NOT_FINITE)
 
@@ -260,13 +259,13 @@ class SubsampledNewton(torch.optim.Optimizer):
             self.status = CONVERGED
             # The step is worth taking unverified where the model has just proved right.
             trusted = not self._rejections and self.newton_decrement < 0.25 * before < math.inf
-            self._write(self._best + p if trusted else self._best)
+            self._coefficients.write(self._best + p if trusted else self._best)
         elif self._stalled(before):
             self._finish_at_best(PRECISION_LIMIT, converged=True)
         else:
             bend = float(p @ self._curvature.product(p)) if isinstance(self._curvature, DenseCurvature) else -slope
             self._promised = -self._length * slope - 0.5 * self._length**2 * bend
-            self._write(self._best + self._global_step(p))
+            self._coefficients.write(self._best + self._global_step(p))
 
     def _global_step(self, p: Tensor) -> Tensor:
         """The model's step ``p``, or one that also heeds how the sampled rows' losses bend."""
@@ -276,6 +275,8 @@ class SubsampledNewton(torch.optim.Optimizer):
             return self._length * p
         movement = self._advisor.movement(p)
         if movement <= min(1.0, self._reach):
+            return p
+        if movement <= self._reach and self._advisor.confirms(self._best, self._best_gradient, p, self._promised):
             return p
         reach = min(self._reach, _REACH * (1 + self._advisor.movement(self._best)))
         end, promised, curvature = self._advisor.descend(
@@ -317,7 +318,7 @@ class SubsampledNewton(torch.optim.Optimizer):
     def _finish_at_best(self, status: str, *, converged: bool) -> None:
         assert self._best is not None  # noqa: S101
         self.converged = converged
-        self._write(self._best)
+        self._coefficients.write(self._best)
         self._stop(status)
 
     def _stop(self, status: str) -> None:
@@ -332,31 +333,3 @@ class SubsampledNewton(torch.optim.Optimizer):
         if len(point) <= DENSE_LIMIT:
             return DenseCurvature(torch.diag(diagonal))
         return LimitedMemoryCurvature(diagonal, self.param_groups[0]["history_size"])
-
-    def _unpack_params(self) -> tuple[Tensor, Tensor | None]:
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        if len(parameters) not in (1, 2) or any(p.dtype != torch.float64 for p in parameters):
-            raise ValueError("SubsampledNewton takes [weight] or [weight, bias], both float64")
-        weight, bias = (parameters[0], parameters[1]) if len(parameters) == 2 else (parameters[0], None)
-        if bias is not None and bias.numel() != 1:
-            raise ValueError(f"the bias must have one element, not {bias.numel()}")
-        return weight, bias
-
-    def _per_coordinate(self, penalty: float | Tensor, name: str) -> Tensor:
-        """The penalty of every coefficient; the intercept's is zero."""
-        d = self._weight.numel()
-        of_weights = torch.as_tensor(penalty, dtype=torch.float64).detach().cpu().reshape(-1).expand(d)
-        if not bool((of_weights >= 0).all()) or not bool(of_weights.isfinite().all()):
-            raise ValueError(f"{name} must not be negative")
-        return torch.nn.functional.pad(of_weights, (0, 0 if self._bias is None else 1))
-
-    def _read(self, of: Callable[[Tensor], Tensor]) -> Tensor:
-        parts = [of(p).reshape(-1).to("cpu", torch.float64) for p in (self._weight, self._bias) if p is not None]
-        return torch.cat(parts).clone()
-
-    def _write(self, point: Tensor) -> None:
-        d = self._weight.numel()
-        with torch.no_grad():
-            self._weight.copy_(point[:d].reshape(self._weight.shape))
-            if self._bias is not None:
-                self._bias.copy_(point[d:].reshape(self._bias.shape))

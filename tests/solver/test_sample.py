@@ -8,7 +8,10 @@ from tests.solver.problems import build
 
 def test_size():
     assert sample_size(1000, 5) == 1000
-    assert sample_size(1_000_000, 5) == 20_000
+    assert sample_size(100_000, 5) == 20_000
+    assert sample_size(1_000_000, 5) == 40_000
+    assert sample_size(100_000, 2000) == 40_000
+    assert sample_size(10_000_000, 1000) == 200_000
 
 
 def test_all_rows_are_returned_as_they_are():
