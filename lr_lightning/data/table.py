@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.data.batches import Rows
 from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user_cache_folder
 from lr_lightning.data.choices import Choices, refuse_absent
 from lr_lightning.data.decoding import PARTS, Split, Sweeps
@@ -19,7 +20,7 @@ from lr_lightning.data.files import open_source
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.sources import Source
 from lr_lightning.data.standardization import Standardization
-from lr_lightning.data.tensors import Rows, TensorDataModule
+from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 
 log = logging.getLogger("lr_lightning")
