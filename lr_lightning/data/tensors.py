@@ -25,6 +25,10 @@ SCALES_OF_FLOAT32 = (1e-12, 1e12)  # features outside are rescaled, or their squ
 class TensorDataModule(LightningDataModule):
     """Serves the rows of a tensor or array.
 
+    Of several processes each serves its own rows, all of them once and none twice: consecutive ones, in the
+    order of the processes, or, in training with a batch size, a share of each batch that one process alone
+    would serve.
+
     After `setup`, `train_rows`, `val_rows` and `test_rows` hold the splits. Their features may have been
     standardised on the way from float64 to the Trainer's precision (a timestamp would lose its digits in
     float32 otherwise): `served` is the map that has been applied, and the module takes it into account.
@@ -123,6 +127,10 @@ class TensorDataModule(LightningDataModule):
     def test_dataloader(self) -> TensorBatches:
         """Batches of the test rows, in order; of the validation rows where no test rows were kept back."""
         return self._part(self._held_out(self.val_rows if self.test_rows is None else self.test_rows))
+
+    def predict_dataloader(self) -> TensorBatches:
+        """Batches of every row that was given, in its order, with raw features."""
+        return self._part(self._rows)
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint has to say of the data, as plain types; the keys are `DESCRIPTION`."""
