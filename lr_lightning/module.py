@@ -267,7 +267,7 @@ class LogisticRegression(LightningModule):
             solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
             self.converged = solver.converged
             # On unlike processors the solvers' last digits differ; then the first to stop decides.
-            stopped = self.trainer.strategy.reduce_boolean_decision(solver.stopped, all=False)
+            stopped = bool(self._sum_over_processes(torch.tensor(float(solver.stopped), device=self.device)))
             self.trainer.should_stop |= stopped
             if not stopped and self.current_epoch + 1 == self.trainer.max_epochs:
                 solver.restore_best()
@@ -291,9 +291,10 @@ class LogisticRegression(LightningModule):
             self.trainer.should_stop, self.converged = True, converged
 
     def _sum_over_processes(self, value: Tensor) -> Tensor:
-        if self.trainer.world_size == 1:
-            return value
-        return cast(Tensor, self.trainer.strategy.reduce(value.clone(), reduce_op="sum"))
+        if self.trainer.world_size > 1:
+            value = value.clone()
+            torch.distributed.all_reduce(value)  # the strategy's own `reduce` would add a barrier
+        return value
 
     def on_train_end(self) -> None:
         """Say so where the optimum was not reached."""

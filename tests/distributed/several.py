@@ -1,4 +1,4 @@
-"""Several processes that are as torchrun makes them, without its start-up time: forked from one that has imported all."""
+"""Several processes as torchrun makes them, without their start-up time: forked from one that has imported all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,19 @@ PRELOAD = ["torch", "lightning.pytorch", "torchmetrics", "lr_lightning.module", 
 TIMEOUT = 120.0
 
 
-def in_processes(n, function, *arguments):
+def as_torchrun(rank, n):
+    """The variables that torchrun sets, as far as anyone reads them."""
+    return {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n, "TORCHELASTIC_RUN_ID": "tests"}
+
+
+def as_srun(rank, n):
+    """The variables that SLURM sets for two tasks on one machine, as far as Lightning reads them."""
+    of_job = {"SLURM_JOB_ID": 1, "SLURM_JOB_NAME": "tests", "SLURM_NNODES": 1, "SLURM_NODELIST": "localhost"}
+    of_job |= {"SLURM_NTASKS": n, "SLURM_NTASKS_PER_NODE": n}
+    return of_job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": 0}
+
+
+def in_processes(n, function, *arguments, environment=as_torchrun):
     """What `function(*arguments)` returns in each of `n` processes that find each other as under torchrun."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -23,7 +35,9 @@ def in_processes(n, function, *arguments):
     pipes, processes = [], []
     for rank in range(n):
         here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(rank, n, port, there, function, arguments), daemon=True)
+        process = context.Process(
+            target=_work, args=(environment(rank, n), port, there, function, arguments), daemon=True
+        )
         process.start()
         there.close()
         pipes.append(here)
@@ -46,9 +60,8 @@ def in_processes(n, function, *arguments):
             process.close()
 
 
-def _work(rank, n, port, pipe, function, arguments):
-    environment = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "tests"}
+def _work(environment, port, pipe, function, arguments):
+    environment = {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in environment.items()})
     import torch
 
