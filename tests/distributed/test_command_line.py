@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from lr_lightning.cli import main
+from lr_lightning.processes import is_first_on_machine, is_first_process
 from tests.conftest import python
-from tests.distributed.several import as_srun, in_processes
+from tests.distributed.several import in_processes
 from tests.distributed.test_fit import leaves
 
 CONFIG = ["--config", "conf/breast_cancer.yaml", "--trainer.precision", "64-true"]
@@ -97,11 +98,23 @@ def test_a_mistake_is_said_once(project, name):
     assert not (project / "runs").exists()
 
 
-def test_srun_as_lightning_detects_it(project, run):
-    """SLURM's variables, in two processes that were started from outside; SLURM itself is not at hand."""
-    (project / "several").mkdir()
-    (project / "several/conf").symlink_to("../conf")
-    alone = run("fit", *MINIBATCHES)
-    first, second = in_processes(2, commands, project / "several", ["fit", *MINIBATCHES, *DDP], environment=as_srun)
-    assert first == [alone]
-    assert second == [(0, "", "")]
+@pytest.mark.parametrize(
+    ("environment", "first", "first_on_machine"),
+    [
+        ({}, True, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True, True),  # torchrun
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False, True),
+        ({"RANK": "3", "LOCAL_RANK": "1"}, False, False),
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, True, True),  # srun
+        ({"SLURM_PROCID": "2", "SLURM_LOCALID": "0"}, False, True),
+        ({"LOCAL_RANK": "1"}, False, False),  # Lightning's launcher
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "LOCAL_RANK": "1"}, False, False),  # the same in a batch job
+        ({"NODE_RANK": "1"}, False, True),
+    ],
+)
+def test_the_first_process_is_found_in_the_environment(environment, first, first_on_machine, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (is_first_process(), is_first_on_machine()) == (first, first_on_machine)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lr_lightning import InputError, LogisticRegression, TableDataModule, TensorDataModule
 from tests.conftest import QUIET_TRAINER, ROOT
-from tests.distributed.several import in_processes
+from tests.distributed.several import as_srun, in_processes
 
 MANY, FEW = 60_011, 2  # more than the exact solver samples; fewer than processes
 PENALISED = {"l2": 0.01}
@@ -113,6 +113,13 @@ def test_several_processes_fit_as_one_does(results, name, n_rows):
         assert found["report"][key] == close, key
     if n_rows == MANY:
         assert sum(entry[1].startswith("test/") for entry in found["log"]) == 7
+
+
+def test_srun_as_lightning_detects_it(results):
+    """By SLURM's variables, in processes that were started from outside; SLURM itself is not at hand."""
+    found = in_processes(3, fit, "sgd", FEW, 3, environment=as_srun)
+    expected = results[FEW][1][0]["sgd"]
+    assert found == [expected] * 3
 
 
 def measures(processes):
