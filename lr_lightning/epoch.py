@@ -45,16 +45,19 @@ class LineSearchEnd:
 
     Args:
         resolution: the largest entry of the gradient of the mean objective that counts as zero.
+
+    Attributes:
+        objective: where the last step has led, infinity before the first.
     """
 
     def __init__(self, resolution: float):
         self._resolution = resolution
-        self._before = math.inf
+        self.objective = math.inf
 
     def check(self, objective: float, gradient: float) -> tuple[bool, bool]:
         """Whether to stop and whether it has converged, after a step to this objective and largest gradient entry."""
-        stalled = abs(objective - self._before) <= 1e-15 * abs(objective)
-        self._before = objective
+        stalled = abs(objective - self.objective) <= 1e-15 * abs(objective)
+        self.objective = objective
         return stalled or gradient <= self._resolution, gradient <= 1000 * self._resolution
 
 

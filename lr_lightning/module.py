@@ -164,6 +164,7 @@ class LogisticRegression(LightningModule):
         self._served = data.served if isinstance(data, TensorDataModule) else None
         if stage == "fit":
             self._inferred = {}
+            self._line_search_end = LineSearchEnd(1e-9 if self.trainer.precision == "64-true" else 1e-7)
             self._summarize(data)
             self._from_data = data.description() if isinstance(data, TensorDataModule) else {}
         if isinstance(data, TensorDataModule) and data.val_rows is None:
@@ -212,7 +213,6 @@ class LogisticRegression(LightningModule):
             self.trainer.accumulate_grad_batches = n_batches
         elif self._full_batch and n_batches != 1:
             raise InputError(f"{self.hparams['optimizer']} needs all rows in one batch; leave batch_size unset")
-        self._line_search_end = LineSearchEnd(1e-9 if self.trainer.precision == "64-true" else 1e-7)
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """The objective on a batch `(x, y)` or `(x, y, weight)`, whose gradient DDP averages over the processes."""
