@@ -43,22 +43,24 @@ class EpochSums:
 class LineSearchEnd:
     """Whether an optimizer that searches along lines, such as L-BFGS, has reached the optimum.
 
-    Args:
-        resolution: the largest entry of the gradient of the mean objective that counts as zero.
-
     Attributes:
         objective: where the last step has led, infinity before the first.
     """
 
-    def __init__(self, resolution: float):
-        self._resolution = resolution
+    def __init__(self) -> None:
         self.objective = math.inf
 
-    def check(self, objective: float, gradient: float) -> tuple[bool, bool]:
-        """Whether to stop and whether it has converged, after a step to this objective and largest gradient entry."""
+    def check(self, objective: float, gradient: float, resolution: float) -> tuple[bool, bool]:
+        """Whether to stop and whether it has converged, after a step.
+
+        Args:
+            objective: where the step has led.
+            gradient: the largest entry there of the gradient of the mean objective.
+            resolution: what counts as zero of it.
+        """
         stalled = abs(objective - self.objective) <= 1e-15 * abs(objective)
         self.objective = objective
-        return stalled or gradient <= self._resolution, gradient <= 1000 * self._resolution
+        return stalled or gradient <= resolution, gradient <= 1000 * resolution
 
 
 def refuse_divergence(epoch: int, *values: Tensor) -> None:

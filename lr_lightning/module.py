@@ -95,7 +95,7 @@ class LogisticRegression(LightningModule):
         # A threshold that is yet to be chosen stands at 0.5 until the end of the fit.
         self.threshold = 0.5 if isinstance(threshold, str) else threshold
         self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
-        self._epoch = EpochSums(self._sum_over_processes)
+        self._epoch, self._line_search_end = EpochSums(self._sum_over_processes), LineSearchEnd()
         self._fitted_epoch = 0  # number of the last epoch
         self._inferred: dict[str, Any] = {}  # report and covariance, once they have been asked for
         self._from_data: dict[str, Any] = {}  # what the checkpoint says of the data
@@ -164,7 +164,7 @@ class LogisticRegression(LightningModule):
         self._served = data.served if isinstance(data, TensorDataModule) else None
         if stage == "fit":
             self._inferred = {}
-            self._line_search_end = LineSearchEnd(1e-9 if self.trainer.precision == "64-true" else 1e-7)
+            self._line_search_end = LineSearchEnd()
             self._summarize(data)
             self._from_data = data.description() if isinstance(data, TensorDataModule) else {}
         if isinstance(data, TensorDataModule) and data.val_rows is None:
@@ -286,7 +286,9 @@ class LogisticRegression(LightningModule):
             self.training_step(batch, 0).backward()
         gradients = torch.cat([p.grad.reshape(-1) for p in self.parameters() if p.grad is not None])
         gradient = self._sum_over_processes(gradients / self.trainer.world_size).abs().max()
-        stop, converged = self._line_search_end.check(float(sum(self._epoch.means())), float(gradient))
+        resolution = 1e-9 if self.trainer.precision == "64-true" else 1e-7
+        objective = float(sum(self._epoch.means()))
+        stop, converged = self._line_search_end.check(objective, float(gradient), resolution)
         if stop:
             self.trainer.should_stop, self.converged = True, converged
 
