@@ -84,3 +84,27 @@ def test_the_other_process_of_the_launcher_ends_in_one_line(project, victim):
         assert main.returncode == 1
     assert set(load(checkpoint).coefficients) > {"mean radius"}
     assert [path.name for path in checkpoint.parent.iterdir() if path.suffix != ".ckpt"] == []
+
+
+@pytest.mark.skipif(not CHILDREN.exists(), reason="needs /proc to find the processes")
+def test_torchrun_starts_again_and_goes_on_from_the_last_checkpoint(project, run):
+    last = project / "runs/breast_cancer/version_0/checkpoints/last.ckpt"
+    fit = [*FIT, "--trainer.max_epochs", "900", "--trainer.logger", "false"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    torchrun += ["-m", "lr_lightning"]
+    main = start(project, *torchrun, *fit, *DDP)
+    try:
+        wait_until(lambda: last.exists() or main.poll() is not None, "the first checkpoint")
+        before = load(last).coefficients
+        os.kill(children(main)[0], signal.SIGKILL)
+        main.wait(2 * PATIENCE)
+    finally:
+        end(main)
+    said = (project / "stderr").read_text()
+    assert main.returncode == 0, said
+    assert [path.name for path in last.parent.parent.parent.iterdir()] == ["version_0"]
+    found = load(last).coefficients
+    assert found != before
+    assert run(*fit)[0] == 0
+    alone = load(str(last).replace("version_0", "version_1")).coefficients
+    assert found == pytest.approx(alone, rel=1e-9)
