@@ -57,7 +57,10 @@ class RunCheckpoints(Checkpoint):
 
 
 def _save(trainer: Trainer, path: Path) -> None:
+    """Write a checkpoint in the first process; the others go on, since each has its own clock.
+
+    `Trainer.save_checkpoint` would make all of them meet, and one that is not yet due would not come.
+    """
     if trainer.is_global_zero:
-        write_whole(path, trainer.save_checkpoint)
-    else:
-        trainer.save_checkpoint(path)  # takes part, and leaves the writing to the first process
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        write_whole(path, lambda temporary: trainer.strategy.save_checkpoint(checkpoint, temporary))

@@ -18,7 +18,12 @@ from lr_lightning.callbacks.checkpoints import RunCheckpoints
 from lr_lightning.callbacks.progress import FitProgress
 from lr_lightning.callbacks.record import RunRecord
 from lr_lightning.callbacks.signals import StopOnSignal
-from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments, make_trainer
+from lr_lightning.commands.trainer import (
+    add_data_arguments,
+    add_trainer_arguments,
+    make_trainer,
+    plain_if_a_process_is_lost,
+)
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.module import LogisticRegression
 from lr_lightning.optimizers import EXACT
@@ -54,7 +59,8 @@ def run(arguments: Sequence[str]) -> int:
         callbacks=callbacks if config.quiet else [FitProgress(), *callbacks],
     )
     try:
-        trainer.fit(model, datamodule=data)
+        with plain_if_a_process_is_lost(trainer):
+            trainer.fit(model, datamodule=data)
     except BaseException:
         run_folder.remove_unless_resumable()
         raise
