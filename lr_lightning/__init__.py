@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lr_lightning.data.table import TableDataModule
     from lr_lightning.data.tensors import TensorDataModule
     from lr_lightning.errors import InputError
+    from lr_lightning.estimator import LogisticRegressionClassifier as LogisticRegressionClassifier
     from lr_lightning.linear_sigmoid import LinearSigmoid
     from lr_lightning.module import LogisticRegression
     from lr_lightning.predictor import Predictor, load
@@ -24,6 +25,7 @@ _MODULE_OF = {
     "InputError": "errors",
     "LinearSigmoid": "linear_sigmoid",
     "LogisticRegression": "module",
+    "LogisticRegressionClassifier": "estimator",
     "Predictor": "predictor",
     "TableDataModule": "data.table",
     "TableSchema": "data.schema",
@@ -31,6 +33,7 @@ _MODULE_OF = {
     "load": "predictor",
 }
 
+# LogisticRegressionClassifier is not among them: it needs an extra, without which `import *` would fail.
 __all__ = [
     "HoursDataModule",
     "InputError",
@@ -54,4 +57,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_MODULE_OF})

@@ -38,7 +38,8 @@ class LinearSigmoid(nn.Module):
         mean, scale = standardization or Standardization.identity(in_features)
         self.register_buffer("mean", mean.clone())
         self.register_buffer("scale", scale.clone())
-        self.linear = nn.Linear(in_features, 1, bias=fit_intercept, dtype=torch.float64)
+        # Without an initialisation of its own, which would draw from torch's random numbers.
+        self.linear = nn.utils.skip_init(nn.Linear, in_features, 1, bias=fit_intercept, dtype=torch.float64)
         nn.init.zeros_(self.linear.weight)  # the objective is convex: any start will do, and zero is impartial
         if fit_intercept:
             nn.init.zeros_(self.linear.bias)

@@ -70,7 +70,8 @@ def standardization_of(training: Standardization, hparams: Mapping[str, Any]) ->
     """
     mean, scale = training
     if not hparams["fit_intercept"]:
-        mean = torch.zeros_like(mean)
+        # Nothing else stands for a constant column then, such as a column of ones of the user's own.
+        mean, scale = torch.zeros_like(mean), torch.where(scale > 0, scale, mean.abs())
     if not hparams["standardize"] and not is_full_batch(hparams["optimizer"]):
         mean, scale = torch.zeros_like(mean), torch.where(scale > 0, 1.0, 0.0)
     return Standardization(mean, torch.where(scale > 0, scale, torch.inf))  # a constant column has no influence

@@ -31,7 +31,7 @@ class Block(NamedTuple):
 
 
 class DesignMatrix:
-    """The columns that vary, standardised, and the intercept; the coordinates in which all algebra is done.
+    """The columns that matter, standardised, and the intercept; the coordinates in which all algebra is done.
 
     Args:
         batches: `(x, y)` or `(x, y, weight)`: features as they are served, (n, d), targets 0 or 1, (n,), weights
@@ -56,10 +56,14 @@ class DesignMatrix:
         mean, scale = (t.detach().double().cpu() for t in training)
         served_mean, served_scale = (t.detach().double().cpu() for t in served)
         self.n_features = len(mean)
-        self.columns = scale.nonzero()[:, 0]
-        """Indices of the columns that vary, (k,); p = k + 1 with an intercept, else k."""
-        kept_mean, kept_scale = served_mean[self.columns], served_scale[self.columns]
-        self._origin = -kept_mean / kept_scale  # where the original zero lies in the batches' units
+        origin = -served_mean / served_scale  # where the original zero lies in the batches' units
+        self.columns = (scale if intercept else torch.hypot(scale, mean - origin)).nonzero()[:, 0]
+        """Indices of the columns that vary, or without an intercept are not 0, (k,); p = k + 1 with one, else k."""
+        kept_mean, kept_scale, self._origin = (
+            served_mean[self.columns],
+            served_scale[self.columns],
+            origin[self.columns],
+        )
         self._centre = mean[self.columns] if intercept else self._origin
         self._scale = torch.hypot(scale[self.columns], mean[self.columns] - self._centre)
         self.mean = (kept_mean + kept_scale * self._centre).numpy() if intercept else np.zeros(len(self.columns))
