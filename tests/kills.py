@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -30,22 +30,15 @@ from lr_lightning.checkpoint import read_checkpoint
 from lr_lightning.cli import main
 
 OPTIMIZERS = {
-    "SGD": [
-        "--optimizer",
-        "SGD",
-        "--optimizer.lr",
-        "0.05",
-        "--optimizer.momentum",
-        "0.9",
-        "--trainer.max_epochs",
-        "12",
-    ],
-    "SubsampledNewton": ["--model.l1", "0.001", "--trainer.max_epochs", "20"],
+    "SGD": "--optimizer SGD --optimizer.lr 0.05 --optimizer.momentum 0.9 --trainer.max_epochs 12 "
+    "--data.batch_size 1000",
+    "SubsampledNewton": "--model.l1 0.001 --data.batch_size 100",
 }
 PRECISIONS = ("64-true", "32-true")
 PHASES = ("any moment", "checkpoint", "cache")
 LONGEST = 300.0  # seconds until a fit is taken to hang
-ROWS, FEATURES, BATCH = 60_000, 6, 1000
+ROWS, FEATURES = 60_000, 6
+CHECKPOINTS = {"SGD": 14, "SubsampledNewton": 3}  # about as many as a fit writes
 
 
 @dataclass(frozen=True)
@@ -57,9 +50,9 @@ class Case:
     phase: str
 
     def arguments(self, table: Path) -> list[str]:
-        data = {"path": table, "target": "y", "batch_size": BATCH, "seed": 7, "cache_dir": "cache"}
+        data = {"path": table, "target": "y", "seed": 7, "cache_dir": "cache"}
         options = [str(word) for key, value in data.items() for word in (f"--data.{key}", value)]
-        return ["fit", *options, *OPTIMIZERS[self.optimizer], "--trainer.precision", self.precision]
+        return ["fit", *options, *OPTIMIZERS[self.optimizer].split(), "--trainer.precision", self.precision]
 
 
 @dataclass(frozen=True)
@@ -154,18 +147,22 @@ def wait(child: int) -> int:
     raise AssertionError("a fit hangs")
 
 
-def kill_sometime(child: int, folder: Path, phase: str, duration: float, chance: random.Random) -> int:
+def kill_sometime(child: int, folder: Path, case: Case, duration: float, chance: random.Random) -> int:
     """Kill a fit at a random moment of a phase, unless it is faster; its exit code."""
-    if phase == "any moment":
-        moment = time.monotonic() + chance.uniform(0, duration)
+    if case.phase == "any moment":
+        moment = time.monotonic() + chance.uniform(0.1, 1) * duration
         met = lambda: time.monotonic() >= moment  # noqa: E731
-    elif phase == "checkpoint":
-        skip = chance.randrange(12)
-        seen: set[str] = set()
+    elif case.phase == "checkpoint":
+        skip = chance.randrange(CHECKPOINTS[case.optimizer])
+        seen, was_there = 0, False
 
         def met() -> bool:
-            seen.update(str(path) for path in folder.glob("runs/*/*/checkpoints/.*.tmp") if _is_new(path, seen))
-            return len(seen) > skip
+            nonlocal seen, was_there
+            is_there = any(folder.glob("runs/*/*/checkpoints/.*.tmp"))
+            seen += is_there and not was_there
+            was_there = is_there
+            return is_there and seen > skip
+
     else:
         delay = chance.uniform(0, 0.08)
 
@@ -187,10 +184,6 @@ def kill_sometime(child: int, folder: Path, phase: str, duration: float, chance:
     raise AssertionError("a fit hangs")
 
 
-def _is_new(path: Path, seen: set[str]) -> bool:
-    return str(path) not in seen
-
-
 def run_through(folder: Path, arguments: list[str]) -> Path:
     """Fit without interruption; the run folder."""
     code = wait(start(folder, arguments))
@@ -200,16 +193,21 @@ def run_through(folder: Path, arguments: list[str]) -> Path:
 
 def killed_and_resumed(
     case: Case, folder: Path, table: Path, duration: float, chance: random.Random
-) -> tuple[str, Path]:
-    """Kill a fit, and one time in three the resumed one as well; what it was doing, and the run folder at the end."""
+) -> tuple[str, Path] | None:
+    """Kill a fit, and one time in three the resumed one as well; what it was doing, and the run folder at the end.
+
+    None where the fit was faster.
+    """
     arguments = case.arguments(table)
-    code = kill_sometime(start(folder, arguments), folder, case.phase, duration, chance)
-    state = _state(folder) if code == -signal.SIGKILL else "it was faster"
+    code = kill_sometime(start(folder, arguments), folder, case, duration, chance)
     assert code in (0, -signal.SIGKILL), (folder / "log.txt").read_text()
-    if chance.random() < 1 / 3 and state == "during the fit":
-        kill_sometime(start(folder, [*arguments, "--resume"]), folder, "any moment", duration, chance)
     if code == 0:
-        return state, max((folder / "runs").glob("*/version_*"))
+        return None
+    state = _state(folder)
+    if chance.random() < 1 / 3 and state == "during the fit":
+        kill_sometime(
+            start(folder, [*arguments, "--resume"]), folder, replace(case, phase="any moment"), duration, chance
+        )
     resumed = wait(start(folder, [*arguments, "--resume"]))
     if resumed == 2:  # it was killed before there was a checkpoint, or after the last one
         log = (folder / "log.txt").read_text()
@@ -244,8 +242,10 @@ def main_of_kills() -> int:
         table = root / "table.parquet"
         make_table(table)
         references: dict[tuple[str, str], tuple[Result, float]] = {}
-        for number in range(options.count):
-            case = cases[number % len(cases)]
+        attempts = 0
+        while kills.total() < options.count:
+            attempts += 1
+            case = cases[attempts % len(cases)]
             kind = case.optimizer, case.precision
             if kind not in references:
                 folder = root / "-".join(kind)
@@ -253,14 +253,18 @@ def main_of_kills() -> int:
                 began = time.monotonic()
                 references[kind] = Result.of(run_through(folder, case.arguments(table))), time.monotonic() - began
             reference, duration = references[kind]
-            folder = root / f"kill{number}"
+            folder = root / f"kill{attempts}"
             folder.mkdir()
-            state, run = killed_and_resumed(case, folder, table, duration, chance)
+            outcome = killed_and_resumed(case, folder, table, duration, chance)
+            if outcome is None:
+                continue
+            state, run = outcome
             differences = reference.differences(Result.of(run))
             bad += bool(differences)
             kills[(*kind, case.phase, state, "differs" if differences else "identical")] += 1
             print(
-                f"{number}: {case.optimizer} {case.precision} {case.phase}: {state}; differs: {differences}", flush=True
+                f"{kills.total()}: {case.optimizer} {case.precision} {case.phase}: {state}; differs: {differences}",
+                flush=True,
             )
             shutil.rmtree(folder)
     print(f"\n{'optimizer':<17} {'precision':<9} {'aimed at':<11} {'killed':<28} {'at the end':<10} times")
