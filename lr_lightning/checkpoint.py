@@ -52,9 +52,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         write(temporary)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         if error.errno in NO_SPACE:
             raise InputError(f"{path}: cannot be written, there is {no_space(error)}; free some") from error
@@ -74,7 +74,7 @@ def remove_temporary(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Bring a file's content, or a folder's names, to the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows opens no folders

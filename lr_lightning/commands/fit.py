@@ -49,15 +49,22 @@ def run(arguments: Sequence[str]) -> int:
     data = instantiate(config.data)
     with StopOnSignal() as signals:
         run_folder = _occupied_folder(config, origin)
+        complete = False
         try:
             _fit(parser, config, origin, model, data, run_folder, signals)
+            complete = True
         except BaseException as error:
             if signals.received is None:
                 raise _explained(error, run_folder) from error
         finally:
             run_folder.remove_unless_resumable()
             run_folder.release()
-    return 0 if signals.received is None else _stopped(signals.received, run_folder, arguments)
+    if signals.received is None:
+        return 0
+    if is_first_process():
+        print(_how_to_go_on(signals.received, complete, run_folder, arguments), file=sys.stderr)
+        return 128 + signals.received
+    return 0  # for any other code Lightning would kill the first process, before it has saved
 
 
 def _occupied_folder(config: Namespace, origin: Origin | None) -> RunFolder:
@@ -108,16 +115,13 @@ def _explained(error: BaseException, run_folder: RunFolder) -> BaseException:
     return error
 
 
-def _stopped(signum: int, run_folder: RunFolder, arguments: Sequence[str]) -> int:
-    """Say how to go on, in the first process; the exit code."""
-    if not is_first_process():
-        return 0  # Lightning would kill the first process for another code, before it has saved
+def _how_to_go_on(signum: int, complete: bool, run_folder: RunFolder, arguments: Sequence[str]) -> str:
     name = Signals(signum).name
+    if complete:
+        return f"{name} came after the last epoch: the fit is complete"
     if run_folder.last.exists():
-        print(f"stopped by {name}; to go on: {command_to_resume(arguments)}", file=sys.stderr)
-    else:
-        print(f"stopped by {name} before the first epoch; nothing was kept", file=sys.stderr)
-    return 128 + signum
+        return f"stopped by {name}; to go on: {command_to_resume(arguments)}"
+    return f"stopped by {name} before the first epoch; nothing was kept"
 
 
 def _model(config: Namespace) -> LogisticRegression:
