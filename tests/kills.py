@@ -104,16 +104,16 @@ def _tensors(tree: object, prefix: str = "") -> dict[str, torch.Tensor]:
     return {name: t for key, value in items for name, t in _tensors(value, f"{prefix}/{key}").items()}
 
 
-def make_table(path: Path) -> None:
+def make_table(path: Path, rows: int = ROWS) -> None:
     """A Parquet table of random rows, and a target that depends on them."""
     import pyarrow as pa
     import pyarrow.parquet
 
     generator = np.random.default_rng(0)
-    x = generator.normal(size=(ROWS, FEATURES)) * np.arange(1, FEATURES + 1)
-    y = generator.random(ROWS) < 1 / (1 + np.exp(-x @ np.linspace(-0.4, 0.4, FEATURES)))
+    x = generator.normal(size=(rows, FEATURES)) * np.arange(1, FEATURES + 1)
+    y = generator.random(rows) < 1 / (1 + np.exp(-x @ np.linspace(-0.4, 0.4, FEATURES)))
     columns = {f"x{j}": x[:, j] for j in range(FEATURES)} | {"y": y.astype(int)}
-    pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=ROWS // 20)
+    pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=rows // 20)
 
 
 def start(folder: Path, arguments: list[str]) -> int:

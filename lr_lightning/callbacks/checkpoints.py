@@ -72,7 +72,7 @@ class RunCheckpoints(Checkpoint):
             loss = float(trainer.callback_metrics.get("val/loss", math.inf))
             if loss < self.best_loss:
                 self.best_loss, self.best_epoch = loss, trainer.current_epoch
-                _save(trainer, self.best)
+                _save(trainer, self.best, _state(trainer))
         if _is_last_epoch(trainer):
             return  # what is left to do is no epoch, and from here a fit could not go on
         if self._signals.received is not None:
@@ -90,19 +90,30 @@ class RunCheckpoints(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save where a stopped fit can go on. Each process stops by itself, so nothing here waits for the others."""
-        beginning = self._beginning
-        if self._signals.received is not None and beginning is not None and trainer.is_global_zero:
-            _flush(trainer)
-            write_whole(self.last, lambda path: trainer.strategy.save_checkpoint(beginning, path))
+        if self._signals.received is not None and self._beginning is not None:
+            _save(trainer, self.last, self._beginning)
 
     def _save_last(self, trainer: Trainer) -> None:
-        _flush(trainer)
-        _save(trainer, self.last)
+        _save(trainer, self.last, _state(trainer))
         self._saved_at = time.monotonic()
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:
-    return trainer._checkpoint_connector.dump_checkpoint()
+    """The checkpoint of this moment, the end of an epoch, as Lightning's loops are before the next one begins.
+
+    Lightning saves them as they are inside of the epoch's last hooks, and goes astray in them on resuming a fit
+    that is limited in steps.
+    """
+    state = trainer._checkpoint_connector.dump_checkpoint()
+    loops = state["loops"]["fit_loop"]
+    for progress in loops["epoch_progress"].values():
+        progress["completed"] = progress["processed"]
+    batches = loops["epoch_loop.batch_progress"]
+    batches["is_last_batch"] = False
+    of_optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    for progress in (batches, loops["epoch_loop.scheduler_progress"], *of_optimizer.values()):
+        progress["current"] = dict.fromkeys(progress["current"], 0)
+    return state
 
 
 def _is_last_epoch(trainer: Trainer) -> bool:
@@ -119,8 +130,8 @@ def _flush(trainer: Trainer) -> None:
         logger.save()
 
 
-def _save(trainer: Trainer, path: Path) -> None:
+def _save(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint, in the first process; the others need not wait."""
     if trainer.is_global_zero:
-        write_whole(path, trainer.save_checkpoint)
-    else:
-        trainer.save_checkpoint(path)  # takes part, and leaves the writing to the first process
+        _flush(trainer)
+        write_whole(path, lambda temporary: trainer.strategy.save_checkpoint(state, temporary))

@@ -60,9 +60,7 @@ class Origin:
         """Raise InputError where no epoch is left to do."""
         solver = self.checkpoint["optimizer_states"][0].get("solver", {})
         if solver.get("stopped"):
-            raise InputError(
-                f"{self.path}: the fit has ended at the optimum ({solver['status']}); nothing is left to do"
-            )
+            raise InputError(f"{self.path}: the fit has come to its end ({solver['status']}); nothing is left to do")
         if max_epochs is not None and 0 <= max_epochs <= self.epochs:
             raise InputError(
                 f"option trainer.max_epochs: {self.path} has {self.epochs} epochs behind it; "
