@@ -100,8 +100,8 @@ def _optimizer_settings(hparams: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compare(name: str, part: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    for key in ours.keys() - FREE:
-        if not _equal(theirs.get(key), ours[key]):
+    for key in ours:
+        if key not in FREE and not _equal(theirs.get(key), ours[key]):
             _refuse(name, f"{part}.{key}".rstrip("."), theirs.get(key), ours[key])
 
 

@@ -48,6 +48,7 @@ class RunFolder:
         self.last = self.checkpoints / "last.ckpt"
         self.figures = path / "figures"
         self._lock: int | None = None
+        self._events_before = self._events()
 
     @classmethod
     def next_version(cls, experiment: str) -> RunFolder:
@@ -94,6 +95,9 @@ class RunFolder:
         except OSError:  # a file system without locks
             self.release()
 
+    def _events(self) -> set[Path]:
+        return set(self.path.glob("events.out.tfevents.*"))
+
     def release(self) -> None:
         """Let others in."""
         if self._lock is not None:
@@ -105,9 +109,14 @@ class RunFolder:
         if is_first_process():
             remove_temporary(self.path)
 
-    def remove_unless_resumable(self) -> None:
-        """Remove a run that has no checkpoint to go on from: it is a half-written one."""
-        if self.last.exists() or not is_first_process():
+    def remove_unless_resumable(self, *, began: bool = True) -> None:
+        """Remove a run that has no checkpoint to go on from, or what a fit has added before it `began`."""
+        if not is_first_process():
+            return
+        if not began:
+            for path in self._events() - self._events_before:
+                path.unlink(missing_ok=True)
+        if self.last.exists():
             return
         shutil.rmtree(self.path, ignore_errors=True)
         for parent in (self.path.parent, ROOT):

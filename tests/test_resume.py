@@ -137,17 +137,20 @@ def test_a_setting_that_contradicts_the_checkpoint_is_refused(project, run, inte
     for name, text in other_tables():
         (project / name).write_text(text)
     checkpoint = VERSION.format(0) + "/checkpoints/last.ckpt"
-    before = sorted(path for path in (project / "runs").rglob("*"))
-    named = ["--config", "breast_cancer.yaml", "--resume"] if option == "--resume" else ["--ckpt_path", checkpoint]
+    before = sorted((project / "runs").rglob("*"))
+    named = {
+        "--resume": ["--config", "breast_cancer.yaml", "--resume", *SGD],
+        "--ckpt_path": ["--ckpt_path", checkpoint],
+    }
     (project / "breast_cancer.yaml").write_text(f"data: {{init_args: {{path: {SAMPLE}, target: diagnosis}}}}\n")
     for contradiction, words in CONTRADICTIONS:
-        code, out, err = run("fit", *named, *contradiction)
+        code, out, err = run("fit", *named[option], *contradiction)
         assert (code, out) == (2, ""), (contradiction, err)
         last = err.splitlines()[-1]
         assert last.startswith(f"error: option {words}"), (contradiction, last)
         assert checkpoint in last
         assert "Traceback" not in err
-        assert sorted(path for path in (project / "runs").rglob("*")) == before, contradiction
+        assert sorted((project / "runs").rglob("*")) == before, contradiction
 
 
 def test_ckpt_path_goes_on_in_a_new_version_with_the_checkpoints_settings(project, run, interrupted):
@@ -192,7 +195,10 @@ def test_python_users_are_told_of_contradictions_too(tmp_path):
             Trainer(max_epochs=4, **QUIET_TRAINER).fit(model, data, **options)
 
 
-@pytest.mark.parametrize("options", [SGD[:4] + SGD[6:], ["--optimizer", "LBFGS"], ["--trainer.max_steps", "40", *SGD]])
+@pytest.mark.parametrize(
+    "options",
+    [SGD[:4] + SGD[6:], ["--optimizer", "LBFGS", "--optimizer.max_iter", "3"], ["--trainer.max_steps", "40", *SGD]],
+)
 def test_other_loops_resume_exactly_too(project, run, monkeypatch, options):
     """One batch an epoch; L-BFGS, whose stop looks at the epoch before; a limit in steps."""
     arguments = ["fit", "--data.path", SAMPLE, "--data.target", "diagnosis", "--model.l2", "0.1", "--quiet", *options]
@@ -286,6 +292,6 @@ def test_a_full_disk_leaves_the_previous_checkpoint(project, run, small_files, m
 
 def test_killed_fits_end_as_the_uninterrupted_one(tmp_path):
     """A few of the fifty kills of the README."""
-    done = python("-m", "tests.kills", "--count", "6", "--seed", "0", cwd=ROOT)
+    done = python("-m", "tests.kills", "--count", "4", "--seed", "0", cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "6 of 6 ended bit-identical to the uninterrupted fit"
+    assert done.stdout.splitlines()[-1] == "4 of 4 ended bit-identical to the uninterrupted fit"

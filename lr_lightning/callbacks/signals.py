@@ -34,11 +34,13 @@ class StopOnSignal(Callback):
 
     Attributes:
         received: the signal's number, or None.
+        fit_began: whether the epochs have begun.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._received_at = 0.0
+        self.fit_began = False
         self._waits = False
         self._trainer: Trainer | None = None
         self._previous: dict[int, Any] = {}
@@ -58,7 +60,7 @@ class StopOnSignal(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals back, which Lightning has just taken, and wait for the ends of batches from now on."""
         self._take_over()
-        self._waits = True
+        self.fit_began = self._waits = True
 
     def raise_if_received(self) -> None:
         """Raise `Interrupted` where a signal has come."""

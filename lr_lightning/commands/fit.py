@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
             if signals.received is None:
                 raise _explained(error, run_folder) from error
         finally:
-            run_folder.remove_unless_resumable()
+            run_folder.remove_unless_resumable(began=signals.fit_began)
             run_folder.release()
     if signals.received is None:
         return 0
