@@ -25,6 +25,7 @@ from lr_lightning.optimizers import EXACT, is_full_batch, make_optimizer, refuse
 from lr_lightning.penalty import Penalty
 from lr_lightning.predictor import Predictor
 from lr_lightning.results import infer, with_held_out
+from lr_lightning.resume import fit_settings, refuse_other_rows, refuse_other_settings
 from lr_lightning.solver import SubsampledNewton
 from lr_lightning.start import (
     refuse_out_of_range,
@@ -340,9 +341,23 @@ class LogisticRegression(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what inference and a later test need of the data, as plain types."""
         checkpoint.update(self._from_data, **self._inferred, threshold=self.threshold, fitted_epoch=self._fitted_epoch)
+        if self._trainer is not None:
+            checkpoint["progress"] = {**fit_settings(self.trainer), "objective": self._line_search_end.objective}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
+        """Take it back; a fit that goes on from it must have the same settings and the same rows.
+
+        Raises:
+            InputError: if it has others.
+        """
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            name, data = str(self.trainer.ckpt_path), getattr(self.trainer, "datamodule", None)
+            refuse_other_settings(name, checkpoint, self, data, self.trainer)
+            if isinstance(data, TensorDataModule):
+                refuse_other_rows(name, checkpoint, self, data)
+            self._line_search_end.objective = checkpoint.get("progress", {}).get("objective", float("inf"))
+            self._fitted_epoch = checkpoint.get("fitted_epoch", 0)
+            return
         self._from_data = {key: checkpoint[key] for key in DESCRIPTION if key in checkpoint}
         self._inferred = {key: checkpoint[key] for key in ("report", "covariance") if key in checkpoint}
         self._fitted_epoch = checkpoint.get("fitted_epoch", 0)

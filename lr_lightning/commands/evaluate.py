@@ -28,7 +28,7 @@ from lr_lightning.run_folder import RunFolder
 
 def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> None:
     """Print the metrics of a checkpoint to stdout, and add them to its run folder where it lies in one."""
-    path = _checkpoint_path(arguments)
+    path = checkpoint_path(arguments)
     checkpoint = None if path is None else read_checkpoint(path)
     parser = _parser(command, checkpoint)
     config = parse(parser, arguments)
@@ -59,7 +59,7 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
         print(f"{name:<24} {value.item():.6g}")
 
 
-def _checkpoint_path(arguments: Sequence[str]) -> Path | None:
+def checkpoint_path(arguments: Sequence[str]) -> Path | None:
     """The checkpoint, before the other options are parsed: their defaults are in it."""
     first = PlainParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--ckpt_path", type=Path, nargs="?")

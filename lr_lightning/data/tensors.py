@@ -134,9 +134,12 @@ class TensorDataModule(LightningDataModule):
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint has to say of the data, as plain types; the keys are `DESCRIPTION`."""
-        settings = {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": dict(self.hparams)}
-        values = (self.schema.to_dict(), self.prediction_input, self.curve(), settings, self.fingerprint)
+        values = (self.schema.to_dict(), self.prediction_input, self.curve(), self.settings(), self.fingerprint)
         return dict(zip(DESCRIPTION, values, strict=True))
+
+    def settings(self) -> dict[str, Any]:
+        """Class and arguments, by which the command line makes another one."""
+        return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": dict(self.hparams)}
 
     def points(self, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
         """Training rows as points of a picture: raw features (m, d) and targets (m,), m evenly spaced rows."""
