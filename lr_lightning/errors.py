@@ -1,13 +1,27 @@
 """The one exception that says: the person, not the program, has to change something."""
 
+import re
+
+LONGEST = 2000  # characters of a message; a table's column may be named with a megabyte
+# Control characters, line and paragraph separators, marks that reverse the direction, halves of characters.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 class InputError(ValueError):
     """A file, column, option or checkpoint that cannot be used.
 
     The message is one plain line that names what is wrong and what to do about it. The command line prints
     it and exits with code 2; a library user catches it as a `ValueError`. Line breaks in a message (a column
-    can be named with one) become blanks.
+    can be named with one) become blanks, and other characters that would act on a terminal are spelled out.
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))
+        line = printable(" ".join(message.splitlines()))
+        if len(line) > LONGEST:
+            line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+        super().__init__(line)
+
+
+def printable(text: str) -> str:
+    r"""The text as a terminal may show it: an escape character, for example, as \x1b."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

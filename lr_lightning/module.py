@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, cast
 
@@ -12,7 +13,10 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from typing_extensions import Self
 
+from lr_lightning.checkpoint import read_checkpoint
+from lr_lightning.checkpoint_contents import PREFIX, check_contents
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.summary import TrainingSummary, row_weights
 from lr_lightning.data.tensors import DESCRIPTION, TensorDataModule
@@ -363,8 +367,45 @@ class LogisticRegression(LightningModule):
         """Add what inference and a later test need of the data, as plain types."""
         checkpoint.update(self._from_data, **self._inferred, threshold=self.threshold, fitted_epoch=self._fitted_epoch)
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override] (Lightning's also downloads, and takes settings from a file)
+        cls, checkpoint_path: str | os.PathLike[str], map_location: Any = None, **settings: Any
+    ) -> Self:
+        """The model of a checkpoint, in train mode, as Lightning has it.
+
+        Args:
+            checkpoint_path: a local file; nothing in it is executed.
+            map_location: the device to put the model on; the CPU by default.
+            settings: arguments of the constructor that overrule the checkpoint's.
+
+        Raises:
+            InputError: if the file is no checkpoint of this model, or contradicts itself.
+        """
+        model = cls.from_contents(read_checkpoint(checkpoint_path), checkpoint_path, **settings)
+        return model if map_location is None else model.to(map_location)
+
+    @classmethod
+    def from_contents(cls, checkpoint: dict[str, Any], name: str | os.PathLike[str], **settings: Any) -> Self:
+        """The same from what `read_checkpoint` gives; `name` is what error messages call it."""
+        try:
+            model = cls(**{**checkpoint.get("hyper_parameters", {}), **settings})
+        except (InputError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{os.fsdecode(name)}: its settings fit no logistic regression ({error})") from error
+        model._build(len(checkpoint["state_dict"][f"{PREFIX}mean"]), None)
+        model.on_load_checkpoint(checkpoint)
+        try:
+            model.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise InputError(f"{os.fsdecode(name)}: its tensors do not fit its settings") from error
+        return model
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
+        """Take it back.
+
+        Raises:
+            InputError: if its parts do not fit one another; Lightning's own loader comes by here too.
+        """
+        check_contents(checkpoint, "the checkpoint")
         self._from_data = {key: checkpoint[key] for key in DESCRIPTION if key in checkpoint}
         self._inferred = {key: checkpoint[key] for key in ("report", "covariance") if key in checkpoint}
         self._fitted_epoch = checkpoint.get("fitted_epoch", 0)

@@ -27,7 +27,7 @@ def standardization_of(training: Standardization, hparams: Mapping[str, Any]) ->
     if not hparams["fit_intercept"]:
         mean = torch.zeros_like(mean)
     if not hparams["standardize"] and not is_full_batch(hparams["optimizer"]):
-        mean, scale = torch.zeros_like(mean), torch.where(scale > 0, 1.0, 0.0)
+        mean, scale = torch.zeros_like(mean), (scale > 0).to(scale.dtype)
     return Standardization(mean, torch.where(scale > 0, scale, torch.inf))  # a constant column has no influence
 
 

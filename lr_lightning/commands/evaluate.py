@@ -32,9 +32,7 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     if config.data is None:
         raise InputError("option data.path: name the data; the checkpoint does not know where its own came from")
 
-    model = LogisticRegression(**checkpoint["hyper_parameters"])
-    model.on_load_checkpoint(checkpoint)
-    model.load_state_dict(checkpoint["state_dict"])
+    model = LogisticRegression.from_contents(checkpoint, path)
     data = instantiate(config.data)
     if isinstance(data, TableDataModule):
         mean, scale = model.linear_sigmoid.mean, model.linear_sigmoid.scale
