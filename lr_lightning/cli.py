@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from lr_lightning.errors import InputError
+from lr_lightning.errors import InputError, printable
 
 # Each command is a module of lr_lightning.commands with `run(arguments)`, imported when it is asked for: only
 # those that train or test may cost the import of Lightning.
@@ -75,10 +75,19 @@ def _show_messages() -> None:
     log = logging.getLogger("lr_lightning")
     log.disabled = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
     log.setLevel(logging.INFO)
-    log.handlers[:] = [logging.StreamHandler()]
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable())
+    log.handlers[:] = [handler]
     log.propagate = False
 
 
+class _Printable(logging.Formatter):
+    """Messages name columns and levels, and those may be anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(" ".join(super().format(record).splitlines()))
+
+
 def _mistake(message: str) -> int:
-    print("error: " + re.sub(r"\s*\n\s*", " ", message.strip()), file=sys.stderr)
+    print("error: " + printable(re.sub(r"\s*\n\s*", " ", message.strip())), file=sys.stderr)
     return MISTAKE

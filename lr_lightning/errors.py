@@ -16,7 +16,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str):
-        line = printable(" ".join(message.splitlines()))
+        first, *others = message.splitlines() or [""]
+        line = printable(" ".join([first, *(other.lstrip() for other in others)]))
         if len(line) > LONGEST:
             line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
         super().__init__(line)

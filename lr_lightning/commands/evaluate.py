@@ -12,12 +12,13 @@ from jsonargparse import ArgumentParser
 
 from lr_lightning import TableDataModule
 from lr_lightning.checkpoint import read_checkpoint
+from lr_lightning.class_policy import allow_classes, refuse_denied_class
 from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments, make_trainer
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
-from lr_lightning.parsing import instantiate, parse
+from lr_lightning.parsing import CUSTOM_CLASSES, instantiate, parse
 from lr_lightning.run_folder import RunFolder
 
 
@@ -25,6 +26,9 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     """Print the metrics of a checkpoint to stdout, and add them to its run folder where it lies in one."""
     path = _checkpoint_path(arguments)
     checkpoint = None if path is None else read_checkpoint(path)
+    if checkpoint is not None and checkpoint.get("data") is not None:
+        allow_classes(custom=CUSTOM_CLASSES in arguments)
+        refuse_denied_class(checkpoint["data"]["class_path"], f"{path}")
     parser = _parser(command, checkpoint)
     config = parse(parser, arguments)
     if path is None or checkpoint is None:

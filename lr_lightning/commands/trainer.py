@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 
 from lr_lightning import HoursDataModule, TableDataModule
 from lr_lightning.errors import InputError
+from lr_lightning.parsing import add_custom_classes_option
 
 # Lightning's defaults are for epochs that take minutes; ours take milliseconds.
 DEFAULTS = {
@@ -45,9 +46,10 @@ def add_data_arguments(parser: ArgumentParser, default: dict[str, Any] | None, h
 
 
 def add_trainer_arguments(parser: ArgumentParser) -> None:
-    """Add `--trainer.*`."""
+    """Add `--trainer.*`, and `--allow-custom-classes`, which they may need."""
     parser.add_class_arguments(Trainer, "trainer", instantiate=False)
     parser.set_defaults(DEFAULTS)
+    add_custom_classes_option(parser)
 
 
 def make_trainer(

@@ -1,0 +1,40 @@
+"""Which classes a configuration file, an option or a checkpoint may name."""
+
+from __future__ import annotations
+
+from jsonargparse import _common, set_parsing_settings
+
+from lr_lightning.errors import InputError
+
+PACKAGES = ("lr_lightning", "torch.optim", "lightning", "torchmetrics")
+
+
+def allow_classes(*, custom: bool) -> None:
+    """Tell jsonargparse what it may import; a name is checked before its import, and what it leads to after.
+
+    Args:
+        custom: any package but those that run commands, open files or unpickle (jsonargparse's own list); otherwise
+            `PACKAGES` alone.
+    """
+    # The settings are jsonargparse's, and of the whole process: begin anew, for they only ever grow.
+    denied_by_default = dict.fromkeys(_common.default_import_path_denylist, False)
+    _common.parsing_settings["import_path_verdicts"] = denied_by_default
+    if custom:
+        set_parsing_settings(import_path_denylist=["jsonargparse"])  # the list is enforced once it is added to
+    else:
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(PACKAGES))
+
+
+def refuse_denied_class(path: str, where: str) -> None:
+    """Raise InputError if a class must not be imported; `where` says who names it."""
+    entry = _common.denying_import_path_entry(path)
+    if entry is not None:
+        raise InputError(f"{where}: {why_denied(path, entry)}")
+
+
+def why_denied(path: str, entry: str) -> str:
+    """Why jsonargparse's list, by its `entry`, does not let a class be named."""
+    if entry == "*":
+        others = ", ".join(PACKAGES[:-1])
+        return f"{path} is no class of {others} or {PACKAGES[-1]}; --allow-custom-classes permits others"
+    return f"{path} must not be named here, not even with --allow-custom-classes"
