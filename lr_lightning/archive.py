@@ -83,6 +83,8 @@ def load_archive(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{name}: refused, because {error}") from None
     except PermissionError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+    except MemoryError:
+        raise InputError(f"{name}: there is not enough memory to read it") from None
     except Exception as error:
         # What a damaged archive or pickle makes of itself is anything from a KeyError to a UnicodeDecodeError.
         raise InputError(f"{name}: is not a checkpoint, or is cut short") from error

@@ -3,8 +3,8 @@
 import re
 
 LONGEST = 2000  # characters of a message; a table's column may be named with a megabyte
-# Control characters, line and paragraph separators, marks that reverse the direction, halves of characters.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters, separators of lines, marks that reverse the direction, half characters, and blanks of no width.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
 class InputError(ValueError):

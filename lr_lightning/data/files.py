@@ -85,7 +85,9 @@ class ArrowSource(_FileSource):
         with _explained(self.name, "Arrow"), self._open() as reader:
             parts = reader if self._is_stream else map(reader.get_batch, range(reader.num_record_batches))
             for batch in parts:
-                table = pa.Table.from_batches([batch.select(list(columns))])
+                selected = batch.select(list(columns))
+                selected.validate(full=True)  # Arrow believes a file's offsets, and would follow them anywhere
+                table = pa.Table.from_batches([selected])
                 yield from table.to_batches(max_chunksize=BATCH_ROWS)
 
 
@@ -94,7 +96,7 @@ def _explained(name: str, format_name: str) -> Iterator[None]:
     """Pyarrow's exceptions as one line about the file."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{name} is truncated, damaged or not {format_name} after all ({reason})") from None
 

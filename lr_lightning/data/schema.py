@@ -134,6 +134,8 @@ class TableSchema:
             InputError: if it did not write this.
         """
         try:
+            if not isinstance(data, Mapping) or not isinstance(data["columns"], list | tuple):
+                raise TypeError("its columns are no list")
             columns = tuple(Column(**{**column, "levels": _items(column["levels"])}) for column in data["columns"])
             schema = cls(**{**data, "columns": columns, "labels": _items(data["labels"])})
             problem = schema._problem()

@@ -32,15 +32,8 @@ def render(report: Report, most: int | None = 30) -> str:
     if report.calibration is not None:
         parts += ["", *_calibration(report)]
     for warning in report.warnings:
-        parts += [
-            "",
-            textwrap.fill(
-                f"Warning: {printable(' '.join(warning.split()))}",
-                _WIDTH,
-                subsequent_indent="  ",
-                break_on_hyphens=False,
-            ),
-        ]
+        text = printable(" ".join(warning.split()))
+        parts += ["", textwrap.fill(f"Warning: {text}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
     return "\n".join(parts) + "\n"
 
 
@@ -127,7 +120,8 @@ def _fit(report: Report) -> list[str]:
 def _calibration(report: Report) -> list[str]:
     c = report.calibration
     assert c is not None  # noqa: S101
-    line = "" if c.slope is None else f", intercept {c.intercept:.4f} (best 0), slope {c.slope:.4f} (best 1)"
+    known = c.slope is not None and c.intercept is not None
+    line = "" if not known else f", intercept {c.intercept:.4f} (best 0), slope {c.slope:.4f} (best 1)"
     rule = "" if report.threshold_rule is None else f" ({printable(report.threshold_rule)})"
     return [
         f"calibration on {_count(c.n_observations, f'{printable(c.rows)} row')}: Brier score {c.brier:.6f}, "
