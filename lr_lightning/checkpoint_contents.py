@@ -58,8 +58,8 @@ def model_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     weight = tensors["linear.weight"]
     d = weight.shape[-1] if isinstance(weight, Tensor) and weight.ndim else 0
     shapes = {"mean": (d,), "scale": (d,), "linear.weight": (1, d), "linear.bias": (1,)}
-    for key, value in tensors.items():
-        _check_tensor(key, value, shapes[key], _SHAPES[key])
+    for key in sorted(tensors):  # the weights, which say what d is, before what they are compared with
+        _check_tensor(key, tensors[key], shapes[key], _SHAPES[key])
     if bool((tensors["scale"] <= 0).any()):
         raise InputError("its scales are not all positive")
     return {key: value.detach().cpu() for key, value in tensors.items()}
@@ -94,7 +94,7 @@ def _check_hyperparameters(hparams: Any, state: Mapping[str, Tensor]) -> None:
 
 def _check_prediction(checkpoint: Mapping[str, Any], n_features: int) -> None:
     threshold, epoch = checkpoint.get("threshold", 0.5), checkpoint.get("fitted_epoch", 0)
-    if not _is_number(threshold) or not 0 <= threshold <= 1:
+    if not _is_number(threshold) or not 0 < threshold < 1:
         raise InputError(f"its threshold is {threshold!r}, not a number between 0 and 1")
     if type(epoch) is not int or epoch < 0:
         raise InputError(f"its last epoch is {epoch!r}")

@@ -9,6 +9,7 @@ where it is installed, change the bytes instead, guided by what they reach in th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import json
 import multiprocessing
@@ -38,7 +39,7 @@ class Hang(BaseException):
 
 def run_one(target: str, seed: int, index: int, folder: Path) -> str:
     """Make an input and use it; the outcome is `used`, `refused`, or a finding with its trace."""
-    generator = random.Random(f"{seed}:{target}:{index}")
+    generator = random.Random(f"{seed}:{target}:{index}")  # noqa: S311
     return outcome(lambda: getattr(fuzz_inputs, target)(generator, folder))
 
 
@@ -119,10 +120,8 @@ def run_atheris(target: str, inputs: int, seed: int) -> None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
         def test_one_input(data: bytes) -> None:
-            try:
+            with contextlib.suppress(InputError):
                 fuzz_inputs.use_bytes(target, data, Path(folder))
-            except InputError:
-                pass
 
         options = [f"-runs={inputs}", f"-seed={seed + 1}", f"-timeout={SECONDS}", "-rss_limit_mb=1024", str(corpus)]
         atheris.Setup([sys.argv[0], *options], test_one_input)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import copy
 import gzip
 import io
 import json
 import pickle
 import random
+import warnings
 import zipfile
 from collections import OrderedDict
 from functools import cache
@@ -22,6 +24,7 @@ import torch
 
 from lr_lightning.data.schema import Column, TableSchema
 from lr_lightning.data.table import TableDataModule
+from lr_lightning.errors import InputError
 from lr_lightning.predictor import load
 from lr_lightning.statistics.calibration import Calibration
 from lr_lightning.statistics.report import Coefficient, LikelihoodRatioTest, Report
@@ -37,7 +40,18 @@ TEXTS = (
 TOKENS = (
     *(b'"', b'""', b"\0", b"\n", b"\r", b"\r\n", b",", b";", b"\t", b"|", b" ", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe"),
     *(b"1e999", b"-inf", b"nan", b"NA", b"9" * 400, b"2020-01-01", b"0001-01-01", b"23:59:61", b"1,5", b"\x1b[31m"),
-    *(b"a" * 5000, b"\xc3", b"\xed\xa0\x80", b"true", b"0x10", b"y", b"../../x", b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"),
+    *(
+        b"a" * 5000,
+        b"\xc3",
+        b"\xed\xa0\x80",
+        b"true",
+        b"0x10",
+        b"y",
+        b"../../x",
+        b"PAR1",
+        b"ARROW1",
+        b"\xff\xff\xff\xff",
+    ),
 )
 ROWS = pa.table(
     {
@@ -70,13 +84,20 @@ def whole(target: str) -> tuple[bytes, ...]:
         return tuple(json.dumps(schema.to_dict()).encode() for schema in schemas())
     if target == "checkpoint":
         return tuple(saved(checkpoint) for checkpoint in checkpoints())
-    files = [*TEXTS, gzip.compress(TEXTS[0], mtime=0), bz2.compress(TEXTS[1]), pa.compress(TEXTS[2], "zstd", asbytes=True)]
-    for compression in ("none", "snappy"):
-        files.append(written(lambda file, c=compression: pa.parquet.write_table(ROWS, file, compression=c)))
-    files.append(written(lambda file: pa.feather.write_feather(ROWS, file, compression="lz4")))
-    for new in (pa.ipc.new_file, pa.ipc.new_stream):
-        files.append(written(lambda file, new=new: _write_ipc(new, file)))
-    return tuple(files)
+    files = [
+        *TEXTS,
+        gzip.compress(TEXTS[0], mtime=0),
+        bz2.compress(TEXTS[1]),
+        pa.compress(TEXTS[2], "zstd", asbytes=True),
+    ]
+    writers = (
+        lambda file: pa.parquet.write_table(ROWS, file, compression="none"),
+        lambda file: pa.parquet.write_table(ROWS, file, compression="snappy"),
+        lambda file: pa.feather.write_feather(ROWS, file, compression="lz4"),
+        lambda file: _write_ipc(pa.ipc.new_file, file),
+        lambda file: _write_ipc(pa.ipc.new_stream, file),
+    )
+    return (*files, *map(written, writers))
 
 
 def written(write) -> bytes:
@@ -209,14 +230,19 @@ def tensors() -> tuple:
     return (
         *(torch.zeros(0), torch.ones(2, 3), torch.tensor(float("nan")), -torch.ones(3, dtype=torch.float64)),
         *(one.expand(10**9), one.expand(2, 10**6), torch.ones(4, dtype=torch.int64), torch.ones(3).bool()),
-        *(torch.ones(3, dtype=torch.complex64), torch.ones(2).half(), torch.ones(3, requires_grad=True), one.to_sparse()),
+        *(
+            torch.ones(3, dtype=torch.complex64),
+            torch.ones(2).half(),
+            torch.ones(3, requires_grad=True),
+            one.to_sparse(),
+        ),
     )
 
 
 def rezipped(content: bytes, generator: random.Random, change) -> bytes:
     """An archive with its pickle changed, and now and then its entries too."""
     out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new, warnings_off():
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
         for name in old.namelist():
             data = old.read(name)
             if name.endswith("data.pkl"):
@@ -228,31 +254,20 @@ def rezipped(content: bytes, generator: random.Random, change) -> bytes:
             compression = zipfile.ZIP_DEFLATED if generator.random() < 0.005 else zipfile.ZIP_STORED
             new.writestr(zipfile.ZipInfo(name), data, compression)
             if generator.random() < 0.005:
-                new.writestr(name, data)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Duplicate name")
+                    new.writestr(name, data)
     return out.getvalue()
-
-
-def warnings_off():
-    import warnings
-
-    return warnings.catch_warnings(action="ignore") if hasattr(warnings, "deprecated") else _Quiet()
-
-
-class _Quiet:
-    def __enter__(self):
-        import warnings
-
-        self._context = warnings.catch_warnings()
-        self._context.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *error):
-        self._context.__exit__(*error)
 
 
 PICKLE_TOKENS = (
     *(bytes([code]) for code in b"(.0)]}laedstuRbQNcqrhj\x85\x86\x87\x88\x89KMJGX\x8a\x80"),
-    *(b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"cos\nsystem\n"),
+    *(
+        b"ctorch\nFloatStorage\n",
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"ccollections\nOrderedDict\n",
+        b"cos\nsystem\n",
+    ),
     *(b"cbuiltins\nbytearray\n", b"K\xff", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"\x8a\x08" + b"\xff" * 7 + b"\x7f"),
     *(b"]" * 300, b"(" * 300, b"\x85" * 300, b"X\x00\x00\x00\x80", b"h\x00", b"q\x00", pickle.dumps(10**30, 2)),
 )
@@ -272,14 +287,10 @@ def tables(generator: random.Random, folder: Path) -> None:
 
 
 def use_table(content: bytes, name: str, folder: Path, target: str = "y") -> None:
-    from lr_lightning.errors import InputError
-
     path = folder / name
     path.write_bytes(content)
-    try:
+    with contextlib.suppress(InputError):
         schemas()[0].encode(path)
-    except InputError:
-        pass
     data = TableDataModule(str(path), target, missing="impute", val_fraction=0.0)
     data.prepare_data()
     data.setup("fit")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lr_lightning.data.arrays import encode_array, is_array
 from lr_lightning.errors import InputError
+from lr_lightning.plain_data import misfit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,12 +63,6 @@ class Column:
         else:
             fits = isinstance(self.fill, int | float) and math.isfinite(self.fill)
         return None if fits else f"is filled with {self.fill!r}"
-
-
-def _items(values: Any) -> tuple[Any, ...]:
-    if not isinstance(values, list | tuple):
-        raise TypeError(f"{type(values).__name__} instead of a list")
-    return tuple(values)
 
 
 def _are_levels(values: Sequence[Any]) -> bool:
@@ -133,28 +128,25 @@ class TableSchema:
         Raises:
             InputError: if it did not write this.
         """
-        try:
-            if not isinstance(data, Mapping) or not isinstance(data["columns"], list | tuple):
-                raise TypeError("its columns are no list")
-            columns = tuple(Column(**{**column, "levels": _items(column["levels"])}) for column in data["columns"])
-            schema = cls(**{**data, "columns": columns, "labels": _items(data["labels"])})
-            problem = schema._problem()
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"the schema in the checkpoint is damaged ({error})") from None
-        if problem:
-            raise InputError(f"the schema in the checkpoint is damaged ({problem})")
-        return schema
+        problem = misfit(data, cls)
+        if problem is None:
+            try:
+                columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"])
+                schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"])})
+            except TypeError as error:
+                problem = str(error)
+            else:
+                problem = schema._problem()
+                if problem is None:
+                    return schema
+        raise InputError(f"the schema in the checkpoint is damaged ({problem})")
 
     def _problem(self) -> str | None:
         """What is wrong with the schema; None if nothing is."""
         names = [column.name for column in self.columns]
-        if not all(isinstance(name, str) for name in [*names, self.target]):
-            return "a column's name is not text"
-        if not (self.weight is None or isinstance(self.weight, str)):
-            return "the weight column's name is not text"
         if self.missing not in MISSING_RULES or self.unseen not in UNSEEN_RULES:
             return f"missing is {self.missing!r}, unseen is {self.unseen!r}"
-        if len(self.labels) != 2 or self.labels[0] == self.labels[1] or not _are_levels(self.labels):
+        if len(self.labels) != 2 or not _are_levels(self.labels) or self.labels[0] == self.labels[1]:
             return f"its labels are {self.labels}"
         for column in self.columns:
             if problem := column.problem(imputed=self.missing == "impute"):
