@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jsonargparse import _common, set_parsing_settings
+from jsonargparse import _common, _util, set_parsing_settings
 
 from lr_lightning.errors import InputError
 
@@ -25,11 +25,17 @@ def allow_classes(*, custom: bool) -> None:
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(PACKAGES))
 
 
-def refuse_denied_class(path: str, where: str) -> None:
-    """Raise InputError if a class must not be imported; `where` says who names it."""
+def refuse_unsuitable_class(path: str, base: type, where: str) -> None:
+    """Raise InputError unless `path` may be imported and is a class of kind `base`; `where` says who names it."""
     entry = _common.denying_import_path_entry(path)
     if entry is not None:
         raise InputError(f"{where}: {why_denied(path, entry)}")
+    try:
+        found = _util.import_object(path)
+    except (ImportError, ValueError, AttributeError):
+        found = None
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise InputError(f"{where}: {path} is not the name of a class that fits here")
 
 
 def why_denied(path: str, entry: str) -> str:

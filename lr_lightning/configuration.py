@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader
+from jsonargparse import _loaders_dumpers, set_loader
 
 from lr_lightning.errors import InputError
 
@@ -15,10 +15,15 @@ LARGEST_FILE = 4 << 20  # bytes; a configuration has a few thousand
 MOST_NODES = 100_000  # once every alias is written out
 DEEPEST = 50
 
-CONFIGURATION_ERRORS = (yaml.YAMLError, RecursionError)
 _SUFFIXES = (".yaml", ".yml", ".json")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_load = get_loader("yaml")  # jsonargparse's, a safe loader that knows 1e-3 for a number
+_load = _loaders_dumpers.yaml_load  # a safe loader that knows 1e-3 for a number
+
+
+def use_checked_yaml() -> None:
+    """Let jsonargparse read YAML by `load_configuration`: whole files, and the values of single options."""
+    set_loader("yaml", load_configuration, (yaml.YAMLError,))
+    _loaders_dumpers.yaml_load = load_configuration
 
 
 def load_configuration(text: str) -> Any:

@@ -9,13 +9,13 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from lr_lightning.class_policy import allow_classes, why_denied
-from lr_lightning.configuration import CONFIGURATION_ERRORS, load_configuration, refuse_large_files
+from lr_lightning.configuration import refuse_large_files, use_checked_yaml
 from lr_lightning.errors import InputError
 
-set_loader("yaml", load_configuration, CONFIGURATION_ERRORS)
+use_checked_yaml()
 set_parsing_settings(
     config_read_mode_urls_enabled=False,
     config_read_mode_fsspec_enabled=False,
@@ -41,6 +41,18 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     except ArgumentError as error:
         message = _with_suggestion(one_line(str(error)), parser)
         raise InputError(f"{_culprit(parser, arguments, str(error))}{message}") from error
+
+
+def dump(parser: ArgumentParser, config: Namespace) -> str:
+    """The configuration as YAML.
+
+    Raises:
+        InputError: if the value of an option has no spelling.
+    """
+    try:
+        return parser.dump(config, skip_unset=True)
+    except ValueError as error:
+        raise InputError(f"{one_line(str(error))}: it cannot be written to config.yaml") from error
 
 
 def add_custom_classes_option(parser: ArgumentParser) -> None:

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
 
 from lr_lightning import TableDataModule
 from lr_lightning.checkpoint import read_checkpoint
-from lr_lightning.class_policy import allow_classes, refuse_denied_class
+from lr_lightning.class_policy import allow_classes, refuse_unsuitable_class
 from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments, make_trainer
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.standardization import Standardization
@@ -28,7 +29,7 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     checkpoint = None if path is None else read_checkpoint(path)
     if checkpoint is not None and checkpoint.get("data") is not None:
         allow_classes(custom=CUSTOM_CLASSES in arguments)
-        refuse_denied_class(checkpoint["data"]["class_path"], f"{path}")
+        refuse_unsuitable_class(checkpoint["data"]["class_path"], LightningDataModule, f"{path}")
     parser = _parser(command, checkpoint)
     config = parse(parser, arguments)
     if path is None or checkpoint is None:

@@ -20,9 +20,10 @@ from lr_lightning.callbacks.record import RunRecord
 from lr_lightning.callbacks.signals import StopOnSignal
 from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments, make_trainer
 from lr_lightning.data.tensors import TensorDataModule
+from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
 from lr_lightning.optimizers import EXACT
-from lr_lightning.parsing import instantiate, parse, refuse_impossible_level
+from lr_lightning.parsing import dump, instantiate, parse, refuse_impossible_level
 from lr_lightning.predictor import load
 from lr_lightning.run_folder import RunFolder
 from lr_lightning.statistics.wald import CovarianceType
@@ -39,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     refuse_impossible_level(config.level)
     if config.quiet:
         logging.getLogger("lr_lightning").setLevel(logging.WARNING)
-    text = parser.dump(config, skip_unset=True)
+    text = dump(parser, config)
     model = _model(config)
     data = instantiate(config.data)
     run_folder = RunFolder.next_version(_experiment(config))
@@ -111,6 +112,8 @@ def _model(config: Namespace) -> LogisticRegression:
 def _experiment(config: Namespace) -> str:
     """The first config file's name, else the data file's."""
     path = config.config[0].relative if config.config else config.data.init_args.path
+    if not isinstance(path, str):
+        raise InputError("option data.path: expected the path of a file or a folder")
     return Path(path).name.split(".")[0] or "table"
 
 
