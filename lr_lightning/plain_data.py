@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -21,7 +22,7 @@ def misfit(value: Any, kind: Any, name: str = "it") -> str | None:
     if is_dataclass(kind):
         if not isinstance(value, Mapping):
             return f"{name} is {_shown(value)}"
-        hints = get_type_hints(kind)
+        hints = _hints(kind)
         found = (misfit(value.get(field.name), hints[field.name], field.name) for field in fields(kind))
         return next((words for words in found if words), None)
     origin, arguments = get_origin(kind), get_args(kind)
@@ -44,7 +45,7 @@ def misfit(value: Any, kind: Any, name: str = "it") -> str | None:
 def from_plain(value: Any, kind: Any) -> Any:
     """The dataclass of a value that has no misfit; what it has no field for is left out."""
     if is_dataclass(kind):
-        hints = get_type_hints(kind)
+        hints = _hints(kind)
         return kind(**{field.name: from_plain(value.get(field.name), hints[field.name]) for field in fields(kind)})  # type: ignore[operator]
     arguments = get_args(kind)
     if get_origin(kind) is tuple:
@@ -52,6 +53,11 @@ def from_plain(value: Any, kind: Any) -> Any:
     if get_origin(kind) in (Union, UnionType) and value is not None:
         return next(from_plain(value, option) for option in arguments if misfit(value, option) is None)
     return value
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _shown(value: Any) -> str:

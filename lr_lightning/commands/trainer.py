@@ -31,6 +31,8 @@ DEFAULTS = {
 NOT_OURS = (
     # Lightning 2.6 calls torch's pytree in a way that torch 2.13 deprecates (lightning/pytorch/utilities/_pytree.py).
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # A picture shows a box for what its font lacks; TensorBoard and the report have the name itself.
+    r"Glyph \d+ .*missing from font",
 )
 
 

@@ -39,6 +39,10 @@ class ParquetSource(_FileSource):
             self._n_rows = file.metadata.num_rows
         self.refuse_duplicates()
 
+    def _check_rows(self, found: int) -> None:
+        if found != self._n_rows:
+            raise InputError(f"{self.name} is damaged: it claims {self._n_rows} rows and holds {found}")
+
     def _open(self, **options: Any) -> Any:
         from pyarrow import parquet
 
@@ -51,13 +55,17 @@ class ParquetSource(_FileSource):
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Blocks of rows, without reading whole row groups ahead."""
         with _explained(self.name, "Parquet"), self._open(pre_buffer=False, buffer_size=1 << 20) as file:
+            n_rows = 0
             for batch in file.iter_batches(STREAM_BATCH_ROWS, columns=list(columns)):
+                n_rows += batch.num_rows
                 yield batch.select(list(columns))
+            self._check_rows(n_rows)
 
     def load(self, columns: Sequence[str]) -> Source:
         """The columns in memory, read by all processors."""
         with _explained(self.name, "Parquet"), self._open(pre_buffer=True) as file:
             table = file.read(columns=list(columns), use_threads=True)
+        self._check_rows(table.num_rows)
         return MemorySource([table.select(list(columns))], columns, self)
 
 
