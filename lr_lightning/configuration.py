@@ -37,7 +37,10 @@ def load_configuration(text: str) -> Any:
     root = yaml.compose(text, Loader=_Loader)
     if isinstance(root, yaml.CollectionNode):
         _check(root)
-    return _load(text)
+    try:
+        return _load(text)
+    except ValueError as error:  # a number of more digits than Python reads
+        raise yaml.YAMLError(str(error)) from error
 
 
 def refuse_large_files(arguments: Sequence[str]) -> None:

@@ -13,7 +13,6 @@ import contextlib
 import faulthandler
 import json
 import multiprocessing
-import os
 import random
 import resource
 import signal
@@ -24,8 +23,15 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-from lr_lightning.errors import InputError, printable
-from tests import fuzz_inputs
+if "atheris" in sys.argv:
+    import atheris
+
+    with atheris.instrument_imports(include=["lr_lightning"]):  # it looks at what an input reaches
+        from lr_lightning.errors import InputError, printable
+        from tests import fuzz_inputs
+else:
+    from lr_lightning.errors import InputError, printable
+    from tests import fuzz_inputs
 
 SECONDS = 10
 MEMORY = 1 << 30  # of the process in all, torch and Arrow included
@@ -107,17 +113,14 @@ def run_target(target: str, seed: int, first: int, inputs: int, most_findings: i
 
 
 def run_atheris(target: str, inputs: int, seed: int) -> None:
-    """Let atheris change the bytes; it stops at the first finding and says with which."""
-    import atheris
-
+    """Let atheris change the bytes; it stops at the first finding and writes it to a file."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
         corpus.mkdir()
         for number, content in enumerate(fuzz_inputs.whole(target)):
             (corpus / str(number)).write_bytes(content)
-        atheris.instrument_all() if os.environ.get("INSTRUMENT_ALL") else None
         prepare_process()
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # atheris has an alarm of its own
 
         def test_one_input(data: bytes) -> None:
             with contextlib.suppress(InputError):

@@ -253,6 +253,8 @@ LIES = {
     "a column that is a number": (lambda c: c["schema"]["columns"].append(3), "damaged"),
     "three labels": (lambda c: c["schema"].update(labels=[0, 1, 2]), "labels"),
     "labels of two types": (lambda c: c["schema"].update(labels=[0, "1"]), "labels"),
+    "labels that are tensors": (lambda c: c["schema"].update(labels=[torch.zeros(0), torch.ones(2)]), "labels"),
+    "a threshold of 1": (lambda c: c.update(threshold=1), "threshold"),
     "a schema that is a tensor": (lambda c: c.update(schema=torch.ones(3)), "damaged"),
     "a threshold of 2": (lambda c: c.update(threshold=2.0), "threshold"),
     "a threshold of text": (lambda c: c.update(threshold="0.5"), "threshold"),
@@ -297,6 +299,19 @@ def test_a_report_that_is_none_is_refused(checkpoint, run, lie):
         load(path).report()
     code, out, err = run("report", "--ckpt_path", path)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
+
+
+def test_odd_numbers_are_printed_and_used(checkpoint, run):
+    """Nothing forbids these; found by fuzzing."""
+    content = whole()
+    content["report"]["calibration"].update(slope=1.0, intercept=None)
+    content["report"]["coefficients"][1].update(estimate=1e308, std_error=1e-308)
+    content["covariance"]["factor"] *= 1e300
+    path = checkpoint(content)
+    for options in (["--format", "json"], ["--format", "csv"], ["--level", "0.9"], ["--level", "0.9", "--format=json"]):
+        assert run("report", "--ckpt_path", path, *options)[0] == 0
+    low, high = load(path).interval_of(torch.ones(1, D, dtype=torch.float64))
+    assert (low.item(), high.item()) == (0, 1)
 
 
 SETTINGS = {
