@@ -23,7 +23,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-if "atheris" in sys.argv:
+if any("atheris" in argument for argument in sys.argv[1:]):
     import atheris
 
     with atheris.instrument_imports(include=["lr_lightning"]):  # it looks at what an input reaches
@@ -117,7 +117,7 @@ def run_atheris(target: str, inputs: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
         corpus.mkdir()
-        for number, content in enumerate(fuzz_inputs.whole(target)):
+        for number, content in enumerate(fuzz_inputs.byte_seeds(target)):
             (corpus / str(number)).write_bytes(content)
         prepare_process()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # atheris has an alarm of its own

@@ -347,12 +347,24 @@ def use_checkpoint(content: bytes, folder: Path, *, module: bool = False) -> Non
         each.to_text()
 
 
+def byte_seeds(target: str) -> list[bytes]:
+    """What atheris begins with: of a checkpoint the pickle alone, for a changed archive fails its checksum."""
+    if target != "checkpoint":
+        return list(whole(target))
+    archives = (zipfile.ZipFile(io.BytesIO(content)) for content in whole(target))
+    return [archive.read("archive/data.pkl") for archive in archives]
+
+
 def use_bytes(target: str, data: bytes, folder: Path) -> None:
-    """What atheris calls: the bytes as a file, or as the JSON of a schema."""
+    """Use the bytes as `byte_seeds` means them: a table, a checkpoint's pickle, or the JSON of a schema."""
     if target == "tables":
         use_table(data, "t.csv", folder)
     elif target == "checkpoint":
-        use_checkpoint(data, folder)
+        out = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(whole(target)[0])) as old, zipfile.ZipFile(out, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, data if name.endswith("data.pkl") else old.read(name))
+        use_checkpoint(out.getvalue(), folder)
     else:
         try:
             plain = json.loads(data)
