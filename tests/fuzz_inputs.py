@@ -26,6 +26,7 @@ from lr_lightning.data.schema import Column, TableSchema
 from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.predictor import load
+from lr_lightning.scoring import scoring_file
 from lr_lightning.statistics.calibration import Calibration
 from lr_lightning.statistics.report import Coefficient, LikelihoodRatioTest, Report
 
@@ -340,6 +341,7 @@ def use_checkpoint(content: bytes, folder: Path, *, module: bool = False) -> Non
         predictor.interval_of(x)
     if predictor.prediction_input is not None:
         torch.tensor(predictor.prediction_input, dtype=torch.float64)
+    json.dumps(scoring_file(predictor), allow_nan=False)
     report = predictor.report()
     for each in (report, report.at_level(0.9)):
         json.dumps(each.to_dict(), allow_nan=False)

@@ -172,7 +172,7 @@ def test_a_url_is_refused(url, reader):
     assert "URL" in refusal(url, reader)
 
 
-@pytest.mark.parametrize("command", ["predict", "report", "test", "validate"])
+@pytest.mark.parametrize("command", ["predict", "report", "export", "test", "validate"])
 @pytest.mark.parametrize("kind", ["url", "payload", "folder", "pipe", "device", "empty", "NaN"])
 def test_every_command_refuses_in_one_line(run, tmp_path, monkeypatch, checkpoint, command, kind):
     monkeypatch.chdir(tmp_path)
