@@ -368,19 +368,30 @@ class LogisticRegression(LightningModule):
         checkpoint.update(self._from_data, **self._inferred, threshold=self.threshold, fitted_epoch=self._fitted_epoch)
 
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override] (Lightning's also downloads, and takes settings from a file)
-        cls, checkpoint_path: str | os.PathLike[str], map_location: Any = None, **settings: Any
+    def load_from_checkpoint(  # type: ignore[override] (Lightning's also downloads, and takes open files)
+        cls,
+        checkpoint_path: str | os.PathLike[str],
+        map_location: Any = None,
+        hparams_file: str | os.PathLike[str] | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **settings: Any,
     ) -> Self:
         """The model of a checkpoint, in train mode, as Lightning has it.
 
         Args:
             checkpoint_path: a local file; nothing in it is executed.
             map_location: the device to put the model on; the CPU by default.
+            hparams_file: None; the settings are in the checkpoint.
+            strict: of no effect: all tensors have to fit, and there must be no others.
+            weights_only: of no effect: nothing is ever unpickled.
             settings: arguments of the constructor that overrule the checkpoint's.
 
         Raises:
             InputError: if the file is no checkpoint of this model, or contradicts itself.
         """
+        if hparams_file is not None:
+            raise InputError(f"{os.fsdecode(hparams_file)}: the settings are in the checkpoint; leave hparams_file out")
         model = cls.from_contents(read_checkpoint(checkpoint_path), checkpoint_path, **settings)
         return model if map_location is None else model.to(map_location)
 

@@ -333,13 +333,16 @@ def test_settings_that_fit_no_model_are_refused(checkpoint, run, lie):
     assert (code, out, len(err.splitlines())) == (2, "", 1)
 
 
-def test_a_fit_is_loaded_as_lightning_loads_it(hours_run):
+def test_a_fit_is_loaded_as_lightning_loads_it(hours_run, tmp_path):
     path = hours_run / "checkpoints" / "last.ckpt"
     model = LogisticRegression.load_from_checkpoint(path, l2=0.5)
     assert model.training
     assert (model.hparams["l2"], model.hparams["optimizer"]) == (0.5, "SGD")
     x = torch.tensor([[4.0]])
     assert model(x).item() == pytest.approx(load(path).probability(x).item(), rel=1e-6)
+    (tmp_path / "evil.yaml").write_text("l2: !!python/object/apply:os.system [exit]\n")
+    with pytest.raises(InputError, match=r"evil\.yaml"):
+        LogisticRegression.load_from_checkpoint(path, hparams_file=tmp_path / "evil.yaml")
     with pytest.raises(InputError, match="settings"):
         LogisticRegression.load_from_checkpoint(path, l2=-1)
 
