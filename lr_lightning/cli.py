@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from lr_lightning.errors import InputError, ProcessLostError
+from lr_lightning.errors import InputError, ProcessLostError, printable
 from lr_lightning.processes import is_first_on_machine, is_first_process
 
 # Each command is a module of lr_lightning.commands with `run(arguments)`, imported when it is asked for: only
@@ -86,12 +86,21 @@ def _show_messages() -> None:
     if log.disabled:
         warnings.simplefilter("ignore")
     log.setLevel(logging.INFO)
-    log.handlers[:] = [logging.StreamHandler()]
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable())
+    log.handlers[:] = [handler]
     log.propagate = False
+
+
+class _Printable(logging.Formatter):
+    """Messages name columns and levels, and those may be anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(" ".join(super().format(record).splitlines()))
 
 
 def _mistake(message: str) -> int:
     """Say it, once on each machine: its processes all see the same files."""
     if is_first_on_machine():
-        print("error: " + re.sub(r"\s*\n\s*", " ", message.strip()), file=sys.stderr)
+        print("error: " + printable(re.sub(r"\s*\n\s*", " ", message.strip())), file=sys.stderr)
     return MISTAKE

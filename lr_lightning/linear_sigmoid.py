@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,8 @@ class LinearSigmoid(nn.Module):
         self.register_buffer("mean", mean.clone())
         self.register_buffer("scale", scale.clone())
         # Without an initialisation of its own, which would draw from torch's random numbers.
-        self.linear = nn.utils.skip_init(nn.Linear, in_features, 1, bias=fit_intercept, dtype=torch.float64)
+        linear = nn.utils.skip_init(nn.Linear, in_features, 1, bias=fit_intercept, dtype=torch.float64)
+        self.linear = cast(nn.Linear, linear)
         nn.init.zeros_(self.linear.weight)  # the objective is convex: any start will do, and zero is impartial
         if fit_intercept:
             nn.init.zeros_(self.linear.bias)

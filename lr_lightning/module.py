@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
@@ -12,7 +13,10 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import Self
 
+from lr_lightning.checkpoint import read_checkpoint
+from lr_lightning.checkpoint_contents import PREFIX, check_contents
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.summary import TrainingSummary, row_weights
 from lr_lightning.data.tensors import DESCRIPTION, TensorDataModule
@@ -344,12 +348,57 @@ class LogisticRegression(LightningModule):
         if self._trainer is not None:
             checkpoint["progress"] = {**fit_settings(self.trainer), "objective": self._line_search_end.objective}
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override] (Lightning's also downloads, and takes open files)
+        cls,
+        checkpoint_path: str | os.PathLike[str],
+        map_location: Any = None,
+        hparams_file: str | os.PathLike[str] | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **settings: Any,
+    ) -> Self:
+        """The model of a checkpoint, in train mode, as Lightning has it.
+
+        Args:
+            checkpoint_path: a local file; nothing in it is executed.
+            map_location: the device to put the model on; the CPU by default.
+            hparams_file: None; the settings are in the checkpoint.
+            strict: of no effect: all tensors have to fit, and there must be no others.
+            weights_only: of no effect: nothing is ever unpickled.
+            settings: arguments of the constructor that overrule the checkpoint's.
+
+        Raises:
+            InputError: if the file is no checkpoint of this model, or contradicts itself.
+        """
+        if hparams_file is not None:
+            raise InputError(f"{os.fsdecode(hparams_file)}: the settings are in the checkpoint; leave hparams_file out")
+        model = cls.from_contents(read_checkpoint(checkpoint_path), checkpoint_path, **settings)
+        return model if map_location is None else model.to(map_location)
+
+    @classmethod
+    def from_contents(cls, checkpoint: dict[str, Any], name: str | os.PathLike[str], **settings: Any) -> Self:
+        """The same from what `read_checkpoint` gives; `name` is what error messages call it."""
+        try:
+            model = cls(**{**checkpoint.get("hyper_parameters", {}), **settings})
+        except (InputError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{os.fsdecode(name)}: its settings fit no logistic regression ({error})") from error
+        model._build(len(checkpoint["state_dict"][f"{PREFIX}mean"]), None)
+        model.on_load_checkpoint(checkpoint)
+        try:
+            model.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise InputError(f"{os.fsdecode(name)}: its tensors do not fit its settings") from error
+        return model
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back; a fit that goes on from it must have the same settings and the same rows.
 
         Raises:
-            InputError: if it has others.
+            InputError: if it has others, or if its parts do not fit one another; Lightning's own loader comes by
+                here too.
         """
+        check_contents(checkpoint, "the checkpoint")
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             name, data = str(self.trainer.ckpt_path), getattr(self.trainer, "datamodule", None)
             refuse_other_settings(name, checkpoint, self, data, self.trainer)

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 import numpy as np
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import Precision
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.module import LogisticRegression

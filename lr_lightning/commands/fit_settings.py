@@ -14,9 +14,10 @@ from jsonargparse import ArgumentParser, Namespace
 from lr_lightning.commands.evaluate import checkpoint_path
 from lr_lightning.commands.resuming import Origin, after_restart, from_checkpoint, newest_unfinished
 from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments
+from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
 from lr_lightning.optimizers import EXACT
-from lr_lightning.parsing import parse
+from lr_lightning.parsing import dump, parse
 from lr_lightning.statistics.wald import CovarianceType
 
 COVARIANCES: dict[str, CovarianceType] = {"nonrobust": "nonrobust", "robust": "HC1", "HC0": "HC0", "HC1": "HC1"}
@@ -83,7 +84,10 @@ def experiment_name(config: Namespace) -> str:
         if path.name == "config.yaml" and re.fullmatch(r"version_\d+", path.absolute().parent.name):
             return path.absolute().parent.parent.name
     else:
-        path = Path(config.data.get("init_args", {}).get("path") or config.data.class_path.rsplit(".", 1)[-1])
+        name = config.data.get("init_args", {}).get("path") or config.data.class_path.rsplit(".", 1)[-1]
+        if not isinstance(name, str):
+            raise InputError("option data.path: expected the path of a file or a folder")
+        path = Path(name)
     return path.name.split(".")[0] or "table"
 
 
@@ -92,7 +96,7 @@ def saved_text(parser: ArgumentParser, config: Namespace) -> str:
     settings = config.clone()
     for key in ("quiet", "resume", *([] if config.ckpt_path else ["ckpt_path"])):
         settings.pop(key, None)
-    return parser.dump(settings, skip_unset=True)
+    return dump(parser, settings)
 
 
 def chosen_settings(config: Namespace) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 
 from lr_lightning import HoursDataModule, TableDataModule
 from lr_lightning.errors import InputError, ProcessLostError
+from lr_lightning.parsing import add_custom_classes_option
 
 # Lightning's defaults are for epochs that take minutes; ours take milliseconds.
 DEFAULTS = {
@@ -32,6 +33,8 @@ DEFAULTS = {
 NOT_OURS = (
     # Lightning 2.6 calls torch's pytree in a way that torch 2.13 deprecates (lightning/pytorch/utilities/_pytree.py).
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # A picture shows a box for what its font lacks; TensorBoard and the report have the name itself.
+    r"Glyph \d+ .*missing from font",
 )
 
 
@@ -47,9 +50,10 @@ def add_data_arguments(parser: ArgumentParser, default: dict[str, Any] | None, h
 
 
 def add_trainer_arguments(parser: ArgumentParser) -> None:
-    """Add `--trainer.*`."""
+    """Add `--trainer.*`, and `--allow-custom-classes`, which they may need."""
     parser.add_class_arguments(Trainer, "trainer", instantiate=False)
     parser.set_defaults(DEFAULTS)
+    add_custom_classes_option(parser)
 
 
 def make_trainer(

@@ -54,12 +54,11 @@ class Covariance:
     def logit_std_error(self, x: Tensor | np.ndarray) -> np.ndarray:
         """Standard errors of the logits, (n,), at original features x, (n, d); NaN where a feature is missing."""
         rows = np.asarray(x, dtype=np.float64)
-        with np.errstate(invalid="ignore"):
-            standardized = (rows - self.mean) / self.scale
-        result = standardized @ self.factor[: len(self.mean)]
-        if len(self.factor) > len(self.mean):
-            result += self.factor[-1]
-        return np.sqrt(np.square(result).sum(1))
+        with np.errstate(invalid="ignore", over="ignore"):  # an error beyond float64 is infinite, and says nothing
+            result = ((rows - self.mean) / self.scale) @ self.factor[: len(self.mean)]
+            if len(self.factor) > len(self.mean):
+                result += self.factor[-1]
+            return np.sqrt(np.square(result).sum(1))
 
     def probability_interval(
         self, x: Tensor | np.ndarray, logits: Tensor | np.ndarray, level: float = 0.95
