@@ -41,18 +41,19 @@ def row_groups(rows: int) -> int:
 
 
 def weighted_row_sums(block: Tensor, weight: Tensor, out: Tensor) -> None:
-    """Fills ``out`` (groups, d), which holds zeros, with sums of weighted rows that add up to ``block.T @ weight``.
+    """Fills ``out`` (groups, 1, d), which holds zeros, with sums of weighted rows that add up to ``block.T @ weight``.
 
     On the CPU no sum has more than 512 terms, so that the sum over the groups can be one in float64.
     """
-    whole = len(block) - len(block) % _TERMS
-    if block.device.type != "cpu" or not block.is_contiguous():
-        whole = 0
-    if whole:
-        groups = block[:whole].view(-1, _TERMS, block.shape[1])
-        torch.bmm(weight[:whole].view(-1, 1, _TERMS), groups, out=out[: len(groups), None])
-    if whole < len(block):
-        torch.mv(block[whole:].T, weight[whole:], out=out[-1])
+    rows, d = block.shape
+    if block.device.type != "cpu" or rows < _TERMS or not block.is_contiguous():
+        torch.mv(block.T, weight, out=out[-1, 0])
+        return
+    rest = rows % _TERMS
+    if rest:
+        torch.mv(block[-rest:].T, weight[-rest:], out=out[-1, 0])
+        block, weight, out = block[:-rest], weight[:-rest], out[: rows // _TERMS]
+    torch.bmm(weight.view(-1, 1, _TERMS), block.view(-1, _TERMS, d), out=out)
 
 
 def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor) -> None:

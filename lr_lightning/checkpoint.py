@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import zipfile
@@ -12,6 +13,9 @@ from typing import Any
 import torch
 
 from lr_lightning.errors import InputError
+
+TEMPORARY = ".tmp"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -39,13 +43,43 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary name beside `path`, sync, and rename: `path` is never half-written."""
+    """Call `write` with a temporary name beside `path`, sync, and rename: `path` is never half-written.
+
+    Raises:
+        InputError: if the disk is full; what `path` held before is still there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise InputError(f"{path}: cannot be written, there is {no_space(error)}; free some") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def no_space(error: OSError) -> str:
+    """What is missing, in words."""
+    return "no space left on the disk" if error.errno == errno.ENOSPC else f"no room ({error.strerror})"
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what a killed process has left of `write_whole`, in a folder that no other process writes to."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's names, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -6,10 +6,12 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from lr_lightning.errors import InputError
+from lr_lightning.errors import InputError, ProcessLostError
+from lr_lightning.processes import is_first_on_machine, is_first_process
 
 # Each command is a module of lr_lightning.commands with `run(arguments)`, imported when it is asked for: only
 # those that train or test may cost the import of Lightning.
@@ -22,7 +24,9 @@ COMMANDS = {
     "export": "write the model as an ONNX graph or as a JSON scoring file, for use without this package",
 }
 
+IN_SEVERAL_PROCESSES = {"fit", "validate", "test"}  # of the others, the first process does all
 MISTAKE = 2  # the exit code of a mistake that the person can mend
+FAILURE = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except InputError as error:
         return _mistake(str(error))
+    except ProcessLostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILURE
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is wrong, and nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,6 +62,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise InputError(f"unknown command {command}; choose among {', '.join(COMMANDS)}")
+    if command not in IN_SEVERAL_PROCESSES and not is_first_process():
+        return 0
     _show_messages()
     return import_module(f"lr_lightning.commands.{command}").run(rest) or 0
 
@@ -73,12 +82,16 @@ def _help() -> str:
 def _show_messages() -> None:
     """Send the package's messages to stderr, a line each; of several processes only the first speaks."""
     log = logging.getLogger("lr_lightning")
-    log.disabled = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
+    log.disabled = not is_first_process()
+    if log.disabled:
+        warnings.simplefilter("ignore")
     log.setLevel(logging.INFO)
     log.handlers[:] = [logging.StreamHandler()]
     log.propagate = False
 
 
 def _mistake(message: str) -> int:
-    print("error: " + re.sub(r"\s*\n\s*", " ", message.strip()), file=sys.stderr)
+    """Say it, once on each machine: its processes all see the same files."""
+    if is_first_on_machine():
+        print("error: " + re.sub(r"\s*\n\s*", " ", message.strip()), file=sys.stderr)
     return MISTAKE

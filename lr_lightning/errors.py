@@ -11,3 +11,7 @@ class InputError(ValueError):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.splitlines()))
+
+
+class ProcessLostError(RuntimeError):
+    """Another of several processes has ended or does not answer, so that the work cannot go on."""

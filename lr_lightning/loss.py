@@ -169,19 +169,23 @@ def sweep(
     sums = torch.zeros(2, len(xs), dtype=torch.float64, device=x.device)
     losses, residuals = sums[0].unbind(), sums[1].unbind()
     groups = row_groups(min(rows, n)) if with_gradient else 0
-    gradient_sums = torch.zeros(len(xs), groups, d, dtype=dtype, device=x.device)
+    gradient_sums = torch.zeros(len(xs), groups, 1, d, dtype=dtype, device=x.device)
     gradients = gradient_sums.unbind()
+    last, cast = len(xs) - 1, x.dtype != dtype or y.dtype != dtype
     w = weight.reshape(-1).to(x.device, dtype)
     b = w.new_zeros(()) if bias is None else bias.reshape(()).to(x.device, dtype)
 
     def work(share: Iterator[int]) -> None:
-        buffers = torch.empty(3, min(rows, n), dtype=dtype, device=x.device)
+        buffers = torch.empty(3, min(rows, n), dtype=dtype, device=x.device).unbind()
         one, intercept = w.new_ones(()), b.expand(min(rows, n))
         for k in share:
-            block, m = xs[k].to(dtype), len(ys[k])
-            s, t, u = buffers if m == rows else buffers[:, :m]
-            torch.sub(one, ys[k].to(dtype), alpha=2, out=s)
-            torch.addmv(intercept[:m], block, w, out=t)
+            block, labels, (s, t, u), offset = xs[k], ys[k], buffers, intercept
+            if k == last:
+                (s, t, u), offset = (buffer[: len(labels)] for buffer in buffers), intercept[: len(labels)]
+            if cast:
+                block, labels = block.to(dtype), labels.to(dtype)
+            torch.sub(one, labels, alpha=2, out=s)
+            torch.addmv(offset, block, w, out=t)
             t.mul_(s)
             softplus(t, 1, _SOFTPLUS_LINEAR, out=u)  # pyright: ignore[reportCallIssue]
             if vs is not None:
@@ -196,7 +200,7 @@ def sweep(
                 torch.sum(s, 0, dtype=torch.float64, out=residuals[k])
 
     share_out(work, len(xs), x)
-    return sums[0].sum(), gradient_sums.sum((0, 1), dtype=torch.float64), sums[1].sum()
+    return sums[0].sum(), gradient_sums.sum((0, 1, 2), dtype=torch.float64), sums[1].sum()
 
 
 def _check_shapes(

@@ -3,63 +3,64 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import MeanMetric, MeanSquaredError
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryAUROC,
-    BinaryAveragePrecision,
-    BinaryCalibrationError,
-    BinaryF1Score,
+from torch import Tensor
+from torchmetrics.functional import mean_squared_error
+from torchmetrics.functional.classification import (
+    binary_accuracy,
+    binary_auroc,
+    binary_average_precision,
+    binary_calibration_error,
+    binary_f1_score,
 )
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 HELD_OUT_NAMES = ("loss", "accuracy", "auroc", "average_precision", "f1", "brier", "calibration_error")
 
 
-class HeldOutMetrics(nn.Module):
-    """Loss, discrimination and calibration of predicted probabilities, accumulated over batches.
+class HeldOutRows:
+    """Collects what is known of held-out rows, batch by batch.
 
-    The loss weighs rows by their sample weights; the others count every row once.
-
-    Args:
-        threshold: a probability above it is a positive prediction.
+    They are measured all at once, so that the metrics depend neither on the batches nor on the processes.
     """
 
-    def __init__(self, threshold: float = 0.5):
-        super().__init__()
-        self.loss = MeanMetric().set_dtype(torch.float64)
-        self.of_probabilities = nn.ModuleDict(
-            {
-                "accuracy": BinaryAccuracy(threshold),
-                "auroc": BinaryAUROC(),
-                "average_precision": BinaryAveragePrecision(),
-                "f1": BinaryF1Score(threshold),
-                "brier": MeanSquaredError(),
-                "calibration_error": BinaryCalibrationError(n_bins=15),
-            }
-        )
-        self.positives = MeanMetric()
+    def __init__(self) -> None:
+        self._batches: list[Tensor] = []
 
-    def update(self, logits: Tensor, y: Tensor, weight: Tensor | None) -> None:
+    def add(self, logits: Tensor, y: Tensor, weight: Tensor | None) -> None:
         """Add rows: logits (n,), 0/1 targets (n,), weights (n,) or None."""
-        losses = nn.functional.binary_cross_entropy_with_logits(logits, y.to(logits.dtype), reduction="none")
-        self.loss.update(losses, 1.0 if weight is None else weight)
-        self.positives.update(y)
-        probabilities = torch.sigmoid(logits)
-        for name, metric in self.of_probabilities.items():
-            metric.update(probabilities, y if name == "brier" else y.long())  # type: ignore[operator]
+        columns = (logits, y, torch.ones_like(logits) if weight is None else weight)
+        self._batches.append(torch.stack([column.double() for column in columns], dim=1))
 
-    def compute(self) -> dict[str, float]:
-        """Value by name; ranking metrics are left out where the rows hold one class only."""
-        one_class = float(self.positives.compute()) in (0.0, 1.0)
-        undefined = {"auroc", "average_precision", "f1"} if one_class else set()
-        values = {"loss": float(self.loss.compute())}
-        for name, metric in self.of_probabilities.items():
-            if name not in undefined:
-                values[name] = float(metric.compute())  # type: ignore[operator]
-        return values
+    def take(self, *, of_all_processes: bool) -> Tensor:
+        """Logit, target and weight of the rows added since the last call, float64, shape (n, 3).
 
-    def reset(self) -> None:
-        """Forget all rows."""
-        for metric in (self.loss, self.positives, *self.of_probabilities.values()):
-            metric.reset()  # type: ignore[operator]
+        Those of all processes are in the order of the processes, the same in each.
+        """
+        rows, self._batches = torch.cat(self._batches), []
+        return torch.cat(gather_all_tensors(rows)) if of_all_processes else rows
+
+
+def held_out_metrics(rows: Tensor, threshold: float) -> dict[str, float]:
+    """Loss, discrimination and calibration of predicted probabilities, by name, computed in float64.
+
+    The loss weighs rows by their sample weights; the others count every row once. Ranking metrics are left out
+    where the rows hold one class only.
+
+    Args:
+        rows: logit, target and weight, shape (n, 3).
+        threshold: a probability above it is a positive prediction.
+    """
+    logits, y, weight = rows.unbind(1)
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, reduction="none")
+    probability, target = torch.sigmoid(logits), y.long()
+    values = {
+        "loss": (losses @ weight) / weight.sum(),
+        "accuracy": binary_accuracy(probability, target, threshold),
+        "brier": mean_squared_error(probability, y),
+        "calibration_error": binary_calibration_error(probability, target, n_bins=15),
+    }
+    if 0 < int(target.sum()) < len(target):
+        values["auroc"] = binary_auroc(probability, target)
+        values["average_precision"] = binary_average_precision(probability, target)
+        values["f1"] = binary_f1_score(probability, target, threshold)
+    return {name: float(values[name]) for name in HELD_OUT_NAMES if name in values}

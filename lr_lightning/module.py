@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -12,20 +11,30 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.summary import TrainingSummary, row_weights
 from lr_lightning.data.tensors import DESCRIPTION, TensorDataModule
+from lr_lightning.epoch import EpochSums, LineSearchEnd, log_epoch, refuse_divergence
 from lr_lightning.errors import InputError
 from lr_lightning.linear_sigmoid import LinearSigmoid
 from lr_lightning.loss import logistic_loss
-from lr_lightning.metrics import HeldOutMetrics
+from lr_lightning.metrics import HeldOutRows, held_out_metrics
 from lr_lightning.optimizers import EXACT, is_full_batch, make_optimizer, refuse_unknown
 from lr_lightning.penalty import Penalty
 from lr_lightning.predictor import Predictor
-from lr_lightning.results import infer, threshold_criterion, with_held_out
+from lr_lightning.results import infer, with_held_out
+from lr_lightning.resume import fit_settings, refuse_other_rows, refuse_other_settings
 from lr_lightning.solver import SubsampledNewton
-from lr_lightning.start import set_initial_coefficients, solver_options, standardization_of
+from lr_lightning.start import (
+    refuse_out_of_range,
+    refuse_unfit_trainer,
+    set_initial_coefficients,
+    solver_options,
+    standardization_of,
+    summarize,
+)
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
 
@@ -81,18 +90,21 @@ class LogisticRegression(LightningModule):
     ):
         super().__init__()
         self.save_hyperparameters()
-        _refuse_out_of_range(self.hparams)
+        refuse_out_of_range(self.hparams)
         refuse_unknown(optimizer, l1)
         self.converged = False
-        self._objective_before = math.inf
         # A threshold that is yet to be chosen stands at 0.5 until the end of the fit.
         self.threshold = 0.5 if isinstance(threshold, str) else threshold
-        self.held_out = HeldOutMetrics(self.threshold)
         self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
+        self._epoch, self._line_search_end = EpochSums(self._sum_over_processes), LineSearchEnd()
         self._fitted_epoch = 0  # number of the last epoch
         self._inferred: dict[str, Any] = {}  # report and covariance, once they have been asked for
         self._from_data: dict[str, Any] = {}  # what the checkpoint says of the data
         self._served: Standardization | None = None
+        # The processes have the same means and scales from the start; DDP would send them before every pass.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            self, ["linear_sigmoid.mean", "linear_sigmoid.scale"]
+        )
         if in_features is not None:
             self._build(in_features, None)
 
@@ -147,14 +159,13 @@ class LogisticRegression(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the number of features, the standardisation and the class weights from the training rows."""
-        if self.trainer.strategy.root_device.type == "mps":
-            raise InputError("this device has no float64, which the sums need; use Trainer(accelerator='cpu')")
-        if self.trainer.precision not in ("32-true", "64-true"):
-            raise InputError(f"precision {self.trainer.precision} would lose the fit's digits; use 32-true or 64-true")
+        refuse_unfit_trainer(self.trainer)
+        self._held_out = HeldOutRows()
         data = getattr(self.trainer, "datamodule", None)
         self._served = data.served if isinstance(data, TensorDataModule) else None
         if stage == "fit":
             self._inferred = {}
+            self._line_search_end = LineSearchEnd()
             self._summarize(data)
             self._from_data = data.description() if isinstance(data, TensorDataModule) else {}
         if isinstance(data, TensorDataModule) and data.val_rows is None:
@@ -163,14 +174,7 @@ class LogisticRegression(LightningModule):
 
     def _summarize(self, data: Any) -> None:
         hparams = self.hparams
-        if isinstance(data, TensorDataModule):
-            batches, known = [data.train_rows.as_batch()], data.training_as_served
-            labels = data.schema.labels
-        else:
-            self.trainer.fit_loop.setup_data()
-            batches, known, labels = cast(Iterable[Sequence[Tensor]], self.trainer.train_dataloader), None, (0, 1)
-        self.training_summary = summary = TrainingSummary.of(batches, hparams["class_weight"], labels, known)
-
+        self.training_summary = summary = summarize(self.trainer, data, hparams["class_weight"])
         n_features = len(summary.standardization.mean)
         if hparams["in_features"] not in (None, n_features):
             raise InputError(f"in_features is {hparams['in_features']}, but the data have {n_features} features")
@@ -212,38 +216,26 @@ class LogisticRegression(LightningModule):
             raise InputError(f"{self.hparams['optimizer']} needs all rows in one batch; leave batch_size unset")
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """The objective on a batch `(x, y)` or `(x, y, weight)`."""
+        """The objective on a batch `(x, y)` or `(x, y, weight)`, whose gradient DDP averages over the processes."""
         x, y, *weight = batch
         v = row_weights(y, weight[0] if weight else None, self.training_summary.class_weights)
         loss = logistic_loss(x, y, *self._served_affine(x), v)
-        weight_sum = len(y) if v is None else v.sum(dtype=torch.float64)
+        weight_sum = loss.new_tensor(len(y)) if v is None else v.sum(dtype=torch.float64)
         weights = self.linear_sigmoid.linear.weight[0]
-        self._add_to_epoch(batch_idx, loss.detach(), weight_sum, self._penalty.total(weights.detach()))
-        if self._exact:
+        self._epoch.add(batch_idx, loss.detach(), weight_sum, self._penalty.total(weights.detach()))
+        processes = self.trainer.world_size
+        if self._full_batch:
             # Lightning divides by the number of batches, and DDP by that of processes: what remains is this
-            # batch's true share of the mean. L1 is the solver's own business.
-            share = self.trainer.accumulate_grad_batches * self.trainer.world_size / self.training_summary.weight_sum
+            # batch's true share of the mean. L1 is the exact solver's own business.
+            share = self.trainer.accumulate_grad_batches * processes / self.training_summary.weight_sum
             return share * loss + self._penalty.smooth(weights)
-        objective = loss + weight_sum * self._penalty.total(weights)
+        weight_sum = self._sum_over_processes(weight_sum)  # of the minibatch, of which each process has its share
+        objective = processes * loss + weight_sum * self._penalty.total(weights)
         return objective if self.hparams["reduction"] == "sum" else objective / weight_sum
 
     def _served_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         served = self._served or Standardization.identity(x.shape[1])
         return self.linear_sigmoid.served_affine(served.to(x.device))
-
-    def _add_to_epoch(self, batch_idx: int, loss: Tensor, weight_sum: Tensor | float, penalty: Tensor) -> None:
-        if batch_idx == 0:  # also at each further evaluation of a full-batch closure
-            self._epoch = torch.zeros(3, dtype=torch.float64, device=loss.device)
-        self._epoch[0] += loss
-        self._epoch[1] += weight_sum
-        self._epoch[2] += weight_sum * penalty
-
-    def _epoch_means(self) -> tuple[Tensor, Tensor]:
-        """Mean loss and mean penalty over the rows of the epoch, of all processes."""
-        totals = self._epoch
-        if self.trainer.world_size > 1:
-            totals = cast(Tensor, self.trainer.strategy.reduce(totals.clone(), reduce_op="sum"))
-        return totals[0] / totals[1], totals[2] / totals[1]
 
     def optimizer_step(
         self,
@@ -252,15 +244,15 @@ class LogisticRegression(LightningModule):
         optimizer: torch.optim.Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step; the exact solver is told the objective over all batches, not only over the last."""
-        if not self._exact or optimizer_closure is None:
+        """Step; an optimizer that needs the whole objective is told it, over all batches of all processes."""
+        if not self._full_batch or optimizer_closure is None:
             optimizer.step(closure=optimizer_closure)  # type: ignore[arg-type]
             return
 
         def whole_objective() -> Tensor:
             optimizer_closure()
             smooth = self._penalty.smooth(self.linear_sigmoid.linear.weight[0].detach())
-            return self._epoch_means()[0] + smooth
+            return self._epoch.means()[0] + smooth
 
         optimizer.step(closure=whole_objective)  # type: ignore[arg-type]
 
@@ -275,42 +267,41 @@ class LogisticRegression(LightningModule):
         if self._exact:
             solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
             self.converged = solver.converged
-            self.trainer.should_stop |= solver.stopped
-            if not solver.stopped and self.current_epoch + 1 == self.trainer.max_epochs:
+            # On unlike processors the solvers' last digits differ; then the first to stop decides.
+            stopped = bool(self._sum_over_processes(torch.tensor(float(solver.stopped), device=self.device)))
+            self.trainer.should_stop |= stopped
+            if not stopped and self.current_epoch + 1 == self.trainer.max_epochs:
                 solver.restore_best()
         elif self._full_batch:
             self._evaluate_after_step(batch)
         self._fitted_epoch = self.current_epoch
-        self._refuse_divergence(self._epoch, self.linear_sigmoid.linear.weight)
-        loss, penalty = self._epoch_means()
+        loss, penalty = self._epoch.means()
+        refuse_divergence(self.current_epoch, loss, penalty, self.linear_sigmoid.linear.weight)
         scale = self.training_summary.weight_sum if self.hparams["reduction"] == "sum" else 1.0
         self._log({"train/loss": scale * float(loss + penalty)})
-
-    def _refuse_divergence(self, *values: Tensor) -> None:
-        if not all(bool(value.isfinite().all()) for value in values):
-            raise InputError(
-                f"the loss is no longer finite in epoch {self.current_epoch}; lower the learning rate "
-                "(optimizer.lr) or use standardized features (model.standardize)"
-            )
 
     def _evaluate_after_step(self, batch: Sequence[Tensor]) -> None:
         """Evaluate the objective where a line search ended; the closure's own evaluations were trial points."""
         self.zero_grad()
         with torch.enable_grad():
             self.training_step(batch, 0).backward()
-        gradient = max(float(p.grad.abs().max()) for p in self.parameters() if p.grad is not None)
-        if self.hparams["reduction"] == "sum":
-            gradient /= self.training_summary.weight_sum
+        gradients = torch.cat([p.grad.reshape(-1) for p in self.parameters() if p.grad is not None])
+        gradient = self._sum_over_processes(gradients / self.trainer.world_size).abs().max()
         resolution = 1e-9 if self.trainer.precision == "64-true" else 1e-7
-        objective, before = float(sum(self._epoch_means())), self._objective_before
-        self._objective_before = objective
-        if gradient <= resolution or abs(objective - before) <= 1e-15 * abs(objective):
-            self.trainer.should_stop = True
-            self.converged = gradient <= 1000 * resolution
+        objective = float(sum(self._epoch.means()))
+        stop, converged = self._line_search_end.check(objective, float(gradient), resolution)
+        if stop:
+            self.trainer.should_stop, self.converged = True, converged
+
+    def _sum_over_processes(self, value: Tensor) -> Tensor:
+        if self.trainer.world_size > 1:
+            value = value.clone()
+            torch.distributed.all_reduce(value)  # the strategy's own `reduce` would add a barrier
+        return value
 
     def on_train_end(self) -> None:
         """Say so where the optimum was not reached."""
-        if self._exact and not self.converged:
+        if self._exact and not self.converged and self.trainer.is_global_zero:
             solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
             reason = solver.status or f"the fit ended after {self.current_epoch} passes (trainer.max_epochs)"
             log.warning("not converged: %s", reason)
@@ -318,13 +309,10 @@ class LogisticRegression(LightningModule):
     # ---- held-out rows ----------------------------------------------------------------------------------
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Add a batch to the held-out metrics."""
+        """Collect a batch for the held-out metrics."""
         x, y, *weight = batch
         w, b = self._served_affine(x)
-        logits = torch.addmv(b.to(x.dtype), x, w.to(x.dtype))
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            self._refuse_divergence(logits)
-        self.held_out.update(logits, y, weight[0] if weight else None)
+        self._held_out.add(torch.addmv(b.to(x.dtype), x, w.to(x.dtype)), y, weight[0] if weight else None)
 
     test_step = validation_step
 
@@ -337,49 +325,40 @@ class LogisticRegression(LightningModule):
         self._log_held_out("test")
 
     def _log_held_out(self, prefix: str) -> None:
-        values = {f"{prefix}/{name}": value for name, value in self.held_out.compute().items()}
-        self.held_out.reset()
+        rows = self._held_out.take(of_all_processes=self.trainer.world_size > 1)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            refuse_divergence(self.current_epoch, rows)
         if not self.trainer.sanity_checking:
-            self._log(values)
+            metrics = held_out_metrics(rows, self.threshold)
+            self._log({f"{prefix}/{name}": value for name, value in metrics.items()})
 
     def _log(self, values: dict[str, float]) -> None:
-        """Hand values to callbacks as Lightning does, and to the loggers with the epoch as their step."""
-        # All processes hold the same values already; their mean is what keeps Lightning from warning.
-        self.log_dict(
-            values,
-            on_step=False,
-            on_epoch=True,
-            logger=False,
-            batch_size=1,
-            sync_dist=self.trainer.world_size > 1,
-        )
-        step = self.current_epoch if self.trainer.state.fn == TrainerFn.FITTING else self._fitted_epoch
-        for logger in self.loggers:
-            logger.log_metrics(values, step=step)
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        log_epoch(self, values, self.current_epoch if fitting else self._fitted_epoch)
 
     # ---- checkpoints ------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what inference and a later test need of the data, as plain types."""
         checkpoint.update(self._from_data, **self._inferred, threshold=self.threshold, fitted_epoch=self._fitted_epoch)
+        if self._trainer is not None:
+            checkpoint["progress"] = {**fit_settings(self.trainer), "objective": self._line_search_end.objective}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
+        """Take it back; a fit that goes on from it must have the same settings and the same rows.
+
+        Raises:
+            InputError: if it has others.
+        """
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            name, data = str(self.trainer.ckpt_path), getattr(self.trainer, "datamodule", None)
+            refuse_other_settings(name, checkpoint, self, data, self.trainer)
+            if isinstance(data, TensorDataModule):
+                refuse_other_rows(name, checkpoint, self, data)
+            self._line_search_end.objective = checkpoint.get("progress", {}).get("objective", float("inf"))
+            self._fitted_epoch = checkpoint.get("fitted_epoch", 0)
+            return
         self._from_data = {key: checkpoint[key] for key in DESCRIPTION if key in checkpoint}
         self._inferred = {key: checkpoint[key] for key in ("report", "covariance") if key in checkpoint}
         self._fitted_epoch = checkpoint.get("fitted_epoch", 0)
         self.threshold = checkpoint.get("threshold", self.threshold)
-        self.held_out = HeldOutMetrics(self.threshold)
-
-
-def _refuse_out_of_range(hparams: Any) -> None:
-    for name in ("l1", "l2"):
-        if not 0 <= hparams[name] < float("inf"):
-            raise InputError(f"{name} must be a finite number of at least 0, not {hparams[name]}")
-    threshold = hparams["threshold"]
-    if isinstance(threshold, str):
-        threshold_criterion(threshold)
-    elif not 0 < threshold < 1:
-        raise InputError(f"threshold must lie between 0 and 1, not {threshold}")
-    if hparams["reduction"] not in ("mean", "sum"):
-        raise InputError(f"reduction must be mean or sum, not {hparams['reduction']}")

@@ -31,14 +31,15 @@ def is_full_batch(name: str) -> bool:
 
 def refuse_unknown(name: str, l1: float) -> None:
     """Raise InputError unless `name` is an optimizer that can minimise the objective."""
-    cls = _class_of(name)
+    cls = optimizer_class(name)
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise InputError(f"optimizer {name} is neither {EXACT} nor a class of torch.optim")
     if name == "LBFGS" and l1 > 0:
         raise InputError(f"LBFGS cannot minimise an L1 penalty, which has no gradient at 0; choose {EXACT}")
 
 
-def _class_of(name: str) -> Any:
+def optimizer_class(name: str) -> Any:
+    """SubsampledNewton, or what torch.optim has under this name; None where it has nothing."""
     return SubsampledNewton if name == EXACT else getattr(torch.optim, name, None)
 
 
@@ -50,6 +51,6 @@ def make_optimizer(name: str, parameters: Iterable[nn.Parameter], options: dict[
     """
     defaults = LBFGS_DEFAULTS if name == "LBFGS" else {}
     try:
-        return _class_of(name)(parameters, **{**defaults, **options})
+        return optimizer_class(name)(parameters, **{**defaults, **options})
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer {name}: {error}") from error

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.data.batches import Rows
 from lr_lightning.data.summary import row_weights
-from lr_lightning.data.tensors import Rows, TensorDataModule
+from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.statistics.calibration import calibrate, choose_threshold
 from lr_lightning.statistics.inference import Inference, make_report

@@ -1,20 +1,65 @@
-"""What a fit starts from: the standardisation, the initial coefficients, and what the exact solver is told."""
+"""What a fit starts from: what it refuses, the standardisation, the initial coefficients, the solver's options."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.summary import TrainingSummary, random_rows, row_weights
+from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.linear_sigmoid import LinearSigmoid
 from lr_lightning.optimizers import is_full_batch
 from lr_lightning.penalty import Penalty
+from lr_lightning.results import threshold_criterion
 from lr_lightning.solver import draw_sample, sample_size
+
+
+def refuse_out_of_range(hparams: Mapping[str, Any]) -> None:
+    """Raise InputError for a hyperparameter of the module that cannot be used."""
+    for name in ("l1", "l2"):
+        if not 0 <= hparams[name] < float("inf"):
+            raise InputError(f"{name} must be a finite number of at least 0, not {hparams[name]}")
+    threshold = hparams["threshold"]
+    if isinstance(threshold, str):
+        threshold_criterion(threshold)
+    elif not 0 < threshold < 1:
+        raise InputError(f"threshold must lie between 0 and 1, not {threshold}")
+    if hparams["reduction"] not in ("mean", "sum"):
+        raise InputError(f"reduction must be mean or sum, not {hparams['reduction']}")
+
+
+def refuse_unfit_trainer(trainer: Trainer) -> None:
+    """Raise InputError for a device or a precision that would cost digits."""
+    if trainer.strategy.root_device.type == "mps":
+        raise InputError("this device has no float64, which the sums need; use Trainer(accelerator='cpu')")
+    if trainer.precision not in ("32-true", "64-true"):
+        raise InputError(f"precision {trainer.precision} would lose the fit's digits; use 32-true or 64-true")
+
+
+def summarize(trainer: Trainer, data: Any, class_weight: str | Mapping[Any, float] | None) -> TrainingSummary:
+    """Statistics of the training rows of a data module of this package, or of the Trainer's loader.
+
+    Every process takes them from all rows, so that all of them begin alike.
+
+    Raises:
+        InputError: if several processes would each know its own rows of a loader only.
+    """
+    if isinstance(data, TensorDataModule):
+        rows = [data.train_rows.as_batch()]
+        return TrainingSummary.of(rows, class_weight, data.schema.labels, data.training_as_served)
+    if trainer.world_size > 1:
+        raise InputError(
+            "several processes need a TensorDataModule or a TableDataModule: Lightning would serve some rows of a "
+            "DataLoader twice to give each process as many"
+        )
+    trainer.fit_loop.setup_data()
+    return TrainingSummary.of(cast(Iterable[Sequence[Tensor]], trainer.train_dataloader), class_weight, (0, 1))
 
 
 def standardization_of(training: Standardization, hparams: Mapping[str, Any]) -> Standardization:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
@@ -53,12 +54,21 @@ class RunRecord(Callback):
         self.report: Report | None = None
         self._losses: list[tuple[float, float]] = []  # of each epoch: training and validation
 
+    def state_dict(self) -> dict[str, Any]:
+        """The losses, for the picture that a resumed fit makes."""
+        return {"losses": torch.tensor(self._losses, dtype=torch.float64).reshape(-1, 2)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back."""
+        self._losses = [(train, val) for train, val in state_dict["losses"].tolist()]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the settings, once it is certain that they can be used."""
         if not trainer.is_global_zero:
             return
+        is_new = not self.run.config.exists() or trainer.current_epoch == 0
         write_whole(self.run.config, lambda path: path.write_text(self.config, encoding="utf-8"))
-        if isinstance(trainer.logger, RunLogger):
+        if is_new and isinstance(trainer.logger, RunLogger):
             indented = "".join(f"    {line}\n" for line in self.config.splitlines())  # Markdown's code block
             trainer.logger.experiment.add_text("config", indented)
 
@@ -79,7 +89,7 @@ class RunRecord(Callback):
 
     def _write(self, trainer: Trainer, module: LogisticRegression, data: TensorDataModule, report: Report) -> None:
         text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_whole(self.run.path / "report.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(self.run.report, lambda path: path.write_text(text, encoding="utf-8"))
         events = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         last_epoch = trainer.current_epoch - 1
         held_out = None
@@ -92,7 +102,8 @@ class RunRecord(Callback):
                 events.experiment.add_figure(name, figure, last_epoch)
         if events is None:
             return
-        events.experiment.add_text("report", "".join(f"    {line}\n" for line in report.to_text().splitlines()))
+        indented = "".join(f"    {line}\n" for line in report.to_text().splitlines())
+        events.experiment.add_text("report", indented, last_epoch)
         metrics = ["train/loss"]
         if held_out is not None:
             probability, y = held_out

@@ -12,7 +12,12 @@ from jsonargparse import ArgumentParser
 
 from lr_lightning import TableDataModule
 from lr_lightning.checkpoint import read_checkpoint
-from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments, make_trainer
+from lr_lightning.commands.trainer import (
+    add_data_arguments,
+    add_trainer_arguments,
+    make_trainer,
+    plain_if_a_process_is_lost,
+)
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.errors import InputError
@@ -23,7 +28,7 @@ from lr_lightning.run_folder import RunFolder
 
 def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> None:
     """Print the metrics of a checkpoint to stdout, and add them to its run folder where it lies in one."""
-    path = _checkpoint_path(arguments)
+    path = checkpoint_path(arguments)
     checkpoint = None if path is None else read_checkpoint(path)
     parser = _parser(command, checkpoint)
     config = parse(parser, arguments)
@@ -48,12 +53,13 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     run = RunFolder.of_checkpoint(path) if command == "test" else None
     trainer = make_trainer(parser, config, logger=False if run is None else run.logger(), callbacks=[])
     measure = trainer.test if command == "test" else trainer.validate
-    measure(model, datamodule=data, verbose=False)
-    for name, value in trainer.callback_metrics.items():
+    with plain_if_a_process_is_lost(trainer):
+        measure(model, datamodule=data, verbose=False)
+    for name, value in trainer.callback_metrics.items() if trainer.is_global_zero else ():
         print(f"{name:<24} {value.item():.6g}")
 
 
-def _checkpoint_path(arguments: Sequence[str]) -> Path | None:
+def checkpoint_path(arguments: Sequence[str]) -> Path | None:
     """The checkpoint, before the other options are parsed: their defaults are in it."""
     first = PlainParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--ckpt_path", type=Path, nargs="?")

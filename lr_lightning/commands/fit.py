@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from signal import Signals
 from typing import Any
 
-import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 
@@ -18,83 +15,114 @@ from lr_lightning.callbacks.checkpoints import RunCheckpoints
 from lr_lightning.callbacks.progress import FitProgress
 from lr_lightning.callbacks.record import RunRecord
 from lr_lightning.callbacks.signals import StopOnSignal
-from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments, make_trainer
+from lr_lightning.checkpoint import NO_SPACE, no_space
+from lr_lightning.commands.fit_settings import (
+    COVARIANCES,
+    chosen_settings,
+    experiment_name,
+    saved_text,
+    settings_and_origin,
+)
+from lr_lightning.commands.resuming import (
+    Origin,
+    command_to_resume,
+)
+from lr_lightning.commands.trainer import make_trainer, plain_if_a_process_is_lost
 from lr_lightning.data.tensors import TensorDataModule
+from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
-from lr_lightning.optimizers import EXACT
-from lr_lightning.parsing import instantiate, parse, refuse_impossible_level
+from lr_lightning.parsing import instantiate, refuse_impossible_level
 from lr_lightning.predictor import load
-from lr_lightning.run_folder import RunFolder
-from lr_lightning.statistics.wald import CovarianceType
+from lr_lightning.resume import refuse_other_settings
+from lr_lightning.run_folder import RunFolder, is_first_process
 
-COVARIANCES: dict[str, CovarianceType] = {"nonrobust": "nonrobust", "robust": "HC1", "HC0": "HC0", "HC1": "HC1"}
-PARTS = ("model", "optimizer", "data", "trainer")
-SET_ELSEWHERE: set[str | int] = {"in_features", "optimizer", "optimizer_options"}  # by the data and by --optimizer
+log = logging.getLogger("lr_lightning")
 
 
 def run(arguments: Sequence[str]) -> int:
     """Fit, write the run folder, and say where things are; the exit code is not 0 where a signal ended it."""
-    parser = _parser()
-    config = parse(parser, arguments)
+    parser, config, origin = settings_and_origin(arguments)
     refuse_impossible_level(config.level)
     if config.quiet:
         logging.getLogger("lr_lightning").setLevel(logging.WARNING)
-    text = parser.dump(config, skip_unset=True)
     model = _model(config)
     data = instantiate(config.data)
-    run_folder = RunFolder.next_version(_experiment(config))
-    checkpoints = RunCheckpoints(run_folder.checkpoints)
-    signals = StopOnSignal()
-    record = RunRecord(run_folder, text, _settings(parser, config), COVARIANCES[config.covariance], config.level)
+    with StopOnSignal() as signals:
+        run_folder = _occupied_folder(config, origin)
+        complete = False
+        try:
+            _fit(parser, config, origin, model, data, run_folder, signals)
+            complete = True
+        except BaseException as error:
+            if signals.received is None:
+                raise _explained(error, run_folder) from error
+        finally:
+            run_folder.remove_unless_resumable(began=signals.fit_began)
+            run_folder.release()
+    if signals.received is None:
+        return 0
+    if is_first_process():
+        print(_how_to_go_on(signals.received, complete, run_folder, arguments), file=sys.stderr)
+        return 128 + signals.received
+    return 0  # for any other code Lightning would kill the first process, before it has saved
+
+
+def _occupied_folder(config: Namespace, origin: Origin | None) -> RunFolder:
+    if origin is None or origin.run is None:
+        return RunFolder.next_version(experiment_name(config))
+    origin.run.occupy()
+    origin.run.clear_temporary()
+    return origin.run
+
+
+def _fit(
+    parser: ArgumentParser,
+    config: Namespace,
+    origin: Origin | None,
+    model: LogisticRegression,
+    data: LightningDataModule,
+    run_folder: RunFolder,
+    signals: StopOnSignal,
+) -> None:
+    checkpoints = RunCheckpoints(run_folder.checkpoints, signals)
+    text, settings = saved_text(parser, config), chosen_settings(config)
+    record = RunRecord(run_folder, text, settings, COVARIANCES[config.covariance], config.level)
     callbacks = [signals, checkpoints, record]
+    resumed = origin is not None and origin.run is not None
     trainer = make_trainer(
         parser,
         config,
-        logger=run_folder.logger(),
+        logger=run_folder.logger(origin.epochs if origin is not None and resumed else None),
         callbacks=callbacks if config.quiet else [FitProgress(), *callbacks],
     )
-    try:
-        trainer.fit(model, datamodule=data)
-    except BaseException:
-        run_folder.remove_unless_resumable()
-        raise
+    signals.watch(trainer)
+    if origin is not None:
+        refuse_other_settings(str(origin.path), origin.checkpoint, model, data, trainer)
+        origin.refuse_if_done(config.trainer.max_epochs)
+        if trainer.is_global_zero and not config.quiet:
+            log.info(f"going on from {origin.path}, after {origin.epochs} epochs")
+    with plain_if_a_process_is_lost(trainer):
+        trainer.fit(model, datamodule=data, ckpt_path=None if origin is None else str(origin.path), weights_only=True)
     if trainer.is_global_zero and not config.quiet:
         if record.report is not None:
             print(record.report.to_text(), file=sys.stderr)
         print(_summary(trainer, data, checkpoints, run_folder), file=sys.stderr)
-    if signals.received is None:
-        return 0
-    print(f"stopped by {Signals(signals.received).name} before the end of the fit", file=sys.stderr)
-    return 128 + signals.received
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="lr-lightning fit",
-        description="Fit a logistic regression and write a run folder, runs/<experiment>/version_N/.",
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="a YAML file of options; may be given several times")
-    parser.add_argument("--quiet", action="store_true", help="say nothing but warnings")
-    parser.add_argument(
-        "--covariance",
-        choices=list(COVARIANCES),
-        default="nonrobust",
-        help="of the report's standard errors: the inverse Hessian, or a sandwich (robust is HC1)",
-    )
-    parser.add_argument("--level", type=float, default=0.95, help="of the report's confidence intervals")
-    parser.add_class_arguments(LogisticRegression, "model", skip=SET_ELSEWHERE, instantiate=False)
-    parser.add_subclass_arguments(
-        torch.optim.Optimizer,
-        "optimizer",
-        skip={"params", "sample", "l1", "l2", "warm_start", "sample_is_complete"},
-        required=False,
-        instantiate=False,
-        help="SubsampledNewton (default: the exact solver) or a class of torch.optim",
-    )
-    add_data_arguments(parser, {"class_path": "lr_lightning.TableDataModule"}, "the data (default: a table)")
-    add_trainer_arguments(parser)
-    return parser
+def _explained(error: BaseException, run_folder: RunFolder) -> BaseException:
+    """A full disk in words; anything else as it is."""
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return InputError(f"{run_folder.path}: cannot be written, there is {no_space(error)}; free some")
+    return error
+
+
+def _how_to_go_on(signum: int, complete: bool, run_folder: RunFolder, arguments: Sequence[str]) -> str:
+    name = Signals(signum).name
+    if complete:
+        return f"{name} came after the last epoch: the fit is complete"
+    if run_folder.last.exists():
+        return f"stopped by {name}; to go on: {command_to_resume(arguments)}"
+    return f"stopped by {name} before the first epoch; nothing was kept"
 
 
 def _model(config: Namespace) -> LogisticRegression:
@@ -106,29 +134,6 @@ def _model(config: Namespace) -> LogisticRegression:
         )
         options = {"optimizer": name, "optimizer_options": arguments}
     return LogisticRegression(**config.model, **options)
-
-
-def _experiment(config: Namespace) -> str:
-    """The first config file's name, else the data file's."""
-    path = config.config[0].relative if config.config else config.data.init_args.path
-    return Path(path).name.split(".")[0] or "table"
-
-
-def _settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
-    """What was chosen: for TensorBoard's table of runs, which shows few columns at first sight."""
-    chosen = yaml.safe_load(parser.dump(config, skip_unset=True, skip_default=True)) or {}
-    of_interest = {"model.l1": config.model.l1, "model.l2": config.model.l2, "optimizer": EXACT}
-    return of_interest | dict(_flat({part: chosen[part] for part in PARTS if part in chosen}))
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of every leaf, with class_path and init_args left out of the names."""
-    for key, value in tree.items():
-        name = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".strip(".")
-        if isinstance(value, Mapping):
-            yield from _flat(value, name)
-        else:
-            yield name, value
 
 
 def _summary(trainer: Trainer, data: LightningDataModule, checkpoints: RunCheckpoints, run_folder: RunFolder) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from lr_lightning import HoursDataModule, TableDataModule
-from lr_lightning.errors import InputError
+from lr_lightning.errors import InputError, ProcessLostError
 
 # Lightning's defaults are for epochs that take minutes; ours take milliseconds.
 DEFAULTS = {
@@ -76,3 +78,25 @@ def make_trainer(
         return Trainer(**options)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise InputError(f"trainer: {error}") from error
+
+
+# Lightning's and torch's own errors say so in many ways, all of which name the library that talks to the others.
+_OF_COMMUNICATION = re.compile(r"gloo|nccl|c10d|TCPStore|distributed", re.IGNORECASE)
+
+
+@contextmanager
+def plain_if_a_process_is_lost(trainer: Trainer) -> Iterator[None]:
+    """Within, an error of the communication becomes one that says what it means.
+
+    Raises:
+        ProcessLostError: where another of several processes has ended or does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if trainer.world_size == 1 or not _OF_COMMUNICATION.search(str(error)):
+            raise
+        raise ProcessLostError(
+            f"process {trainer.global_rank + 1} of {trainer.world_size} ends: another process has ended or no "
+            "longer answers"
+        ) from error

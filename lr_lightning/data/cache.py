@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.checkpoint import NO_SPACE, sync
 from lr_lightning.errors import InputError
 
 FORMAT = 1  # raise it when what the files mean changes
@@ -193,12 +193,26 @@ class CacheWriter:
                 json.dump({"notes": dict(notes), "tensors": self._described}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            target = self._folder / self._key
-            if target.exists():  # damaged, or another process was faster
-                shutil.rmtree(target, ignore_errors=True)
-            self._temporary.rename(target)
+            sync(self._temporary)
+            self._give_name()
+            sync(self._folder)
         except OSError as error:
             raise self._explained(error) from None
+
+    def _give_name(self) -> None:
+        """Rename to the key, unless another process was faster; a whole set is never taken from its readers."""
+        target = self._folder / self._key
+        if TensorCache(self._folder).open(self._key) is not None:
+            return
+        if target.exists():  # damaged
+            damaged = self._temporary.with_name(f"{self._temporary.name}-damaged")
+            target.rename(damaged)
+            shutil.rmtree(damaged, ignore_errors=True)
+        try:
+            self._temporary.rename(target)
+        except OSError:
+            if TensorCache(self._folder).open(self._key) is None:
+                raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         for file in self._files.values():
@@ -207,7 +221,7 @@ class CacheWriter:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _explained(self, error: OSError) -> InputError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in NO_SPACE:
             return InputError(
                 f"--data.cache_dir: no space left in {self._folder} for the decoded table (nothing was "
                 "kept); free some or name another folder"

@@ -124,7 +124,7 @@ def _block_sums(pivot: Tensor, x: Tensor, weight: Tensor | None) -> Tensor:
     dtype, rows = pivot.dtype, block_rows(x)
     xs, vs = x.split(rows), None if weight is None else weight.split(rows)
     groups = 1 if vs is None else row_groups(min(rows, len(x)))
-    sums = torch.zeros(2, len(xs), groups, x.shape[1], dtype=dtype, device=x.device)
+    sums = torch.zeros(2, len(xs), groups, 1, x.shape[1], dtype=dtype, device=x.device)
     firsts, seconds = sums[0].unbind(), sums[1].unbind()
 
     def work(share: Iterator[int]) -> None:
@@ -137,12 +137,12 @@ def _block_sums(pivot: Tensor, x: Tensor, weight: Tensor | None) -> Tensor:
                 else:
                     centred.square_()
                 if vs is None:
-                    torch.sum(centred, 0, out=power[k][0])
+                    torch.sum(centred, 0, out=power[k][0, 0])
                 else:
                     weighted_row_sums(centred, vs[k].to(dtype), out=power[k])
 
     share_out(work, len(xs), x)
-    return sums.sum((1, 2), dtype=torch.float64)
+    return sums.sum((1, 2, 3), dtype=torch.float64)
 
 
 def _are_constant(blocks: Iterable[tuple[Tensor, Tensor | None]], columns: Tensor) -> tuple[Tensor, Tensor]:

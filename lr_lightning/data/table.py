@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.data.batches import Rows, TensorBatches
 from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user_cache_folder
 from lr_lightning.data.choices import Choices, refuse_absent
 from lr_lightning.data.decoding import PARTS, Split, Sweeps
@@ -19,7 +20,7 @@ from lr_lightning.data.files import open_source
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.sources import Source
 from lr_lightning.data.standardization import Standardization
-from lr_lightning.data.tensors import Rows, TensorDataModule
+from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 
 log = logging.getLogger("lr_lightning")
@@ -134,9 +135,14 @@ class TableDataModule(TensorDataModule):
 
     def prepare_data(self) -> None:
         """Decode a table that does not fit in memory, in one process of each machine."""
-        source, columns = self._source()
-        if self._needs_cache(source, columns):
-            self._decoded_in_cache(source, columns)
+        try:
+            source, columns = self._source()
+            if self._needs_cache(source, columns):
+                self._decoded_in_cache(source, columns)
+        except InputError:
+            # Other processes wait for this one; all of them will meet the mistake together, in `setup`.
+            if self._process == (0, 1):
+                raise
 
     def setup(self, stage: str) -> None:
         """Read, check, split and standardise the table.
@@ -171,6 +177,11 @@ class TableDataModule(TensorDataModule):
         train_rows, self.val_rows, self.test_rows = rows
         assert train_rows is not None  # noqa: S101 (the split leaves no part empty)
         self.train_rows = train_rows
+
+    def predict_dataloader(self) -> TensorBatches:
+        """Batches of every row of the table as raw features, in its order; NaN for those with missing values."""
+        x = torch.cat([rows.x for rows in self.schema.encode_blocks(self.path)])
+        return self._part(Rows(x, x.new_zeros(len(x)), None))
 
     @staticmethod
     def _rows_of(part: str, tensors: dict[str, Tensor]) -> Rows | None:

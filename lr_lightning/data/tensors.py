@@ -3,113 +3,31 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from lr_lightning.data.batches import Rows, TensorBatches
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.splits import stratified_split
 from lr_lightning.data.standardization import Standardization, moments
 from lr_lightning.errors import InputError
 
 DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint")
-GATHER_ROWS = 1 << 16  # rows brought into shuffled order at a time: few calls, bounded memory
 LARGEST_MEAN_IN_SCALES = 16.0  # beyond this, centring before rounding to the batch's dtype saves digits
 SCALES_OF_FLOAT32 = (1e-12, 1e12)  # features outside are rescaled, or their squares leave float32's range
 
 
-class Rows(NamedTuple):
-    """Features (n, d), 0/1 targets (n,) and sample weights (n,) or None."""
-
-    x: Tensor
-    y: Tensor
-    weight: Tensor | None
-
-    def take(self, index: Tensor | slice) -> Rows:
-        """The rows at `index`, in its order."""
-        return Rows(self.x[index], self.y[index], None if self.weight is None else self.weight[index])
-
-    def as_batch(self) -> tuple[Tensor, ...]:
-        """`(x, y)` or `(x, y, weight)`."""
-        return (self.x, self.y) if self.weight is None else (self.x, self.y, self.weight)
-
-    def to(self, device: torch.device) -> Rows:
-        """The same rows on `device`."""
-        return Rows(*(None if t is None else t.to(device) for t in self))  # type: ignore[arg-type]
-
-
-class TensorBatches:
-    """An iterable of batches `(x, y)` or `(x, y, weight)` that are slices of `rows`.
-
-    No collation and no workers: 100 000 rows in batches of 256 take a few milliseconds an epoch, where a
-    `DataLoader` that fetches row by row takes a few hundred.
-
-    Args:
-        rows: what is served.
-        batch_size: rows a batch; None serves all rows as one batch.
-        shuffle: whether each epoch has an order of its own, drawn from `seed` and the epoch's number alone,
-            so that a resumed fit sees the orders that an uninterrupted one would have seen.
-        seed: of the shuffling.
-        n_batches: serve as many batches of nearly equal size, instead of batches of `batch_size`.
-    """
-
-    def __init__(
-        self,
-        rows: Rows,
-        batch_size: int | None = None,
-        *,
-        shuffle: bool = False,
-        seed: int = 0,
-        n_batches: int | None = None,
-    ):
-        n_rows = len(rows.y)
-        self.rows = rows
-        self.shuffle = shuffle
-        self.seed = seed
-        self.epoch = 0
-        if n_batches is None:
-            size = batch_size or max(1, n_rows)
-            self.bounds = [*range(0, n_rows, size), n_rows]
-        else:
-            self.bounds = [n_rows * k // n_batches for k in range(n_batches + 1)]
-
-    @property
-    def sampler(self) -> TensorBatches:
-        """Where Lightning looks for `set_epoch`."""
-        return self
-
-    batch_sampler = None  # Lightning asks for it wherever there is a sampler
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of epoch number `epoch`."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.bounds) - 1
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        bounds = self.bounds
-        if not self.shuffle:
-            for start, stop in pairwise(bounds):
-                yield self.rows.take(slice(start, stop)).as_batch()
-            return
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.rows.y), generator=generator).to(self.rows.y.device)
-        at_a_time = max(1, GATHER_ROWS // max(1, bounds[1]))
-        for k in range(0, len(self), at_a_time):
-            group = bounds[k : k + at_a_time + 1]
-            gathered = self.rows.take(order[group[0] : group[-1]])
-            for start, stop in pairwise(group):
-                yield gathered.take(slice(start - group[0], stop - group[0])).as_batch()
-
-
 class TensorDataModule(LightningDataModule):
     """Serves the rows of a tensor or array.
+
+    Of several processes each serves its own rows, all of them once and none twice: consecutive ones, in the
+    order of the processes, or, in training with a batch size, a share of each batch that one process alone
+    would serve.
 
     After `setup`, `train_rows`, `val_rows` and `test_rows` hold the splits. Their features may have been
     standardised on the way from float64 to the Trainer's precision (a timestamp would lose its digits in
@@ -196,21 +114,32 @@ class TensorDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TensorBatches:
         """Batches of the training rows, resident on the Trainer's device."""
-        return self._batches(self.train_rows, shuffle=self.shuffle)
+        if self.batch_size is None or self._process == (0, 1):
+            return self._part(self.train_rows, shuffle=self.shuffle)
+        # The batches of one process alone, of each its share; so every row has to be at hand in every process.
+        rows = self._on_device(self.train_rows)
+        return TensorBatches(rows, self.batch_size, shuffle=self.shuffle, seed=self.seed, process=self._process)
 
     def val_dataloader(self) -> TensorBatches:
         """Batches of the validation rows, in order."""
-        return self._batches(self._held_out(self.val_rows))
+        return self._part(self._held_out(self.val_rows))
 
     def test_dataloader(self) -> TensorBatches:
         """Batches of the test rows, in order; of the validation rows where no test rows were kept back."""
-        return self._batches(self._held_out(self.val_rows if self.test_rows is None else self.test_rows))
+        return self._part(self._held_out(self.val_rows if self.test_rows is None else self.test_rows))
+
+    def predict_dataloader(self) -> TensorBatches:
+        """Batches of every row that was given, in its order, with raw features."""
+        return self._part(self._rows)
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint has to say of the data, as plain types; the keys are `DESCRIPTION`."""
-        settings = {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": dict(self.hparams)}
-        values = (self.schema.to_dict(), self.prediction_input, self.curve(), settings, self.fingerprint)
+        values = (self.schema.to_dict(), self.prediction_input, self.curve(), self.settings(), self.fingerprint)
         return dict(zip(DESCRIPTION, values, strict=True))
+
+    def settings(self) -> dict[str, Any]:
+        """Class and arguments, by which the command line makes another one."""
+        return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": dict(self.hparams)}
 
     def points(self, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
         """Training rows as points of a picture: raw features (m, d) and targets (m,), m evenly spaced rows."""
@@ -239,17 +168,23 @@ class TensorDataModule(LightningDataModule):
             raise InputError("the fit kept no rows back; name other data, or set val_fraction or test_fraction")
         return rows
 
-    def _batches(self, rows: Rows, shuffle: bool = False) -> TensorBatches:
-        """All batches, or those of this process: every row is served by exactly one of them."""
-        n_batches = None
-        if self.trainer is not None:
-            n_rows, rank, processes = len(rows.y), self.trainer.global_rank, self.trainer.world_size
-            if processes > 1:
-                # As many batches in each process: they meet after every one.
-                n_batches = 1 if self.batch_size is None else -(-n_rows // (processes * self.batch_size))
-                rows = rows.take(slice(n_rows * rank // processes, n_rows * (rank + 1) // processes))
-            rows = rows.to(self._device_of_rows(self.trainer.strategy.root_device))
+    @property
+    def _process(self) -> tuple[int, int]:
+        """The number of this process and how many there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _part(self, rows: Rows, shuffle: bool = False) -> TensorBatches:
+        """All rows, or those of this process, in as many batches as every other has: they meet after each."""
+        rank, processes = self._process
+        n_rows, n_batches = len(rows.y), None
+        if processes > 1:
+            n_batches = 1 if self.batch_size is None else -(-n_rows // (processes * self.batch_size))
+            rows = rows.take(slice(n_rows * rank // processes, n_rows * (rank + 1) // processes))
+        rows = self._on_device(rows)
         return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed, n_batches=n_batches)
+
+    def _on_device(self, rows: Rows) -> Rows:
+        return rows if self.trainer is None else rows.to(self._device_of_rows(self.trainer.strategy.root_device))
 
     def _device_of_rows(self, of_trainer: torch.device) -> torch.device:
         """Where the rows stay during a fit."""

@@ -2,7 +2,6 @@
 
     python -m tests.benchmarks.solver                      # all tasks
     python -m tests.benchmarks.solver correlated one_hot   # some
-    python -m tests.benchmarks.solver --growth             # how the time grows with n and d
 
 Ratios are the claim, not the seconds. A ratio counts only if our objective, in float64, is at most 1e-9
 (relative) above the best peer's. Peers that are not installed are left out.
@@ -43,12 +42,12 @@ class Task:
     l2: float = 0.0
 
 
-def fit_ours(x: Tensor, y: Tensor, *, l1: float = 0.0, l2: float = 0.0) -> Solution:
+def fit_ours(x: Tensor, y: Tensor, *, l1: float = 0.0, l2: float = 0.0, accelerator: str = "cpu") -> Solution:
     """`Trainer.fit` as a user would call it; the penalty is on the raw weights (scikit-learn's convention)."""
     model = LogisticRegression(l1=l1, l2=l2, standardize=False)
     trainer = Trainer(
         max_epochs=500,
-        accelerator="cpu",
+        accelerator=accelerator,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -88,7 +87,7 @@ def peers(task: Task) -> dict[str, Callable[[], Solution]]:
         found["scikit-learn lbfgs (default)"] = of_scikit_learn(sklearn, **options)
         found["scikit-learn newton-cholesky"] = of_scikit_learn(sklearn, solver="newton-cholesky", **options)
         found["scikit-learn-intelex lbfgs"] = of_scikit_learn(intelex, **options)
-        found["torch LBFGS"] = lambda: _torch_lbfgs(task)
+        found["torch LBFGS"] = lambda: torch_lbfgs(task)
         if not large:
             found["scikit-learn liblinear"] = of_scikit_learn(sklearn, solver="liblinear", **options)
             found["scikit-learn saga"] = of_scikit_learn(sklearn, solver="saga", **options)
@@ -118,9 +117,9 @@ def _skglm(x: np.ndarray, y: np.ndarray, l1: float) -> Solution:
     )
 
 
-def _torch_lbfgs(task: Task) -> Solution:
+def torch_lbfgs(task: Task) -> Solution:
     d = task.x.shape[1]
-    parameters = torch.zeros(d + 1, requires_grad=True)
+    parameters = torch.zeros(d + 1, requires_grad=True, device=task.x.device)
     optimizer = torch.optim.LBFGS([parameters], max_iter=200, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
     calls = 0
 
@@ -158,7 +157,7 @@ def best_time(run: Callable[[], Any], repeat: int) -> tuple[float, Any]:
     return best, result
 
 
-def _labels(x: Tensor, generator: torch.Generator, nonzero: int | None = None) -> Tensor:
+def labels(x: Tensor, generator: torch.Generator, nonzero: int | None = None) -> Tensor:
     d = x.shape[1]
     weight = torch.randn(d, generator=generator)
     if nonzero is not None:
@@ -183,25 +182,25 @@ def _correlated(n: int, d: int, generator: torch.Generator, *, decay: float, ske
 def independent() -> list[Task]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2_000_000, 28, generator=generator)
-    return [Task("2 000 000 x 28 independent", x, _labels(x, generator), l2=1 / len(x))]
+    return [Task("2 000 000 x 28 independent", x, labels(x, generator), l2=1 / len(x))]
 
 
 def correlated() -> list[Task]:
     generator = torch.Generator().manual_seed(1)
     x = _correlated(2_000_000, 28, generator, decay=0.75, skew=0.3)
-    return [Task("2 000 000 x 28 correlated and skewed", x, _labels(x, generator), l2=1 / len(x))]
+    return [Task("2 000 000 x 28 correlated and skewed", x, labels(x, generator), l2=1 / len(x))]
 
 
 def medium() -> list[Task]:
     generator = torch.Generator().manual_seed(2)
     x = _correlated(200_000, 200, generator, decay=0.98)
-    return [Task("200 000 x 200 correlated", x, _labels(x, generator), l2=1 / len(x))]
+    return [Task("200 000 x 200 correlated", x, labels(x, generator), l2=1 / len(x))]
 
 
 def narrow() -> list[Task]:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(1_000_000, 10, generator=generator)
-    return [Task("1 000 000 x 10", x, _labels(x, generator), l2=1 / len(x))]
+    return [Task("1 000 000 x 10", x, labels(x, generator), l2=1 / len(x))]
 
 
 def breast_cancer() -> list[Task]:
@@ -216,13 +215,13 @@ def one_hot() -> list[Task]:
     x = torch.zeros(n, 10, 20)
     x.scatter_(2, torch.randint(20, (n, 10, 1), generator=generator), 1.0)
     x = x[:, :, 1:].reshape(n, 190)
-    return [Task("one-hot, 500 000 x 190", x, _labels(x, generator), l2=1 / n)]
+    return [Task("one-hot, 500 000 x 190", x, labels(x, generator), l2=1 / n)]
 
 
 def sparse() -> list[Task]:
     generator = torch.Generator().manual_seed(5)
     x = _correlated(200_000, 200, generator, decay=0.98)
-    y = _labels(x, generator, nonzero=20)
+    y = labels(x, generator, nonzero=20)
     limit = float((x.T @ (y - y.mean())).abs().max()) / len(x)
     return [Task(f"L1 at {share:.0%} of its limit, 200 000 x 200", x, y, l1=share * limit) for share in (0.01, 0.1)]
 
@@ -230,7 +229,7 @@ def sparse() -> list[Task]:
 def wide() -> list[Task]:
     generator = torch.Generator().manual_seed(6)
     x = _standardized(torch.randn(5_000, 20_000, generator=generator))
-    y = _labels(x, generator, nonzero=50)
+    y = labels(x, generator, nonzero=50)
     limit = float((x.T @ (y - y.mean())).abs().max()) / len(x)
     return [
         Task("5 000 x 20 000", x, y, l2=1 / len(x)),
@@ -273,25 +272,6 @@ def compare(task: Task, repeat: int, only: list[str]) -> None:
     )
 
 
-def growth(repeat: int) -> None:
-    """Prints how the time grows with n and with d, and the slopes."""
-    for label, sizes in (
-        ("n", [(n, 28) for n in (10_000, 100_000, 1_000_000, 10_000_000)]),
-        ("d", [(100_000, d) for d in (10, 50, 200, 1000, 2000)]),
-    ):
-        print(f"\n{label:>10} {'seconds':>9} {'slope':>6} {'passes':>7}")
-        previous: tuple[float, float] | None = None
-        for n, d in sizes:
-            generator = torch.Generator().manual_seed(7)
-            x = torch.randn(n, d, generator=generator)
-            y = _labels(x, generator)
-            seconds, solution = best_time(lambda x=x, y=y: fit_ours(x, y, l2=1 / len(x)), repeat)
-            size = n if label == "n" else d
-            slope = "" if previous is None else f"{math.log(seconds / previous[1]) / math.log(size / previous[0]):.2f}"
-            print(f"{size:10d} {seconds:9.4f} {slope:>6} {solution[2]:7d}")
-            previous = (size, seconds)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs the tasks that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -299,14 +279,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", nargs="*", default=[], help="only peers whose name holds one of these")
-    parser.add_argument("--growth", action="store_true")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    if arguments.growth:
-        growth(arguments.repeat)
-        return
     for name in arguments.tasks or TASKS:
         for task in TASKS[name]():
             compare(task, arguments.repeat, arguments.peers)

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from lr_lightning import InputError, TensorDataModule
+from lr_lightning.data.batches import Rows, TensorBatches
 from lr_lightning.data.standardization import moments
-from lr_lightning.data.tensors import Rows, TensorBatches
 
 
 def rows(n=10, weight=False):

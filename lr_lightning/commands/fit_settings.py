@@ -1,0 +1,112 @@
+"""The settings of `lr-lightning fit`: its options, what they go on from, and what is recorded of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from lr_lightning.commands.evaluate import checkpoint_path
+from lr_lightning.commands.resuming import Origin, after_restart, from_checkpoint, newest_unfinished
+from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments
+from lr_lightning.module import LogisticRegression
+from lr_lightning.optimizers import EXACT
+from lr_lightning.parsing import parse
+from lr_lightning.statistics.wald import CovarianceType
+
+COVARIANCES: dict[str, CovarianceType] = {"nonrobust": "nonrobust", "robust": "HC1", "HC0": "HC0", "HC1": "HC1"}
+PARTS = ("model", "optimizer", "data", "trainer")
+SET_ELSEWHERE: set[str | int] = {"in_features", "optimizer", "optimizer_options"}  # by the data and by --optimizer
+
+
+def settings_and_origin(arguments: Sequence[str]) -> tuple[ArgumentParser, Namespace, Origin | None]:
+    """The settings: those that the command names, else those of what the fit goes on from, else the defaults."""
+    named = checkpoint_path(arguments)
+    origin = None if named is None else from_checkpoint(named)
+    parser = _parser()
+    parser.set_defaults({} if origin is None else origin.defaults())
+    config = parse(parser, arguments)
+    unfinished = newest_unfinished(experiment_name(config)) if config.resume else after_restart(experiment_name(config))
+    if unfinished is not None:
+        origin, parser = unfinished, _parser()
+        parser.set_defaults(origin.defaults())
+        config = parse(parser, arguments)
+    elif config.ckpt_path is not None and origin is None:  # named in a configuration file
+        origin = from_checkpoint(Path(config.ckpt_path))
+    return parser, config, origin
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="lr-lightning fit",
+        description="Fit a logistic regression and write a run folder, runs/<experiment>/version_N/.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file of options; may be given several times")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on in the newest unfinished run of this experiment, in its folder"
+    )
+    parser.add_argument(
+        "--ckpt_path", type=str | None, help="go on from this checkpoint, with its settings, in a new run folder"
+    )
+    parser.add_argument("--quiet", action="store_true", help="say nothing but warnings")
+    parser.add_argument(
+        "--covariance",
+        choices=list(COVARIANCES),
+        default="nonrobust",
+        help="of the report's standard errors: the inverse Hessian, or a sandwich (robust is HC1)",
+    )
+    parser.add_argument("--level", type=float, default=0.95, help="of the report's confidence intervals")
+    parser.add_class_arguments(LogisticRegression, "model", skip=SET_ELSEWHERE, instantiate=False)
+    parser.add_subclass_arguments(
+        torch.optim.Optimizer,
+        "optimizer",
+        skip={"params", "sample", "l1", "l2", "warm_start", "sample_is_complete"},
+        required=False,
+        instantiate=False,
+        help="SubsampledNewton (default: the exact solver) or a class of torch.optim",
+    )
+    add_data_arguments(parser, {"class_path": "lr_lightning.TableDataModule"}, "the data (default: a table)")
+    add_trainer_arguments(parser)
+    return parser
+
+
+def experiment_name(config: Namespace) -> str:
+    """The first config file's name, else the data file's, else the data class's; a saved config keeps its run's."""
+    if config.config:
+        path = Path(config.config[0].relative)
+        if path.name == "config.yaml" and re.fullmatch(r"version_\d+", path.absolute().parent.name):
+            return path.absolute().parent.parent.name
+    else:
+        path = Path(config.data.get("init_args", {}).get("path") or config.data.class_path.rsplit(".", 1)[-1])
+    return path.name.split(".")[0] or "table"
+
+
+def saved_text(parser: ArgumentParser, config: Namespace) -> str:
+    """The text of config.yaml: what decides the result."""
+    settings = config.clone()
+    for key in ("quiet", "resume", *([] if config.ckpt_path else ["ckpt_path"])):
+        settings.pop(key, None)
+    return parser.dump(settings, skip_unset=True)
+
+
+def chosen_settings(config: Namespace) -> dict[str, Any]:
+    """What was chosen: for TensorBoard's table of runs, which shows few columns at first sight."""
+    chosen = yaml.safe_load(_parser().dump(config, skip_unset=True, skip_default=True)) or {}
+    of_interest = {"model.l1": config.model.l1, "model.l2": config.model.l2, "optimizer": EXACT}
+    return of_interest | dict(_flat({part: chosen[part] for part in PARTS if part in chosen}))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every leaf, with class_path and init_args left out of the names."""
+    for key, value in tree.items():
+        name = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".strip(".")
+        if isinstance(value, Mapping):
+            yield from _flat(value, name)
+        else:
+            yield name, value

@@ -1,0 +1,125 @@
+"""What `fit --resume` and `fit --ckpt_path` go on from."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lr_lightning.checkpoint import read_checkpoint
+from lr_lightning.errors import InputError
+from lr_lightning.optimizers import EXACT
+from lr_lightning.resume import epochs_done
+from lr_lightning.run_folder import RunFolder
+
+GROUPS = ("model", "trainer")  # whose defaults the parser takes one by one
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint to go on from.
+
+    Attributes:
+        path: of the checkpoint.
+        checkpoint: its content.
+        run: the run folder to go on in; None for a new one.
+    """
+
+    path: Path
+    checkpoint: Mapping[str, Any]
+    run: RunFolder | None = None
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it has behind it."""
+        return epochs_done(self.checkpoint)
+
+    def defaults(self) -> dict[str, Any]:
+        """For the parser: the settings of the run, or as many as the checkpoint itself knows."""
+        if self.run is not None:
+            return _flat(yaml.safe_load(self.run.config.read_text(encoding="utf-8")))
+        hparams, data = dict(self.checkpoint["hyper_parameters"]), self.checkpoint.get("data")
+        hparams.pop("in_features", None)
+        name, options = hparams.pop("optimizer", EXACT), hparams.pop("optimizer_options", None) or {}
+        module = "lr_lightning.solver" if name == EXACT else "torch.optim"
+        settings: dict[str, Any] = {"model": hparams}
+        if name != EXACT or options:
+            settings["optimizer"] = {"class_path": f"{module}.{name}", "init_args": options}
+        if data is not None:
+            settings["data"] = data
+        if precision := self.checkpoint.get("progress", {}).get("precision"):
+            settings["trainer"] = {"precision": precision}
+        return _flat(settings)
+
+    def refuse_if_done(self, max_epochs: int | None) -> None:
+        """Raise InputError where no epoch is left to do."""
+        solver = self.checkpoint["optimizer_states"][0].get("solver", {})
+        if solver.get("stopped"):
+            raise InputError(f"{self.path}: the fit has come to its end ({solver['status']}); nothing is left to do")
+        if max_epochs is not None and 0 <= max_epochs <= self.epochs:
+            raise InputError(
+                f"option trainer.max_epochs: {self.path} has {self.epochs} epochs behind it; "
+                f"to go on takes more than {max_epochs}"
+            )
+
+
+def from_checkpoint(path: Path) -> Origin:
+    """To go on from any checkpoint in a new run folder."""
+    origin = Origin(path, read_checkpoint(path))
+    _refuse_if_for_inference(origin)
+    return origin
+
+
+def newest_unfinished(experiment: str) -> Origin:
+    """To go on in the newest run of an experiment that has a checkpoint and has not come to its end.
+
+    Raises:
+        InputError: if there is none.
+    """
+    for run in RunFolder.versions(experiment):
+        if (origin := _unfinished(run)) is not None:
+            return origin
+    raise InputError(f"option resume: there is no unfinished run with a checkpoint in runs/{experiment}; leave it out")
+
+
+def after_restart(experiment: str) -> Origin | None:
+    """What a process that torchrun has started again goes on with: the newest run, if it is unfinished."""
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return None
+    newest = next(RunFolder.versions(experiment), None)
+    return None if newest is None else _unfinished(newest)
+
+
+def command_to_resume(arguments: Sequence[str]) -> str:
+    """The command line that goes on with what `fit` with these arguments has begun."""
+    resume = [] if "--resume" in arguments else ["--resume"]
+    return shlex.join(["lr-lightning", "fit", *arguments, *resume])
+
+
+def _unfinished(run: RunFolder) -> Origin | None:
+    if not run.last.exists() or not run.config.exists():
+        return None
+    origin = Origin(run.last, read_checkpoint(run.last), run)
+    if origin.checkpoint.get("callbacks", {}).get("RunCheckpoints", {}).get("finished", True):
+        return None
+    _refuse_if_for_inference(origin)
+    return origin
+
+
+def _refuse_if_for_inference(origin: Origin) -> None:
+    try:
+        _ = origin.epochs
+    except InputError as error:
+        raise InputError(f"{origin.path}: {error}") from error
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in settings.items() if key not in GROUPS}
+    for group in GROUPS:
+        flat |= {f"{group}.{key}": value for key, value in settings.get(group, {}).items()}
+    return flat

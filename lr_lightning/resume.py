@@ -1,0 +1,129 @@
+"""Going on with a fit: what of a checkpoint has to agree with the settings and the rows that it goes on with."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from lr_lightning.data.tensors import TensorDataModule
+from lr_lightning.errors import InputError
+from lr_lightning.optimizers import EXACT, LBFGS_DEFAULTS, optimizer_class
+
+if TYPE_CHECKING:
+    from lr_lightning.module import LogisticRegression
+
+FREE = {"path", "cache_dir"}  # of the data: where they lie; that they are the same is seen by their content
+ROUNDING = 1e-6  # of means and scales, in scales: another machine may sum in another order
+
+
+def fit_settings(trainer: Trainer) -> dict[str, Any]:
+    """Those of the Trainer's settings that decide which steps a fit makes, as plain values."""
+    return {
+        "precision": str(trainer.precision),
+        "limit_train_batches": trainer.limit_train_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+    }
+
+
+def epochs_done(checkpoint: Mapping[str, Any]) -> int:
+    """How many epochs a checkpoint has behind it.
+
+    Raises:
+        InputError: if it is one for inference only.
+    """
+    try:
+        done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    except (KeyError, TypeError):
+        done = None
+    if not isinstance(done, int) or not checkpoint.get("optimizer_states"):
+        raise InputError("the checkpoint holds no state of an optimizer, so that no fit can go on from it")
+    return done
+
+
+def refuse_other_settings(
+    name: str, checkpoint: Mapping[str, Any], module: LogisticRegression, data: object, trainer: Trainer
+) -> None:
+    """Raise InputError, naming the option and both values, unless a fit would go on with the settings it began with.
+
+    Args:
+        name: of the checkpoint, for the message.
+        checkpoint: its content.
+        module: that is to go on from it.
+        data: the rows for it.
+        trainer: that will fit.
+    """
+    theirs = checkpoint.get("hyper_parameters", {})
+    _compare(name, "model", *(_model_settings(hparams) for hparams in (theirs, module.hparams)))
+    _compare(name, "optimizer", *(_optimizer_settings(hparams) for hparams in (theirs, module.hparams)))
+    progress = checkpoint.get("progress", {})
+    _compare(name, "trainer", progress, {key: v for key, v in fit_settings(trainer).items() if key in progress})
+    if isinstance(data, TensorDataModule) and checkpoint.get("data"):
+        settings = (checkpoint["data"], data.settings())
+        _compare(name, "data", *({"": of_data["class_path"], **of_data["init_args"]} for of_data in settings))
+
+
+def refuse_other_rows(
+    name: str, checkpoint: Mapping[str, Any], module: LogisticRegression, data: TensorDataModule
+) -> None:
+    """Raise InputError unless the training rows are those that the checkpoint was fitted to.
+
+    They are compared by their columns, their labels' checksum, and their means and scales.
+    """
+    theirs, ours = checkpoint.get("schema") or {}, data.schema.to_dict()
+    for key, value in ours.items():
+        if theirs.get(key) != value:
+            _refuse(name, f"data ({key})", *_difference(theirs.get(key), value))
+    state, model = checkpoint["state_dict"], module.linear_sigmoid
+    mean, scale = (state[f"linear_sigmoid.{part}"] for part in ("mean", "scale"))
+    unit = torch.where(model.scale.isfinite(), model.scale, 0.0).cpu()
+    same = checkpoint.get("fingerprint") == data.fingerprint and scale.shape == unit.shape
+    same = same and torch.allclose(scale, model.scale.cpu(), rtol=ROUNDING, atol=0)
+    if not same or not bool(((mean - model.mean.cpu()).abs() <= ROUNDING * (unit + ROUNDING * mean.abs())).all()):
+        raise InputError(f"option data: the training rows are not those of {name}; a fit goes on as it began")
+
+
+def _model_settings(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    elsewhere = ("optimizer", "optimizer_options", "in_features")
+    return {key: value for key, value in hparams.items() if key not in elsewhere}
+
+
+def _optimizer_settings(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and arguments, those that were left out with their defaults."""
+    name = hparams.get("optimizer", EXACT)
+    parameters = inspect.signature(optimizer_class(name)).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {"": name, **defaults, **(LBFGS_DEFAULTS if name == "LBFGS" else {}), **(hparams["optimizer_options"] or {})}
+
+
+def _compare(name: str, part: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    for key in ours:
+        if key not in FREE and not _equal(theirs.get(key), ours[key]):
+            _refuse(name, f"{part}.{key}".rstrip("."), theirs.get(key), ours[key])
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):  # YAML knows no tuples
+        return list(a) == list(b)
+    return a == b
+
+
+def _refuse(name: str, option: str, theirs: Any, ours: Any) -> None:
+    raise InputError(
+        f"option {option}: {_shown(ours)} contradicts {_shown(theirs)} of {name}; a fit goes on as it began"
+    )
+
+
+def _shown(value: Any, most: int = 60) -> str:
+    text = str(value)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _difference(a: Any, b: Any) -> tuple[Any, Any]:
+    """What differs between two lists of columns, or the two values themselves."""
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return next((x, y) for x, y in zip(a, b, strict=True) if x != y)
+    return a, b

@@ -1,0 +1,144 @@
+"""What a pass of the exact solver costs in one process and in two, on several networks: the figures of docs/scaling.md.
+
+    python -m tests.benchmarks.processes --rows 2000000 --columns 28
+
+Each process has one thread. `--rate 100mbit` joins two network namespaces by a cable of that rate (needs root and
+tc's tbf); `--delay 0.01` lets every collective wait so many seconds first, since not every kernel can delay packets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+
+import torch
+
+from tests.conftest import QUIET_TRAINER, ROOT
+from tests.distributed.hosts import two_hosts
+
+PORT = 29544
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--columns", type=int, default=28)
+    parser.add_argument("--rate", help="of the network between two namespaces, as tc writes it: 100mbit")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds before every collective")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work(options)
+        return
+    with ExitStack() as stack:
+        hosts = stack.enter_context(two_hosts()) if options.rate else []
+        for host in hosts:
+            shaped = ["tc", "qdisc", "add", "dev", host.interface, "root", "tbf", "rate", options.rate]
+            subprocess.run([*host.command, *shaped, "burst", "64kb", "latency", "400ms"], check=True)
+        for processes in (1, 2):
+            print(json.dumps({"processes": processes} | vars(options) | run(options, processes, hosts)))
+
+
+def run(options, processes, hosts):
+    """Start the processes, and take what the first one prints."""
+    started = []
+    for rank in range(processes):
+        variables = {"RANK": rank, "LOCAL_RANK": 0 if hosts else rank, "GROUP_RANK": rank if hosts else 0}
+        variables |= {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": 1 if hosts else processes}
+        variables |= {"MASTER_ADDR": hosts[0].address if hosts else "127.0.0.1", "MASTER_PORT": PORT}
+        variables |= {"OMP_NUM_THREADS": 1, "TORCHELASTIC_RUN_ID": "benchmark", "PYTHONPATH": ROOT}
+        if hosts:
+            variables["GLOO_SOCKET_IFNAME"] = hosts[rank].interface
+        arguments = ["--rows", options.rows, "--columns", options.columns, "--delay", options.delay, "--worker"]
+        command = [*(hosts[rank].command if hosts else []), sys.executable, "-m", "tests.benchmarks.processes"]
+        started.append(
+            subprocess.Popen(
+                [*command, *map(str, arguments)],
+                env=os.environ | {name: str(value) for name, value in variables.items()},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+    outputs = [process.communicate(timeout=300)[0] for process in started]
+    return json.loads(outputs[0].splitlines()[-1])
+
+
+def work(options):
+    """Fit, and print the median seconds of a pass and of its collectives alone."""
+    from lightning.pytorch import Callback, Trainer
+
+    from lr_lightning import LogisticRegression, TensorDataModule
+
+    processes, on_one_machine = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    torch.set_num_threads(1)
+
+    class Clock(Callback):
+        def __init__(self):
+            self.passes = []
+
+        def on_train_start(self, trainer, pl_module):
+            if processes > 1 and options.delay:
+                delay_collectives(trainer.strategy.model, options.delay)
+
+        def on_train_batch_start(self, *args):
+            self.start = time.perf_counter()
+
+        def on_train_batch_end(self, *args):
+            self.passes.append(time.perf_counter() - self.start)
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(options.rows, options.columns, generator=generator)
+    logit = x @ torch.randn(options.columns, generator=generator) / options.columns**0.5
+    y = (torch.rand(options.rows, generator=generator) < torch.sigmoid(logit)).float()
+    clock = Clock()
+    several = {"strategy": "ddp", "devices": on_one_machine, "num_nodes": processes // on_one_machine}
+    trainer = Trainer(max_epochs=50, callbacks=[clock], **QUIET_TRAINER, **(several if processes > 1 else {}))
+    trainer.fit(LogisticRegression(l2=1e-6), TensorDataModule(x, y))
+    said = {"passes": len(clock.passes), "seconds_of_a_pass": round(statistics.median(clock.passes[1:]), 5)}
+    if processes > 1:
+        said["seconds_of_its_collectives"] = round(collectives(options.columns + 1), 6)
+    print(json.dumps(said))
+
+
+def collectives(size, repetitions=20):
+    """Median seconds of the collectives of a pass, with nothing else to do."""
+    gradient, rest, flag = torch.zeros(size, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), torch.zeros(1)
+    seconds = []
+    for _ in range(repetitions):
+        torch.distributed.barrier()
+        start = time.perf_counter()
+        for tensor in (gradient, rest, flag):
+            torch.distributed.all_reduce(tensor)
+        torch.distributed.broadcast(flag, src=0)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def delay_collectives(model, seconds):
+    """Let the collectives of a pass wait: DDP's by its hook, the others in torch.distributed."""
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    def hook(state, bucket):
+        time.sleep(seconds)
+        return allreduce_hook(state, bucket)
+
+    def delayed(function):
+        def wait(*args, **kwargs):
+            time.sleep(seconds)
+            return function(*args, **kwargs)
+
+        return wait
+
+    model.register_comm_hook(None, hook)
+    for name in ("all_reduce", "broadcast"):
+        setattr(torch.distributed, name, delayed(getattr(torch.distributed, name)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""A process is killed in the middle of a fit."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lr_lightning import load
+from tests.conftest import ROOT
+
+FIT = ["fit", "--config", "conf/breast_cancer.yaml", "--trainer.precision", "64-true"]
+FIT += ["--optimizer", "SGD", "--optimizer.lr", "0.1", "--data.batch_size", "50", "--quiet"]
+ENDLESS = [*FIT, "--trainer.max_epochs", "1000000"]
+DDP = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
+PATIENCE = 120.0
+CHILDREN = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+
+
+def start(folder, *arguments):
+    """A command in a session of its own, with all that it says in files."""
+    # torchrun would give the restarted processes the store of the first ones, and in it their old addresses.
+    variables = {"PYTHONPATH": str(ROOT), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    with (folder / "stdout").open("w") as out, (folder / "stderr").open("w") as err:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=os.environ | variables,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+        )
+
+
+def end(process):
+    """It and all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def wait_until(condition, what):
+    limit = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < limit, f"still not: {what}"
+        time.sleep(0.05)
+
+
+def children(process):
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not CHILDREN.exists(), reason="needs /proc to find the processes")
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_other_process_of_the_launcher_ends_in_one_line(project, victim):
+    checkpoint = project / "runs/breast_cancer/version_0/checkpoints/last.ckpt"
+    main = start(project, "-m", "lr_lightning", *ENDLESS, *DDP)
+    try:
+        wait_until(checkpoint.exists, "the first checkpoint")
+        processes = [main.pid, *children(main)]
+        assert len(processes) == 2
+        os.kill(processes[victim], signal.SIGKILL)
+        main.wait(PATIENCE)
+        wait_until(lambda: not any(map(alive, processes)), "the end of the other process")
+    finally:
+        end(main)
+    survivor = 1 - victim
+    lines = (project / "stderr").read_text().splitlines()
+    said = f"error: process {survivor + 1} of 2 ends: another process has ended or no longer answers"
+    assert lines[-1] == said
+    assert "Traceback" not in "".join(lines)
+    assert len([line for line in lines if "error" in line]) == 1
+    assert (project / "stdout").read_text() == ""
+    if victim:
+        assert main.returncode == 1
+    assert set(load(checkpoint).coefficients) > {"mean radius"}
+    assert [path.name for path in checkpoint.parent.iterdir() if path.suffix != ".ckpt"] == []
+
+
+@pytest.mark.skipif(not CHILDREN.exists(), reason="needs /proc to find the processes")
+def test_torchrun_starts_again_and_goes_on_from_the_last_checkpoint(project, run):
+    last = project / "runs/breast_cancer/version_0/checkpoints/last.ckpt"
+    fit = [*FIT, "--trainer.max_epochs", "350", "--trainer.logger", "false"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    torchrun += ["-m", "lr_lightning"]
+    main = start(project, *torchrun, *fit, *DDP)
+    try:
+        wait_until(lambda: last.exists() or main.poll() is not None, "the first checkpoint")
+        before = load(last).coefficients
+        os.kill(children(main)[0], signal.SIGKILL)
+        main.wait(2 * PATIENCE)
+    finally:
+        end(main)
+    said = (project / "stderr").read_text()
+    assert main.returncode == 0, said
+    assert [path.name for path in last.parent.parent.parent.iterdir()] == ["version_0"]
+    found = load(last).coefficients
+    assert found != before
+    assert run(*fit)[0] == 0
+    alone = load(str(last).replace("version_0", "version_1")).coefficients
+    assert found == pytest.approx(alone, rel=1e-9)
