@@ -12,8 +12,10 @@ from scipy.special import expit, log_expit
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model._base import SparseCoefMixin
     from sklearn.utils import Tags, compute_class_weight
     from sklearn.utils._param_validation import Hidden, Interval, StrOptions
+    from sklearn.utils.extmath import safe_sparse_dot
     from sklearn.utils.multiclass import type_of_target
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
@@ -24,7 +26,7 @@ except ImportError as error:
 from lr_lightning.estimator_penalty import penalty_in_use
 
 
-class LogisticRegressionClassifier(ClassifierMixin, BaseEstimator):
+class LogisticRegressionClassifier(ClassifierMixin, SparseCoefMixin, BaseEstimator):
     r"""Binary logistic regression by the exact solver, as a scikit-learn classifier.
 
     Takes the place of `sklearn.linear_model.LogisticRegression` for dense features and two classes: the same
@@ -58,7 +60,7 @@ class LogisticRegressionClassifier(ClassifierMixin, BaseEstimator):
 
     Attributes:
         classes_: the two labels, sorted; the second is the positive one.
-        coef_: coefficients of the features, (1, d), of the features' dtype.
+        coef_: coefficients of the features, (1, d), of the features' dtype; `sparsify` and `densify` convert them.
         intercept_: (1,); 0 without an intercept.
         n_iter_: passes over all rows, (1,), int32.
         n_features_in_: number of features, d.
@@ -155,7 +157,9 @@ class LogisticRegressionClassifier(ClassifierMixin, BaseEstimator):
         if self.fit_intercept and self.solver == "liblinear":
             self._fit_with_penalised_intercept(X, codes, weight, l1, l2)
         else:
-            start = (self.coef_[0], float(self.intercept_[0])) if self.warm_start and hasattr(self, "coef_") else None
+            start = None
+            if self.warm_start and hasattr(self, "coef_"):
+                start = self.densify().coef_[0], float(self.intercept_[0]) if self.fit_intercept else 0.0
             self._minimize(X, codes, weight, l1=l1, l2=l2, fit_intercept=self.fit_intercept, start=start)
         return self
 
@@ -163,11 +167,12 @@ class LogisticRegressionClassifier(ClassifierMixin, BaseEstimator):
         """The log-odds of the second label, (n,), of features X, (n, d)."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False)
-        return X @ self.coef_[0] + self.intercept_
+        return safe_sparse_dot(X, self.coef_.T, dense_output=True)[:, 0] + self.intercept_
 
     def predict(self, X: Any) -> np.ndarray:
         """The more probable label, (n,), of features X, (n, d)."""
-        return self.classes_[(self.decision_function(X) > 0).astype(np.intp)]
+        positive = self.decision_function(X) > 0
+        return self.classes_[positive.astype(np.intp)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the two labels, (n, 2), in the order of `classes_`; each exact in all its digits."""
@@ -233,7 +238,10 @@ def _two_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The two labels, sorted, and which of them each row has, 0 or 1, (n,)."""
     kind = type_of_target(y, input_name="y", raise_unknown=True)
     if kind != "binary":
-        raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
+        raise ValueError(
+            f"Only binary classification is supported. The type of the target is {kind}. "
+            "OneVsRestClassifier makes a multiclass classifier of a binary one."
+        )
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
