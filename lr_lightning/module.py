@@ -381,7 +381,7 @@ class LogisticRegression(LightningModule):
         """The same from what `read_checkpoint` gives; `name` is what error messages call it."""
         try:
             model = cls(**{**checkpoint.get("hyper_parameters", {}), **settings})
-        except (InputError, TypeError, ValueError, AttributeError) as error:
+        except (InputError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f"{os.fsdecode(name)}: its settings fit no logistic regression ({error})") from error
         model._build(len(checkpoint["state_dict"][f"{PREFIX}mean"]), None)
         model.on_load_checkpoint(checkpoint)

@@ -317,6 +317,7 @@ def test_odd_numbers_are_printed_and_used(checkpoint, run):
 SETTINGS = {
     "an unknown one": {"colour": "red"},
     "an instantiator": {"_instantiator": "os.system"},
+    "a penalty that is a tensor": {"l1": torch.ones(3)},
     "a negative penalty": {"l1": -1.0},
     "a penalty of text": {"l2": "much"},
     "an optimizer that is none": {"optimizer": "lr_scheduler"},
@@ -412,6 +413,16 @@ def overlapping():
     return file.getvalue()
 
 
+def swollen():
+    """Entries that the directory at the end says take 2 GiB each; found by fuzzing."""
+    content = bytearray(pickled(tensor()))
+    at = content.find(b"PK\1\2")
+    while at >= 0:
+        content[at + 20 : at + 24] = b"\xff\xff\xff\x7f"
+        at = content.find(b"PK\1\2", at + 4)
+    return bytes(content)
+
+
 def laughs():
     """Lists of ten references to a list of ten references …: 10^9 leaves."""
     return (
@@ -447,6 +458,7 @@ BOMBS = {
     "a storage outside the archive": lambda: pickled(tensor().replace(b"\x000X", b"\x009X")),
     "compressed zeros": deflated,
     "overlapping entries": overlapping,
+    "swollen entries": swollen,
     "references to references": lambda: pickled(laughs()),
     "a list that holds itself": lambda: pickled(b"]q\0h\0a"),
     "tuples a million deep": lambda: pickled(b"N" + b"\x85" * 1_000_000),
