@@ -44,6 +44,12 @@ class RunFolder:
         run = cls(checkpoint.absolute().parent.parent)
         return run if run.config.exists() and checkpoint.absolute().parent == run.checkpoints else None
 
+    @classmethod
+    def of_config(cls, config: Path) -> RunFolder | None:
+        """The run whose settings a file holds; None where it is none of ours."""
+        run = cls(config.absolute().parent)
+        return run if config.name == run.config.name and re.fullmatch(r"version_\d+", run.path.name) else None
+
     def remove_unless_resumable(self) -> None:
         """Remove a run that has no checkpoint to go on from: it is a half-written one."""
         if self.checkpoints.exists():

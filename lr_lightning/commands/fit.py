@@ -115,9 +115,11 @@ def _model(config: Namespace) -> LogisticRegression:
 
 
 def _experiment(config: Namespace) -> str:
-    """The first config file's name, else the data file's."""
-    path = config.config[0].relative if config.config else config.data.init_args.path
-    return Path(path).name.split(".")[0] or "table"
+    """The first config file's name, else the data file's; a run's own config.yaml names the run's experiment."""
+    path = Path(config.config[0].relative if config.config else config.data.init_args.path)
+    if run := RunFolder.of_config(path):
+        return run.path.parent.name
+    return path.name.split(".")[0] or "table"
 
 
 def _settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
@@ -149,5 +151,6 @@ def _summary(trainer: Trainer, data: LightningDataModule, checkpoints: RunCheckp
     if checkpoints.best_epoch is not None:
         lines.append(f"best epoch   {checkpoints.best_epoch}, val/loss {checkpoints.best_loss:.6g}: {checkpoints.best}")
     lines.append(f"checkpoint   {checkpoints.last}")
-    lines.append(f"look         tensorboard --logdir {run_folder.path.parent.parent}")
+    if trainer.loggers:
+        lines.append(f"look         tensorboard --logdir {run_folder.path.parent.parent}")
     return "\n".join(lines)
