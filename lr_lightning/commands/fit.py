@@ -39,7 +39,7 @@ SET_ELSEWHERE: set[str | int] = {"in_features", "optimizer", "optimizer_options"
 
 def run(arguments: Sequence[str]) -> int:
     """Fit, write the run folder, and say where things are; the exit code is not 0 where a signal ended it."""
-    parser = _parser()
+    parser = make_parser()
     config = parse(parser, arguments)
     refuse_impossible_level(config.level)
     if config.quiet:
@@ -74,7 +74,8 @@ def run(arguments: Sequence[str]) -> int:
     return 128 + signals.received
 
 
-def _parser() -> ArgumentParser:
+def make_parser() -> ArgumentParser:
+    """The options of `fit`."""
     parser = ArgumentParser(
         prog="lr-lightning fit",
         description="Fit a logistic regression and write a run folder, runs/<experiment>/version_N/.",
