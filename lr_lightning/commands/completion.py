@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser as PlainParser
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -50,7 +51,7 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def _complete_by_hand(parser: ArgumentParser, file: dict[str, str]) -> None:
+def _complete_by_hand(parser: ArgumentParser, file: Any) -> None:
     """Settle the options for which jsonargparse knows less than we do.
 
     It finds the arguments of the classes that --data and --optimizer may name while it writes the script, and
