@@ -85,8 +85,7 @@ def test_api_pages_show_the_public_names_with_their_examples(tmp_path):
     page = (tmp_path / "api/lr_lightning.html").read_text()
     for name in lr_lightning.__all__:
         assert f'id="{name}"' in page
-    documented = set(lr_lightning.__all__) - {"__version__"}
-    assert page.count("Example:") >= len(documented)
+    assert len(re.findall("Examples?:", page)) >= len(lr_lightning.__all__) - 1
     assert 'id="SubsampledNewton"' in (tmp_path / "api/lr_lightning/solver.html").read_text()
     assert 'id="Report"' in (tmp_path / "api/lr_lightning/statistics/report.html").read_text()
 
