@@ -13,8 +13,8 @@ from importlib import import_module
 from lr_lightning.errors import InputError, ProcessLostError, printable
 from lr_lightning.processes import is_first_on_machine, is_first_process
 
-# Each command is a module of lr_lightning.commands with `run(arguments)`, imported when it is asked for: only
-# those that train or test may cost the import of Lightning.
+# Each command is a module of lr_lightning.commands with `run(arguments)` and `make_parser()`, imported when it is
+# asked for: only those that train or test may cost the import of Lightning.
 COMMANDS = {
     "fit": "fit a logistic regression to a table",
     "validate": "measure a checkpoint on the fit's validation rows, or on a table",
@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": "write the probability and the predicted label of each row of a table",
     "report": "print the coefficients of a fit, their standard errors, and what to heed",
     "export": "write the model as an ONNX graph or as a JSON scoring file, for use without this package",
+    "completion": "print a script that completes commands and options in bash, zsh or tcsh",
 }
 
 IN_SEVERAL_PROCESSES = {"fit", "validate", "test"}  # of the others, the first process does all

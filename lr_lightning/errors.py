@@ -13,6 +13,14 @@ class InputError(ValueError):
     The message is one plain line that names what is wrong and what to do about it. The command line prints
     it and exits with code 2; a library user catches it as a `ValueError`. Line breaks in a message (a column
     can be named with one) become blanks, and other characters that would act on a terminal are spelled out.
+
+    Example:
+        >>> from lr_lightning import InputError, LogisticRegression
+        >>> try:
+        ...     LogisticRegression(l2=-1.0)
+        ... except InputError as error:
+        ...     print(error)
+        l2 must be a finite number of at least 0, not -1.0
     """
 
     def __init__(self, message: str):

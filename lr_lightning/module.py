@@ -69,8 +69,36 @@ class LogisticRegression(LightningModule):
         optimizer: SubsampledNewton, the exact solver, or the name of a class in `torch.optim`.
         optimizer_options: its keyword arguments, such as {"lr": 0.1}.
 
+    Attributes:
+        converged: whether the fit reached the optimum.
+        threshold: the number in use; one that is chosen on the validation rows is known after the fit.
+
     Raises:
         InputError: if an argument is out of its range or the optimizer is not known.
+
+    Example:
+        Twenty students, their hours of study, and who passed:
+
+        >>> import torch
+        >>> from lightning.pytorch import Trainer
+        >>> from lr_lightning import LogisticRegression, TensorDataModule
+        >>> hours = [0.5, 0.75, 1, 1.25, 1.5, 1.75, 1.75, 2, 2.25, 2.5, 2.75, 3, 3.25, 3.5, 4, 4.25, 4.5, 4.75, 5, 5.5]
+        >>> passed = [0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 1, 1, 1, 1, 1]
+        >>> data = TensorDataModule(torch.tensor(hours)[:, None], torch.tensor(passed), feature_names=["hours"])
+        >>> model = LogisticRegression()
+        >>> trainer = Trainer(
+        ...     max_epochs=100, accelerator="cpu", logger=False, enable_checkpointing=False,
+        ...     enable_progress_bar=False, enable_model_summary=False,
+        ... )
+        >>> trainer.fit(model, data)
+        >>> model.converged
+        True
+        >>> [round(p, 4) for p in model(torch.tensor([[2.0], [4.0]])).tolist()]
+        [0.2557, 0.8744]
+        >>> for row in model.infer().coefficients:
+        ...     print(f"{row.name:<11} {row.estimate:7.4f} {row.std_error:.4f}")
+        (Intercept) -4.0777 1.7610
+        hours        1.5046 0.6287
     """
 
     linear_sigmoid: LinearSigmoid
@@ -115,7 +143,7 @@ class LogisticRegression(LightningModule):
     # ---- prediction -------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        """Probabilities, shape (n,), of raw features x, shape (n, d)."""
+        """Probabilities, shape (n,), of raw features x, shape (n, d), at the Trainer's precision."""
         return torch.sigmoid(self.logits(x))
 
     def logits(self, x: Tensor) -> Tensor:
@@ -123,7 +151,7 @@ class LogisticRegression(LightningModule):
         return self.linear_sigmoid.logits(x).to(self.dtype)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Probabilities of raw features, or of the first tensor of a batch."""
+        """Probabilities, shape (n,), of raw features (n, d), or of the first tensor of a batch."""
         return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
     def predictor(self) -> Predictor:
@@ -162,7 +190,11 @@ class LogisticRegression(LightningModule):
     # ---- set-up -----------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Take the number of features, the standardisation and the class weights from the training rows."""
+        """Take the number of features, the standardisation and the class weights from the training rows.
+
+        Raises:
+            InputError: if the device or precision would lose digits, or the data have another number of features.
+        """
         refuse_unfit_trainer(self.trainer)
         self._held_out = HeldOutRows()
         data = getattr(self.trainer, "datamodule", None)
@@ -220,7 +252,10 @@ class LogisticRegression(LightningModule):
             raise InputError(f"{self.hparams['optimizer']} needs all rows in one batch; leave batch_size unset")
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """The objective on a batch `(x, y)` or `(x, y, weight)`, whose gradient DDP averages over the processes."""
+        """The objective, a scalar, on a batch `(x, y)` or `(x, y, weight)` of shapes (n, d), (n,) and (n,).
+
+        DDP averages its gradient over the processes.
+        """
         x, y, *weight = batch
         v = row_weights(y, weight[0] if weight else None, self.training_summary.class_weights)
         loss = logistic_loss(x, y, *self._served_affine(x), v)
@@ -313,7 +348,7 @@ class LogisticRegression(LightningModule):
     # ---- held-out rows ----------------------------------------------------------------------------------
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Collect a batch for the held-out metrics."""
+        """Collect a batch `(x, y)` or `(x, y, weight)` for the held-out metrics."""
         x, y, *weight = batch
         w, b = self._served_affine(x)
         self._held_out.add(torch.addmv(b.to(x.dtype), x, w.to(x.dtype)), y, weight[0] if weight else None)

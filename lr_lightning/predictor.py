@@ -24,8 +24,32 @@ if TYPE_CHECKING:
 def load(checkpoint: str | os.PathLike[str]) -> Predictor:
     """A predictor from a checkpoint file, on the CPU and in eval mode.
 
+    Args:
+        checkpoint: the path of a checkpoint of `lr-lightning fit` or of a Trainer. Nothing in it is
+            executed.
+
     Raises:
         InputError: if the file is not a checkpoint of a logistic regression, or is not to be trusted.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from lightning.pytorch import Trainer
+        >>> from lr_lightning import HoursDataModule, LogisticRegression, load
+        >>> trainer = Trainer(
+        ...     max_epochs=100, accelerator="cpu", logger=False, enable_checkpointing=False,
+        ...     enable_progress_bar=False, enable_model_summary=False,
+        ... )
+        >>> trainer.fit(LogisticRegression(l2=0.1), HoursDataModule())
+        >>> with TemporaryDirectory() as folder:
+        ...     trainer.save_checkpoint(Path(folder) / "hours.ckpt")
+        ...     predictor = load(Path(folder) / "hours.ckpt")
+        >>> list(predictor.coefficients)
+        ['hours']
+        >>> predictor.probability([[1.0], [4.0]]) > 0.5
+        tensor([False,  True])
+        >>> predictor.predict({"hours": [1.0, 4.0]})
+        array([0, 1])
     """
     return Predictor.from_checkpoint(load_archive(checkpoint), os.fsdecode(checkpoint))
 
@@ -41,6 +65,19 @@ class Predictor:
         curve: low and high end and the axes' labels of the probability curve of a single feature, or None.
         report: `Report.to_dict()` of the fit, or None.
         covariance: `Covariance.to_dict()` of the fit, or None where there are no standard errors.
+
+    Example:
+        Mostly made by `load`; a model whose coefficients are known needs no checkpoint:
+
+        >>> import torch
+        >>> from lr_lightning import LinearSigmoid, Predictor, TableSchema
+        >>> model = LinearSigmoid(1)
+        >>> model.set_coefficients(torch.tensor([1.5046], dtype=torch.float64), intercept=-4.0777)
+        >>> predictor = Predictor(model, TableSchema.of_numbers(["hours"], target="passed"))
+        >>> predictor.coefficients
+        {'hours': 1.5046}
+        >>> [round(p, 3) for p in predictor.probability({"hours": [2.0, 4.0]}).tolist()]
+        [0.256, 0.874]
     """
 
     def __init__(

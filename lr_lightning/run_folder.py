@@ -78,6 +78,12 @@ class RunFolder:
         run = cls(checkpoint.absolute().parent.parent)
         return run if run.config.exists() and checkpoint.absolute().parent == run.checkpoints else None
 
+    @classmethod
+    def of_config(cls, config: Path) -> RunFolder | None:
+        """The run whose settings a file holds; None where it is none of ours."""
+        run = cls(config.absolute().parent)
+        return run if config.name == run.config.name and re.fullmatch(r"version_\d+", run.path.name) else None
+
     def occupy(self) -> None:
         """Keep other fits out of this folder until this process ends, however it ends.
 

@@ -35,7 +35,7 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     if checkpoint is not None and checkpoint.get("data") is not None:
         allow_classes(custom=CUSTOM_CLASSES in arguments)
         refuse_unsuitable_class(checkpoint["data"]["class_path"], LightningDataModule, f"{path}")
-    parser = _parser(command, checkpoint)
+    parser = make_parser(command, checkpoint)
     config = parse(parser, arguments)
     if path is None or checkpoint is None:
         raise InputError("option ckpt_path: name the checkpoint to measure")
@@ -69,7 +69,8 @@ def checkpoint_path(arguments: Sequence[str]) -> Path | None:
     return first.parse_known_args(list(arguments))[0].ckpt_path
 
 
-def _parser(command: str, checkpoint: dict[str, Any] | None) -> ArgumentParser:
+def make_parser(command: str, checkpoint: dict[str, Any] | None = None) -> ArgumentParser:
+    """The options of `validate` and `test`; the data's defaults are those of the checkpoint."""
     parser = ArgumentParser(
         prog=f"lr-lightning {command}",
         description="Measure a checkpoint on the rows that its fit kept back, or on every row of another table.",

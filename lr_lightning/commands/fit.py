@@ -23,6 +23,9 @@ from lr_lightning.commands.fit_settings import (
     saved_text,
     settings_and_origin,
 )
+from lr_lightning.commands.fit_settings import (
+    make_parser as make_parser,
+)
 from lr_lightning.commands.resuming import (
     Origin,
     command_to_resume,
@@ -148,5 +151,6 @@ def _summary(trainer: Trainer, data: LightningDataModule, checkpoints: RunCheckp
     if checkpoints.best_epoch is not None:
         lines.append(f"best epoch   {checkpoints.best_epoch}, val/loss {checkpoints.best_loss:.6g}: {checkpoints.best}")
     lines.append(f"checkpoint   {checkpoints.last}")
-    lines.append(f"look         tensorboard --logdir {run_folder.path.parent.parent}")
+    if trainer.loggers:
+        lines.append(f"look         tensorboard --logdir {run_folder.path.parent.parent}")
     return "\n".join(lines)

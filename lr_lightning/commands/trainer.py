@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ def add_trainer_arguments(parser: ArgumentParser) -> None:
 def make_trainer(
     parser: ArgumentParser, config: Namespace, *, logger: Logger | bool, callbacks: Sequence[Callback]
 ) -> Trainer:
-    """The Trainer that `config` asks for, with our logger where it names none, and our callbacks before its own.
+    """The Trainer that `config` asks for, with our logger and our callbacks before its own.
 
     Raises:
         InputError: if Lightning refuses the settings.
@@ -69,9 +69,8 @@ def make_trainer(
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOT_OURS:
         warnings.filterwarnings("ignore", message)
-    options: dict[str, Any] = dict(parser.instantiate(Namespace(trainer=config.trainer)).trainer)
-    if options["logger"] in (None, True):
-        options["logger"] = logger
+    options = _instantiated(parser, config)
+    options["logger"] = _loggers(logger, options["logger"])
     theirs = options["callbacks"] or []
     options["callbacks"] = [*callbacks, *(theirs if isinstance(theirs, list) else [theirs])]
     if not any(isinstance(callback, Checkpoint) for callback in options["callbacks"]):
@@ -82,6 +81,26 @@ def make_trainer(
         return Trainer(**options)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise InputError(f"trainer: {error}") from error
+
+
+def _instantiated(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """The Trainer's arguments, with instances of the loggers, callbacks and so on that are named."""
+    try:
+        return dict(parser.instantiate(Namespace(trainer=config.trainer)).trainer)
+    except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
+        # Of an option with several types, jsonargparse says at length why none of them fits; the class that was
+        # named, with its own objection, is among them.
+        objection = re.search(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*([^\n]+)", str(error))
+        raise InputError("trainer: " + (f"{objection[1]}: {objection[2]}" if objection else str(error))) from error
+
+
+def _loggers(ours: Logger | bool, theirs: Logger | Iterable[Logger] | bool | None) -> list[Logger]:
+    """Ours, which holds the pictures, and then those that were named; none where `false` was."""
+    if theirs is False:
+        return []
+    if theirs is None or theirs is True:
+        theirs = []
+    return [*([ours] if isinstance(ours, Logger) else []), *([theirs] if isinstance(theirs, Logger) else theirs)]
 
 
 # Lightning's and torch's own errors say so in many ways, all of which name the library that talks to the others.

@@ -95,6 +95,17 @@ class TableSchema:
         weight: name of the column of sample weights.
         missing: what happens to a row with a missing feature: `error`, `drop` or `impute`.
         unseen: what happens to a level that the fit has not seen: `error`, or `reference` (the first level).
+
+    Example:
+        >>> from lr_lightning import TableSchema
+        >>> from lr_lightning.data.schema import Column
+        >>> columns = (Column("age"), Column("city", "category", ("Lima", "Oslo", "Rome")))
+        >>> schema = TableSchema(columns, target="bought", labels=("no", "yes"))
+        >>> schema.feature_names
+        ('age', 'city=Oslo', 'city=Rome')
+        >>> schema.encode({"city": ["Rome", "Lima"], "age": [52, 31]})
+        tensor([[52.,  0.,  1.],
+                [31.,  0.,  0.]], dtype=torch.float64)
     """
 
     columns: tuple[Column, ...]

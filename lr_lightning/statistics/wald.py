@@ -92,7 +92,7 @@ def covariance_factor(
 ) -> np.ndarray:
     r"""F with covariance F Fᵀ of the parameters, (p, r), by default from the inverse Hessian.
 
-    HC0 is the sandwich :math:`H^{-1} (\sum v^2 (y - p)^2 \tilde x \tilde x^\top) H^{-1}` (Huber 1967, White 1982);
+    HC0 is the sandwich H⁻¹ (Σ v²·(y − p)²·x̃·x̃ᵀ) H⁻¹ (Huber 1967, White 1982);
     HC1 is n / (n - number of parameters) times that, n being the number of rows. A weighted row is one observation
     here (R's `sandwich`, Stata's pweights), not v equal ones.
 
