@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
@@ -19,6 +18,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from lr_lightning.checkpoint import remove_temporary
 from lr_lightning.errors import InputError
+from lr_lightning.processes import is_first_process
 
 try:
     import fcntl
@@ -26,11 +26,6 @@ except ImportError:  # Windows
     fcntl = None
 
 ROOT = Path("runs")
-
-
-def is_first_process() -> bool:
-    """Whether this is the one process, or of several the one that writes."""
-    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 class RunFolder:

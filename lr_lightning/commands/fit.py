@@ -36,8 +36,9 @@ from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
 from lr_lightning.parsing import instantiate, refuse_impossible_level
 from lr_lightning.predictor import load
+from lr_lightning.processes import is_first_process
 from lr_lightning.resume import refuse_other_settings
-from lr_lightning.run_folder import RunFolder, is_first_process
+from lr_lightning.run_folder import RunFolder
 
 log = logging.getLogger("lr_lightning")
 
