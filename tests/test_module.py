@@ -209,6 +209,15 @@ def test_lbfgs_logs_the_loss_at_the_final_weights(rows):
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_second_fit_by_lbfgs_takes_as_many_passes_as_the_first(rows):
+    """It knows nothing of the objective that the first one ended at."""
+    x, y, _ = rows
+    model = LogisticRegression(optimizer="LBFGS", initial_weight=0.0, initial_bias=0.0)
+    passes = [fit(model, TensorDataModule(x, y)).current_epoch for _ in range(2)]
+    assert passes[0] == passes[1]
+    assert model.converged
+
+
 def test_sgd_logs_the_loss_before_the_update():
     x, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0.0, 0.0, 1.0])
     model = LogisticRegression(optimizer="SGD", optimizer_options={"lr": 5.0})

@@ -110,7 +110,7 @@ def test_the_other_process_of_the_launcher_ends_in_one_line(project, script, vic
 @pytest.mark.skipif(not CHILDREN.exists(), reason="needs /proc to find the processes")
 def test_torchrun_starts_again_and_goes_on_from_the_last_checkpoint(project, script, run):
     last = project / "runs/breast_cancer/version_0/checkpoints/last.ckpt"
-    fit = [*FIT, "--trainer.max_epochs", "200", "--trainer.logger", "false"]
+    fit = [*FIT, "--trainer.max_epochs", "100", "--trainer.logger", "false"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     main = start(project, *torchrun, script, *fit, *DDP)
     try:
