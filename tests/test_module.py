@@ -1,11 +1,12 @@
 """The module against scikit-learn, in each way of putting the problem and of serving the rows."""
 
 import logging
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.datasets import load_breast_cancer
@@ -207,6 +208,22 @@ def test_lbfgs_logs_the_loss_at_the_final_weights(rows):
     p = model.predictor().probability(x).numpy()
     expected = -np.log(np.where(y > 0, p, 1 - p)).mean()
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_second_fit_by_lbfgs_knows_nothing_of_where_the_first_ended(rows):
+    """Or its first step would seem to have led nowhere."""
+    x, y, _ = rows
+
+    class Start(Callback):
+        objectives: ClassVar[list[float]] = []
+
+        def on_train_start(self, trainer, pl_module):
+            self.objectives.append(pl_module._line_search_end.objective)
+
+    model = LogisticRegression(optimizer="LBFGS")
+    for _ in range(2):
+        fit(model, TensorDataModule(x, y), callbacks=[Start()])
+    assert Start.objectives == [np.inf, np.inf]
 
 
 def test_sgd_logs_the_loss_before_the_update():

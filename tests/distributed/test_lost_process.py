@@ -21,6 +21,25 @@ PATIENCE = 120.0
 CHILDREN = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
 
 
+COMMAND_LINE = """
+import sys
+from lr_lightning.callbacks import checkpoints
+from lr_lightning.cli import main
+
+checkpoints.SECONDS_BETWEEN_SAVES = 0.3
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+
+@pytest.fixture
+def script(project):
+    """The command line, but that it saves oftener."""
+    path = project / "command_line.py"
+    path.write_text(COMMAND_LINE)
+    return path
+
+
 def start(folder, *arguments):
     """A command in a session of its own, with all that it says in files."""
     # torchrun would give the restarted processes the store of the first ones, and in it their old addresses.
@@ -63,9 +82,9 @@ def alive(pid):
 
 @pytest.mark.skipif(not CHILDREN.exists(), reason="needs /proc to find the processes")
 @pytest.mark.parametrize("victim", [0, 1])
-def test_the_other_process_of_the_launcher_ends_in_one_line(project, victim):
+def test_the_other_process_of_the_launcher_ends_in_one_line(project, script, victim):
     checkpoint = project / "runs/breast_cancer/version_0/checkpoints/last.ckpt"
-    main = start(project, "-m", "lr_lightning", *ENDLESS, *DDP)
+    main = start(project, script, *ENDLESS, *DDP)
     try:
         wait_until(checkpoint.exists, "the first checkpoint")
         processes = [main.pid, *children(main)]
@@ -89,12 +108,11 @@ def test_the_other_process_of_the_launcher_ends_in_one_line(project, victim):
 
 
 @pytest.mark.skipif(not CHILDREN.exists(), reason="needs /proc to find the processes")
-def test_torchrun_starts_again_and_goes_on_from_the_last_checkpoint(project, run):
+def test_torchrun_starts_again_and_goes_on_from_the_last_checkpoint(project, script, run):
     last = project / "runs/breast_cancer/version_0/checkpoints/last.ckpt"
-    fit = [*FIT, "--trainer.max_epochs", "350", "--trainer.logger", "false"]
+    fit = [*FIT, "--trainer.max_epochs", "100", "--trainer.logger", "false"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
-    torchrun += ["-m", "lr_lightning"]
-    main = start(project, *torchrun, *fit, *DDP)
+    main = start(project, *torchrun, script, *fit, *DDP)
     try:
         wait_until(lambda: last.exists() or main.poll() is not None, "the first checkpoint")
         before = load(last).coefficients
