@@ -490,7 +490,7 @@ def state():
         str(random.getstate()), str(np.random.get_state()), torch.get_rng_state().tolist(), torch.get_default_dtype(),
         torch.get_num_threads(), torch.is_grad_enabled(), torch.is_anomaly_enabled(), list(warnings.filters),
         [signal.getsignal(s) for s in signal.valid_signals()], dict(os.environ), os.getcwd(),
-        [(name, vars(logging.getLogger(name))) for name in names],
+        [(name, [*vars(logging.getLogger(name)).items()], [*logging.getLogger(name).filters]) for name in names],
     ]
 
 LogisticRegressionClassifier().fit(X, y)  # the first one imports a little more
