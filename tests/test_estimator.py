@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", minversion="1.8")
+pytest.importorskip("sklearn", minversion="1.9")  # whose words the tests compare with
 
 from sklearn import config_context
 from sklearn.base import clone
