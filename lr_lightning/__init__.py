@@ -1,6 +1,9 @@
 """Binary logistic regression as a PyTorch Lightning experiment project.
 
 The public names are imported when they are first used, so that `import lr_lightning` costs next to nothing.
+
+The exact solver is `lr_lightning.solver.SubsampledNewton`; what a fit has to say is a
+`lr_lightning.statistics.report.Report`.
 """
 
 from __future__ import annotations

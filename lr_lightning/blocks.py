@@ -36,8 +36,8 @@ def block_rows(x: Tensor) -> int:
 
 
 def row_groups(rows: int) -> int:
-    """Number of partial sums that :func:`weighted_row_sums` leaves of a block of ``rows`` rows."""
-    return -(-rows // _TERMS)
+    """Number of partial sums that :func:`weighted_row_sums` leaves of a block of ``rows`` rows, of which 0 is one."""
+    return max(1, -(-rows // _TERMS))
 
 
 def weighted_row_sums(block: Tensor, weight: Tensor, out: Tensor) -> None:

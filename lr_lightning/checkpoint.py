@@ -1,17 +1,15 @@
-"""Checkpoint files: read without unpickling anything but tensors and plain types, written whole or not at all."""
+"""Checkpoint files: read without executing anything in them, written whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
-import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from lr_lightning.archive import load_archive
+from lr_lightning.checkpoint_contents import check_contents
 from lr_lightning.errors import InputError
 
 TEMPORARY = ".tmp"
@@ -19,26 +17,13 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU.
+    """The content of a checkpoint: tensors on the CPU and plain values, of which nothing has been executed.
 
     Raises:
-        InputError: if the file is missing, is no checkpoint, or is not one of this package.
+        InputError: if the file is missing, is no checkpoint, is not one of this package, or contradicts itself.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, not a checkpoint; choose a file such as checkpoints/last.ckpt")
-    if not path.exists():
-        raise InputError(f"{path}: no such checkpoint")
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: is not a checkpoint, or is cut short")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: refused, because it holds more than tensors and plain values") from error
-    except (RuntimeError, KeyError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is not a checkpoint, or is cut short") from error
-    if not isinstance(checkpoint, dict) or "linear_sigmoid.linear.weight" not in checkpoint.get("state_dict", {}):
-        raise InputError(f"{path}: is not a checkpoint of a logistic regression")
+    checkpoint = load_archive(path)
+    check_contents(checkpoint, os.fsdecode(path))
     return checkpoint
 
 

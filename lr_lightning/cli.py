@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from lr_lightning.errors import InputError, ProcessLostError
+from lr_lightning.errors import InputError, ProcessLostError, printable
 from lr_lightning.processes import is_first_on_machine, is_first_process
 
-# Each command is a module of lr_lightning.commands with `run(arguments)`, imported when it is asked for: only
-# those that train or test may cost the import of Lightning.
+# Each command is a module of lr_lightning.commands with `run(arguments)` and `make_parser()`, imported when it is
+# asked for: only those that train or test may cost the import of Lightning.
 COMMANDS = {
     "fit": "fit a logistic regression to a table",
     "validate": "measure a checkpoint on the fit's validation rows, or on a table",
@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": "write the probability and the predicted label of each row of a table",
     "report": "print the coefficients of a fit, their standard errors, and what to heed",
     "export": "write the model as an ONNX graph or as a JSON scoring file, for use without this package",
+    "completion": "print a script that completes commands and options in bash, zsh or tcsh",
 }
 
 IN_SEVERAL_PROCESSES = {"fit", "validate", "test"}  # of the others, the first process does all
@@ -86,12 +87,21 @@ def _show_messages() -> None:
     if log.disabled:
         warnings.simplefilter("ignore")
     log.setLevel(logging.INFO)
-    log.handlers[:] = [logging.StreamHandler()]
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable())
+    log.handlers[:] = [handler]
     log.propagate = False
+
+
+class _Printable(logging.Formatter):
+    """Messages name columns and levels, and those may be anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(" ".join(super().format(record).splitlines()))
 
 
 def _mistake(message: str) -> int:
     """Say it, once on each machine: its processes all see the same files."""
     if is_first_on_machine():
-        print("error: " + re.sub(r"\s*\n\s*", " ", message.strip()), file=sys.stderr)
+        print("error: " + printable(re.sub(r"\s*\n\s*", " ", message.strip())), file=sys.stderr)
     return MISTAKE

@@ -25,6 +25,8 @@ except ImportError as error:
 
 from lr_lightning.estimator_penalty import penalty_in_use
 
+__all__ = ["LogisticRegressionClassifier"]
+
 FINEST_TOL = 1e-7  # every fit is at least as exact
 
 
@@ -74,8 +76,9 @@ class LogisticRegressionClassifier(ClassifierMixin, SparseCoefMixin, BaseEstimat
         >>> from sklearn.datasets import load_breast_cancer
         >>> from lr_lightning import LogisticRegressionClassifier
         >>> X, y = load_breast_cancer(return_X_y=True)
-        >>> LogisticRegressionClassifier(C=0.1).fit(X, y).score(X, y)
-        0.949...
+        >>> classifier = LogisticRegressionClassifier(C=0.1).fit(X, y)
+        >>> print(f"{classifier.score(X, y):.4f}")
+        0.9543
     """
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012 - scikit-learn's name and form

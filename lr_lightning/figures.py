@@ -7,6 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lr_lightning.errors import printable
+
 SIZE = (6.4, 4.8)  # inches; TensorBoard shows it without scaling
 
 # Okabe & Ito (2008), "Color Universal Design": told apart with any kind of colour vision.
@@ -42,7 +44,7 @@ def probability_curve(
         axes.plot(*points, "o", color="black", alpha=0.6, markersize=5, label="data")
     if band is not None:
         axes.fill_between(x, *band, color=_BLUE, alpha=0.2, linewidth=0, label=f"{100 * level:g} % confidence band")
-    axes.set(xlabel=x_label, ylabel=y_label, xlim=(x[0], x[-1]), ylim=(-0.05, 1.05))
+    axes.set(xlabel=_short(x_label, 60), ylabel=_short(y_label, 60), xlim=(x[0], x[-1]), ylim=(-0.05, 1.05))
     axes.grid(True, alpha=0.4)
     axes.legend(loc="lower right")
     return figure
@@ -248,7 +250,7 @@ def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _short(name: str, most: int = _LONGEST_NAME) -> str:
     """The name with its middle left out if it is long: levels of a column differ in their last letters."""
-    name = " ".join(name.split())
+    name = printable(" ".join(name.split()))
     if len(name) > most:
         name = f"{name[: most // 2].rstrip()}…{name[-(most - most // 2 - 1) :].lstrip()}"
     return name.replace("$", r"\$")

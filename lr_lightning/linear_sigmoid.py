@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,17 @@ class LinearSigmoid(nn.Module):
         fit_intercept: False fixes b at 0 in standardised coordinates; the features are then not centred.
         standardization: the map to put before the linear layer; None leaves the features as they are. A scale
             of infinity takes a feature out of the model.
+
+    Example:
+        >>> import torch
+        >>> from lr_lightning import LinearSigmoid
+        >>> model = LinearSigmoid(2)
+        >>> model.set_coefficients(torch.tensor([1.0, -1.0], dtype=torch.float64), intercept=0.5)
+        >>> x = torch.tensor([[1.0, 1.0], [2.0, 0.5]])
+        >>> model.logits(x).tolist()
+        [0.5, 2.0]
+        >>> [round(p, 4) for p in model(x).tolist()]
+        [0.6225, 0.8808]
     """
 
     mean: Tensor
@@ -39,7 +51,8 @@ class LinearSigmoid(nn.Module):
         self.register_buffer("mean", mean.clone())
         self.register_buffer("scale", scale.clone())
         # Without an initialisation of its own, which would draw from torch's random numbers.
-        self.linear = nn.utils.skip_init(nn.Linear, in_features, 1, bias=fit_intercept, dtype=torch.float64)
+        linear = nn.utils.skip_init(nn.Linear, in_features, 1, bias=fit_intercept, dtype=torch.float64)
+        self.linear = cast(nn.Linear, linear)
         nn.init.zeros_(self.linear.weight)  # the objective is convex: any start will do, and zero is impartial
         if fit_intercept:
             nn.init.zeros_(self.linear.bias)

@@ -57,7 +57,7 @@ def logistic_loss(
 def logistic_hessian(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, sample_weight: Tensor | None = None
 ) -> Tensor:
-    r"""Hessian of :func:`logistic_loss`, which does not depend on the labels.
+    r"""Hessian of `logistic_loss`, which does not depend on the labels.
 
     .. math:: \sum_i v_i \, \sigma(z_i)\, \sigma(-z_i) \, \tilde x_i \tilde x_i^\top, \qquad \tilde x = (x, 1)
 
@@ -158,7 +158,7 @@ def sweep(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, gradient (d,) and sum of the residuals (the intercept's gradient), all float64, in one sweep.
 
-    The arguments are :func:`logistic_loss`'s, unchecked. The result does not depend on the number of workers:
+    The arguments are `logistic_loss`'s, unchecked. The result does not depend on the number of workers:
     every block leaves its sums in a row of its own. Without gradient the two latter are zero.
     """
     n, d = x.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
@@ -13,7 +14,10 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import Self
 
+from lr_lightning.checkpoint import read_checkpoint
+from lr_lightning.checkpoint_contents import PREFIX, check_contents
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.summary import TrainingSummary, row_weights
 from lr_lightning.data.tensors import DESCRIPTION, TensorDataModule
@@ -66,8 +70,36 @@ class LogisticRegression(LightningModule):
         optimizer: SubsampledNewton, the exact solver, or the name of a class in `torch.optim`.
         optimizer_options: its keyword arguments, such as {"lr": 0.1}.
 
+    Attributes:
+        converged: whether the fit reached the optimum.
+        threshold: the number in use; one that is chosen on the validation rows is known after the fit.
+
     Raises:
         InputError: if an argument is out of its range or the optimizer is not known.
+
+    Example:
+        Twenty students, their hours of study, and who passed:
+
+        >>> import torch
+        >>> from lightning.pytorch import Trainer
+        >>> from lr_lightning import LogisticRegression, TensorDataModule
+        >>> hours = [0.5, 0.75, 1, 1.25, 1.5, 1.75, 1.75, 2, 2.25, 2.5, 2.75, 3, 3.25, 3.5, 4, 4.25, 4.5, 4.75, 5, 5.5]
+        >>> passed = [0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 1, 1, 1, 1, 1]
+        >>> data = TensorDataModule(torch.tensor(hours)[:, None], torch.tensor(passed), feature_names=["hours"])
+        >>> model = LogisticRegression()
+        >>> trainer = Trainer(
+        ...     max_epochs=100, accelerator="cpu", logger=False, enable_checkpointing=False,
+        ...     enable_progress_bar=False, enable_model_summary=False,
+        ... )
+        >>> trainer.fit(model, data)
+        >>> model.converged
+        True
+        >>> [round(p, 4) for p in model(torch.tensor([[2.0], [4.0]])).tolist()]
+        [0.2557, 0.8744]
+        >>> for row in model.infer().coefficients:
+        ...     print(f"{row.name:<11} {row.estimate:7.4f} {row.std_error:.4f}")
+        (Intercept) -4.0777 1.7610
+        hours        1.5046 0.6287
     """
 
     linear_sigmoid: LinearSigmoid
@@ -113,7 +145,7 @@ class LogisticRegression(LightningModule):
     # ---- prediction -------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
-        """Probabilities, shape (n,), of raw features x, shape (n, d)."""
+        """Probabilities, shape (n,), of raw features x, shape (n, d), at the Trainer's precision."""
         return torch.sigmoid(self.logits(x))
 
     def logits(self, x: Tensor) -> Tensor:
@@ -121,7 +153,7 @@ class LogisticRegression(LightningModule):
         return self.linear_sigmoid.logits(x).to(self.dtype)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Probabilities of raw features, or of the first tensor of a batch."""
+        """Probabilities, shape (n,), of raw features (n, d), or of the first tensor of a batch."""
         return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
     def predictor(self) -> Predictor:
@@ -160,7 +192,11 @@ class LogisticRegression(LightningModule):
     # ---- set-up -----------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Take the number of features, the standardisation and the class weights from the training rows."""
+        """Take the number of features, the standardisation and the class weights from the training rows.
+
+        Raises:
+            InputError: if the device or precision would lose digits, or the data have another number of features.
+        """
         refuse_unfit_trainer(self.trainer)
         self._held_out = HeldOutRows()
         data = getattr(self.trainer, "datamodule", None)
@@ -218,7 +254,10 @@ class LogisticRegression(LightningModule):
             raise InputError(f"{self.hparams['optimizer']} needs all rows in one batch; leave batch_size unset")
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """The objective on a batch `(x, y)` or `(x, y, weight)`, whose gradient DDP averages over the processes."""
+        """The objective, a scalar, on a batch `(x, y)` or `(x, y, weight)` of shapes (n, d), (n,) and (n,).
+
+        DDP averages its gradient over the processes.
+        """
         x, y, *weight = batch
         v = row_weights(y, weight[0] if weight else None, self.training_summary.class_weights)
         loss = logistic_loss(x, y, *self._served_affine(x), v)
@@ -311,7 +350,7 @@ class LogisticRegression(LightningModule):
     # ---- held-out rows ----------------------------------------------------------------------------------
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Collect a batch for the held-out metrics."""
+        """Collect a batch `(x, y)` or `(x, y, weight)` for the held-out metrics."""
         x, y, *weight = batch
         w, b = self._served_affine(x)
         self._held_out.add(torch.addmv(b.to(x.dtype), x, w.to(x.dtype)), y, weight[0] if weight else None)
@@ -346,12 +385,57 @@ class LogisticRegression(LightningModule):
         if self._trainer is not None:
             checkpoint["progress"] = {**fit_settings(self.trainer), "objective": self._line_search_end.objective}
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override] (Lightning's also downloads, and takes open files)
+        cls,
+        checkpoint_path: str | os.PathLike[str],
+        map_location: Any = None,
+        hparams_file: str | os.PathLike[str] | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **settings: Any,
+    ) -> Self:
+        """The model of a checkpoint, in train mode, as Lightning has it.
+
+        Args:
+            checkpoint_path: a local file; nothing in it is executed.
+            map_location: the device to put the model on; the CPU by default.
+            hparams_file: None; the settings are in the checkpoint.
+            strict: of no effect: all tensors have to fit, and there must be no others.
+            weights_only: of no effect: nothing is ever unpickled.
+            settings: arguments of the constructor that overrule the checkpoint's.
+
+        Raises:
+            InputError: if the file is no checkpoint of this model, or contradicts itself.
+        """
+        if hparams_file is not None:
+            raise InputError(f"{os.fsdecode(hparams_file)}: the settings are in the checkpoint; leave hparams_file out")
+        model = cls.from_contents(read_checkpoint(checkpoint_path), checkpoint_path, **settings)
+        return model if map_location is None else model.to(map_location)
+
+    @classmethod
+    def from_contents(cls, checkpoint: dict[str, Any], name: str | os.PathLike[str], **settings: Any) -> Self:
+        """The same from what `read_checkpoint` gives; `name` is what error messages call it."""
+        try:
+            model = cls(**{**checkpoint.get("hyper_parameters", {}), **settings})
+        except (InputError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(f"{os.fsdecode(name)}: its settings fit no logistic regression ({error})") from error
+        model._build(len(checkpoint["state_dict"][f"{PREFIX}mean"]), None)
+        model.on_load_checkpoint(checkpoint)
+        try:
+            model.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise InputError(f"{os.fsdecode(name)}: its tensors do not fit its settings") from error
+        return model
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back; a fit that goes on from it must have the same settings and the same rows.
 
         Raises:
-            InputError: if it has others.
+            InputError: if it has others, or if its parts do not fit one another; Lightning's own loader comes by
+                here too.
         """
+        check_contents(checkpoint, "the checkpoint")
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             name, data = str(self.trainer.ckpt_path), getattr(self.trainer, "datamodule", None)
             refuse_other_settings(name, checkpoint, self, data, self.trainer)

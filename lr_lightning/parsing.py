@@ -3,28 +3,67 @@
 from __future__ import annotations
 
 import re
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from lr_lightning.class_policy import allow_classes, why_denied
+from lr_lightning.configuration import refuse_large_files, use_checked_yaml
 from lr_lightning.errors import InputError
+
+use_checked_yaml()
+set_parsing_settings(
+    config_read_mode_urls_enabled=False,
+    config_read_mode_fsspec_enabled=False,
+    instantiate_subclass_spec_in_any=False,
+)
+
+
+CUSTOM_CLASSES = "--allow-custom-classes"
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse `arguments` with a parser made with `exit_on_error=False`.
 
+    A class that an option or a configuration file names is imported only if it may be (`allow_classes`).
+
     Raises:
         InputError: naming the option, and the configuration file where it stands in one, in one line.
     """
+    allow_classes(custom=CUSTOM_CLASSES in arguments)
+    refuse_large_files(arguments)
     try:
         return parser.parse_args(list(arguments))
     except ArgumentError as error:
         message = _with_suggestion(one_line(str(error)), parser)
         raise InputError(f"{_culprit(parser, arguments, str(error))}{message}") from error
+
+
+def dump(parser: ArgumentParser, config: Namespace) -> str:
+    """The configuration as YAML.
+
+    Raises:
+        InputError: if the value of an option has no spelling.
+    """
+    try:
+        return parser.dump(config, skip_unset=True)
+    except ValueError as error:
+        raise InputError(f"{one_line(str(error))}: it cannot be written to config.yaml") from error
+
+
+def add_custom_classes_option(parser: ArgumentParser) -> None:
+    """Add `--allow-custom-classes`; it counts on the command line alone, for a file must not permit itself more."""
+    parser.add_argument(
+        CUSTOM_CLASSES,
+        action="store_true",
+        default=SUPPRESS,
+        help="let options, configuration files and the checkpoint name classes of other packages than lr_lightning, "
+        "torch.optim, lightning and torchmetrics: only for files that you trust as you trust a program",
+    )
 
 
 def _culprit(parser: ArgumentParser, arguments: Sequence[str], message: str) -> str:
@@ -64,6 +103,8 @@ def one_line(message: str) -> str:
     option = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)":', message)))
     message = re.sub(r'Parser key "[^"]+":|in "<unicode string>", ', "", message).strip()
     prefix = f"option {option}: " if option else ""
+    if denied := re.search(r"Importing '(.+?)' is not allowed, denied by the '(.+?)' entry", message):
+        return prefix + why_denied(denied[1], denied[2])
     unknown = re.search(r"Group '(.+)' does not accept option '(.+)'|Option '(.+)' is not accepted", message)
     unknown = unknown or re.search(r"unrecognized arguments: --([^\s=]+)", message)
     if unknown:

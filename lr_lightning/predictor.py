@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_lightning.checkpoint import read_checkpoint
+from lr_lightning.archive import load_archive
+from lr_lightning.checkpoint_contents import check_contents, model_state
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.linear_sigmoid import LinearSigmoid
@@ -23,10 +24,34 @@ if TYPE_CHECKING:
 def load(checkpoint: str | os.PathLike[str]) -> Predictor:
     """A predictor from a checkpoint file, on the CPU and in eval mode.
 
+    Args:
+        checkpoint: the path of a checkpoint of `lr-lightning fit` or of a Trainer. Nothing in it is
+            executed.
+
     Raises:
-        InputError: if the file is not a checkpoint of a logistic regression.
+        InputError: if the file is not a checkpoint of a logistic regression, or is not to be trusted.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from lightning.pytorch import Trainer
+        >>> from lr_lightning import HoursDataModule, LogisticRegression, load
+        >>> trainer = Trainer(
+        ...     max_epochs=100, accelerator="cpu", logger=False, enable_checkpointing=False,
+        ...     enable_progress_bar=False, enable_model_summary=False,
+        ... )
+        >>> trainer.fit(LogisticRegression(l2=0.1), HoursDataModule())
+        >>> with TemporaryDirectory() as folder:
+        ...     trainer.save_checkpoint(Path(folder) / "hours.ckpt")
+        ...     predictor = load(Path(folder) / "hours.ckpt")
+        >>> list(predictor.coefficients)
+        ['hours']
+        >>> predictor.probability([[1.0], [4.0]]) > 0.5
+        tensor([False,  True])
+        >>> predictor.predict({"hours": [1.0, 4.0]})
+        array([0, 1])
     """
-    return Predictor.from_checkpoint(read_checkpoint(checkpoint), os.fspath(checkpoint))
+    return Predictor.from_checkpoint(load_archive(checkpoint), os.fsdecode(checkpoint))
 
 
 class Predictor:
@@ -40,6 +65,19 @@ class Predictor:
         curve: low and high end and the axes' labels of the probability curve of a single feature, or None.
         report: `Report.to_dict()` of the fit, or None.
         covariance: `Covariance.to_dict()` of the fit, or None where there are no standard errors.
+
+    Example:
+        Mostly made by `load`; a model whose coefficients are known needs no checkpoint:
+
+        >>> import torch
+        >>> from lr_lightning import LinearSigmoid, Predictor, TableSchema
+        >>> model = LinearSigmoid(1)
+        >>> model.set_coefficients(torch.tensor([1.5046], dtype=torch.float64), intercept=-4.0777)
+        >>> predictor = Predictor(model, TableSchema.of_numbers(["hours"], target="passed"))
+        >>> predictor.coefficients
+        {'hours': 1.5046}
+        >>> [round(p, 3) for p in predictor.probability({"hours": [2.0, 4.0]}).tolist()]
+        [0.256, 0.874]
     """
 
     def __init__(
@@ -62,25 +100,19 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any], name: str) -> Predictor:
-        """From a checkpoint's content; `name` is what error messages call it."""
-        prefix = "linear_sigmoid."
-        state = {
-            key.removeprefix(prefix): value.detach().cpu()
-            for key, value in checkpoint["state_dict"].items()
-            if key.startswith(prefix)
-        }
-        n_features = state["linear.weight"].shape[-1]
-        model = LinearSigmoid(n_features, fit_intercept="linear.bias" in state)
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise InputError(f"{name}: its tensors do not fit a logistic regression") from error
+        """From a checkpoint's content; `name` is what error messages call it.
+
+        Raises:
+            InputError: if the parts of the checkpoint do not fit one another.
+        """
+        check_contents(checkpoint, name)
+        state = model_state(checkpoint)
+        model = LinearSigmoid(state["linear.weight"].shape[1], fit_intercept="linear.bias" in state)
+        model.load_state_dict(state)
         if checkpoint.get("schema") is None:
-            schema = TableSchema.of_numbers([f"x{j}" for j in range(n_features)], target="y")
+            schema = TableSchema.of_numbers([f"x{j}" for j in range(len(state["mean"]))], target="y")
         else:
             schema = TableSchema.from_dict(checkpoint["schema"])
-        if len(schema.feature_names) != n_features:
-            raise InputError(f"{name}: its schema has {len(schema.feature_names)} features, its model {n_features}")
         return cls(
             model,
             schema,
@@ -139,13 +171,17 @@ class Predictor:
         """The report of the fit.
 
         Raises:
-            InputError: if the checkpoint has none: only the end of a fit makes one.
+            InputError: if the checkpoint has none (only the end of a fit makes one), or one of another model.
         """
         from lr_lightning.statistics.report import Report
 
         if self._report is None:
             raise InputError("the checkpoint has no report; last.ckpt of a finished fit has one")
-        return Report.from_dict(self._report)
+        report = Report.from_dict(self._report)
+        names = tuple(row.name for row in report.coefficients if row.name != "(Intercept)")
+        if names != self.schema.feature_names:
+            raise InputError("the report in the checkpoint is damaged (its coefficients are not the model's)")
+        return report
 
     def probability_interval(self, data: Any, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Confidence limits of `probability`, by the delta method on the logit: two float64 tensors, shape (n,).

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
@@ -19,6 +18,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from lr_lightning.checkpoint import remove_temporary
 from lr_lightning.errors import InputError
+from lr_lightning.processes import is_first_process
 
 try:
     import fcntl
@@ -26,11 +26,6 @@ except ImportError:  # Windows
     fcntl = None
 
 ROOT = Path("runs")
-
-
-def is_first_process() -> bool:
-    """Whether this is the one process, or of several the one that writes."""
-    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 class RunFolder:
@@ -77,6 +72,12 @@ class RunFolder:
         """The run that a checkpoint belongs to; None where it lies elsewhere."""
         run = cls(checkpoint.absolute().parent.parent)
         return run if run.config.exists() and checkpoint.absolute().parent == run.checkpoints else None
+
+    @classmethod
+    def of_config(cls, config: Path) -> RunFolder | None:
+        """The run whose settings a file holds; None where it is none of ours."""
+        run = cls(config.absolute().parent)
+        return run if config.name == run.config.name and re.fullmatch(r"version_\d+", run.path.name) else None
 
     def occupy(self) -> None:
         """Keep other fits out of this folder until this process ends, however it ends.

@@ -115,7 +115,7 @@ def fit_silently(
         finally:
             # These refer to one another: the rows would stay in memory until Python next looks for cycles.
             for part in (trainer.strategy, trainer, model, data):
-                part.__dict__.clear()
+                vars(part).clear()
 
 
 def _precision(dtype: np.dtype) -> Precision:

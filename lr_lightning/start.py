@@ -73,7 +73,7 @@ def standardization_of(training: Standardization, hparams: Mapping[str, Any]) ->
         # Nothing else stands for a constant column then, such as a column of ones of the user's own.
         mean, scale = torch.zeros_like(mean), torch.where(scale > 0, scale, mean.abs())
     if not hparams["standardize"] and not is_full_batch(hparams["optimizer"]):
-        mean, scale = torch.zeros_like(mean), torch.where(scale > 0, 1.0, 0.0)
+        mean, scale = torch.zeros_like(mean), (scale > 0).to(scale.dtype)
     return Standardization(mean, torch.where(scale > 0, scale, torch.inf))  # a constant column has no influence
 
 

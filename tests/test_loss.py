@@ -193,3 +193,15 @@ def test_hessian_agrees_with_autograd(dtype, tolerance, weighted, with_bias):
     assert hessian.dtype == torch.float64
     torch.testing.assert_close(hessian, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
     assert torch.equal(hessian, hessian.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_rows_at_all_are_a_sum_of_nothing(dtype):
+    """A process can have no share of a small minibatch."""
+    weight, bias = torch.ones(3, dtype=torch.float64, requires_grad=True), torch.ones(1, dtype=torch.float64)
+    loss = logistic_loss(torch.empty(0, 3, dtype=dtype), torch.empty(0), weight, bias.requires_grad_())
+    loss.backward()
+    assert loss.item() == 0
+    assert weight.grad is not None
+    assert bias.grad is not None
+    assert weight.grad.tolist() + bias.grad.tolist() == [0.0] * 4

@@ -1,19 +1,26 @@
-"""What the README tells a newcomer to type is typed here."""
+"""What the README tells a newcomer to type is typed here; the README in Chinese tells the same."""
 
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 from lr_lightning.cli import COMMANDS
 from tests.conftest import ROOT, python
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+
+
+def all_blocks(text):
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def blocks(language):
-    fences = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-    return [body for fence, body in fences if fence == language]
+    return [body for fence, body in all_blocks(README) if fence == language]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +43,7 @@ def clone(tmp_path_factory):
 
 def test_commands_run(clone):
     _, said = clone
-    assert len(said) == 5
+    assert len(said) == 7
     predicted = next(done for command, done in said.items() if " predict " in command)
     assert len(predicted.stdout.splitlines()) == 1 + 569
 
@@ -45,6 +52,41 @@ def test_last_lines_are_those_that_the_readme_shows(clone):
     _, said = clone
     shown = next(block for block in blocks("") if "final loss" in block)
     assert said["lr-lightning fit --config conf/hours.yaml"].stderr.endswith(shown)
+
+
+def test_a_runs_configuration_repeats_it_bit_by_bit(clone):
+    folder, _ = clone
+    first, again = (folder / "runs/breast_cancer" / name / "report.json" for name in ("version_0", "version_1"))
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_scripts_for_the_shell_run(clone):
+    """The sweep, and completion, in bash itself, with a home folder of its own and `lr-lightning` on the path."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash")
+    folder, _ = clone
+    command = folder / "bin" / "lr-lightning"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lr_lightning "$@"\n')
+    command.chmod(0o755)
+    path = {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(folder)}
+    sweep, completion = blocks("bash")
+    for script in (sweep, completion):
+        done = subprocess.run(
+            [bash, "-eu", "-c", script],
+            cwd=folder,
+            env={**os.environ, **path},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), script
+    versions = [folder / f"runs/breast_cancer/version_{number}" for number in (2, 3, 4)]
+    chosen = [re.search(r"^  l2: (\S+)$", (run / "config.yaml").read_text(), flags=re.MULTILINE) for run in versions]
+    assert [match[1] for match in chosen] == ["0.001", "0.01", "0.1"]
+    script = folder / ".local/share/bash-completion/completions/lr-lightning"
+    assert "complete -o" in script.read_text()
 
 
 def test_python_runs(clone):
@@ -63,6 +105,28 @@ def test_every_command_is_in_the_table():
     assert listed == set(COMMANDS)
 
 
-def test_every_module_that_the_readme_names_exists():
-    for name in re.findall(r"`((?:lr_lightning|conf|notebooks|tests)/[\w./]*)`", README):
+@pytest.mark.parametrize("text", [README, CHINESE], ids=["English", "Chinese"])
+def test_everything_that_a_readme_names_exists(text):
+    names = re.findall(r"`((?:lr_lightning|conf|notebooks|tests|docs)/[\w./]*)`", text)
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text)
+    assert len(names) > 15
+    assert len(links) >= 5
+    for name in names + links:
         assert (ROOT / name).exists(), name
+
+
+def first_cells(text):
+    """The first cell of each table row that names something to type, but for the words around it."""
+    return [re.findall(r"`([^`]*)`", cell) for cell in re.findall(r"^\| (`.*?`[^|\n]*) \| ", text, flags=re.MULTILINE)]
+
+
+def test_the_readme_in_chinese_has_the_same_commands_in_the_same_order():
+    """Every block and every table, so that what is tested of one README holds for the other."""
+    assert all_blocks(CHINESE) == all_blocks(README)
+    assert first_cells(CHINESE) == first_cells(README)
+    levels = [
+        re.findall(r"^#+(?= )", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), flags=re.M)
+        for text in (README, CHINESE)
+    ]
+    assert levels[0] == levels[1]
+    assert len(first_cells(README)) > 25

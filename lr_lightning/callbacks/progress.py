@@ -21,7 +21,8 @@ class FitProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw an empty bar."""
         console = Console(stderr=True)
-        if not trainer.is_global_zero or not console.is_terminal:
+        # rich's own answer follows variables such as FORCE_COLOR too, which colour a file but cannot move its cursor.
+        if not trainer.is_global_zero or not console.is_interactive or not sys.stderr.isatty():
             return
         self._bar = Progress(
             TextColumn("epoch {task.completed}/{task.total}"),
@@ -40,11 +41,11 @@ class FitProgress(Callback):
         loss, done = float(trainer.callback_metrics["train/loss"]), trainer.current_epoch + 1
         if self._bar is not None:
             self._bar.update(self._task, completed=done, loss=f"{loss:.6g}")
-        elif trainer.is_global_zero and done % max(1, (trainer.max_epochs or 0) // LINES_WITHOUT_TERMINAL) == 0:
+        elif trainer.is_global_zero and done % _epochs_a_line(trainer.max_epochs, done) == 0:
             print(f"epoch {trainer.current_epoch}: train/loss {loss:.6g}", file=sys.stderr)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the bar as it is, whole at the end of a fit that stopped by itself."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as it is, whole at the end of a fit that stopped by itself, before others write below it."""
         self._stop(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -57,3 +58,10 @@ class FitProgress(Callback):
                 self._bar.update(self._task, total=self._bar.tasks[0].completed)
             self._bar.stop()
             self._bar = None
+
+
+def _epochs_a_line(max_epochs: int | None, done: int) -> int:
+    """Of a fit without a limit the lines grow rarer: nine for each power of ten."""
+    if max_epochs is None or max_epochs < 0:
+        return 10 ** (len(str(done)) - 1)
+    return max(1, max_epochs // LINES_WITHOUT_TERMINAL)

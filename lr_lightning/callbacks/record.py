@@ -25,7 +25,7 @@ from lr_lightning.statistics.wald import CovarianceType
 
 
 class RunRecord(Callback):
-    """Writes config.yaml, report.json, the figures, and all of them to TensorBoard.
+    """Writes config.yaml, report.json, the figures, and all of them to TensorBoard; the settings to every logger.
 
     Args:
         run: where it goes.
@@ -71,6 +71,9 @@ class RunRecord(Callback):
         if is_new and isinstance(trainer.logger, RunLogger):
             indented = "".join(f"    {line}\n" for line in self.config.splitlines())  # Markdown's code block
             trainer.logger.experiment.add_text("config", indented)
+        for logger in trainer.loggers:
+            if not isinstance(logger, RunLogger):  # ours takes them at the end, beside the metrics to compare
+                logger.log_hyperparams(dict(self.settings))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the epoch's losses for their picture."""

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
 
 from lr_lightning import TableDataModule
 from lr_lightning.checkpoint import read_checkpoint
+from lr_lightning.class_policy import allow_classes, refuse_unsuitable_class
 from lr_lightning.commands.trainer import (
     add_data_arguments,
     add_trainer_arguments,
@@ -22,7 +24,7 @@ from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
-from lr_lightning.parsing import instantiate, parse
+from lr_lightning.parsing import CUSTOM_CLASSES, instantiate, parse
 from lr_lightning.run_folder import RunFolder
 
 
@@ -30,16 +32,17 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     """Print the metrics of a checkpoint to stdout, and add them to its run folder where it lies in one."""
     path = checkpoint_path(arguments)
     checkpoint = None if path is None else read_checkpoint(path)
-    parser = _parser(command, checkpoint)
+    if checkpoint is not None and checkpoint.get("data") is not None:
+        allow_classes(custom=CUSTOM_CLASSES in arguments)
+        refuse_unsuitable_class(checkpoint["data"]["class_path"], LightningDataModule, f"{path}")
+    parser = make_parser(command, checkpoint)
     config = parse(parser, arguments)
     if path is None or checkpoint is None:
         raise InputError("option ckpt_path: name the checkpoint to measure")
     if config.data is None:
         raise InputError("option data.path: name the data; the checkpoint does not know where its own came from")
 
-    model = LogisticRegression(**checkpoint["hyper_parameters"])
-    model.on_load_checkpoint(checkpoint)
-    model.load_state_dict(checkpoint["state_dict"])
+    model = LogisticRegression.from_contents(checkpoint, path)
     data = instantiate(config.data)
     if isinstance(data, TableDataModule):
         mean, scale = model.linear_sigmoid.mean, model.linear_sigmoid.scale
@@ -66,7 +69,8 @@ def checkpoint_path(arguments: Sequence[str]) -> Path | None:
     return first.parse_known_args(list(arguments))[0].ckpt_path
 
 
-def _parser(command: str, checkpoint: dict[str, Any] | None) -> ArgumentParser:
+def make_parser(command: str, checkpoint: dict[str, Any] | None = None) -> ArgumentParser:
+    """The options of `validate` and `test`; the data's defaults are those of the checkpoint."""
     parser = ArgumentParser(
         prog=f"lr-lightning {command}",
         description="Measure a checkpoint on the rows that its fit kept back, or on every row of another table.",

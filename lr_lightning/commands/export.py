@@ -20,7 +20,7 @@ FORMATS = ("onnx", "json")
 
 def run(arguments: Sequence[str]) -> None:
     """Write a fitted model for use without this package."""
-    options = parse(_parser(), arguments)
+    options = parse(make_parser(), arguments)
     output = None if options.output is None else Path(options.output)
     chosen = options.format or _format_of(output)
     if output is None and chosen == "onnx" and sys.stdout.isatty():
@@ -37,7 +37,8 @@ def run(arguments: Sequence[str]) -> None:
     sys.stdout.flush()
 
 
-def _parser() -> ArgumentParser:
+def make_parser() -> ArgumentParser:
+    """The options of `export`."""
     parser = ArgumentParser(
         prog="lr-lightning export",
         description="Write a fitted model as an ONNX graph, from raw columns to the label, or as a JSON scoring file.",

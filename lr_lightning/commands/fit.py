@@ -23,6 +23,9 @@ from lr_lightning.commands.fit_settings import (
     saved_text,
     settings_and_origin,
 )
+from lr_lightning.commands.fit_settings import (
+    make_parser as make_parser,
+)
 from lr_lightning.commands.resuming import (
     Origin,
     command_to_resume,
@@ -33,8 +36,9 @@ from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
 from lr_lightning.parsing import instantiate, refuse_impossible_level
 from lr_lightning.predictor import load
+from lr_lightning.processes import is_first_process
 from lr_lightning.resume import refuse_other_settings
-from lr_lightning.run_folder import RunFolder, is_first_process
+from lr_lightning.run_folder import RunFolder
 
 log = logging.getLogger("lr_lightning")
 
@@ -148,5 +152,6 @@ def _summary(trainer: Trainer, data: LightningDataModule, checkpoints: RunCheckp
     if checkpoints.best_epoch is not None:
         lines.append(f"best epoch   {checkpoints.best_epoch}, val/loss {checkpoints.best_loss:.6g}: {checkpoints.best}")
     lines.append(f"checkpoint   {checkpoints.last}")
-    lines.append(f"look         tensorboard --logdir {run_folder.path.parent.parent}")
+    if trainer.loggers:
+        lines.append(f"look         tensorboard --logdir {run_folder.path.parent.parent}")
     return "\n".join(lines)

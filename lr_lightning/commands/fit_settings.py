@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from jsonargparse import ArgumentParser, Namespace
 from lr_lightning.commands.evaluate import checkpoint_path
 from lr_lightning.commands.resuming import Origin, after_restart, from_checkpoint, newest_unfinished
 from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments
+from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
 from lr_lightning.optimizers import EXACT
-from lr_lightning.parsing import parse
+from lr_lightning.parsing import dump, parse
+from lr_lightning.run_folder import RunFolder
 from lr_lightning.statistics.wald import CovarianceType
 
 COVARIANCES: dict[str, CovarianceType] = {"nonrobust": "nonrobust", "robust": "HC1", "HC0": "HC0", "HC1": "HC1"}
@@ -28,12 +29,12 @@ def settings_and_origin(arguments: Sequence[str]) -> tuple[ArgumentParser, Names
     """The settings: those that the command names, else those of what the fit goes on from, else the defaults."""
     named = checkpoint_path(arguments)
     origin = None if named is None else from_checkpoint(named)
-    parser = _parser()
+    parser = make_parser()
     parser.set_defaults({} if origin is None else origin.defaults())
     config = parse(parser, arguments)
     unfinished = newest_unfinished(experiment_name(config)) if config.resume else after_restart(experiment_name(config))
     if unfinished is not None:
-        origin, parser = unfinished, _parser()
+        origin, parser = unfinished, make_parser()
         parser.set_defaults(origin.defaults())
         config = parse(parser, arguments)
     elif config.ckpt_path is not None and origin is None:  # named in a configuration file
@@ -41,7 +42,8 @@ def settings_and_origin(arguments: Sequence[str]) -> tuple[ArgumentParser, Names
     return parser, config, origin
 
 
-def _parser() -> ArgumentParser:
+def make_parser() -> ArgumentParser:
+    """The options of `fit`."""
     parser = ArgumentParser(
         prog="lr-lightning fit",
         description="Fit a logistic regression and write a run folder, runs/<experiment>/version_N/.",
@@ -80,10 +82,13 @@ def experiment_name(config: Namespace) -> str:
     """The first config file's name, else the data file's, else the data class's; a saved config keeps its run's."""
     if config.config:
         path = Path(config.config[0].relative)
-        if path.name == "config.yaml" and re.fullmatch(r"version_\d+", path.absolute().parent.name):
-            return path.absolute().parent.parent.name
+        if run := RunFolder.of_config(path):
+            return run.path.parent.name
     else:
-        path = Path(config.data.get("init_args", {}).get("path") or config.data.class_path.rsplit(".", 1)[-1])
+        name = config.data.get("init_args", {}).get("path") or config.data.class_path.rsplit(".", 1)[-1]
+        if not isinstance(name, str):
+            raise InputError("option data.path: expected the path of a file or a folder")
+        path = Path(name)
     return path.name.split(".")[0] or "table"
 
 
@@ -92,12 +97,12 @@ def saved_text(parser: ArgumentParser, config: Namespace) -> str:
     settings = config.clone()
     for key in ("quiet", "resume", *([] if config.ckpt_path else ["ckpt_path"])):
         settings.pop(key, None)
-    return parser.dump(settings, skip_unset=True)
+    return dump(parser, settings)
 
 
 def chosen_settings(config: Namespace) -> dict[str, Any]:
     """What was chosen: for TensorBoard's table of runs, which shows few columns at first sight."""
-    chosen = yaml.safe_load(_parser().dump(config, skip_unset=True, skip_default=True)) or {}
+    chosen = yaml.safe_load(make_parser().dump(config, skip_unset=True, skip_default=True)) or {}
     of_interest = {"model.l1": config.model.l1, "model.l2": config.model.l2, "optimizer": EXACT}
     return of_interest | dict(_flat({part: chosen[part] for part in PARTS if part in chosen}))
 

@@ -29,7 +29,7 @@ NEEDS_QUOTES = re.compile(r'[",\r\n]')
 
 def run(arguments: Sequence[str]) -> None:
     """Write the columns `probability` and `prediction`, a row for each row of the table, in its order."""
-    options = parse(_parser(), arguments)
+    options = parse(make_parser(), arguments)
     output = None if options.output is None else Path(options.output)
     if output is not None and output.suffix not in SUFFIXES:
         raise InputError(f"option output: {output} must end in {' or '.join(SUFFIXES)}")
@@ -53,7 +53,8 @@ def run(arguments: Sequence[str]) -> None:
         sys.stdout.flush()
 
 
-def _parser() -> ArgumentParser:
+def make_parser() -> ArgumentParser:
+    """The options of `predict`."""
     parser = ArgumentParser(
         prog="lr-lightning predict",
         description="Write the probability of the positive label and the predicted label of each row of a table.",

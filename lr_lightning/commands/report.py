@@ -13,15 +13,7 @@ from lr_lightning.predictor import load
 
 def run(arguments: Sequence[str]) -> None:
     """Print the report of a fit to stdout."""
-    parser = ArgumentParser(
-        prog="lr-lightning report",
-        description="Print the report of a fit: coefficients, standard errors, likelihoods, warnings.",
-        exit_on_error=False,
-    )
-    parser.add_argument("--ckpt_path", type=str, required=True, help="the checkpoint of a finished fit")
-    parser.add_argument("--format", choices=["text", "json", "csv"], default="text", help="how to print it")
-    parser.add_argument("--level", type=float | None, help="of the confidence intervals (default: as at the fit)")
-    options = parse(parser, arguments)
+    options = parse(make_parser(), arguments)
     report = load(options.ckpt_path).report()
     if options.level is not None:
         refuse_impossible_level(options.level)
@@ -32,3 +24,16 @@ def run(arguments: Sequence[str]) -> None:
         print(report.to_csv(), end="")
     else:
         print(report.to_text(most=None).rstrip())
+
+
+def make_parser() -> ArgumentParser:
+    """The options of `report`."""
+    parser = ArgumentParser(
+        prog="lr-lightning report",
+        description="Print the report of a fit: coefficients, standard errors, likelihoods, warnings.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--ckpt_path", type=str, required=True, help="the checkpoint of a finished fit")
+    parser.add_argument("--format", choices=["text", "json", "csv"], default="text", help="how to print it")
+    parser.add_argument("--level", type=float | None, help="of the confidence intervals (default: as at the fit)")
+    return parser

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lr_lightning.commands.evaluate import evaluate
+from jsonargparse import ArgumentParser
+
+from lr_lightning.commands import evaluate
 
 
 def run(arguments: Sequence[str]) -> None:
     """Print the metrics, and add them to the run folder."""
-    evaluate("test", arguments)
+    evaluate.evaluate("test", arguments)
+
+
+def make_parser() -> ArgumentParser:
+    """The options of `test`."""
+    return evaluate.make_parser("test")

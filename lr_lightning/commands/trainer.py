@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 
 from lr_lightning import HoursDataModule, TableDataModule
 from lr_lightning.errors import InputError, ProcessLostError
+from lr_lightning.parsing import add_custom_classes_option
 
 # Lightning's defaults are for epochs that take minutes; ours take milliseconds.
 DEFAULTS = {
@@ -32,6 +33,8 @@ DEFAULTS = {
 NOT_OURS = (
     # Lightning 2.6 calls torch's pytree in a way that torch 2.13 deprecates (lightning/pytorch/utilities/_pytree.py).
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # A picture shows a box for what its font lacks; TensorBoard and the report have the name itself.
+    r"Glyph \d+ .*missing from font",
 )
 
 
@@ -47,15 +50,16 @@ def add_data_arguments(parser: ArgumentParser, default: dict[str, Any] | None, h
 
 
 def add_trainer_arguments(parser: ArgumentParser) -> None:
-    """Add `--trainer.*`."""
+    """Add `--trainer.*`, and `--allow-custom-classes`, which they may need."""
     parser.add_class_arguments(Trainer, "trainer", instantiate=False)
     parser.set_defaults(DEFAULTS)
+    add_custom_classes_option(parser)
 
 
 def make_trainer(
     parser: ArgumentParser, config: Namespace, *, logger: Logger | bool, callbacks: Sequence[Callback]
 ) -> Trainer:
-    """The Trainer that `config` asks for, with our logger where it names none, and our callbacks before its own.
+    """The Trainer that `config` asks for, with our logger and our callbacks before its own.
 
     Raises:
         InputError: if Lightning refuses the settings.
@@ -65,9 +69,8 @@ def make_trainer(
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOT_OURS:
         warnings.filterwarnings("ignore", message)
-    options: dict[str, Any] = dict(parser.instantiate(Namespace(trainer=config.trainer)).trainer)
-    if options["logger"] in (None, True):
-        options["logger"] = logger
+    options = _instantiated(parser, config)
+    options["logger"] = _loggers(logger, options["logger"])
     theirs = options["callbacks"] or []
     options["callbacks"] = [*callbacks, *(theirs if isinstance(theirs, list) else [theirs])]
     if not any(isinstance(callback, Checkpoint) for callback in options["callbacks"]):
@@ -78,6 +81,26 @@ def make_trainer(
         return Trainer(**options)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise InputError(f"trainer: {error}") from error
+
+
+def _instantiated(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """The Trainer's arguments, with instances of the loggers, callbacks and so on that are named."""
+    try:
+        return dict(parser.instantiate(Namespace(trainer=config.trainer)).trainer)
+    except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
+        # Of an option with several types, jsonargparse says at length why none of them fits; the class that was
+        # named, with its own objection, is among them.
+        objection = re.search(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*([^\n]+)", str(error))
+        raise InputError("trainer: " + (f"{objection[1]}: {objection[2]}" if objection else str(error))) from error
+
+
+def _loggers(ours: Logger | bool, theirs: Logger | Iterable[Logger] | bool | None) -> list[Logger]:
+    """Ours, which holds the pictures, and then those that were named; none where `false` was."""
+    if theirs is False:
+        return []
+    if theirs is None or theirs is True:
+        theirs = []
+    return [*([ours] if isinstance(ours, Logger) else []), *([theirs] if isinstance(theirs, Logger) else theirs)]
 
 
 # Lightning's and torch's own errors say so in many ways, all of which name the library that talks to the others.

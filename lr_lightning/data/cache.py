@@ -134,7 +134,7 @@ class TensorCache:
                 name: _mapped(folder / name, shape, getattr(torch, dtype))
                 for name, (shape, dtype) in contents["tensors"].items()
             }
-        except (OSError, ValueError, KeyError, RuntimeError):
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError):
             return None
 
     def writer(self, key: str) -> CacheWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -58,14 +59,16 @@ class Choices:
         if not features:
             raise InputError(f"{source.name} has no column left for a feature besides the target {self.target}")
         refuse_absent(self.categorical, source)
+        known = set(features)
         for name in self.categorical:
-            if name not in features:
+            if name not in known:
                 raise InputError(f"--data.categorical names {name}, which is not among the features")
         return features
 
     def _refuse_double_parts(self, features: list[str]) -> None:
+        counts = Counter(features)
         for name in features:
-            if features.count(name) > 1:
+            if counts[name] > 1:
                 raise InputError(f"--data.features names {name} twice")
             if name in (self.target, self.weight):
                 role = "target" if name == self.target else "weight"
@@ -79,8 +82,9 @@ def usable_names(source: Source) -> list[str]:
 
 def refuse_absent(names: Iterable[str], source: Source, role: str = "column") -> None:
     """Raise InputError if the table lacks one of the columns."""
+    known_names = set(source.names)
     for name in names:
-        if name not in source.names or not name:
+        if name not in known_names or not name:
             alike = [known for known in source.names if known.strip().lower() == name.strip().lower()]
             close = alike or difflib.get_close_matches(name, source.names, 1)
             hint = f"did you mean {close[0]}?" if close else f"its columns are {listed(source.names)}"

@@ -19,6 +19,7 @@ from typing import IO, Any
 from lr_lightning.errors import InputError
 
 SAMPLE_BYTES = 1 << 18
+LONGEST_HEADER = 1 << 24
 DELIMITERS = ",;\t|"
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
@@ -78,22 +79,22 @@ def probe(path: Path, name: str) -> Dialect:
         InputError: if the file is empty, not UTF-8 text, or damaged.
     """
     with path.open("rb") as file:
-        head = file.read(SAMPLE_BYTES)
-    compression = compression_of(head)
-    if compression is not None:
-        try:
-            with open_bytes(path, compression) as stream:
-                head = stream.read(SAMPLE_BYTES)
-        except OSError as error:
-            raise InputError(f"{name} is truncated or damaged ({compression}: {error})") from None
-    text, cut = _decoded(head, name), len(head) == SAMPLE_BYTES
+        compression = compression_of(file.read(8))
+    try:
+        with open_bytes(path, compression) as stream:
+            head = stream.read(SAMPLE_BYTES)
+            if b"\n" not in head:  # a hundred thousand columns have a long header
+                head += stream.read(LONGEST_HEADER - len(head))
+    except OSError as error:
+        raise InputError(f"{name} is truncated or damaged ({compression}: {error})") from None
+    text, cut = _decoded(head, name), len(head) in (SAMPLE_BYTES, LONGEST_HEADER)
     if not text.strip():
         raise InputError(f"{name} is empty; a table needs a header line and rows")
     rows = {mark: _sample_rows(text, mark, cut) for mark in DELIMITERS}
     delimiter = _delimiter(rows, tab_first=".tsv" in path.suffixes or ".tab" in path.suffixes)
     sample = rows.get(delimiter) or _sample_rows(text, delimiter, cut)
     if not sample:
-        raise InputError(f"{name}: the first line is longer than {SAMPLE_BYTES} bytes; is it a table of text?")
+        raise InputError(f"{name}: the first line is longer than {LONGEST_HEADER} bytes; is it a table of text?")
     return Dialect(compression, tuple(sample[0]), delimiter, _decimal_point(sample, delimiter))
 
 

@@ -26,7 +26,7 @@ from lr_lightning.data.columns import (
 from lr_lightning.data.files import open_source
 from lr_lightning.data.frames import to_arrow
 from lr_lightning.data.schema import Column, EncodedRows, TableSchema
-from lr_lightning.data.sources import MemorySource, Source, shown
+from lr_lightning.data.sources import BATCH_ROWS, MemorySource, Source, shown
 from lr_lightning.errors import InputError
 
 BLOCK_BYTES = 2 << 20  # a block of float64 rows that stays in the cache while it is worked on
@@ -264,6 +264,12 @@ def encode(schema: TableSchema, data: Any, name: str | None) -> Tensor:
     return torch.cat(parts) if parts else torch.empty(0, len(schema.feature_names), dtype=torch.float64)
 
 
+def _in_slices(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Short rows make a block of text many rows, which take ten times its bytes as numbers."""
+    for batch in batches:
+        yield from (batch.slice(start, BATCH_ROWS) for start in range(0, batch.num_rows, BATCH_ROWS))
+
+
 def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: str | None) -> Iterator[EncodedRows]:
     """See `TableSchema.encode_blocks`."""
     source = _open(schema, data, name)
@@ -275,6 +281,9 @@ def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: 
             columns.append(identifier)
     source.settle(columns)
     encoder = Encoder(schema, source)
-    for batch in source.batches(columns):
+    for batch in _in_slices(source.batches(columns)):
         ids = None if identifier is None else batch.column(columns.index(identifier))
         yield EncodedRows(torch.cat(list(_encoded(encoder, [batch]))), ids)
+    if not encoder.n_rows:  # a header alone predicts a header alone
+        ids = None if identifier is None else pa.array([], pa.string())
+        yield EncodedRows(torch.empty(0, encoder.n_features, dtype=torch.float64), ids)

@@ -39,6 +39,10 @@ class ParquetSource(_FileSource):
             self._n_rows = file.metadata.num_rows
         self.refuse_duplicates()
 
+    def _check_rows(self, found: int) -> None:
+        if found != self._n_rows:
+            raise InputError(f"{self.name} is damaged: it claims {self._n_rows} rows and holds {found}")
+
     def _open(self, **options: Any) -> Any:
         from pyarrow import parquet
 
@@ -51,13 +55,17 @@ class ParquetSource(_FileSource):
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Blocks of rows, without reading whole row groups ahead."""
         with _explained(self.name, "Parquet"), self._open(pre_buffer=False, buffer_size=1 << 20) as file:
+            n_rows = 0
             for batch in file.iter_batches(STREAM_BATCH_ROWS, columns=list(columns)):
+                n_rows += batch.num_rows
                 yield batch.select(list(columns))
+            self._check_rows(n_rows)
 
     def load(self, columns: Sequence[str]) -> Source:
         """The columns in memory, read by all processors."""
         with _explained(self.name, "Parquet"), self._open(pre_buffer=True) as file:
             table = file.read(columns=list(columns), use_threads=True)
+        self._check_rows(table.num_rows)
         return MemorySource([table.select(list(columns))], columns, self)
 
 
@@ -85,7 +93,9 @@ class ArrowSource(_FileSource):
         with _explained(self.name, "Arrow"), self._open() as reader:
             parts = reader if self._is_stream else map(reader.get_batch, range(reader.num_record_batches))
             for batch in parts:
-                table = pa.Table.from_batches([batch.select(list(columns))])
+                selected = batch.select(list(columns))
+                selected.validate(full=True)  # Arrow believes a file's offsets, and would follow them anywhere
+                table = pa.Table.from_batches([selected])
                 yield from table.to_batches(max_chunksize=BATCH_ROWS)
 
 
@@ -94,7 +104,7 @@ def _explained(name: str, format_name: str) -> Iterator[None]:
     """Pyarrow's exceptions as one line about the file."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{name} is truncated, damaged or not {format_name} after all ({reason})") from None
 

@@ -33,20 +33,34 @@ def files_in(folder: Path, name: str) -> list[Path]:
     """The data files directly in a folder, sorted by name; hidden ones (`.x`, `_x`) are no data.
 
     Raises:
-        InputError: if there are none, or one is a link that leaves the folder.
+        InputError: if there are none, or one is a link that leaves the folder, leads nowhere or to another of them.
     """
     inside = folder.resolve()
-    found = []
+    found: list[Path] = []
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith((".", "_")) or not entry.name.lower().endswith(_SUFFIXES):
             continue
-        if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
-            raise InputError(f"{name}/{entry.name} is a link that leaves the folder; put the file itself there")
+        if entry.is_symlink():
+            _refuse_unsuitable_link(entry, inside, f"{name}/{entry.name}")
         if entry.is_file():
             found.append(entry)
+    of_file: dict[Path, Path] = {}
+    for entry in found:
+        other = of_file.setdefault(entry.resolve(), entry)
+        if other is not entry:
+            raise InputError(f"{name}: {other.name} and {entry.name} are one file, whose rows would count twice")
     if not found:
         raise InputError(f"{name} is a folder without data files ({', '.join(_SUFFIXES[:3])}, …)")
     return found
+
+
+def _refuse_unsuitable_link(entry: Path, inside: Path, name: str) -> None:
+    try:
+        target = entry.resolve(strict=True)
+    except (OSError, RuntimeError):  # the latter is Python's word for a circle, up to 3.12
+        raise InputError(f"{name} is a link that leads nowhere; remove it") from None
+    if not target.is_relative_to(inside):
+        raise InputError(f"{name} is a link that leaves the folder; put the file itself there")
 
 
 class FolderSource(Source):

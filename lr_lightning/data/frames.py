@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,8 +70,8 @@ def _from_pandas(data: Any, name: str) -> pa.Table:
     if data.ndim != 2:
         data = data.to_frame()
     columns = [str(column) for column in data.columns]
-    for column in columns:
-        if columns.count(column) > 1:
+    for column, count in Counter(columns).items():
+        if count > 1:
             raise InputError(f"{name}: two columns are named {column}; rename one")
     return _from_columns(dict(zip(columns, (data.iloc[:, i] for i in range(len(columns))), strict=True)), name)
 

@@ -13,6 +13,15 @@ class HoursDataModule(TensorDataModule):
 
     One feature, `hours` (1, 2 and 3 hours of study), and the target `pass` (no, no, yes). The experiment's
     own prediction input is a student of 4 hours.
+
+    Example:
+        >>> from lr_lightning import HoursDataModule
+        >>> data = HoursDataModule()
+        >>> data.setup("fit")
+        >>> data.train_rows.x.tolist(), data.train_rows.y.tolist()
+        ([[1.0], [2.0], [3.0]], [0.0, 0.0, 1.0])
+        >>> data.prediction_input
+        [[4.0]]
     """
 
     prediction_input = [[4.0]]  # noqa: RUF012 (as in the base class, where it may also be set on an instance)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lr_lightning.data.arrays import encode_array, is_array
 from lr_lightning.errors import InputError
+from lr_lightning.plain_data import misfit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +46,31 @@ class Column:
             return (self.name,)
         return tuple(f"{self.name}={level}" for level in self.levels[1:])
 
+    def problem(self, *, imputed: bool) -> str | None:
+        """What is wrong with the column; None if nothing is. A missing value is `imputed` only with a fill."""
+        if self.kind not in KINDS:
+            return f"is of kind {self.kind!r}"
+        if (self.kind == "category") != bool(self.levels):
+            return f"has {len(self.levels)} levels"
+        if not _are_levels(self.levels):
+            return "has levels that are not all text, or not all finite numbers"
+        if len(set(self.levels)) < len(self.levels):
+            return "has a level twice"
+        if self.fill is None and not imputed:
+            return None
+        if self.kind == "category":
+            fits = any(type(level) is type(self.fill) and level == self.fill for level in self.levels)
+        else:
+            fits = isinstance(self.fill, int | float) and math.isfinite(self.fill)
+        return None if fits else f"is filled with {self.fill!r}"
+
+
+def _are_levels(values: Sequence[Any]) -> bool:
+    """Whether all are text, or all are finite numbers (truth values included)."""
+    if all(isinstance(value, str) for value in values):
+        return True
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
 
 class EncodedRows(NamedTuple):
     """A block of rows on their way to a prediction.
@@ -69,6 +95,17 @@ class TableSchema:
         weight: name of the column of sample weights.
         missing: what happens to a row with a missing feature: `error`, `drop` or `impute`.
         unseen: what happens to a level that the fit has not seen: `error`, or `reference` (the first level).
+
+    Example:
+        >>> from lr_lightning import TableSchema
+        >>> from lr_lightning.data.schema import Column
+        >>> columns = (Column("age"), Column("city", "category", ("Lima", "Oslo", "Rome")))
+        >>> schema = TableSchema(columns, target="bought", labels=("no", "yes"))
+        >>> schema.feature_names
+        ('age', 'city=Oslo', 'city=Rome')
+        >>> schema.encode({"city": ["Rome", "Lima"], "age": [52, 31]})
+        tensor([[52.,  0.,  1.],
+                [31.,  0.,  0.]], dtype=torch.float64)
     """
 
     columns: tuple[Column, ...]
@@ -102,47 +139,32 @@ class TableSchema:
         Raises:
             InputError: if it did not write this.
         """
-        try:
-            columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"])
-            schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"])})
-            problem = schema._problem()
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"the schema in the checkpoint is damaged ({error})") from None
-        if problem:
-            raise InputError(f"the schema in the checkpoint is damaged ({problem})")
-        return schema
+        problem = misfit(data, cls)
+        if problem is None:
+            try:
+                columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"])
+                schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"])})
+            except TypeError as error:
+                problem = str(error)
+            else:
+                problem = schema._problem()
+                if problem is None:
+                    return schema
+        raise InputError(f"the schema in the checkpoint is damaged ({problem})")
 
     def _problem(self) -> str | None:
         """What is wrong with the schema; None if nothing is."""
         names = [column.name for column in self.columns]
-        if not all(isinstance(name, str) for name in [*names, self.target]):
-            return "a column's name is not text"
-        if not (self.weight is None or isinstance(self.weight, str)):
-            return "the weight column's name is not text"
-        if len(set(names)) < len(names) or len(set(self.feature_names)) < len(self.feature_names):
-            return "two features have one name"
         if self.missing not in MISSING_RULES or self.unseen not in UNSEEN_RULES:
             return f"missing is {self.missing!r}, unseen is {self.unseen!r}"
-        if len(self.labels) != 2 or self.labels[0] == self.labels[1]:
+        if len(self.labels) != 2 or not _are_levels(self.labels) or self.labels[0] == self.labels[1]:
             return f"its labels are {self.labels}"
-        if not all(isinstance(label, str | int | float | bool) for label in self.labels):
-            return "a label is neither text nor number"
         for column in self.columns:
-            if column.kind not in KINDS:
-                return f"column {column.name} is of kind {column.kind!r}"
-            if (column.kind == "category") != bool(column.levels):
-                return f"column {column.name} has {len(column.levels)} levels"
-            if len(set(column.levels)) < len(column.levels):
-                return f"column {column.name} has a level twice"
-            if not all(isinstance(level, str | int | float) for level in column.levels):
-                return f"a level of column {column.name} is neither text nor number"
-            if column.fill is None and self.missing != "impute":
-                continue
-            if column.kind == "category":
-                if column.fill not in column.levels:
-                    return f"column {column.name} is filled with {column.fill!r}, which is no level of it"
-            elif not isinstance(column.fill, int | float) or not math.isfinite(column.fill):
-                return f"column {column.name} is filled with {column.fill!r}"
+            if problem := column.problem(imputed=self.missing == "impute"):
+                return f"column {column.name} {problem}"
+        features = self.feature_names
+        if len(set(names)) < len(names) or len(set(features)) < len(features):
+            return "two features have one name"
         return None
 
     def with_fills(self, fills: Sequence[Level]) -> TableSchema:

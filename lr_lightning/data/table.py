@@ -61,6 +61,24 @@ class TableDataModule(TensorDataModule):
 
     Raises:
         InputError: for anything about the table or the options that has to change; here or in `setup`.
+
+    Example:
+        >>> from lr_lightning import TableDataModule
+        >>> table = {
+        ...     "age": [25.0, 47.0, 52.0, 31.0, 38.0],
+        ...     "city": ["Rome", "Oslo", "Rome", "Lima", "Oslo"],
+        ...     "bought": ["no", "yes", "yes", "no", "yes"],
+        ... }
+        >>> data = TableDataModule(table, target="bought", val_fraction=0.0)
+        >>> data.setup("fit")
+        >>> data.schema.feature_names  # Lima, the first level, is the reference
+        ('age', 'city=Oslo', 'city=Rome')
+        >>> data.schema.labels  # the negative and the positive one
+        ('no', 'yes')
+        >>> data.training.mean.tolist()  # in the original units
+        [38.6, 0.4, 0.4]
+        >>> data.train_rows.x.shape  # standardised
+        torch.Size([5, 3])
     """
 
     def __init__(

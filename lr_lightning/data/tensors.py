@@ -47,6 +47,17 @@ class TensorDataModule(LightningDataModule):
     Raises:
         InputError: if the shapes disagree, a target is not 0 or 1, a weight is negative, or a feature is not
             finite.
+
+    Example:
+        >>> import torch
+        >>> from lr_lightning import TensorDataModule
+        >>> data = TensorDataModule(torch.arange(20.0).reshape(10, 2), torch.arange(10) % 2, val_fraction=0.2)
+        >>> data.setup("fit")
+        >>> x, y = next(iter(data.train_dataloader()))
+        >>> x.shape, y.shape
+        (torch.Size([8, 2]), torch.Size([8]))
+        >>> sorted(data.val_rows.y.tolist())  # stratified: one of each class
+        [0.0, 1.0]
     """
 
     schema: TableSchema

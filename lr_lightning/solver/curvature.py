@@ -24,7 +24,7 @@ class DenseCurvature:
 
     Args:
         matrix: (k, k), positive semi-definite.
-        rank_tolerance: See :func:`solve_spd`.
+        rank_tolerance: See `solve_spd`.
     """
 
     def __init__(self, matrix: Tensor, rank_tolerance: float = RANK_TOLERANCE) -> None:
@@ -67,11 +67,11 @@ class DenseCurvature:
         return self.matrix @ vector
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`load` needs."""
+        """What `load` needs."""
         return {"matrix": self.matrix}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes over what :meth:`state` gave."""
+        """Takes over what `state` gave."""
         self.matrix = state["matrix"]
 
 
@@ -94,7 +94,7 @@ class LimitedMemoryCurvature:
             self._pairs = [*self._pairs, (s, y)][-self._history_size :]
 
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
-        """The quasi-Newton step (k,) from ``point`` (k,); an L1 penalty is :class:`WorkingSetCurvature`'s."""
+        """The quasi-Newton step (k,) from ``point`` (k,); an L1 penalty is `WorkingSetCurvature`'s."""
         q = -gradient
         alphas = []
         for s, y in reversed(self._pairs):
@@ -110,7 +110,7 @@ class LimitedMemoryCurvature:
         return q
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`load` needs."""
+        """What `load` needs."""
         return {
             "diagonal": self.diagonal,
             "steps": [s for s, _ in self._pairs],
@@ -118,7 +118,7 @@ class LimitedMemoryCurvature:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes over what :meth:`state` gave."""
+        """Takes over what `state` gave."""
         self.diagonal = state["diagonal"]
         self._pairs = list(zip(state["steps"], state["changes"], strict=True))
 
@@ -131,7 +131,7 @@ class WorkingSetCurvature:
             Hessian.
         point: (k,), where the Hessian is taken.
         limit: Largest m.
-        rank_tolerance: See :func:`solve_spd`.
+        rank_tolerance: See `solve_spd`.
 
     Attributes:
         left_out: What the coordinates outside of the last step's set could still contribute to the decrease,
@@ -176,9 +176,9 @@ class WorkingSetCurvature:
         return p
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`load` needs."""
+        """What `load` needs."""
         return {"point": self._point}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes over what :meth:`state` gave."""
+        """Takes over what `state` gave."""
         self._point = state["point"]

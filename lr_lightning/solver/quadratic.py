@@ -101,7 +101,7 @@ def minimize_l1(
         gradient: g, (k,), the smooth gradient at ``start``.
         start: w, (k,).
         l1: λ, (k,), zero where a coordinate is not penalised.
-        rank_tolerance: As in :func:`solve_spd`.
+        rank_tolerance: As in `solve_spd`.
         max_iterations: A limit against rounding; the best point so far is returned.
 
     Returns:

@@ -19,8 +19,8 @@ _BLOCK_ROWS = 512
 def sample_size(n: int, d: int) -> int:
     """Number of rows worth sampling from n rows of d features.
 
-    The sample's Hessian costs ``rows · d²``, a pass ``n · d``; every pass brings the objective nearer by a
-    factor of about ``rows / d``. So a sample is made larger only where passes are dearer than its Hessian.
+    The sample's Hessian costs `rows · d²`, a pass `n · d`; every pass brings the objective nearer by a
+    factor of about `rows / d`. So a sample is made larger only where passes are dearer than its Hessian.
     """
     return min(n, max(20_000, 20 * d, min(max(200 * d, 40_000), n // 25)))
 
@@ -35,12 +35,12 @@ def draw_sample(
     size: int | None = None,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    r"""Draws a random sample of standardised rows whose weighted sums estimate those of all rows.
+    """Draws a random sample of standardised rows whose weighted sums estimate those of all rows.
 
     Rows are drawn uniformly, unless that misses what matters: one class has less than a twentieth of the
     weight, or the sample lacks half of some feature's variance, which a few extreme rows hold. Then rows are
     drawn with probabilities close to their part in the Hessian's trace,
-    :math:`v_i\,\sigma(z_i)\,\sigma(-z_i)\,(1 + \|\tilde x_i\|^2)`, the logits z being those of a pilot
+    v_i·σ(z_i)·σ(−z_i)·(1 + ‖x̃_i‖²), the logits z being those of a pilot
     sample's solution, mixed with uniform and class-balanced ones, and weighted by the inverse (Fithian &
     Hastie 2014, local case-control sampling; Wang, Zhu & Ma 2018). That takes two more sweeps over the rows.
 
@@ -51,7 +51,7 @@ def draw_sample(
         center: (d,), subtracted from the rows; by default 0.
         scale: (d,), by which the centred rows are divided; by default 1. Standardised features of mean square
             1 are expected.
-        size: Number of rows; by default :func:`sample_size`'s. With no fewer than n all rows are taken.
+        size: Number of rows; by default `sample_size`'s. With no fewer than n all rows are taken.
         seed: Seed of the draw.
 
     Returns:

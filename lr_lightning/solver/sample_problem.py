@@ -122,7 +122,7 @@ class SampleProblem:
     ) -> tuple[Tensor, float, Curvature]:
         r"""Goes down the sample's objective, tilted to have the full ``gradient`` at ``point``.
 
-        :math:`F_s(w) + (\nabla F(w_0) - \nabla F_s(w_0))^\top w` (Shamir, Srebro & Zhang 2014) knows where
+        F_s(w) + (∇F(w₀) − ∇F_s(w₀))ᵀw (Shamir, Srebro & Zhang 2014) knows where
         the rows' losses bend, which the quadratic model does not. No sampled logit is moved by more than
         ``reach``.
 

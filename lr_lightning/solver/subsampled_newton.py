@@ -31,47 +31,61 @@ _REACH = 10.0
 
 
 class SubsampledNewton(torch.optim.Optimizer):
-    r"""Minimises a penalised logistic loss by quasi-Newton steps on a random sample's Hessian.
+    """Minimises a penalised logistic loss by quasi-Newton steps on a random sample's Hessian.
 
-    .. math:: \frac{1}{\sum v} \sum_i v_i\,\mathrm{BCE}(y_i, \sigma(b + x_i^\top w))
-              + \sum_j \lambda_j |w_j| + \frac12 \sum_j \mu_j w_j^2
+    The objective is (1/Σv) Σ v_i·BCE(y_i, σ(b + x_iᵀw)) + Σ λ_j·|w_j| + ½ Σ μ_j·w_j².
 
     The problem on the sample is solved at once, which gives a start within the sampling error of the answer,
     and the sample's Hessian B (Byrd, Chin, Neveitt & Nocedal 2011; Erdogdu & Montanari 2015). Then every call
-    of :meth:`step` takes the gradient g over all rows at the point it had proposed before, corrects B by
-    BFGS, and proposes the minimiser of
+    of `step` takes the gradient g over all rows at the point it had proposed before, corrects B by BFGS, and
+    proposes the minimiser of gᵀp + ½ pᵀBp + Σ λ_j·|w_j + p_j| (with L1 a proximal Newton step, Lee, Sun &
+    Saunders 2014). A proposal at which the objective has risen is taken back and shortened, and the sample's
+    Hessian computed anew. Above 2 048 coefficients B is a diagonal with an L-BFGS memory or, with L1, the
+    sample's Hessian over the coordinates that may move.
 
-    .. math:: g^\top p + \tfrac12 p^\top B p + \sum_j \lambda_j |w_j + p_j|
-
-    (with L1 a proximal Newton step, Lee, Sun & Saunders 2014). A proposal at which the objective has risen is
-    taken back and shortened, and the sample's Hessian computed anew. Above 2 048 coefficients B is a diagonal
-    with an L-BFGS memory or, with L1, the sample's Hessian over the coordinates that may move.
-
-    It stops once half the squared Newton decrement, :math:`-\tfrac12 (g^\top p + \Delta\|\cdot\|_1)`, which
-    is the decrease the model promises, is at most ``tol`` times the objective; the parameters then hold the
-    minimiser of that last model.
+    It stops once half the squared Newton decrement, −½ (gᵀp + Δ‖·‖₁), which is the decrease the model
+    promises, is at most `tol` times the objective; the parameters then hold the minimiser of that last model.
 
     Args:
-        params: ``[weight]`` or ``[weight, bias]``, float64; weight (d,) or (1, d), bias () or (1,). The
-            features that they multiply are standardised.
-        sample: ``(x, y, v)`` of the sampled rows: (m, d), (m,), and (m,) or None, such that
-            :math:`\sum v\,\mathrm{BCE} / \sum v` estimates the mean loss. See :func:`draw_sample`.
+        params: `[weight]` or `[weight, bias]`, float64; weight (d,) or (1, d), bias () or (1,). The features
+            that they multiply are standardised.
+        sample: `(x, y, v)` of the sampled rows: (m, d), (m,), and (m,) or None, such that Σ v·BCE / Σ v
+            estimates the mean loss. See `draw_sample`.
         l1: λ, a number or (d,).
         l2: μ, a number or (d,).
-        tol: Relative to the objective. By default 1e-14, or 1e-10 for a sample in float32.
-        history_size: Pairs in the L-BFGS memory above 2 048 coefficients.
-        warm_start: Start from the parameters as they are instead of the sample's solution.
-        sample_is_complete: Whether the sample is all rows: then it is solved exactly, and a pass confirms it.
+        tol: relative to the objective. By default 1e-14, or 1e-10 for a sample in float32.
+        history_size: pairs in the L-BFGS memory above 2 048 coefficients.
+        warm_start: start from the parameters as they are instead of the sample's solution.
+        sample_is_complete: whether the sample is all rows: then it is solved exactly, and a pass confirms it.
 
     Attributes:
-        converged: Whether the minimum was reached.
-        stopped: Whether to stop calling :meth:`step`.
-        status: Why it stopped, or "" before.
-        objective: The penalised objective at the best point that a pass has verified.
-        newton_decrement: Half the squared Newton decrement there.
+        converged: whether the minimum was reached.
+        stopped: whether to stop calling `step`.
+        status: why it stopped, or "" before.
+        objective: the penalised objective at the best point that a pass has verified.
+        newton_decrement: half the squared Newton decrement there.
 
     Raises:
-        ValueError: If the parameters are not one or two float64 tensors, or a penalty is negative.
+        ValueError: if the parameters are not one or two float64 tensors, or a penalty is negative.
+
+    Example:
+        >>> import torch
+        >>> from lr_lightning.solver import SubsampledNewton
+        >>> x = torch.tensor([[-1.5], [-0.5], [0.5], [1.5]], dtype=torch.float64)
+        >>> y = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+        >>> weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        >>> solver = SubsampledNewton([weight], sample=(x, y, None), sample_is_complete=True)
+        >>> def closure():
+        ...     solver.zero_grad()
+        ...     loss = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight, y)
+        ...     loss.backward()
+        ...     return loss
+        >>> while not solver.stopped:
+        ...     _ = solver.step(closure)
+        >>> solver.status
+        'converged'
+        >>> [round(w, 4) for w in weight.tolist()], round(solver.objective, 4)
+        ([0.9082], 0.5869)
     """
 
     def __init__(
@@ -157,7 +171,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._coefficients.write(self._best)
 
     def state_dict(self) -> dict[str, Any]:
-        """What :meth:`load_state_dict` needs to continue the same trajectory; tensors and plain types."""
+        """What `load_state_dict` needs to continue the same trajectory; tensors and plain types."""
         state = super().state_dict()
         solver = {name: getattr(self, name) for name in _STATE}
         solver["point"] = self._coefficients.read()
@@ -166,7 +180,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a :meth:`state_dict`, and puts the point to evaluate next into the parameters.
+        """Takes over a `state_dict`, and puts the point to evaluate next into the parameters.
 
         Raises:
             ValueError: If it comes from another model.

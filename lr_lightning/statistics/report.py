@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from lr_lightning.errors import InputError
+from lr_lightning.plain_data import from_plain, misfit
 from lr_lightning.statistics.calibration import Calibration
 from lr_lightning.statistics.wald import normal_quantile, two_sided_p_value
 
@@ -40,7 +42,7 @@ class Coefficient:
         z, half = estimate / std_error, normal_quantile(level) * std_error
         low, high = estimate - half, estimate + half
         return cls(
-            *(name, estimate, std_error, z, two_sided_p_value(z), low, high),
+            *(name, estimate, std_error, finite(z), two_sided_p_value(z), finite(low), finite(high)),
             *(odds, _finite_exp(low), _finite_exp(high), finite(vif)),
         )
 
@@ -93,14 +95,14 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
-        """From what `to_dict` gave; keys of a later version are passed over."""
-        test, calibration = values["likelihood_ratio_test"], values["calibration"]
-        kept = {field.name: values[field.name] for field in fields(cls)}
-        kept["warnings"] = tuple(values["warnings"])
-        kept["coefficients"] = tuple(Coefficient(**row) for row in values["coefficients"])
-        kept["likelihood_ratio_test"] = None if test is None else LikelihoodRatioTest(**test)
-        kept["calibration"] = None if calibration is None else Calibration(**calibration)
-        return cls(**kept)
+        """From what `to_dict` gave; keys of a later version are passed over.
+
+        Raises:
+            InputError: if a value is missing or is not what its name says.
+        """
+        if wrong := misfit(values, cls):
+            raise InputError(f"the report in the checkpoint is damaged ({wrong})")
+        return from_plain(values, cls)
 
     def at_level(self, level: float) -> Report:
         """With intervals of another level.

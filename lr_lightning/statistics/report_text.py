@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lr_lightning.errors import printable
+
 if TYPE_CHECKING:
     from lr_lightning.statistics.report import Coefficient, Report
 
@@ -30,7 +32,8 @@ def render(report: Report, most: int | None = 30) -> str:
     if report.calibration is not None:
         parts += ["", *_calibration(report)]
     for warning in report.warnings:
-        parts += ["", textwrap.fill(f"Warning: {warning}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
+        text = printable(" ".join(warning.split()))
+        parts += ["", textwrap.fill(f"Warning: {text}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
     return "\n".join(parts) + "\n"
 
 
@@ -78,7 +81,7 @@ def _coefficients(report: Report, rows: list[Coefficient]) -> str:
         cells.append(_number(row.odds_ratio, 5))
         cells += [_number(row.odds_ratio_low, 4), _number(row.odds_ratio_high, 4)] if with_errors else []
         cells += [_number(row.vif, 4)] if with_vif else []
-        table.add_row(*(Text(cell) for cell in [" ".join(row.name.split()), *cells]))
+        table.add_row(*(Text(cell) for cell in [printable(" ".join(row.name.split())), *cells]))
     out = io.StringIO()
     widest = max((len(row.name) for row in rows), default=0)
     console = Console(
@@ -117,10 +120,11 @@ def _fit(report: Report) -> list[str]:
 def _calibration(report: Report) -> list[str]:
     c = report.calibration
     assert c is not None  # noqa: S101
-    line = "" if c.slope is None else f", intercept {c.intercept:.4f} (best 0), slope {c.slope:.4f} (best 1)"
-    rule = "" if report.threshold_rule is None else f" ({report.threshold_rule})"
+    known = c.slope is not None and c.intercept is not None
+    line = "" if not known else f", intercept {c.intercept:.4f} (best 0), slope {c.slope:.4f} (best 1)"
+    rule = "" if report.threshold_rule is None else f" ({printable(report.threshold_rule)})"
     return [
-        f"calibration on {_count(c.n_observations, f'{c.rows} row')}: Brier score {c.brier:.6f}, "
+        f"calibration on {_count(c.n_observations, f'{printable(c.rows)} row')}: Brier score {c.brier:.6f}, "
         f"expected calibration error {c.expected_calibration_error:.6f}{line}",
         f"mean prediction {c.mean_prediction:.6g}, mean outcome {c.mean_outcome:.6g}; "
         f"threshold {report.threshold:.6g}{rule}",

@@ -46,8 +46,8 @@ def find_separation(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
 
     1. If the fitted parameters themselves put every row on its right side, the separation is complete.
     2. With g and H the gradient and the Hessian at the parameters: along any direction the third derivative is at
-       most :math:`\max_i |\tilde x_i^\top \delta|` times the second (Bach 2010), so that the likelihood has a
-       maximum, and there is no separation, if :math:`\|g\|_{H^{-1}} \max_i \|\tilde x_i\|_{H^{-1}} < 1`. A
+       most max_i |x̃_iᵀδ| times the second (Bach 2010), so that the likelihood has a
+       maximum, and there is no separation, if ‖g‖_{H⁻¹}·max_i ‖x̃_i‖_{H⁻¹} < 1. A
        converged fit passes this test.
     3. Else a linear programme on some of the rows. If they are not separated, the whole is not. If they are, its
        direction is tried on all rows; those that lose are added, until none does or there is no direction left.

@@ -54,12 +54,11 @@ class Covariance:
     def logit_std_error(self, x: Tensor | np.ndarray) -> np.ndarray:
         """Standard errors of the logits, (n,), at original features x, (n, d); NaN where a feature is missing."""
         rows = np.asarray(x, dtype=np.float64)
-        with np.errstate(invalid="ignore"):
-            standardized = (rows - self.mean) / self.scale
-        result = standardized @ self.factor[: len(self.mean)]
-        if len(self.factor) > len(self.mean):
-            result += self.factor[-1]
-        return np.sqrt(np.square(result).sum(1))
+        with np.errstate(invalid="ignore", over="ignore"):  # an error beyond float64 is infinite, and says nothing
+            result = ((rows - self.mean) / self.scale) @ self.factor[: len(self.mean)]
+            if len(self.factor) > len(self.mean):
+                result += self.factor[-1]
+            return np.sqrt(np.square(result).sum(1))
 
     def probability_interval(
         self, x: Tensor | np.ndarray, logits: Tensor | np.ndarray, level: float = 0.95
@@ -93,7 +92,7 @@ def covariance_factor(
 ) -> np.ndarray:
     r"""F with covariance F Fᵀ of the parameters, (p, r), by default from the inverse Hessian.
 
-    HC0 is the sandwich :math:`H^{-1} (\sum v^2 (y - p)^2 \tilde x \tilde x^\top) H^{-1}` (Huber 1967, White 1982);
+    HC0 is the sandwich H⁻¹ (Σ v²·(y − p)²·x̃·x̃ᵀ) H⁻¹ (Huber 1967, White 1982);
     HC1 is n / (n - number of parameters) times that, n being the number of rows. A weighted row is one observation
     here (R's `sandwich`, Stata's pweights), not v equal ones.
 

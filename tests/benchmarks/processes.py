@@ -40,7 +40,7 @@ def main():
         hosts = stack.enter_context(two_hosts()) if options.rate else []
         for host in hosts:
             shaped = ["tc", "qdisc", "add", "dev", host.interface, "root", "tbf", "rate", options.rate]
-            subprocess.run([*host.command, *shaped, "burst", "64kb", "latency", "400ms"], check=True)
+            subprocess.run([*host.command, *shaped, "burst", "2kb", "latency", "400ms"], check=True)
         for processes in (1, 2):
             print(json.dumps({"processes": processes} | vars(options) | run(options, processes, hosts)))
 

@@ -55,7 +55,9 @@ def test_two_processes_write_and_say_what_one_does(project, run):
     lines = [["fit", *MINIBATCHES], *evaluate, predict, [*predict, "--output", "p.parquet"], ["report", *predict[1:3]]]
     alone = [run(*line) for line in lines]
     several = [[*line, *DDP] if line[0] in ("fit", "validate", "test") else line for line in lines]
-    first, second = in_processes(2, commands, project / "several", *several)
+    # Each command in processes of its own: the second does not wait until the first has written its checkpoint.
+    said = [in_processes(2, commands, project / "several", line) for line in several]
+    first, second = ([of_process for (of_process,) in column] for column in zip(*said, strict=True))
     assert second == [(0, "", "")] * len(lines)
     predicted, ours = first.pop(3), alone.pop(3)
     assert first == alone

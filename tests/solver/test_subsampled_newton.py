@@ -3,10 +3,12 @@ import io
 
 import numpy as np
 import pytest
+import sklearn
 import statsmodels.api as sm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from sklearn.linear_model import LogisticRegression
 
 from lr_lightning.solver import SubsampledNewton
@@ -96,7 +98,9 @@ def test_agrees_with_statsmodels():
 
 def test_l1_agrees_with_scikit_learn():
     x, y, _ = build("correlated_and_skewed")
-    reference = LogisticRegression(C=1 / (0.01 * len(x)), l1_ratio=1, solver="saga", tol=1e-9, max_iter=3000)
+    # Before 1.8 (and 1.7 is the last for Python 3.10) scikit-learn asks for the penalty by name.
+    l1 = {"l1_ratio": 1} if Version(sklearn.__version__) >= Version("1.8") else {"penalty": "l1"}
+    reference = LogisticRegression(C=1 / (0.01 * len(x)), **l1, solver="saga", tol=1e-9, max_iter=3000)
     reference.fit(x.numpy(), y.numpy())
     result = fit(x, y, l1=0.01)
     np.testing.assert_allclose(result.weight, reference.coef_[0], rtol=1e-5, atol=1e-7)

@@ -1,0 +1,212 @@
+"""Experiments as files: every YAML runs, overlays compose, a run can be repeated, any logger keeps its record."""
+
+import csv
+import json
+
+import pytest
+import torch
+import yaml
+
+from lr_lightning import load
+from lr_lightning.cli import main
+from tests.conftest import ROOT, python
+
+EXPERIMENTS = sorted(path.name for path in (ROOT / "conf").glob("*.yaml"))
+OVERLAYS = sorted(path.name for path in (ROOT / "conf" / "trainer").glob("*.yaml"))
+
+
+def run_folders(project):
+    return sorted(str(path.relative_to(project / "runs")) for path in (project / "runs").glob("*/*"))
+
+
+@pytest.fixture
+def printed(capfd):
+    """What `fit … --print_config` prints."""
+
+    def printed(*options):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", *options, "--print_config"])
+        out, err = capfd.readouterr()
+        assert (stop.value.code, err) == (0, "")
+        return out
+
+    return printed
+
+
+def restricted(settings, keys):
+    """What settings say under the keys of a tree; jsonargparse writes the defaults beside them."""
+    if not isinstance(keys, dict):
+        return settings
+    return {key: restricted(settings[key], values) for key, values in keys.items()}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_makes_one_pass(project, run, experiment):
+    code, _, err = run("fit", "--config", f"conf/{experiment}", "--trainer.max_epochs", "1", "--quiet")
+    assert code == 0, err
+    name = experiment.removesuffix(".yaml")
+    assert run_folders(project) == [f"{name}/version_0"]
+    assert json.loads((project / f"runs/{name}/version_0/report.json").read_text())["passes"] == 1
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_overlay_composes_with_every_experiment(project, printed, overlay):
+    settings = yaml.safe_load((ROOT / "conf" / "trainer" / overlay).read_text())
+    for experiment in EXPERIMENTS:
+        alone = yaml.safe_load((ROOT / "conf" / experiment).read_text())
+        both = yaml.safe_load(printed("--config", f"conf/{experiment}", "--config", f"conf/trainer/{overlay}"))
+        expected = {**alone.get("trainer", {}), **settings["trainer"]}
+        assert restricted(both["trainer"], expected) == expected
+        assert restricted(both["model"], alone["model"]) == alone["model"]
+    assert not (project / "runs").exists()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_overlay_makes_one_pass(project, run, overlay):
+    settings = yaml.safe_load((ROOT / "conf" / "trainer" / overlay).read_text())["trainer"]
+    if settings["accelerator"] == "gpu" and not torch.cuda.is_available():
+        pytest.skip(f"{overlay} needs a GPU")
+    command = ["fit", "--config", "conf/breast_cancer.yaml", "--config", f"conf/trainer/{overlay}"]
+    command += ["--trainer.max_epochs", "1", "--quiet"]
+    if settings["devices"] == 1:
+        assert run(*command)[0] == 0
+    else:  # the further processes are started by the same command, which here would be pytest's
+        done = python("-m", "lr_lightning", *command, cwd=project)
+        assert done.returncode == 0, done.stderr
+    assert run_folders(project) == ["breast_cancer/version_0"]
+
+
+def test_printed_configuration_is_yaml_that_can_be_fed_back(project, run, printed):
+    options = ["--config", "conf/breast_cancer.yaml", "--model.l2", "0.5", "--data.seed", "7"]
+    text = printed(*options)
+    assert not (project / "runs").exists()
+    (project / "fed_back.yaml").write_text(text)
+    assert run("fit", *options, "--quiet")[0] == 0
+    assert run("fit", "--config", "fed_back.yaml", "--quiet")[0] == 0
+    runs = ("breast_cancer", "fed_back")
+    asked, fed_back = ((project / f"runs/{name}/version_0/report.json").read_bytes() for name in runs)
+    assert asked == fed_back
+    assert printed("--config", "fed_back.yaml") == text
+
+
+MINI_BATCHES = ["--optimizer", "Adam", "--optimizer.lr", "0.1", "--data.batch_size", "32", "--trainer.max_epochs", "5"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--config", "conf/hours.yaml", "--trainer.max_epochs", "50"],
+        ["--config", "conf/exam.yaml", "--config", "conf/trainer/cpu.yaml", "--covariance", "robust", "--level", "0.9"],
+        ["--config", "conf/breast_cancer.yaml", "--model.l1", "0.01", "--model.threshold", "f1", "--data.seed", "3"],
+        ["--config", "conf/breast_cancer.yaml", *MINI_BATCHES],
+        ["--data.path", "conf/samples/exam.csv", "--data.target", "passed", "--model.class_weight", "balanced"],
+    ],
+    ids=["hours", "overlay", "elastic net", "mini-batches", "options alone"],
+)
+def test_saved_configuration_gives_the_same_result_again(project, run, options):
+    assert run("fit", *options, "--quiet")[0] == 0
+    (first,) = (project / "runs").glob("*/version_0")
+    code, _, err = run("fit", "--config", first.relative_to(project) / "config.yaml")
+    assert code == 0, err
+    again = first.parent / "version_1"  # of the same experiment, not of one that is called config
+    assert run_folders(project) == [str(path.relative_to(project / "runs")) for path in (first, again)]
+    assert (again / "report.json").read_bytes() == (first / "report.json").read_bytes()
+    states = [torch.load(path / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for path in (first, again)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+# ---- loggers ------------------------------------------------------------------------------------------------
+
+TWO_CSV_LOGGERS = [{"class_path": "CSVLogger", "init_args": {"save_dir": "logs", "name": name}} for name in "ab"]
+
+
+@pytest.mark.parametrize(
+    ("options", "folders"),
+    [
+        (["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs"], ["lightning_logs"]),
+        (["--trainer.logger", json.dumps(TWO_CSV_LOGGERS)], ["a", "b"]),
+    ],
+    ids=["one", "list"],
+)
+def test_a_logger_of_lightning_gets_metrics_and_settings_and_tensorboard_stays(project, run, options, folders):
+    code, _, err = run("fit", "--config", "conf/breast_cancer.yaml", "--model.l2", "0.05", "--quiet", *options)
+    assert code == 0, err
+    run_folder = project / "runs/breast_cancer/version_0"
+    assert len(list(run_folder.glob("events.out.tfevents.*"))) == 1
+    assert {path.stem for path in (run_folder / "figures").iterdir()} >= {"roc", "loss", "coefficients"}
+    report = load(run_folder / "checkpoints/last.ckpt").report()
+    for folder in folders:
+        with (project / "logs" / folder / "version_0/metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+        assert [int(row["step"]) for row in rows if row["train/loss"]] == list(range(report.passes))
+        assert losses[-1] <= losses[0]
+        assert sum(bool(row["val/auroc"]) for row in rows) == report.passes
+        settings = yaml.safe_load((project / "logs" / folder / "version_0/hparams.yaml").read_text())
+        assert settings["model.l2"] == 0.05
+        assert settings["data.target"] == "diagnosis"
+
+
+def test_tests_metrics_go_to_a_logger_that_is_named(project, run):
+    assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
+    checkpoint = "runs/breast_cancer/version_0/checkpoints/last.ckpt"
+    options = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs"]
+    code, out, err = run("test", "--ckpt_path", checkpoint, *options)
+    assert code == 0, err
+    with (project / "logs/lightning_logs/version_0/metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert {name: f"{float(row[name]):.6g}" for name in row if name != "step"} == dict(map(str.split, out.splitlines()))
+
+
+def test_without_a_logger_there_are_no_events_and_no_word_of_tensorboard(project, run):
+    code, _, err = run("fit", "--config", "conf/exam.yaml", "--trainer.logger", "false")
+    assert code == 0
+    assert "tensorboard" not in err
+    there = sorted(path.name for path in (project / "runs/exam/version_0").iterdir())
+    assert there == [
+        "checkpoints",
+        "config.yaml",
+        "figures",
+        "report.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--trainer.logger", "CSVLogger"], ["trainer.logger.save_dir", "required"]),
+        (["--trainer.logger", "NoSuchLogger"], ["trainer.logger", "NoSuchLogger"]),
+        (
+            [
+                "--trainer.callbacks",
+                '[{"class_path": "EarlyStopping", "init_args": {"monitor": "a", "mode": "least"}}]',
+            ],
+            ["trainer", "least"],
+        ),
+    ],
+)
+def test_mistake_about_loggers_and_callbacks_ends_in_one_line(project, run, options, named):
+    code, out, err = run("fit", "--config", "conf/exam.yaml", *options)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in err
+    assert [word for word in named if word not in err.splitlines()[-1]] == []
+    assert not (project / "runs").exists()
+
+
+def test_a_logger_whose_package_is_missing_is_refused_in_one_line(project, run, monkeypatch):
+    """As Lightning says it where wandb is not installed, whether or not it is here."""
+    import lightning.pytorch.loggers.wandb as module
+
+    class Missing:
+        def __bool__(self):
+            return False
+
+        def __str__(self):
+            return "Requirement 'wandb>=0.12.10' not met. HINT: Try running `pip install -U 'wandb>=0.12.10'`"
+
+    monkeypatch.setattr(module, "_WANDB_AVAILABLE", Missing())
+    code, out, err = run("fit", "--config", "conf/exam.yaml", "--trainer.logger", "WandbLogger")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("error: trainer: WandbLogger: Requirement 'wandb>=0.12.10' not met.")
