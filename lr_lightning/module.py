@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -121,7 +122,8 @@ class LogisticRegression(LightningModule):
         optimizer_options: dict[str, Any] | None = None,
     ):
         super().__init__()
-        self.save_hyperparameters()
+        # Left to find the frame, Lightning makes a cycle of it: the caller's variables would outlive the call.
+        self.save_hyperparameters(frame=inspect.currentframe())
         refuse_out_of_range(self.hparams)
         refuse_unknown(optimizer, l1)
         self.converged = False

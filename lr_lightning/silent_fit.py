@@ -18,6 +18,7 @@ from lightning.pytorch.plugins import Precision
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.module import LogisticRegression
 from lr_lightning.solver import SubsampledNewton
+from lr_lightning.solver.subsampled_newton import RUNNING_AWAY
 
 # Lightning describes the machine, and our module says what did not converge; the estimator warns of that itself.
 _TALKATIVE = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lr_lightning")
@@ -53,6 +54,7 @@ def fit_silently(
     l2: float,
     fit_intercept: bool,
     start: tuple[np.ndarray, float] | None,
+    tol: float | None,
     max_passes: int,
 ) -> Coefficients:
     """Minimise the objective of `LogisticRegression(standardize=False)` by the exact solver, on the CPU.
@@ -68,6 +70,7 @@ def fit_silently(
         l2: likewise of the L2 penalty.
         fit_intercept: whether there is an intercept; it is not penalised.
         start: weight (d,) and intercept to start from; None lets the solver choose.
+        tol: of the solver; None leaves it to the solver.
         max_passes: at most so many passes over the rows; with 0 the start, or 0, is returned.
 
     Raises:
@@ -85,6 +88,7 @@ def fit_silently(
             fit_intercept=fit_intercept,
             initial_weight=initial_weight,
             initial_bias=initial_bias,
+            optimizer_options=None if tol is None else {"tol": tol},
         )
         data = TensorDataModule(x, y, weight)
         trainer = Trainer(
@@ -105,11 +109,13 @@ def fit_silently(
             coefficients, intercept = model.linear_sigmoid.coefficients()
             solver = cast(SubsampledNewton, trainer.optimizers[0])
             status = solver.status or f"max_iter={max_passes} passes over the rows were not enough"
+            if status == RUNNING_AWAY:
+                status += "; a smaller C gives them an end"
             return Coefficients(coefficients.numpy(), intercept, trainer.current_epoch, solver.converged, status)
         finally:
             # These refer to one another: the rows would stay in memory until Python next looks for cycles.
-            for part in (trainer, model, data):
-                part.__dict__.clear()
+            for part in (trainer.strategy, trainer, model, data):
+                vars(part).clear()
 
 
 def _precision(dtype: np.dtype) -> Precision:

@@ -278,6 +278,31 @@ def test_a_constant_column_gets_no_weight(rows):
         assert model.predictor().coefficients["x5"] == 0
 
 
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_without_intercept_a_constant_column_takes_its_place(rows, standardize, precision):
+    x, y, weight = rows
+    ones = np.column_stack([np.full(len(y), 4.0), x])
+    model = LogisticRegression(fit_intercept=False, standardize=standardize)
+    fit(model, TensorDataModule(ones, y, weight), precision=precision)
+    own = LogisticRegression()
+    fit(own, TensorDataModule(x, y, weight), precision=precision)
+    rows_of = {row.name: row for row in own.infer().coefficients}
+    constant, *others = model.infer().coefficients
+    rel = 1e-6 if precision == "64-true" else 1e-3
+    assert 4 * constant.estimate == pytest.approx(rows_of["(Intercept)"].estimate, rel=rel)
+    assert 4 * constant.std_error == pytest.approx(rows_of["(Intercept)"].std_error, rel=rel)
+    for row, name in zip(others, ["x0", "x1", "x2", "x3", "x4"], strict=True):
+        assert row.estimate == pytest.approx(rows_of[name].estimate, rel=rel, abs=1e-6)
+        assert row.std_error == pytest.approx(rows_of[name].std_error, rel=rel)
+
+
+def test_a_module_draws_no_random_numbers():
+    state = torch.get_rng_state()
+    LogisticRegression(in_features=3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
