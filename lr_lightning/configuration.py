@@ -39,7 +39,7 @@ def load_configuration(text: str) -> Any:
         _check(root)
     try:
         return _load(text)
-    except ValueError as error:  # a number of more digits than Python reads
+    except (ValueError, TypeError) as error:  # a number of more digits than Python reads; a key that is nothing
         raise yaml.YAMLError(str(error)) from error
 
 

@@ -14,7 +14,7 @@ import torch
 
 from lr_lightning import InputError, LogisticRegression, load
 from lr_lightning.archive import load_archive
-from tests.conftest import ROOT
+from tests.conftest import ROOT, python
 from tests.fuzz_inputs import checkpoint_of, saved, schemas
 from tests.hostile import rewrite
 
@@ -172,7 +172,7 @@ def test_a_url_is_refused(url, reader):
     assert "URL" in refusal(url, reader)
 
 
-@pytest.mark.parametrize("command", ["predict", "report", "export", "test", "validate"])
+@pytest.mark.parametrize("command", ["predict", "report", "export", "test", "validate", "fit"])
 @pytest.mark.parametrize("kind", ["url", "payload", "folder", "pipe", "device", "empty", "NaN"])
 def test_every_command_refuses_in_one_line(run, tmp_path, monkeypatch, checkpoint, command, kind):
     monkeypatch.chdir(tmp_path)
@@ -522,3 +522,64 @@ def test_entries_are_not_there_twice(checkpoint, tmp_path):
 def zip_root(path):
     with zipfile.ZipFile(path) as archive:
         return archive.namelist()[0].partition("/")[0] + "/"
+
+
+# ---- going on from one --------------------------------------------------------------------------------------
+
+
+EXAM = ROOT / "conf" / "samples" / "exam.csv"
+ADAM = [
+    "fit",
+    "--data.path",
+    EXAM,
+    "--data.target",
+    "passed",
+    "--optimizer",
+    "Adam",
+    "--optimizer.lr",
+    "0.1",
+    "--quiet",
+]
+STATES = {
+    "no loops": lambda c: c.pop("loops"),
+    "loops of tensors": lambda c: c.update(loops=torch.ones(3)),
+    "no optimizer": lambda c: c.update(optimizer_states=[]),
+    "an optimizer that is text": lambda c: c.update(optimizer_states=["adam"]),
+    "an optimizer of another model": lambda c: c["optimizer_states"][0]["param_groups"].append({"params": [7]}),
+    "moments that are numbers": lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=3),
+    "callbacks that are text": lambda c: c.update(callbacks="none"),
+    "schedulers that are a number": lambda c: c.update(lr_schedulers=0.5),
+    "a version of no kind": lambda c: c.update({"pytorch-lightning_version": None}),
+    "settings that are none": lambda c: c["hyper_parameters"].update(l1=None),
+    "an unknown setting": lambda c: c["hyper_parameters"].update(colour=1),
+    "a class of elsewhere": lambda c: c["data"].update(class_path="stranger.Data"),
+    "an optimizer of elsewhere": lambda c: c["hyper_parameters"].update(optimizer="lr_scheduler.os.system"),
+}
+
+
+@pytest.fixture(scope="module")
+def adam(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adam")
+    done = python("-m", "lr_lightning", *ADAM, "--trainer.max_epochs", "2", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return torch.load(folder / "runs/exam/version_0/checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("lie", STATES)
+def test_a_fit_does_not_go_on_from_a_damaged_state(adam, project, run, lie):
+    (project / "stranger.py").write_text("from pathlib import Path\nPath('imported').touch()\n")
+    content = copy.deepcopy(adam)
+    STATES[lie](content)
+    torch.save(content, project / "bad.ckpt")
+    before = sorted(project.iterdir())
+    code, out, err = run("fit", "--ckpt_path", "bad.ckpt", "--trainer.max_epochs", "4", "--quiet")
+    assert (code, out) == (2, ""), err
+    assert err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in err
+    assert sorted(project.iterdir()) == before
+
+
+def test_a_fit_goes_on_from_a_sound_one(adam, project, run):
+    torch.save(adam, project / "good.ckpt")
+    code, _, err = run("fit", "--ckpt_path", "good.ckpt", "--trainer.max_epochs", "4", "--quiet")
+    assert code == 0, err

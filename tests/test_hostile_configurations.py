@@ -163,6 +163,7 @@ FILES = {
     "list": ("- 1\n- 2\n", "bad.yaml"),
     "number": ("3\n", "bad.yaml"),
     "huge": ("# " + "x" * (5 << 20), "too large"),
+    "key that is nothing": ("?", "bad.yaml"),
     "number without end": ("model:\n  l2: " + "9" * 5000 + "\n", "bad.yaml"),
     "environment": ("model:\n  l2: ${oc.env:HOME}\n", "l2"),
 }

@@ -26,10 +26,7 @@ from lr_lightning.commands.fit_settings import (
 from lr_lightning.commands.fit_settings import (
     make_parser as make_parser,
 )
-from lr_lightning.commands.resuming import (
-    Origin,
-    command_to_resume,
-)
+from lr_lightning.commands.resuming import Origin, command_to_resume, damage_in_words
 from lr_lightning.commands.trainer import make_trainer, plain_if_a_process_is_lost
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
@@ -49,7 +46,8 @@ def run(arguments: Sequence[str]) -> int:
     refuse_impossible_level(config.level)
     if config.quiet:
         logging.getLogger("lr_lightning").setLevel(logging.WARNING)
-    model = _model(config)
+    with damage_in_words(None if origin is None else origin.path):  # of which the settings may be
+        model = _model(config)
     data = instantiate(config.data)
     with StopOnSignal() as signals:
         run_folder = _occupied_folder(config, origin)
@@ -101,12 +99,14 @@ def _fit(
     )
     signals.watch(trainer)
     if origin is not None:
-        refuse_other_settings(str(origin.path), origin.checkpoint, model, data, trainer)
-        origin.refuse_if_done(config.trainer.max_epochs)
+        with damage_in_words(origin.path):
+            refuse_other_settings(str(origin.path), origin.checkpoint, model, data, trainer)
+            origin.refuse_if_done(config.trainer.max_epochs)
         if trainer.is_global_zero and not config.quiet:
             log.info(f"going on from {origin.path}, after {origin.epochs} epochs")
-    with plain_if_a_process_is_lost(trainer):
-        trainer.fit(model, datamodule=data, ckpt_path=None if origin is None else str(origin.path), weights_only=True)
+    path, done = (None, -1) if origin is None else (origin.path, origin.epochs)
+    with damage_in_words(path, sound=lambda: trainer.current_epoch > done), plain_if_a_process_is_lost(trainer):
+        trainer.fit(model, datamodule=data, ckpt_path=None if path is None else str(path), weights_only=True)
     if trainer.is_global_zero and not config.quiet:
         if record.report is not None:
             print(record.report.to_text(), file=sys.stderr)

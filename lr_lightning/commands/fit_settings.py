@@ -10,13 +10,14 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from lr_lightning.class_policy import allow_classes
 from lr_lightning.commands.evaluate import checkpoint_path
-from lr_lightning.commands.resuming import Origin, after_restart, from_checkpoint, newest_unfinished
+from lr_lightning.commands.resuming import Origin, after_restart, damage_in_words, from_checkpoint, newest_unfinished
 from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments
 from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
 from lr_lightning.optimizers import EXACT
-from lr_lightning.parsing import dump, parse
+from lr_lightning.parsing import CUSTOM_CLASSES, dump, parse
 from lr_lightning.run_folder import RunFolder
 from lr_lightning.statistics.wald import CovarianceType
 
@@ -27,11 +28,13 @@ SET_ELSEWHERE: set[str | int] = {"in_features", "optimizer", "optimizer_options"
 
 def settings_and_origin(arguments: Sequence[str]) -> tuple[ArgumentParser, Namespace, Origin | None]:
     """The settings: those that the command names, else those of what the fit goes on from, else the defaults."""
+    allow_classes(custom=CUSTOM_CLASSES in arguments)  # jsonargparse imports the classes of defaults, too
     named = checkpoint_path(arguments)
     origin = None if named is None else from_checkpoint(named)
     parser = make_parser()
-    parser.set_defaults({} if origin is None else origin.defaults())
-    config = parse(parser, arguments)
+    with damage_in_words(named):
+        parser.set_defaults({} if origin is None else origin.defaults())
+        config = parse(parser, arguments)
     unfinished = newest_unfinished(experiment_name(config)) if config.resume else after_restart(experiment_name(config))
     if unfinished is not None:
         origin, parser = unfinished, make_parser()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch import LightningDataModule
 
 from lr_lightning.checkpoint import read_checkpoint
-from lr_lightning.errors import InputError
+from lr_lightning.class_policy import refuse_unsuitable_class
+from lr_lightning.errors import InputError, ProcessLostError
 from lr_lightning.optimizers import EXACT
 from lr_lightning.resume import epochs_done
 from lr_lightning.run_folder import RunFolder
@@ -51,6 +54,7 @@ class Origin:
         if name != EXACT or options:
             settings["optimizer"] = {"class_path": f"{module}.{name}", "init_args": options}
         if data is not None:
+            refuse_unsuitable_class(data["class_path"], LightningDataModule, str(self.path))
             settings["data"] = data
         if precision := self.checkpoint.get("progress", {}).get("precision"):
             settings["trainer"] = {"precision": precision}
@@ -68,10 +72,33 @@ class Origin:
             )
 
 
+@contextmanager
+def damage_in_words(path: Path | None, sound: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """While a fit takes up the state in a checkpoint: what goes wrong there is the checkpoint's fault.
+
+    Lightning and torch look up what they have saved, and stumble over anything else in their own ways.
+
+    Args:
+        path: of the checkpoint; None where there is none.
+        sound: whether the state has proved sound by now.
+
+    Raises:
+        InputError: that names the checkpoint.
+    """
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if path is None or sound() or isinstance(error, InputError | ProcessLostError):
+            raise
+        reason = f"{type(error).__name__}: {error}"[:300]
+        raise InputError(f"{path}: no fit can go on from it, the state of its fit is damaged ({reason})") from error
+
+
 def from_checkpoint(path: Path) -> Origin:
     """To go on from any checkpoint in a new run folder."""
     origin = Origin(path, read_checkpoint(path))
-    _refuse_if_for_inference(origin)
+    with damage_in_words(path):
+        _refuse_if_for_inference(origin)
     return origin
 
 
