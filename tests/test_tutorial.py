@@ -112,7 +112,7 @@ def test_default_command_is_quiet(hours_run):
 def test_saved_configuration_reruns_to_the_same_result(hours_run, project, run):
     code, _, err = run("fit", "--config", hours_run / "config.yaml")
     assert code == 0, err
-    again = project / "runs" / "config" / "version_0" / "checkpoints" / "last.ckpt"
+    again = project / "runs" / "hours" / "version_0" / "checkpoints" / "last.ckpt"
     first = torch.load(hours_run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     second = torch.load(again, weights_only=True)["state_dict"]
     assert json.dumps({k: v.tolist() for k, v in first.items()}) == json.dumps(
