@@ -293,7 +293,8 @@ def test_batches_of_any_size():
     for n in (0, 1, 3):
         inputs = {"text": np.full((n, 1), "b", dtype=object), "x": np.zeros((n, 1))}
         assert [output.shape for output in session.run(None, inputs)] == [(n,), (n,)]
-    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.Fail, match="Shape mismatch"):
+    errors = onnxruntime.capi.onnxruntime_pybind11_state
+    with pytest.raises((errors.Fail, errors.RuntimeException), match="Shape mismatch"):  # the latter until 1.23
         session.run(None, {"text": np.full((1, 1), "b", dtype=object), "x": np.zeros((2, 1))})
 
 
