@@ -47,6 +47,7 @@ def test_a_resumed_fit_ends_as_the_uninterrupted_one(project, run, interrupted):
     checkpoint = read_checkpoint(VERSION.format(0) + "/checkpoints/last.ckpt")
     assert checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == 3
     assert not (project / VERSION.format(0) / "report.json").exists()
+    time.sleep(1.1)  # as below, for TensorBoard's files
     assert run(*interrupted, "--resume") == (0, "", "")
     assert run(*interrupted)[0] == 0
     resumed, whole = (Result.of(project / VERSION.format(version)) for version in (0, 1))
@@ -210,6 +211,7 @@ def test_other_loops_resume_exactly_too(project, run, monkeypatch, options):
     with monkeypatch.context() as patch:
         patch.setattr("lr_lightning.callbacks.record.RunRecord.on_train_batch_end", stop_in_second, raising=False)
         assert run(*arguments)[0] == 130
+    time.sleep(1.1)  # TensorBoard reads the event files of one process in the order of the seconds in their names
     assert run(*arguments, "--resume") == (0, "", "")
     assert run(*arguments)[0] == 0
     resumed, whole = (Result.of(project / VERSION.format(version)) for version in (0, 1))
