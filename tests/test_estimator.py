@@ -559,6 +559,40 @@ def test_fits_in_threads_are_as_fits_in_turn(rows):
         assert one.coef_.dtype == other.coef_.dtype
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_fits(tmp_path):
+    # OpenMP's threads stay behind in the parent, and a child that asks for them would wait for ever.
+    script = """
+import multiprocessing, sys
+from sklearn.datasets import load_breast_cancer
+from lr_lightning import LogisticRegressionClassifier
+X, y = load_breast_cancer(return_X_y=True)
+
+def coefficients(_):
+    import torch
+    found = LogisticRegressionClassifier().fit(X, y).coef_.tolist()
+    return found, torch.get_num_threads()
+
+here = coefficients(0)
+context = multiprocessing.get_context("fork")
+pool = context.Pool(2)
+try:
+    there = pool.map_async(coefficients, range(4)).get(timeout=60)
+finally:
+    for child in multiprocessing.active_children():
+        child.kill()  # one that waits for ever would not end otherwise
+assert here[1] == 2
+assert {threads for _, threads in there} == {2}
+for found, _ in there:
+    assert max(abs(a - b) for a, b in zip(found[0], here[0][0])) < 1e-9
+print("all fitted")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "all fitted\n", done.stderr
+
+
 def test_an_interrupt_is_a_keyboard_interrupt(rows, monkeypatch):
     from lr_lightning import LogisticRegression as Module
 
