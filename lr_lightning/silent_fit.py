@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import warnings
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 import numpy as np
+import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import Precision
@@ -25,6 +27,16 @@ _TALKATIVE = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utiliti
 
 # A Trainer sets signal handlers, and warnings cannot be silenced in one thread alone: one fit at a time.
 _one_at_a_time = threading.Lock()
+_forked = False
+
+
+def _after_fork() -> None:
+    global _one_at_a_time, _forked
+    _one_at_a_time, _forked = threading.Lock(), True  # the old lock's holder may not have come along
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Coefficients(NamedTuple):
@@ -80,7 +92,7 @@ def fit_silently(
         weight_now, intercept = start or (np.zeros(x.shape[1]), 0.0)
         return Coefficients(weight_now, intercept, 0, False, "max_iter=0 leaves the coefficients as they were")
     initial_weight, initial_bias = (None, None) if start is None else (start[0].tolist(), start[1])
-    with _without_a_word():
+    with _without_a_word(), _threads_of_this_process():
         model = LogisticRegression(
             l1=l1,
             l2=l2,
@@ -156,3 +168,16 @@ def _without_a_word() -> Iterator[None]:
         finally:
             for logger in loggers:
                 logger.removeFilter(of_another_thread)
+
+
+@contextmanager
+def _threads_of_this_process() -> Iterator[None]:
+    """One thread in a forked child: OpenMP would wait for ever for those that stayed behind in the parent."""
+    threads = torch.get_num_threads()
+    if _forked:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if _forked:
+            torch.set_num_threads(threads)

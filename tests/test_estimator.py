@@ -559,6 +559,39 @@ def test_fits_in_threads_are_as_fits_in_turn(rows):
         assert one.coef_.dtype == other.coef_.dtype
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_fits(tmp_path):
+    # OpenMP's threads stay behind in the parent, and a child that asks for them would wait for ever.
+    script = """
+import multiprocessing
+import torch
+from sklearn.datasets import load_breast_cancer
+from lr_lightning import LogisticRegressionClassifier
+X, y = load_breast_cancer(return_X_y=True)
+estimator = LogisticRegressionClassifier()
+
+def fit_in_child(found):
+    found.put((estimator.fit(X, y).coef_, torch.get_num_threads()))
+
+here = estimator.fit(X, y).coef_.copy()
+context = multiprocessing.get_context("fork")
+found = context.Queue()
+child = context.Process(target=fit_in_child, args=(found,), daemon=True)
+child.start()
+try:
+    there, threads = found.get(timeout=60)
+finally:
+    child.kill()
+assert abs(there - here).max() < 1e-9 * abs(here).max()
+assert threads == torch.get_num_threads() == 2
+print("fitted")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "fitted\n", done.stderr
+
+
 def test_an_interrupt_is_a_keyboard_interrupt(rows, monkeypatch):
     from lr_lightning import LogisticRegression as Module
 
