@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,6 +20,10 @@ DEVICE_BLOCK = 2**28
 _ELEMENTS_PER_WORKER = 2**18
 _SMALL = 2**19  # elements of x; below, float64 products cost next to nothing
 _MAX_WORKERS = 8  # more would wait for Python's interpreter lock
+_MANY_FEATURES = 512
+# The threads are kept: in a new one the memory that BLAS works in would have to be brought in again, page by page.
+_team = ThreadPoolExecutor(_MAX_WORKERS - 1, thread_name_prefix="lr_lightning")
+_outside = threading.local()  # number of threads outside of `serial_operations`
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -56,6 +63,26 @@ def weighted_row_sums(block: Tensor, weight: Tensor, out: Tensor) -> None:
     torch.bmm(weight.view(-1, 1, _TERMS), block.view(-1, _TERMS, d), out=out)
 
 
+@contextmanager
+def serial_operations(n_features: int = 0) -> Iterator[None]:
+    """Within, torch's own operations take one thread each; `share_out` still has all of them.
+
+    After an operation on several threads those of OpenMP stay awake for milliseconds, waiting for the next one,
+    and keep the processors from the threads of `share_out`. With many features the factorisations are worth it.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or n_features > _MANY_FEATURES:
+        yield
+        return
+    _outside.threads = threads
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)  # also what threads started later will inherit
+        del _outside.threads
+
+
 def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor) -> None:
     """Calls ``work`` in several threads, each with its share of the numbers of the blocks of x.
 
@@ -65,29 +92,31 @@ def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor) -> 
     thread that the system holds up. Inside of a block torch uses one thread: BLAS rounds otherwise with more.
     """
     share = iter(range(blocks))
-    threads = torch.get_num_threads()
-    workers = min(threads, _MAX_WORKERS, blocks, max(1, x.numel() // _ELEMENTS_PER_WORKER))
     if x.device.type != "cpu":
         work(share)
         return
-    errors: list[BaseException] = []
+    threads = getattr(_outside, "threads", None) or torch.get_num_threads()
+    workers = min(threads, _MAX_WORKERS, blocks, max(1, x.numel() // _ELEMENTS_PER_WORKER))
 
     def run() -> None:
         torch.set_num_threads(1)  # this holds for the calling thread alone
-        try:
-            with torch.no_grad():  # grad mode belongs to a thread too
-                work(share)
-        except BaseException as error:
-            errors.append(error)
+        with torch.no_grad():  # grad mode belongs to a thread too
+            work(share)
 
-    try:
-        team = [threading.Thread(target=run) for _ in range(workers - 1)]
-        for thread in team:
-            thread.start()
-        run()
-        for thread in team:
-            thread.join()
-    finally:
-        torch.set_num_threads(threads)  # also what threads started later will inherit
-    if errors:
-        raise errors[0]
+    with serial_operations():
+        helpers = [_team.submit(run) for _ in range(workers - 1)]
+        try:
+            run()
+        finally:
+            # One that has not begun has nothing left to do: its thread is busy for somebody else.
+            errors = [helper.exception() for helper in helpers if not helper.cancel()]
+    if any(errors):
+        raise next(filter(None, errors))
+
+
+def _forget_team() -> None:
+    global _team
+    _team = ThreadPoolExecutor(_MAX_WORKERS - 1, thread_name_prefix="lr_lightning")
+
+
+os.register_at_fork(after_in_child=_forget_team)  # the threads themselves do not come along

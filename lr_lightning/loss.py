@@ -17,8 +17,9 @@ from torch.nn.functional import softplus
 
 from lr_lightning.blocks import DEVICE_BLOCK, block_rows, compute_dtype, row_groups, share_out, weighted_row_sums
 
-_HESSIAN_ROWS = 4096
-_TILE = 512  # columns: of the symmetric product only the tiles on and below the diagonal are computed
+_HESSIAN_ROWS = 4096  # more float32 terms in one sum would lose digits
+_HESSIAN_ELEMENTS = 2**20
+_TILE = 128  # columns: of the symmetric product only the tiles on and below the diagonal are computed
 _MAX_GROUPS = 16
 _GROUP_ELEMENTS = 2**24
 _SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
@@ -81,8 +82,9 @@ def logistic_hessian(
     b = None if bias is None else bias.detach().reshape(()).to(x.device, dtype)
     v = None if sample_weight is None else sample_weight.detach().reshape(-1)
     size = d + (bias is not None)
-    rows = _HESSIAN_ROWS if x.device.type == "cpu" else max(_HESSIAN_ROWS, DEVICE_BLOCK // max(d, 1))
-    blocks = math.ceil(n / rows)
+    most = max(_HESSIAN_ROWS, (_HESSIAN_ELEMENTS if x.device.type == "cpu" else DEVICE_BLOCK) // max(d, 1))
+    blocks = 2 * max(1, math.ceil(n / most / 2))  # an even number of equal blocks keeps the threads equally busy
+    rows = math.ceil(n / blocks)
     # Every group of blocks has a sum of its own, so that the result does not depend on the number of workers.
     groups = max(1, min(blocks, _MAX_GROUPS, _GROUP_ELEMENTS // size**2))
     partial = torch.zeros(groups, size, size, dtype=torch.float64, device=x.device)
@@ -100,9 +102,9 @@ def logistic_hessian(
                 product = torch.mul(block, curvature[:, None], out=scaled[: len(block)])
                 for j in range(0, d, _TILE):
                     tile = slice(j, min(j + _TILE, d))
-                    total[j:d, tile] += block[:, j:].T @ product[:, tile]
+                    total[j:d, tile] += _transposed_product(block[:, j:], product[:, tile])
                 if b is not None:
-                    total[d, :d] += product.sum(0, dtype=torch.float64)
+                    total[d, :d] += _transposed_product(curvature[:, None], block)[0]
                     total[d, d] += curvature.sum(dtype=torch.float64)
 
     share_out(work, groups, x)
@@ -110,11 +112,20 @@ def logistic_hessian(
     return lower + lower.tril(-1).T
 
 
+def _transposed_product(left: Tensor, right: Tensor) -> Tensor:
+    """``left.T @ right``, float64, whose sums have at most 4096 terms in the dtype of the two."""
+    rest = len(left) % _HESSIAN_ROWS
+    whole = len(left) - rest
+    product = (left[whole:].T @ right[whole:]).double()
+    if whole:
+        left, right = (part[:whole].unflatten(0, (-1, _HESSIAN_ROWS)) for part in (left, right))
+        product += torch.bmm(left.mT, right).sum(0, dtype=torch.float64)
+    return product
+
+
 def _curvature(block: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """σ(z)σ(-z) of the rows' logits z."""
-    z = block @ weight
-    if bias is not None:
-        z += bias
+    z = block @ weight if bias is None else torch.addmv(bias.expand(len(block)), block, weight)
     return torch.sigmoid(z).mul_(torch.sigmoid(z.neg_()))
 
 

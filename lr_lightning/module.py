@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import Self
 
+from lr_lightning.blocks import serial_operations
 from lr_lightning.checkpoint import read_checkpoint
 from lr_lightning.checkpoint_contents import PREFIX, check_contents
 from lr_lightning.data.standardization import Standardization
@@ -238,10 +239,11 @@ class LogisticRegression(LightningModule):
             self.linear_sigmoid.scale, l1=hparams["l1"], l2=hparams["l2"], standardize=hparams["standardize"]
         )
         options = dict(hparams["optimizer_options"] or {})
-        if hparams["optimizer"] == EXACT:
-            served = self._served or Standardization.identity(hparams["in_features"])
-            options |= solver_options(self.linear_sigmoid, self.training_summary, served, self._penalty, hparams)
-        return make_optimizer(hparams["optimizer"], self.linear_sigmoid.parameters(), options)
+        with serial_operations(hparams["in_features"]):
+            if hparams["optimizer"] == EXACT:
+                served = self._served or Standardization.identity(hparams["in_features"])
+                options |= solver_options(self.linear_sigmoid, self.training_summary, served, self._penalty, hparams)
+            return make_optimizer(hparams["optimizer"], self.linear_sigmoid.parameters(), options)
 
     # ---- training ---------------------------------------------------------------------------------------
 
@@ -286,16 +288,15 @@ class LogisticRegression(LightningModule):
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Step; an optimizer that needs the whole objective is told it, over all batches of all processes."""
-        if not self._full_batch or optimizer_closure is None:
-            optimizer.step(closure=optimizer_closure)  # type: ignore[arg-type]
-            return
 
         def whole_objective() -> Tensor:
-            optimizer_closure()
+            optimizer_closure()  # type: ignore[misc]
             smooth = self._penalty.smooth(self.linear_sigmoid.linear.weight[0].detach())
             return self._epoch.means()[0] + smooth
 
-        optimizer.step(closure=whole_objective)  # type: ignore[arg-type]
+        whole = self._full_batch and optimizer_closure is not None
+        with serial_operations(self.hparams["in_features"]):
+            optimizer.step(closure=whole_objective if whole else optimizer_closure)  # type: ignore[arg-type]
 
     def on_train_batch_end(self, outputs: Any, batch: Sequence[Tensor], batch_idx: int) -> None:
         """At the end of an epoch: log its loss, and stop at the optimum or where the loss is lost.

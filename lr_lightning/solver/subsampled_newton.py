@@ -28,6 +28,7 @@ _STATE = (
 _MAX_REJECTIONS = 25
 _MAX_FAILURES = 4  # then the sample is no longer asked
 _REACH = 10.0
+_NEAR = 100  # times the tolerance: how far above the minimum the last verified objective may lie
 
 
 class SubsampledNewton(torch.optim.Optimizer):
@@ -44,7 +45,8 @@ class SubsampledNewton(torch.optim.Optimizer):
     sample's Hessian over the coordinates that may move.
 
     It stops once half the squared Newton decrement, −½ (gᵀp + Δ‖·‖₁), which is the decrease the model
-    promises, is at most `tol` times the objective; the parameters then hold the minimiser of that last model.
+    promises, is at most `tol` times the objective, or is sure to be so after the next step because it shrinks
+    by the same factor from step to step; the parameters then hold the minimiser of that last model.
 
     Args:
         params: `[weight]` or `[weight, bias]`, float64; weight (d,) or (1, d), bias () or (1,). The features
@@ -158,8 +160,8 @@ class SubsampledNewton(torch.optim.Optimizer):
         finite = math.isfinite(objective) and bool(gradient.isfinite().all())
         if self._best is None:
             self._first(point, gradient, objective, finite)
-        elif finite and self._has_fallen(point, gradient, objective):
-            self._accept(point, gradient, objective)
+        elif finite and (decrease := self._decrease(point, gradient, objective)) >= 0:
+            self._accept(point, gradient, objective, decrease)
         else:
             self._reject(point, gradient, objective, finite)
         return loss
@@ -205,8 +207,8 @@ class SubsampledNewton(torch.optim.Optimizer):
         else:
             self._stop(NOT_FINITE)
 
-    def _has_fallen(self, point: Tensor, gradient: Tensor, objective: float) -> bool:
-        """Whether the objective is lower than at the best point; near the minimum judged by the gradients.
+    def _decrease(self, point: Tensor, gradient: Tensor, objective: float) -> float:
+        """How much lower the objective is than at the best point; near the minimum judged by the gradients.
 
         The difference of two nearly equal sums over all rows is rounding. The mean of the slopes at both ends
         gives the same difference without the cancellation (Hager & Zhang 2005, the approximate Wolfe
@@ -214,14 +216,13 @@ class SubsampledNewton(torch.optim.Optimizer):
         """
         assert self._best is not None  # noqa: S101
         if abs(objective - self.objective) > 1e-7 * abs(self.objective):
-            return objective < self.objective
-        change = 0.5 * float((gradient + self._best_gradient) @ (point - self._best))
-        change += float(self._l1 @ (point.abs() - self._best.abs()))
-        return change <= 0
+            return self.objective - objective
+        decrease = 0.5 * float((gradient + self._best_gradient) @ (self._best - point))
+        return decrease + float(self._l1 @ (self._best.abs() - point.abs()))
 
-    def _accept(self, point: Tensor, gradient: Tensor, objective: float) -> None:
+    def _accept(self, point: Tensor, gradient: Tensor, objective: float, decrease: float) -> None:
         assert self._best is not None  # noqa: S101
-        agreement = (self.objective - objective) / self._promised if self._promised > 0 else 1.0
+        agreement = decrease / self._promised if self._promised > 0 else 1.0
         resolved = self._promised > 1e-9 * abs(self.objective)
         self._doubtful = resolved and not 0.8 < agreement < 1.25
         if self._doubtful and self._advisor is not None and self._failures < _MAX_FAILURES:
@@ -265,14 +266,20 @@ class SubsampledNewton(torch.optim.Optimizer):
         slope = float(self._best_gradient @ p + self._l1 @ ((self._best + p).abs() - self._best.abs()))
         left_out = self._curvature.left_out if isinstance(self._curvature, WorkingSetCurvature) else 0.0
         before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0) + left_out
-        small = self.newton_decrement <= self.param_groups[0]["tol"] * abs(self.objective)
+        # The step is worth taking unverified where the model has just proved right.
+        trusted = not self._rejections and self.newton_decrement < 0.25 * before < math.inf
+        tolerance = self.param_groups[0]["tol"] * abs(self.objective)
+        remaining = self.newton_decrement
+        if trusted and remaining < _NEAR * tolerance:
+            # It will shrink the decrement by about the factor of the step before; twice that, as an error that has
+            # been multiplied more often lies more where the model is worst.
+            remaining *= min(1.0, 2 * self.newton_decrement / before)
+        small = remaining <= tolerance
         if self._is_separated() or (small and self._runs_away(p)):
             self._finish_at_best(RUNNING_AWAY, converged=False)
         elif small:
             self.stopped = self.converged = True
             self.status = CONVERGED
-            # The step is worth taking unverified where the model has just proved right.
-            trusted = not self._rejections and self.newton_decrement < 0.25 * before < math.inf
             self._coefficients.write(self._best + p if trusted else self._best)
         elif self._stalled(before):
             self._finish_at_best(PRECISION_LIMIT, converged=True)
