@@ -83,20 +83,21 @@ def serial_operations(n_features: int = 0) -> Iterator[None]:
         del _outside.threads
 
 
-def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor) -> None:
+def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor, effort: int = 1) -> None:
     """Calls ``work`` in several threads, each with its share of the numbers of the blocks of x.
 
     Matrix-vector products of the usual BLAS run on one thread, and torch's element-wise operations on the few
     thousand rows of a block do as well; so the threads are put around the blocks. Torch gives up Python's
     lock inside its operations. A thread takes the next block when it has done one, so that none waits for a
     thread that the system holds up. Inside of a block torch uses one thread: BLAS rounds otherwise with more.
+    The more ``effort`` goes into an element of x, the sooner threads are worth it.
     """
     share = iter(range(blocks))
     if x.device.type != "cpu":
         work(share)
         return
     threads = getattr(_outside, "threads", None) or torch.get_num_threads()
-    workers = min(threads, _MAX_WORKERS, blocks, max(1, x.numel() // _ELEMENTS_PER_WORKER))
+    workers = min(threads, _MAX_WORKERS, blocks, max(1, effort * x.numel() // _ELEMENTS_PER_WORKER))
 
     def run() -> None:
         torch.set_num_threads(1)  # this holds for the calling thread alone

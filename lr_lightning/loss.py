@@ -107,7 +107,7 @@ def logistic_hessian(
                     total[d, :d] += _transposed_product(curvature[:, None], block)[0]
                     total[d, d] += curvature.sum(dtype=torch.float64)
 
-    share_out(work, groups, x)
+    share_out(work, groups, x, effort=1 + d // 8)
     lower = partial.sum(0).tril_()
     return lower + lower.tril(-1).T
 

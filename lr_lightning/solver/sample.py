@@ -13,7 +13,7 @@ from lr_lightning.solver.sample_problem import SampleProblem
 
 _RARE = 0.05
 _BLOCK = 2**20  # elements
-_BLOCK_ROWS = 512
+_SMALL_BLOCK = 2**18  # for a thread of its own
 
 
 def sample_size(n: int, d: int) -> int:
@@ -93,9 +93,8 @@ def _represents(x: Tensor, y: Tensor, v: Tensor | None) -> bool:
     positive = float((y if v is None else v * y).sum(dtype=torch.float64)) / total
     if min(positive, 1 - positive) < _RARE:
         return False
-    weighted = x if v is None else x * v.to(x.dtype)[:, None].sqrt()
-    mean_square = torch.linalg.vector_norm(weighted, dim=0).double().square() / total
-    return bool((mean_square > 0.5).all())
+    squares = x.square() if v is None else x.square().mul_((v * (len(y) / total)).to(x.dtype)[:, None])
+    return bool((squares.mean(0) > 0.5).all())
 
 
 def _mixture(y: Tensor, v: Tensor | None, size: Tensor) -> Tensor:
@@ -131,12 +130,12 @@ def _gather(
     center: Tensor | None,
     scale: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    weights = None if v is None else v[rows.to(v.device)].to(x.device)
+    rows = rows.to(x.device)
+    weights = None if v is None else v.to(x.device).index_select(0, rows)
     if factors is not None:
         factors = factors.to(x.device)
         weights = factors if weights is None else weights.double() * factors
-    sample = _standardize(x.index_select(0, rows.to(x.device)), center, scale)
-    return sample, y[rows.to(y.device)].to(x.device), weights
+    return _standardize(x, center, scale, rows), y.to(x.device).index_select(0, rows), weights
 
 
 def _blocks(x: Tensor, center: Tensor | None, scale: Tensor | None) -> Iterator[Tensor]:
@@ -145,25 +144,29 @@ def _blocks(x: Tensor, center: Tensor | None, scale: Tensor | None) -> Iterator[
         yield _standardize(x[start : start + rows], center, scale)
 
 
-def _standardize(x: Tensor, center: Tensor | None, scale: Tensor | None) -> Tensor:
+def _standardize(x: Tensor, center: Tensor | None, scale: Tensor | None, rows: Tensor | None = None) -> Tensor:
+    """``(x - center) / scale`` of all rows, or of those with the numbers ``rows``."""
     if center is None and scale is None:
-        return x
+        return x if rows is None else x.index_select(0, rows)
+    n, d = len(x) if rows is None else len(rows), x.shape[1]
     # The dtype tells the solver how far the rows are rounded.
     dtype = x.dtype if x.dtype == torch.float64 else torch.float32
-    standardized = torch.empty(x.shape, dtype=dtype, device=x.device)
-    blocks = list(zip(x.split(_BLOCK_ROWS), standardized.split(_BLOCK_ROWS), strict=True))
+    standardized = torch.empty(n, d, dtype=dtype, device=x.device)
     center = None if center is None else center.to(x.device)
     scale = None if scale is None else scale.to(x.device)
 
+    size = max(64, _SMALL_BLOCK // d)
+
     def work(share: Iterator[int]) -> None:
         for k in share:
-            block, out = blocks[k]
-            rows = block.to(torch.float64, copy=True)
+            part = slice(k * size, (k + 1) * size)
+            block = x[part] if rows is None else x.index_select(0, rows[part])
+            block = block.to(torch.float64, copy=True)
             if center is not None:
-                rows -= center
+                block -= center
             if scale is not None:
-                rows /= scale
-            out.copy_(rows)
+                block /= scale
+            standardized[part] = block
 
-    share_out(work, len(blocks), x)
+    share_out(work, -(-n // size), standardized)
     return standardized

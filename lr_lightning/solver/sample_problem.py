@@ -92,7 +92,7 @@ class SampleProblem:
         m, k = len(self._x), self.size
         if not self.exact and self._complete and k > DENSE_LIMIT and not self._l1.any():
             return start, self.curvature(start, history_size)  # its steps would be as dear as the passes
-        if not self.exact and m * k * k > _CHEAP / 10:
+        if not self.exact and m * k * k > _CHEAP / 100:
             smaller = self._reduced(m // _LEVEL_RATIO)
             if smaller is not None:
                 start, _ = smaller.solve(start, history_size)

@@ -28,7 +28,6 @@ _STATE = (
 _MAX_REJECTIONS = 25
 _MAX_FAILURES = 4  # then the sample is no longer asked
 _REACH = 10.0
-_NEAR = 100  # times the tolerance: how far above the minimum the last verified objective may lie
 
 
 class SubsampledNewton(torch.optim.Optimizer):
@@ -45,8 +44,7 @@ class SubsampledNewton(torch.optim.Optimizer):
     sample's Hessian over the coordinates that may move.
 
     It stops once half the squared Newton decrement, −½ (gᵀp + Δ‖·‖₁), which is the decrease the model
-    promises, is at most `tol` times the objective, or is sure to be so after the next step because it shrinks
-    by the same factor from step to step; the parameters then hold the minimiser of that last model.
+    promises, is at most `tol` times the objective; the parameters then hold the minimiser of that last model.
 
     Args:
         params: `[weight]` or `[weight, bias]`, float64; weight (d,) or (1, d), bias () or (1,). The features
@@ -266,20 +264,14 @@ class SubsampledNewton(torch.optim.Optimizer):
         slope = float(self._best_gradient @ p + self._l1 @ ((self._best + p).abs() - self._best.abs()))
         left_out = self._curvature.left_out if isinstance(self._curvature, WorkingSetCurvature) else 0.0
         before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0) + left_out
-        # The step is worth taking unverified where the model has just proved right.
-        trusted = not self._rejections and self.newton_decrement < 0.25 * before < math.inf
-        tolerance = self.param_groups[0]["tol"] * abs(self.objective)
-        remaining = self.newton_decrement
-        if trusted and remaining < _NEAR * tolerance:
-            # It will shrink the decrement by about the factor of the step before; twice that, as an error that has
-            # been multiplied more often lies more where the model is worst.
-            remaining *= min(1.0, 2 * self.newton_decrement / before)
-        small = remaining <= tolerance
+        small = self.newton_decrement <= self.param_groups[0]["tol"] * abs(self.objective)
         if self._is_separated() or (small and self._runs_away(p)):
             self._finish_at_best(RUNNING_AWAY, converged=False)
         elif small:
             self.stopped = self.converged = True
             self.status = CONVERGED
+            # The step is worth taking unverified where the model has just proved right.
+            trusted = not self._rejections and self.newton_decrement < 0.25 * before < math.inf
             self._coefficients.write(self._best + p if trusted else self._best)
         elif self._stalled(before):
             self._finish_at_best(PRECISION_LIMIT, converged=True)
