@@ -205,7 +205,8 @@ class LogisticRegression(LightningModule):
         if stage == "fit":
             self._inferred = {}
             self._line_search_end = LineSearchEnd()
-            self._summarize(data)
+            with serial_operations():
+                self._summarize(data)
             self._from_data = data.description() if isinstance(data, TensorDataModule) else {}
         if isinstance(data, TensorDataModule) and data.val_rows is None:
             # Lightning warns of an empty validation loader; one that is not overridden it leaves alone.

@@ -93,8 +93,12 @@ def _represents(x: Tensor, y: Tensor, v: Tensor | None) -> bool:
     positive = float((y if v is None else v * y).sum(dtype=torch.float64)) / total
     if min(positive, 1 - positive) < _RARE:
         return False
-    squares = x.square() if v is None else x.square().mul_((v * (len(y) / total)).to(x.dtype)[:, None])
-    return bool((squares.mean(0) > 0.5).all())
+    v = torch.ones_like(y) if v is None else v
+    squares = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    rows = max(1, _BLOCK // x.shape[1])
+    for block, weight in zip(x.split(rows), (v / total).to(x.dtype).split(rows), strict=True):
+        squares += weight @ block.square()
+    return bool((squares > 0.5).all())
 
 
 def _mixture(y: Tensor, v: Tensor | None, size: Tensor) -> Tensor:

@@ -230,7 +230,7 @@ class SampleProblem:
 
     def _reduced(self, rows: int) -> SampleProblem | None:
         """The problem on a random part of the rows, or None if there are too few for a useful answer."""
-        if rows < max(2000, 20 * self.size):
+        if rows < max(2000, 5 * self.size):
             return None
         generator = torch.Generator().manual_seed(rows)
         index = torch.randperm(len(self._x), generator=generator)[:rows].sort().values
