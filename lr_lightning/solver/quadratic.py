@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 RANK_TOLERANCE = 1e-13  # relative to a unit diagonal, times the size: pivots below are rounding
-_RIDGE = 1e4  # times the rank tolerance
-_REFINEMENTS = 5
+_ROUNDING = 0.01  # times the root of the rank tolerance
 _SWEEPS = 30
 _DIVERGENCE = 1e6
 _HUGE = 1e100
@@ -23,12 +22,10 @@ _FEW = 6
 def solve_spd(matrix: Tensor, rhs: Tensor, rank_tolerance: float = RANK_TOLERANCE) -> Tensor:
     r"""Solves ``matrix @ p = rhs`` for a symmetric positive semi-definite matrix.
 
-    The matrix is scaled to unit diagonal. If its Cholesky factor shows it to be singular, a small ridge
-    :math:`\delta` is added and the solution refined,
-    :math:`p \leftarrow p + (A + \delta I)^{-1} (r - A p)`. Refinement multiplies the error along an
-    eigenvector of eigenvalue :math:`\lambda` by :math:`\delta / (\lambda + \delta)` each time: within the
-    range of the matrix the solution becomes exact, while rounding errors outside of it stay harmless. So the
-    result tends to the solution of least (scaled) norm.
+    The matrix is scaled to unit diagonal. If its Cholesky factor shows it to be singular, the solution of least
+    (scaled) norm is taken: eigenvectors :math:`u` with eigenvalues below the tolerance :math:`\tau` get no part
+    of it where :math:`u^\top r` is rounding, as it is where columns depend on each other, and else
+    :math:`u^\top r / \tau`.
 
     Args:
         matrix: (k, k).
@@ -46,20 +43,12 @@ def solve_spd(matrix: Tensor, rhs: Tensor, rank_tolerance: float = RANK_TOLERANC
     factor, info = torch.linalg.cholesky_ex(scaled)
     if not info and float(factor.diagonal().square().min()) > rank_tolerance * size:
         return torch.cholesky_solve(r[:, None], factor)[:, 0] * scale
-    ridge = _RIDGE * rank_tolerance
-    for _ in range(8):
-        shifted = scaled.clone()
-        shifted.diagonal().add_(ridge)
-        factor, info = torch.linalg.cholesky_ex(shifted)
-        if not info:
-            break
-        ridge *= 30
-    else:  # far from semi-definite, wrecked by rounding; steepest descent is still right
-        return rhs * scale.square()
-    p = torch.cholesky_solve(r[:, None], factor)[:, 0]
-    for _ in range(_REFINEMENTS):
-        p = p + torch.cholesky_solve((r - scaled @ p)[:, None], factor)[:, 0]
-    return p * scale
+    values, vectors = torch.linalg.eigh(scaled)
+    parts = vectors.T @ r
+    least = rank_tolerance * size
+    rounding = (values < least) & (parts.abs() < _ROUNDING * rank_tolerance**0.5)
+    parts = torch.where(rounding, 0.0, parts / values.abs().clamp(min=least))
+    return vectors @ parts * scale
 
 
 def smallest_pivot(matrix: Tensor) -> float:
@@ -110,8 +99,10 @@ def minimize_l1(
     u = start.clone()
     r = gradient
     penalised = l1 > 0
-    tolerance = 1e-12 * max(float(l1.max()), float(gradient.abs().max()))
+    root = matrix.diagonal().clamp(min=0).sqrt()
+    own = 1e-12 * torch.maximum(l1, gradient.abs())  # penalties of unlike features may differ by orders of magnitude
     for iteration in range(max_iterations):
+        tolerance = own + 1e-15 * root * (root @ (u - start).abs())  # the last is what r may be off by rounding
         many = iteration == 0 and int(((u == 0) & (r.abs() > l1)).sum()) > _FEW
         if many or iteration % _FEW == _FEW - 1:
             u = _coordinate_descent(matrix, r, u, l1)
@@ -121,7 +112,7 @@ def minimize_l1(
         violating = ~free & (r.abs() > l1 + tolerance)
         sign = torch.where(nonzero, u.sign(), -r.sign())
         slope = torch.where(penalised, r + l1 * sign, r)
-        stationary = float((slope * free).abs().max()) <= tolerance
+        stationary = bool(((slope * free).abs() <= tolerance).all())
         if stationary and not violating.any():
             break
         p = _orthant_step(matrix, slope, sign, free, violating, rank_tolerance)
@@ -134,6 +125,8 @@ def minimize_l1(
             break
         u = torch.add(u, p, alpha=t)
         u[zeroed] = 0
+        if not bool((u.abs() < _HUGE).all()):  # it only can on a matrix that rounding has left indefinite
+            return start
         r = gradient + matrix @ (u - start)
     return u
 
