@@ -151,15 +151,16 @@ def test_heavily_imbalanced():
 @pytest.mark.parametrize("noise", [0.0, 1e-9, 1e-4])
 def test_collinear_columns_give_the_best_predictions(noise):
     x, y = table(n=5000)
-    copy = x[:, 0] - 2 * x[:, 1] + noise * np.random.default_rng(1).normal(size=len(y))
+    other = np.random.default_rng(1).normal(size=len(y))
+    near = np.column_stack([x, x[:, 0] - 2 * x[:, 1] + noise * other])
     model = LogisticRegression()
-    fit(model, TensorDataModule(np.column_stack([x, copy]), y))
+    fit(model, TensorDataModule(near, y))
     assert all(np.isfinite(list(model.predictor().coefficients.values())))
-    alone = LogisticRegression()
-    fit(alone, TensorDataModule(x, y))
-    p, q = model.predictor().probability(np.column_stack([x, copy])), alone.predictor().probability(x)
-    if noise < 1e-6:
-        assert p.numpy() == pytest.approx(q.numpy(), abs=1e-6)
+    # Well-conditioned columns of the same span have the same predictions.
+    apart, x = LogisticRegression(), np.column_stack([x, other]) if noise else x
+    fit(apart, TensorDataModule(x, y))
+    expected = apart.predictor().probability(x).numpy()
+    assert model.predictor().probability(near).numpy() == pytest.approx(expected, abs=1e-6)
     assert model.converged
 
 
@@ -184,3 +185,55 @@ def test_separated_rows_end_with_a_reason(precision, caplog):
     assert "separation" in caplog.text
     assert trainer.current_epoch < 100
     assert all(np.isfinite(list(model.predictor().coefficients.values())))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_columns_that_depend_on_others_up_to_rounding_do_not_keep_the_fit_from_ending(dtype):
+    x, y = table(n=2000)
+    columns = [x, x[:, :1] + x[:, 1:2], 3 * x[:, 5:] - 1, x.sum(1, keepdims=True)]
+    model = LogisticRegression()
+    trainer, _ = fit(model, TensorDataModule(np.hstack(columns).astype(dtype), y), precision="32-true")
+    assert model.converged
+    assert trainer.current_epoch <= 3
+    predictor = model.predictor()
+    reached = predictor.probability(np.hstack(columns)).numpy()
+    assert -np.log(np.where(y == 1, reached, 1 - reached)).mean() == pytest.approx(optimum(x, y), rel=1e-6)
+
+
+@pytest.mark.parametrize("low", [-1.0, 1.0, 5.0])
+def test_powers_of_a_feature_reach_the_optimum_of_their_span(low):
+    generator = np.random.default_rng(4)
+    t = generator.uniform(low, low + 2, 1500)
+    unit = t - low - 1
+    y = (generator.random(len(t)) < 1 / (1 + np.exp(-2 * np.sin(3 * unit)))).astype(float)
+    model, powers = LogisticRegression(), np.column_stack([t**k for k in range(1, 8)])
+    fit(model, TensorDataModule(powers, y))
+    expected = optimum(np.polynomial.chebyshev.chebvander(unit, 7)[:, 1:], y)
+    margin = (2 * y - 1) * model.logits(torch.from_numpy(powers)).detach().numpy()
+    assert np.logaddexp(0, -margin).mean() == pytest.approx(expected, rel=1e-8)
+    assert model.converged
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.4])
+def test_a_flag_of_one_class_only_is_not_called_converged(share, precision):
+    x, y = table(n=1500)
+    flag = np.random.default_rng(5).random(len(y)) < share
+    model = LogisticRegression()
+    trainer, _ = fit(model, TensorDataModule(np.column_stack([x, flag]), np.where(flag, 1.0, y)), precision=precision)
+    assert not model.converged
+    assert "separation" in trainer.optimizers[0].status
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-12, 1e-15])
+def test_a_penalty_on_a_column_in_tiny_units_leaves_the_others_alone(unit):
+    x, y = table(n=2000, d=3)
+    with_column, without = (
+        LogisticRegression(l1=0.01, standardize=False),
+        LogisticRegression(l1=0.01, standardize=False),
+    )
+    fit(with_column, TensorDataModule(np.column_stack([x, unit * np.random.default_rng(6).normal(size=len(y))]), y))
+    fit(without, TensorDataModule(x, y))
+    found = list(with_column.predictor().coefficients.values())
+    assert found[:3] == pytest.approx(list(without.predictor().coefficients.values()), rel=1e-9)
+    assert found[3] == 0

@@ -68,11 +68,11 @@ class DenseCurvature:
 
     def state(self) -> dict[str, Any]:
         """What `load` needs."""
-        return {"matrix": self.matrix}
+        return {"matrix": self.matrix, "rank_tolerance": self._rank_tolerance}
 
     def load(self, state: dict[str, Any]) -> None:
         """Takes over what `state` gave."""
-        self.matrix = state["matrix"]
+        self.matrix, self._rank_tolerance = state["matrix"], state["rank_tolerance"]
 
 
 class LimitedMemoryCurvature:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lr_lightning.blocks import compute_dtype
 from lr_lightning.loss import logistic_hessian, sweep
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
+from lr_lightning.solver.factored import FactoredCurvature
 from lr_lightning.solver.quadratic import RANK_TOLERANCE, smallest_pivot
 
 Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature
@@ -20,6 +21,8 @@ _FEW = 64  # coefficients; with more, a Hessian costs as much as several sweeps
 _SLOW = 0.1  # a step that promises more than this part of the one before: the Hessian has grown old
 _LEVEL_RATIO = 4
 _PRIOR = 0.1  # in rows
+_AFFORDABLE = 1e10  # multiplications of a QR factorisation
+_DOUBLE_PIVOT = 1e-8  # below, half of the digits of a Newton step are gone
 _SINGLE_PIVOT = 2e-6  # below, float32 products are too coarse for the Hessian's inverse
 _SINGLE_RANK_TOLERANCE = 1e-11  # dependent columns, rounded to float32, leave squared pivots of 1e-14
 
@@ -78,6 +81,9 @@ class SampleProblem:
         if self.size <= DENSE_LIMIT:
             matrix = self._hessian(point)
             matrix.diagonal().add_(self._l2)
+            if self._is_ill_conditioned(matrix):
+                rows = self._x if not self._has_intercept else torch.nn.functional.pad(self._x, (0, 1), value=1.0)
+                return FactoredCurvature.of_rows(rows * self._row_curvature(point).sqrt()[:, None], self._l2)
             return DenseCurvature(matrix, self._rank_tolerance)
         if self._l1.any():
             return WorkingSetCurvature(self._block, point, 2 * DENSE_LIMIT, self._rank_tolerance)
@@ -104,6 +110,8 @@ class SampleProblem:
         point, curvature = problem._newton(start, 0.1 * k / (2 * m), history_size, limit=20)
         if isinstance(curvature, DenseCurvature):
             curvature.matrix.diagonal().sub_(prior)
+            if self._is_ill_conditioned(curvature.matrix):
+                curvature = self.curvature(point, history_size)
         return point, curvature
 
     def start(self, point: Tensor) -> Tensor:
@@ -148,7 +156,7 @@ class SampleProblem:
         each other, a step multiplies that by the inverse of a small pivot.
         """
         if self._double:
-            return 1e-12
+            return max(1e-12, curvature.noise()) if isinstance(curvature, FactoredCurvature) else 1e-12
         noise = 1e-9
         if isinstance(curvature, DenseCurvature):
             pivot = max(smallest_pivot(curvature.matrix), _SINGLE_RANK_TOLERANCE)
@@ -249,6 +257,13 @@ class SampleProblem:
         if self._x.dtype != torch.float64 and smallest_pivot(hessian) < _SINGLE_PIVOT:
             hessian = logistic_hessian(self._x.double(), *self._split(point), self._v).cpu() / self._total
         return hessian
+
+    def _is_ill_conditioned(self, matrix: Tensor) -> bool:
+        """Whether a Hessian (k, k) has lost digits that the rows, if they hold them, could give a factor."""
+        lossless = self._x.dtype == torch.float64 and self._rank_tolerance == RANK_TOLERANCE
+        if not lossless or self._l1.any() or len(self._x) * self.size**2 > _AFFORDABLE:
+            return False
+        return smallest_pivot(matrix) < _DOUBLE_PIVOT
 
     def _row_curvature(self, point: Tensor) -> Tensor:
         z = self.logits(point)

@@ -12,6 +12,7 @@ from torch import Tensor
 from lr_lightning.blocks import compute_dtype
 from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
+from lr_lightning.solver.factored import FactoredCurvature
 from lr_lightning.solver.sample_problem import DENSE_LIMIT, Curvature, SampleProblem
 
 CONVERGED = "converged"
@@ -192,7 +193,11 @@ class SubsampledNewton(torch.optim.Optimizer):
         for name in _STATE:
             value = solver[name]
             setattr(self, name, value.to("cpu", torch.float64) if isinstance(value, Tensor) else value)
-        self._curvature.load(solver["curvature"])
+        curvature = solver["curvature"]
+        if isinstance(self._curvature, DenseCurvature):  # of either kind, whatever the present sample has led to
+            self._curvature = (FactoredCurvature if "factor" in curvature else DenseCurvature)(**curvature)
+        else:
+            self._curvature.load(curvature)
         self._coefficients.write(solver["point"])
 
     def _first(self, point: Tensor, gradient: Tensor, objective: float, finite: bool) -> None:

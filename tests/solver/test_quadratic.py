@@ -117,3 +117,13 @@ def test_an_update_by_rounding_does_not_leave_the_curvature_indefinite():
     s = torch.tensor([1.0, -1.0 + 1e-13], dtype=torch.float64)
     curvature.update(s, torch.tensor([1e-8, -2e-9], dtype=torch.float64))
     assert float(torch.linalg.eigvalsh(curvature.matrix).min()) > -1e-8
+
+
+def test_l1_penalties_of_unlike_size_do_not_hide_each_other():
+    """As of raw features of unlike scales: a column in tiny units has a huge penalty on its standardised weight."""
+    matrix, gradient, _ = positive_definite(6, 100, 0)
+    l1 = torch.tensor([0.1, 0.1, 0.1, 0.1, 0.1, 1e14], dtype=torch.float64)
+    u = minimize_l1(matrix, gradient, torch.zeros(6, dtype=torch.float64), l1)
+    expected = minimize_l1(matrix[:5, :5], gradient[:5], torch.zeros(5, dtype=torch.float64), l1[:5])
+    torch.testing.assert_close(u, torch.nn.functional.pad(expected, (0, 1)))
+    assert violation(matrix[:5, :5], gradient[:5], torch.zeros(5, dtype=torch.float64), l1[:5], expected) < 1e-12
