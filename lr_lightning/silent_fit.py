@@ -28,6 +28,8 @@ from lr_lightning.solver.subsampled_newton import RUNNING_AWAY
 _TALKATIVE = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lr_lightning")
 _MORE = "Increase the number of iterations to improve the convergence."  # as scikit-learn says it
 
+SMALL = 2**24  # multiplications of a Hessian, n·d²; about a millisecond
+
 # A Trainer sets signal handlers, and warnings cannot be silenced in one thread alone: one fit at a time.
 _one_at_a_time = threading.Lock()
 _forked = False
@@ -95,7 +97,7 @@ def fit_silently(
         weight_now, intercept = start or (np.zeros(x.shape[1]), 0.0)
         return Coefficients(weight_now, intercept, 0, False, "max_iter=0 leaves the coefficients as they were")
     initial_weight, initial_bias = (None, None) if start is None else (start[0].tolist(), start[1])
-    with _without_a_word(), _threads_of_this_process():
+    with _without_a_word(), _threads_for(x):
         model = LogisticRegression(
             l1=l1,
             l2=l2,
@@ -180,13 +182,17 @@ def _without_a_word() -> Iterator[None]:
 
 
 @contextmanager
-def _threads_of_this_process() -> Iterator[None]:
-    """One thread in a forked child: OpenMP would wait for ever for those that stayed behind in the parent."""
+def _threads_for(x: np.ndarray) -> Iterator[None]:
+    """One thread for a small table, where waiting for others costs more than they save once the machine is busy.
+
+    And in a forked child: OpenMP would wait for ever for those that stayed behind in the parent.
+    """
     threads = torch.get_num_threads()
-    if _forked:
+    alone = _forked or x.size * x.shape[1] <= SMALL
+    if alone:
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        if _forked:
+        if alone:
             torch.set_num_threads(threads)

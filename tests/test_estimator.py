@@ -628,6 +628,27 @@ def test_fits_in_threads_are_as_fits_in_turn(rows):
         assert one.coef_.dtype == other.coef_.dtype
 
 
+def test_a_small_table_takes_one_thread(rows, monkeypatch):
+    # On a busy machine OpenMP's threads wait for one another: a fit of 20 ms took 400 to 1200.
+    import torch
+
+    from lr_lightning import LogisticRegression as Module
+
+    seen, start = [], Module.on_train_start
+    monkeypatch.setattr(Module, "on_train_start", lambda self: (seen.append(torch.get_num_threads()), start(self)))
+    X, y, _ = rows
+    large = np.random.default_rng(0).normal(size=(2000, 100))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        LogisticRegressionClassifier().fit(X, y)
+        assert torch.get_num_threads() == 2
+        LogisticRegressionClassifier().fit(large, np.arange(2000) % 2)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 2]
+
+
 def test_a_search_in_threads_says_nothing(tmp_path):
     # scikit-learn sets the filters of warnings in each of its threads, which undoes those of a fit in another.
     script = """
