@@ -20,7 +20,8 @@ try:
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
-        "LogisticRegressionClassifier needs scikit-learn 1.8 or later: pip install 'lr-lightning[sklearn]'"
+        "LogisticRegressionClassifier needs scikit-learn 1.8 or later, and so Python 3.11 or later: "
+        "pip install 'lr-lightning[sklearn]'"
     ) from error
 
 from lr_lightning.estimator_penalty import penalty_in_use
