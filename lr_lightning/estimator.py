@@ -7,20 +7,21 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, log_expit
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+    from sklearn.base import BaseEstimator, _fit_context
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model._base import SparseCoefMixin
+    from sklearn.linear_model._base import LinearClassifierMixin, SparseCoefMixin
     from sklearn.utils import Tags, compute_class_weight
+    from sklearn.utils import _array_api as array_api
+    from sklearn.utils._array_api import get_namespace, get_namespace_and_device, move_to
     from sklearn.utils._param_validation import Hidden, Interval, StrOptions
-    from sklearn.utils.extmath import safe_sparse_dot
-    from sklearn.utils.multiclass import type_of_target
+    from sklearn.utils.multiclass import check_classification_targets, type_of_target
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
-        "LogisticRegressionClassifier needs scikit-learn 1.8 or later: pip install 'lr-lightning[sklearn]'"
+        "LogisticRegressionClassifier needs scikit-learn 1.8 or later, and so Python 3.11 or later: "
+        "pip install 'lr-lightning[sklearn]'"
     ) from error
 
 from lr_lightning.estimator_penalty import penalty_in_use
@@ -30,7 +31,7 @@ __all__ = ["LogisticRegressionClassifier"]
 FINEST_TOL = 1e-7  # every fit is at least as exact
 
 
-class LogisticRegressionClassifier(ClassifierMixin, SparseCoefMixin, BaseEstimator):
+class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
     r"""Binary logistic regression by the exact solver, as a scikit-learn classifier.
 
     Takes the place of `sklearn.linear_model.LogisticRegression` for dense features and two classes: the same
@@ -41,7 +42,8 @@ class LogisticRegressionClassifier(ClassifierMixin, SparseCoefMixin, BaseEstimat
 
     with v the sample weight times the class weight, and the same attributes. Every fit goes to the optimum, on
     the CPU, at the precision of the features (float32 or float64), and a `ConvergenceWarning` says so where there
-    is none, as for separated classes without a penalty.
+    is none, as for separated classes without a penalty. Under `array_api_dispatch`, tensors of torch and other
+    arrays of the array API give attributes and predictions of their own kind, on their device.
 
     Args:
         penalty: deprecated, as in scikit-learn 1.8: l1, l2, elasticnet or None; use `C` and `l1_ratio`.
@@ -156,9 +158,11 @@ class LogisticRegressionClassifier(ClassifierMixin, SparseCoefMixin, BaseEstimat
                 FutureWarning,
                 stacklevel=3,
             )
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], order="C")
-        self.classes_, codes = _two_classes(y)
-        weight = self._row_weights(X, y, codes, sample_weight)
+        xp, _, device = get_namespace_and_device(X)
+        X, y = validate_data(self, X, y, dtype=[xp.float64, xp.float32], order="C")
+        X, labels, sample_weight = move_to(X, y, sample_weight, xp=np, device="cpu")
+        classes, codes = _two_classes(labels)
+        weight = self._row_weights(X, labels, classes, codes, sample_weight)
         strength = 1 / (C * (len(X) if weight is None else weight.sum()))
         # Torch and Lightning take seconds to import, and a fitted estimator predicts without them.
         from lr_lightning.silent_fit import fit_silently
@@ -174,14 +178,16 @@ class LogisticRegressionClassifier(ClassifierMixin, SparseCoefMixin, BaseEstimat
             fit_intercept=self.fit_intercept and not as_column,
             start=None if as_column else self._start(),
             tol=self.tol**2 if self.tol < FINEST_TOL else None,
-            max_passes=self.max_iter,
+            max_passes=int(self.max_iter),  # Lightning refuses numpy's integers
         )
         coefficients, intercept = found.weight, found.intercept
         if as_column:
             coefficients, intercept = coefficients[:-1], coefficients[-1] * self.intercept_scaling
-        self.coef_ = coefficients[None].astype(X.dtype)
-        self.intercept_ = np.array([intercept], X.dtype)
-        self.n_iter_ = np.array([found.passes], np.int32)
+        y_xp, _, y_device = get_namespace_and_device(y)
+        self.classes_ = y_xp.asarray(classes, device=y_device)
+        self.coef_ = xp.asarray(coefficients[None].astype(X.dtype), device=device)
+        self.intercept_ = xp.asarray(np.array([intercept], X.dtype), device=device)
+        self.n_iter_ = xp.asarray(np.array([found.passes], np.int32), device=device)
         outcome = "converged" if found.converged else f"failed to converge: {found.status}"
         if self.verbose:
             print(f"{type(self).__name__} {outcome} (passes over the rows: {found.passes})")
@@ -189,51 +195,68 @@ class LogisticRegressionClassifier(ClassifierMixin, SparseCoefMixin, BaseEstimat
             warnings.warn(f"{type(self).__name__} {outcome}", ConvergenceWarning, stacklevel=3)
         return self
 
-    def decision_function(self, X: Any) -> np.ndarray:
-        """The log-odds of the second label, (n,), of features X, (n, d)."""
-        check_is_fitted(self)
-        X = validate_data(self, X, reset=False)
-        return safe_sparse_dot(X, self.coef_.T, dense_output=True)[:, 0] + self.intercept_
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The more probable label, (n,), of features X, (n, d)."""
-        positive = self.decision_function(X) > 0
-        return self.classes_[positive.astype(np.intp)]
+    # decision_function, (n,), and predict, (n,), are those of scikit-learn's linear classifiers.
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the two labels, (n, 2), in the order of `classes_`; each exact in all its digits."""
-        logits = self.decision_function(X)
-        return np.stack([expit(-logits), expit(logits)], axis=1)
+        xp, logits = self._log_odds(X, "predict_proba")
+        small = xp.exp(-xp.abs(logits))
+        nearer, farther = 1 / (1 + small), small / (1 + small)
+        positive = logits > 0
+        return xp.stack([xp.where(positive, farther, nearer), xp.where(positive, nearer, farther)], axis=1)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithms of the probabilities, (n, 2), finite where a probability is too small for a number."""
-        logits = self.decision_function(X)
-        return np.stack([log_expit(-logits), log_expit(logits)], axis=1)
+        xp, logits = self._log_odds(X, "predict_log_proba")
+        zero = xp.zeros_like(logits)
+        return xp.stack([-xp.logaddexp(zero, logits), -xp.logaddexp(zero, -logits)], axis=1)
+
+    def _log_odds(self, X: Any, method: str) -> tuple[Any, Any]:
+        """The namespace of X, and its log-odds, (n,). X has to be of the kind of coef_, as in scikit-learn."""
+        check_is_fitted(self)
+        if hasattr(array_api, "check_same_namespace"):  # from scikit-learn 1.9 on
+            array_api.check_same_namespace(X, self, attribute="coef_", method=method)
+        return get_namespace(X)[0], self.decision_function(X)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
+        tags.input_tags.sparse = False
+        tags.array_api_support = True
         return tags
 
-    def _row_weights(self, X: np.ndarray, y: np.ndarray, codes: np.ndarray, sample_weight: Any) -> np.ndarray | None:
+    def _row_weights(
+        self, X: np.ndarray, y: np.ndarray, classes: np.ndarray, codes: np.ndarray, sample_weight: Any
+    ) -> np.ndarray | None:
         """Sample weights times class weights, (n,); None where every row weighs one."""
         if sample_weight is None and self.class_weight is None:
             return None
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        if self.class_weight is None:
-            return weight
-        return weight * compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weight)[codes]
+        if self.class_weight is not None:
+            of_class = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weight)
+            if not (np.isfinite(of_class) & (of_class >= 0)).all():
+                raise ValueError(f"class_weight must be finite and not negative, not {self.class_weight}")
+            weight = weight * of_class[codes]
+        weighty = np.unique(codes[weight > 0])
+        if len(weighty) == 1:
+            raise ValueError(
+                "This solver needs samples of at least 2 classes in the data, but only one class has samples whose "
+                f"weight is not zero: {classes[weighty[0]]!r}"
+            )
+        return weight
 
     def _start(self) -> tuple[np.ndarray, float] | None:
         """Coefficients (d,) and intercept of the last fit, where the next one is to begin there."""
         if not (self.warm_start and hasattr(self, "coef_")):
             return None
-        return self.densify().coef_[0], float(self.intercept_[0]) if self.fit_intercept else 0.0
+        coefficients, intercept = move_to(self.densify().coef_, self.intercept_, xp=np, device="cpu")
+        return coefficients[0], float(intercept[0]) if self.fit_intercept else 0.0
 
 
 def _two_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The two labels, sorted, and which of them each row has, 0 or 1, (n,)."""
-    kind = type_of_target(y, input_name="y", raise_unknown=True)
+    check_classification_targets(y)
+    kind = type_of_target(y, input_name="y")
     if kind != "binary":
         raise ValueError(
             f"Only binary classification is supported. The type of the target is {kind}. "

@@ -9,13 +9,15 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+import torch.utils._pytree as torch_pytree
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import Precision
+from lightning.pytorch.utilities import _pytree
 
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.module import LogisticRegression
@@ -24,6 +26,9 @@ from lr_lightning.solver.subsampled_newton import RUNNING_AWAY
 
 # Lightning describes the machine, and our module says what did not converge; the estimator warns of that itself.
 _TALKATIVE = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lr_lightning")
+_MORE = "Increase the number of iterations to improve the convergence."  # as scikit-learn says it
+
+SMALL = 2**24  # multiplications of a Hessian, n·d²; about a millisecond
 
 # A Trainer sets signal handlers, and warnings cannot be silenced in one thread alone: one fit at a time.
 _one_at_a_time = threading.Lock()
@@ -92,7 +97,7 @@ def fit_silently(
         weight_now, intercept = start or (np.zeros(x.shape[1]), 0.0)
         return Coefficients(weight_now, intercept, 0, False, "max_iter=0 leaves the coefficients as they were")
     initial_weight, initial_bias = (None, None) if start is None else (start[0].tolist(), start[1])
-    with _without_a_word(), _threads_of_this_process():
+    with _without_a_word(), _threads_for(x):
         model = LogisticRegression(
             l1=l1,
             l2=l2,
@@ -120,7 +125,7 @@ def fit_silently(
             _run(trainer, model, data)
             coefficients, intercept = model.linear_sigmoid.coefficients()
             solver = cast(SubsampledNewton, trainer.optimizers[0])
-            status = solver.status or f"max_iter={max_passes} passes over the rows were not enough"
+            status = solver.status or f"max_iter={max_passes} passes over the rows were not enough. {_MORE}"
             if status == RUNNING_AWAY:
                 status += "; a smaller C gives them an end"
             return Coefficients(coefficients.numpy(), intercept, trainer.current_epoch, solver.converged, status)
@@ -159,8 +164,13 @@ def _without_a_word() -> Iterator[None]:
         return record.thread != thread
 
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    # Where other threads set filters meanwhile, as scikit-learn's do, ours do not hold: the one warning of every fit,
+    # of a class that Lightning 2.6 uses and torch 2.13 deprecates, is not to arise at all.
+    lightning_pytree = cast(Any, _pytree)  # the name is private
     with _one_at_a_time, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        leaf_spec = lightning_pytree.LeafSpec
+        lightning_pytree.LeafSpec = getattr(torch_pytree, "treespec_leaf", leaf_spec)
         for logger in loggers:
             logger.addFilter(of_another_thread)
         try:
@@ -168,16 +178,21 @@ def _without_a_word() -> Iterator[None]:
         finally:
             for logger in loggers:
                 logger.removeFilter(of_another_thread)
+            lightning_pytree.LeafSpec = leaf_spec
 
 
 @contextmanager
-def _threads_of_this_process() -> Iterator[None]:
-    """One thread in a forked child: OpenMP would wait for ever for those that stayed behind in the parent."""
+def _threads_for(x: np.ndarray) -> Iterator[None]:
+    """One thread for a small table, where waiting for others costs more than they save once the machine is busy.
+
+    And in a forked child: OpenMP would wait for ever for those that stayed behind in the parent.
+    """
     threads = torch.get_num_threads()
-    if _forked:
+    alone = _forked or x.size * x.shape[1] <= SMALL
+    if alone:
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        if _forked:
+        if alone:
             torch.set_num_threads(threads)

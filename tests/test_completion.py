@@ -57,6 +57,8 @@ def test_commands(complete):
         (["fit", "--config", "conf/ex"], ["conf/exam.yaml"]),
         (["fit", "--data.path", "conf/samples/ex"], ["conf/samples/exam.csv"]),
         (["fit", "--data.targ"], ["--data.target"]),
+        (["fit", "--data.missing", ""], ["error", "drop", "impute"]),
+        (["fit", "--data.unseen", "r"], ["reference"]),
         (["fit", "--optimizer.lr"], ["--optimizer.lr", "--optimizer.lr_decay"]),
         (["fit", "--trainer.logger", "lightning.pytorch.loggers.CS"], ["lightning.pytorch.loggers.CSVLogger"]),
         (["test", "--ckpt_path", "conf/samples/b"], ["conf/samples/breast_cancer.csv"]),

@@ -57,11 +57,16 @@ def _complete_by_hand(parser: ArgumentParser, file: Any) -> None:
     It finds the arguments of the classes that --data and --optimizer may name while it writes the script, and
     passes over those that are there already.
     """
+    from lr_lightning.data.schema import MISSING_RULES, UNSEEN_RULES  # imports torch
+
     known = parser._option_string_actions
     for option in FILES:
         if option in known or (option.startswith("--data.") and "--data" in known):
             action = known.get(option) or PlainParser.add_argument(parser, option)
             action.complete = file  # type: ignore[attr-defined]
+    if "--data" in known:
+        PlainParser.add_argument(parser, "--data.missing", choices=MISSING_RULES)
+        PlainParser.add_argument(parser, "--data.unseen", choices=UNSEEN_RULES)
     for option in NUMBERS:
         if "--optimizer" in known:
             PlainParser.add_argument(parser, option)
