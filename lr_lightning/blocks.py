@@ -120,4 +120,5 @@ def _forget_team() -> None:
     _team = ThreadPoolExecutor(_MAX_WORKERS - 1, thread_name_prefix="lr_lightning")
 
 
-os.register_at_fork(after_in_child=_forget_team)  # the threads themselves do not come along
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forget_team)  # the threads themselves do not come along
