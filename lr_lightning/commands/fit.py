@@ -106,7 +106,7 @@ def _fit(
             log.info(f"going on from {origin.path}, after {origin.epochs} epochs")
     path, done = (None, -1) if origin is None else (origin.path, origin.epochs)
     with damage_in_words(path, sound=lambda: trainer.current_epoch > done), plain_if_a_process_is_lost(trainer):
-        trainer.fit(model, datamodule=data, ckpt_path=None if path is None else str(path), weights_only=True)
+        trainer.fit(model, datamodule=data, ckpt_path=None if path is None else str(path))
     if trainer.is_global_zero and not config.quiet:
         if record.report is not None:
             print(record.report.to_text(), file=sys.stderr)
