@@ -57,9 +57,10 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     trainer = make_trainer(parser, config, logger=False if run is None else run.logger(), callbacks=[])
     measure = trainer.test if command == "test" else trainer.validate
     with plain_if_a_process_is_lost(trainer):
-        measure(model, datamodule=data, verbose=False)
-    for name, value in trainer.callback_metrics.items() if trainer.is_global_zero else ():
-        print(f"{name:<24} {value.item():.6g}")
+        (metrics,) = measure(model, datamodule=data, verbose=False)
+    for name, value in metrics.items() if trainer.is_global_zero else ():
+        if name != "step":  # by which the loggers know the epoch
+            print(f"{name:<24} {value:.6g}")
 
 
 def checkpoint_path(arguments: Sequence[str]) -> Path | None:
