@@ -337,6 +337,15 @@ def test_settings_that_fit_no_model_are_refused(checkpoint, run, lie):
     assert (code, out, len(err.splitlines())) == (2, "", 1)
 
 
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_a_checkpoint_without_a_schema_cannot_be_measured_on_a_table(checkpoint, run, command):
+    """As one of a fit to a loader of one's own."""
+    path = checkpoint(changed(lambda c: c.pop("schema")))
+    code, out, err = run(command, "--ckpt_path", path, "--data.path", EXAM, "--data.target", "passed")
+    assert (code, out) == (2, "")
+    assert err == f"error: {path}: was not fitted to a table, and names no columns to read from one\n"
+
+
 def test_a_fit_is_loaded_as_lightning_loads_it(hours_run, tmp_path):
     path = hours_run / "checkpoints" / "last.ckpt"
     model = LogisticRegression.load_from_checkpoint(path, l2=0.5)
@@ -546,6 +555,7 @@ ADAM = [
 STATES = {
     "no loops": lambda c: c.pop("loops"),
     "loops of tensors": lambda c: c.update(loops=torch.ones(3)),
+    "epochs before the first": lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed=-5),
     "no optimizer": lambda c: c.update(optimizer_states=[]),
     "an optimizer that is text": lambda c: c.update(optimizer_states=["adam"]),
     "an optimizer of another model": lambda c: c["optimizer_states"][0]["param_groups"].append({"params": [7]}),

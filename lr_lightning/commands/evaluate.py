@@ -45,6 +45,8 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     model = LogisticRegression.from_contents(checkpoint, path)
     data = instantiate(config.data)
     if isinstance(data, TableDataModule):
+        if checkpoint.get("schema") is None:
+            raise InputError(f"{path}: was not fitted to a table, and names no columns to read from one")
         mean, scale = model.linear_sigmoid.mean, model.linear_sigmoid.scale
         other_table = any(argument.split("=")[0] == "--data.path" for argument in arguments)
         data.use_schema(
