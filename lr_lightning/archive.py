@@ -66,7 +66,7 @@ def load_archive(path: str | os.PathLike[str]) -> Any:
         InputError: in one line that names the file, whatever is wrong with it.
     """
     name = os.fsdecode(path)
-    if _URL.match(name):
+    if is_url(name):
         raise InputError(f"{name} is a URL; download the checkpoint and name the file here")
     try:
         if os.path.isdir(name):
@@ -88,6 +88,11 @@ def load_archive(path: str | os.PathLike[str]) -> Any:
     except Exception as error:
         # What a damaged archive or pickle makes of itself is anything from a KeyError to a UnicodeDecodeError.
         raise InputError(f"{name}: is not a checkpoint, or is cut short") from error
+
+
+def is_url(name: str) -> bool:
+    """Whether this is no path of a local file."""
+    return _URL.match(name) is not None
 
 
 class _Reader:
@@ -210,8 +215,9 @@ class _Reader:
         number = int(key)  # "1" and "01" are one entry, which is held once
         if number not in self._storages:
             content = bytearray(self._archive.read(f"{self._root}data/{number}"))
-            empty = torch.empty(0, dtype=dtype)
-            self._storages[number] = torch.frombuffer(content, dtype=dtype) if content else empty
+            # A copy where torch would put it: the last bits of a product may depend on the address.
+            numbers = torch.frombuffer(content, dtype=dtype).clone() if content else torch.empty(0, dtype=dtype)
+            self._storages[number] = numbers
         found = self._storages[number]
         if type(count) is not int or (found.dtype, len(found)) != (dtype, count):
             raise _Refused("a tensor in it claims another size than its bytes have")

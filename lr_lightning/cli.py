@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _mistake(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if is_first_process():
+            print("interrupted", file=sys.stderr)
         return 130
 
 

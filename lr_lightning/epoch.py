@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -74,15 +75,25 @@ def refuse_divergence(epoch: int, *values: Tensor) -> None:
 
 def log_epoch(module: LightningModule, values: dict[str, float], epoch: int) -> None:
     """Hand values, the same in all processes, to callbacks as Lightning does, and to the loggers as of `epoch`."""
-    module.log_dict(
-        {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()},
-        on_step=False,
-        on_epoch=True,
-        logger=False,
-        batch_size=1,
-        # These two together keep Lightning from asking for a reduction over the processes, and from making one.
-        sync_dist=True,
-        rank_zero_only=True,
-    )
+    module.log_dict(_as_tensors(values), **_OF_AN_EPOCH, logger=False)
     for logger in module.loggers:
         logger.log_metrics(values, step=epoch)
+
+
+def log_measurement(module: LightningModule, values: dict[str, float], epoch: int) -> None:
+    """The same outside of a fit, where Lightning logs and returns the values; from `step` it takes the epoch."""
+    module.log_dict(_as_tensors({**values, "step": epoch}), **_OF_AN_EPOCH)
+
+
+_OF_AN_EPOCH: dict[str, Any] = {
+    "on_step": False,
+    "on_epoch": True,
+    "batch_size": 1,
+    # These two together keep Lightning from asking for a reduction over the processes, and from making one.
+    "sync_dist": True,
+    "rank_zero_only": True,
+}
+
+
+def _as_tensors(values: dict[str, float]) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}

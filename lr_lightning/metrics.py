@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torchmetrics.functional import mean_squared_error
 from torchmetrics.functional.classification import (
-    binary_accuracy,
     binary_auroc,
     binary_average_precision,
     binary_calibration_error,
@@ -53,14 +55,26 @@ def held_out_metrics(rows: Tensor, threshold: float) -> dict[str, float]:
     logits, y, weight = rows.unbind(1)
     losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, reduction="none")
     probability, target = torch.sigmoid(logits), y.long()
-    values = {
-        "loss": (losses @ weight) / weight.sum(),
-        "accuracy": binary_accuracy(probability, target, threshold),
-        "brier": mean_squared_error(probability, y),
-        "calibration_error": binary_calibration_error(probability, target, n_bins=15),
-    }
-    if 0 < int(target.sum()) < len(target):
-        values["auroc"] = binary_auroc(probability, target)
-        values["average_precision"] = binary_average_precision(probability, target)
-        values["f1"] = binary_f1_score(probability, target, threshold)
+    with _float64_by_default():
+        values = {
+            "loss": (losses @ weight) / weight.sum(),
+            "accuracy": ((probability > threshold) == target).double().mean(),  # torchmetrics' is float32
+            "brier": mean_squared_error(probability, y),
+            "calibration_error": binary_calibration_error(probability, target, n_bins=15),
+        }
+        if 0 < int(target.sum()) < len(target):
+            values["auroc"] = binary_auroc(probability, target)
+            values["average_precision"] = binary_average_precision(probability, target)
+            values["f1"] = binary_f1_score(probability, target, threshold)
     return {name: float(values[name]) for name in HELD_OUT_NAMES if name in values}
+
+
+@contextmanager
+def _float64_by_default() -> Iterator[None]:
+    """Within, a count divided by a count, as torchmetrics does it, is float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

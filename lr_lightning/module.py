@@ -1,16 +1,13 @@
-"""The Lightning face of the model: objective, optimizer, metrics and what goes into a checkpoint."""
+"""The Lightning face of the model: its settings, predictions, report, set-up, and what goes into a checkpoint."""
 
 from __future__ import annotations
 
 import inspect
-import logging
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -20,19 +17,16 @@ from lr_lightning.blocks import serial_operations
 from lr_lightning.checkpoint import read_checkpoint
 from lr_lightning.checkpoint_contents import PREFIX, check_contents
 from lr_lightning.data.standardization import Standardization
-from lr_lightning.data.summary import TrainingSummary, row_weights
 from lr_lightning.data.tensors import DESCRIPTION, TensorDataModule
-from lr_lightning.epoch import EpochSums, LineSearchEnd, log_epoch, refuse_divergence
+from lr_lightning.epoch import LineSearchEnd
 from lr_lightning.errors import InputError
 from lr_lightning.linear_sigmoid import LinearSigmoid
-from lr_lightning.loss import logistic_loss
-from lr_lightning.metrics import HeldOutRows, held_out_metrics
-from lr_lightning.optimizers import EXACT, is_full_batch, make_optimizer, refuse_unknown
+from lr_lightning.metrics import HeldOutRows
+from lr_lightning.optimizers import EXACT, make_optimizer, refuse_unknown
 from lr_lightning.penalty import Penalty
 from lr_lightning.predictor import Predictor
 from lr_lightning.results import infer, with_held_out
 from lr_lightning.resume import fit_settings, refuse_other_rows, refuse_other_settings
-from lr_lightning.solver import SubsampledNewton
 from lr_lightning.start import (
     refuse_out_of_range,
     refuse_unfit_trainer,
@@ -43,11 +37,10 @@ from lr_lightning.start import (
 )
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
+from lr_lightning.steps import LogisticSteps
 
-log = logging.getLogger("lr_lightning")
 
-
-class LogisticRegression(LightningModule):
+class LogisticRegression(LogisticSteps):
     """Binary logistic regression: the linear–sigmoid model and the binary cross-entropy.
 
     Minimises (1/Σv) Σ v_i·BCE(y_i, σ(b + x_iᵀw)) + l1·‖w‖₁ + (l2/2)·‖w‖², where v is the sample weight times
@@ -103,9 +96,6 @@ class LogisticRegression(LightningModule):
         hours        1.5046 0.6287
     """
 
-    linear_sigmoid: LinearSigmoid
-    training_summary: TrainingSummary
-
     def __init__(
         self,
         in_features: int | None = None,
@@ -122,20 +112,14 @@ class LogisticRegression(LightningModule):
         optimizer: str = EXACT,
         optimizer_options: dict[str, Any] | None = None,
     ):
-        super().__init__()
+        # A threshold that is yet to be chosen stands at 0.5 until the end of the fit.
+        super().__init__(optimizer, 0.5 if isinstance(threshold, str) else threshold)
         # Left to find the frame, Lightning makes a cycle of it: the caller's variables would outlive the call.
         self.save_hyperparameters(frame=inspect.currentframe())
         refuse_out_of_range(self.hparams)
         refuse_unknown(optimizer, l1)
-        self.converged = False
-        # A threshold that is yet to be chosen stands at 0.5 until the end of the fit.
-        self.threshold = 0.5 if isinstance(threshold, str) else threshold
-        self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
-        self._epoch, self._line_search_end = EpochSums(self._sum_over_processes), LineSearchEnd()
-        self._fitted_epoch = 0  # number of the last epoch
         self._inferred: dict[str, Any] = {}  # report and covariance, once they have been asked for
         self._from_data: dict[str, Any] = {}  # what the checkpoint says of the data
-        self._served: Standardization | None = None
         # The processes have the same means and scales from the start; DDP would send them before every pass.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             self, ["linear_sigmoid.mean", "linear_sigmoid.scale"]
@@ -245,139 +229,6 @@ class LogisticRegression(LightningModule):
                 served = self._served or Standardization.identity(hparams["in_features"])
                 options |= solver_options(self.linear_sigmoid, self.training_summary, served, self._penalty, hparams)
             return make_optimizer(hparams["optimizer"], self.linear_sigmoid.parameters(), options)
-
-    # ---- training ---------------------------------------------------------------------------------------
-
-    def on_train_start(self) -> None:
-        """Let an optimizer that needs the whole objective make one step an epoch."""
-        n_batches = int(self.trainer.num_training_batches)
-        if self._exact:
-            self.trainer.accumulate_grad_batches = n_batches
-        elif self._full_batch and n_batches != 1:
-            raise InputError(f"{self.hparams['optimizer']} needs all rows in one batch; leave batch_size unset")
-
-    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """The objective, a scalar, on a batch `(x, y)` or `(x, y, weight)` of shapes (n, d), (n,) and (n,).
-
-        DDP averages its gradient over the processes.
-        """
-        x, y, *weight = batch
-        v = row_weights(y, weight[0] if weight else None, self.training_summary.class_weights)
-        loss = logistic_loss(x, y, *self._served_affine(x), v)
-        weight_sum = loss.new_tensor(len(y)) if v is None else v.sum(dtype=torch.float64)
-        weights = self.linear_sigmoid.linear.weight[0]
-        self._epoch.add(batch_idx, loss.detach(), weight_sum, self._penalty.total(weights.detach()))
-        processes = self.trainer.world_size
-        if self._full_batch:
-            # Lightning divides by the number of batches, and DDP by that of processes: what remains is this
-            # batch's true share of the mean. L1 is the exact solver's own business.
-            share = self.trainer.accumulate_grad_batches * processes / self.training_summary.weight_sum
-            return share * loss + self._penalty.smooth(weights)
-        weight_sum = self._sum_over_processes(weight_sum)  # of the minibatch, of which each process has its share
-        objective = processes * loss + weight_sum * self._penalty.total(weights)
-        return objective if self.hparams["reduction"] == "sum" else objective / weight_sum
-
-    def _served_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        served = self._served or Standardization.identity(x.shape[1])
-        return self.linear_sigmoid.served_affine(served.to(x.device))
-
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: torch.optim.Optimizer | LightningOptimizer,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        """Step; an optimizer that needs the whole objective is told it, over all batches of all processes."""
-
-        def whole_objective() -> Tensor:
-            optimizer_closure()  # type: ignore[misc]
-            smooth = self._penalty.smooth(self.linear_sigmoid.linear.weight[0].detach())
-            return self._epoch.means()[0] + smooth
-
-        whole = self._full_batch and optimizer_closure is not None
-        with serial_operations(self.hparams["in_features"]):
-            optimizer.step(closure=whole_objective if whole else optimizer_closure)  # type: ignore[arg-type]
-
-    def on_train_batch_end(self, outputs: Any, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """At the end of an epoch: log its loss, and stop at the optimum or where the loss is lost.
-
-        The loss is the one before the update; for SGD and its like, the mean over the batches, each before its
-        own update.
-        """
-        if not self.trainer.is_last_batch:
-            return
-        if self._exact:
-            solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
-            self.converged = solver.converged
-            # On unlike processors the solvers' last digits differ; then the first to stop decides.
-            stopped = bool(self._sum_over_processes(torch.tensor(float(solver.stopped), device=self.device)))
-            self.trainer.should_stop |= stopped
-            if not stopped and self.current_epoch + 1 == self.trainer.max_epochs:
-                solver.restore_best()
-        elif self._full_batch:
-            self._evaluate_after_step(batch)
-        self._fitted_epoch = self.current_epoch
-        loss, penalty = self._epoch.means()
-        refuse_divergence(self.current_epoch, loss, penalty, self.linear_sigmoid.linear.weight)
-        scale = self.training_summary.weight_sum if self.hparams["reduction"] == "sum" else 1.0
-        self._log({"train/loss": scale * float(loss + penalty)})
-
-    def _evaluate_after_step(self, batch: Sequence[Tensor]) -> None:
-        """Evaluate the objective where a line search ended; the closure's own evaluations were trial points."""
-        self.zero_grad()
-        with torch.enable_grad():
-            self.training_step(batch, 0).backward()
-        gradients = torch.cat([p.grad.reshape(-1) for p in self.parameters() if p.grad is not None])
-        gradient = self._sum_over_processes(gradients / self.trainer.world_size).abs().max()
-        resolution = 1e-9 if self.trainer.precision == "64-true" else 1e-7
-        objective = float(sum(self._epoch.means()))
-        stop, converged = self._line_search_end.check(objective, float(gradient), resolution)
-        if stop:
-            self.trainer.should_stop, self.converged = True, converged
-
-    def _sum_over_processes(self, value: Tensor) -> Tensor:
-        if self.trainer.world_size > 1:
-            value = value.clone()
-            torch.distributed.all_reduce(value)  # the strategy's own `reduce` would add a barrier
-        return value
-
-    def on_train_end(self) -> None:
-        """Say so where the optimum was not reached."""
-        if self._exact and not self.converged and self.trainer.is_global_zero:
-            solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
-            reason = solver.status or f"the fit ended after {self.current_epoch} passes (trainer.max_epochs)"
-            log.warning("not converged: %s", reason)
-
-    # ---- held-out rows ----------------------------------------------------------------------------------
-
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Collect a batch `(x, y)` or `(x, y, weight)` for the held-out metrics."""
-        x, y, *weight = batch
-        w, b = self._served_affine(x)
-        self._held_out.add(torch.addmv(b.to(x.dtype), x, w.to(x.dtype)), y, weight[0] if weight else None)
-
-    test_step = validation_step
-
-    def on_validation_epoch_end(self) -> None:
-        """Log val/loss and the metrics."""
-        self._log_held_out("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log test/loss and the metrics."""
-        self._log_held_out("test")
-
-    def _log_held_out(self, prefix: str) -> None:
-        rows = self._held_out.take(of_all_processes=self.trainer.world_size > 1)
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            refuse_divergence(self.current_epoch, rows)
-        if not self.trainer.sanity_checking:
-            metrics = held_out_metrics(rows, self.threshold)
-            self._log({f"{prefix}/{name}": value for name, value in metrics.items()})
-
-    def _log(self, values: dict[str, float]) -> None:
-        fitting = self.trainer.state.fn == TrainerFn.FITTING
-        log_epoch(self, values, self.current_epoch if fitting else self._fitted_epoch)
 
     # ---- checkpoints ------------------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ set_parsing_settings(
 
 
 CUSTOM_CLASSES = "--allow-custom-classes"
+# What jsonargparse tries an argument of a class on where none is named: the class that all have in common.
+_BASE_CLASS = re.compile(r"Subtypes: \[<class '[\w.]*?(\w+)'>.*Problem with given class_path '[\w.]*\b\1'", re.DOTALL)
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
@@ -108,7 +110,10 @@ def one_line(message: str) -> str:
     unknown = re.search(r"Group '(.+)' does not accept option '(.+)'|Option '(.+)' is not accepted", message)
     unknown = unknown or re.search(r"unrecognized arguments: --([^\s=]+)", message)
     if unknown:
-        return f"option {'.'.join(filter(None, [option, *unknown.groups()]))}: there is no such option"
+        name = ".".join(filter(None, [option, *unknown.groups()]))
+        if _BASE_CLASS.search(message):
+            return f"option {name}: name the class first, as in --{option} CLASS --{name} …"
+        return f"option {name}: there is no such option"
     if missing := re.search(r"following arguments are required: (.*)|Key (?:'|\")(.+)(?:'|\") is required", message):
         return f"option {'.'.join(filter(None, [option, *missing.groups()]))}: is required"
     if unknown := re.search(r"Expected a dot import path string: (.*)", message):

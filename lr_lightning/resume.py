@@ -39,8 +39,8 @@ def epochs_done(checkpoint: Mapping[str, Any]) -> int:
         done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     except (KeyError, TypeError):
         done = None
-    if not isinstance(done, int) or not checkpoint.get("optimizer_states"):
-        raise InputError("the checkpoint holds no state of an optimizer, so that no fit can go on from it")
+    if not isinstance(done, int) or done < 0 or not checkpoint.get("optimizer_states"):
+        raise InputError("the checkpoint holds no state of a fit, so that none can go on from it")
     return done
 
 

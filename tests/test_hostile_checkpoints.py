@@ -8,13 +8,16 @@ import sys
 import zipfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
-from lr_lightning import InputError, LogisticRegression, load
+from lr_lightning import InputError, LogisticRegression, TensorDataModule, load
 from lr_lightning.archive import load_archive
-from tests.conftest import ROOT, python
+from lr_lightning.checkpoint_io import SafeCheckpointIO
+from tests.conftest import QUIET_TRAINER, ROOT, python
 from tests.fuzz_inputs import checkpoint_of, saved, schemas
 from tests.hostile import rewrite
 
@@ -334,6 +337,15 @@ def test_settings_that_fit_no_model_are_refused(checkpoint, run, lie):
     assert (code, out, len(err.splitlines())) == (2, "", 1)
 
 
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_a_checkpoint_without_a_schema_cannot_be_measured_on_a_table(checkpoint, run, command):
+    """As one of a fit to a loader of one's own."""
+    path = checkpoint(changed(lambda c: c.pop("schema")))
+    code, out, err = run(command, "--ckpt_path", path, "--data.path", EXAM, "--data.target", "passed")
+    assert (code, out) == (2, "")
+    assert err == f"error: {path}: was not fitted to a table, and names no columns to read from one\n"
+
+
 def test_a_fit_is_loaded_as_lightning_loads_it(hours_run, tmp_path):
     path = hours_run / "checkpoints" / "last.ckpt"
     model = LogisticRegression.load_from_checkpoint(path, l2=0.5)
@@ -543,6 +555,7 @@ ADAM = [
 STATES = {
     "no loops": lambda c: c.pop("loops"),
     "loops of tensors": lambda c: c.update(loops=torch.ones(3)),
+    "epochs before the first": lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed=-5),
     "no optimizer": lambda c: c.update(optimizer_states=[]),
     "an optimizer that is text": lambda c: c.update(optimizer_states=["adam"]),
     "an optimizer of another model": lambda c: c["optimizer_states"][0]["param_groups"].append({"params": [7]}),
@@ -577,6 +590,49 @@ def test_a_fit_does_not_go_on_from_a_damaged_state(adam, project, run, lie):
     assert err.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in err
     assert sorted(project.iterdir()) == before
+
+
+SWAPPED = {
+    "a payload": lambda content: Calls(os.mkdir, "executed"),
+    "a number repeated": lambda content: {**content, "more": torch.zeros(1).expand(1000)},
+    "a threshold of 2": lambda content: {**content, "threshold": 2.0},
+}
+
+
+@pytest.mark.parametrize("other", SWAPPED)
+def test_what_has_been_checked_is_what_is_used(adam, project, run, monkeypatch, other):
+    """The file is another one when Lightning comes to read it; nothing has looked at that one yet."""
+
+    def setup_of_a_slow_machine(self, trainer, pl_module, stage):
+        torch.save(SWAPPED[other](adam), project / "good.ckpt")
+
+    torch.save(adam, project / "good.ckpt")
+    monkeypatch.setattr("lr_lightning.callbacks.record.RunRecord.setup", setup_of_a_slow_machine, raising=False)
+    code, out, err = run("fit", "--ckpt_path", "good.ckpt", "--trainer.max_epochs", "4", "--quiet")
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert err.startswith("error: good.ckpt: ")
+    assert "damaged" not in err
+    assert not (project / "executed").exists()
+    assert not (project / "runs").exists()
+
+
+def test_a_trainer_of_ones_own_may_read_and_write_as_the_commands_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x, y = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([0, 1, 0, 1])
+    for ckpt_path, words in ((None, None), ("two.ckpt", None), (URLS[0], "URL"), ("payload.ckpt", "refused")):
+        trainer = Trainer(plugins=[SafeCheckpointIO()], max_epochs=4 if ckpt_path else 2, **QUIET_TRAINER)
+        model = LogisticRegression(optimizer="SGD", optimizer_options={"lr": 0.1})
+        if words is None:
+            trainer.fit(model, TensorDataModule(x, y), ckpt_path=ckpt_path)
+            trainer.save_checkpoint("two.ckpt")
+        else:
+            torch.save(Calls(os.mkdir, "executed"), "payload.ckpt")
+            with pytest.raises(InputError, match=words):
+                trainer.fit(model, TensorDataModule(x, y), ckpt_path=ckpt_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["payload.ckpt", "two.ckpt"]
+    assert load_archive("two.ckpt")["epoch"] == 4
+    trainer.save_checkpoint("memory://two.ckpt")  # where only Lightning can write
+    assert fsspec.filesystem("memory").exists("two.ckpt")
 
 
 def test_a_fit_goes_on_from_a_sound_one(adam, project, run):

@@ -1,5 +1,6 @@
 """The module against scikit-learn, in each way of putting the problem and of serving the rows."""
 
+import csv
 import logging
 from typing import ClassVar
 
@@ -11,6 +12,14 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression as Reference
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    roc_auc_score,
+)
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -170,6 +179,40 @@ def test_l1_gives_zeros_and_satisfies_the_optimality_conditions(rows):
     assert 0 < (w != 0).sum() < 5
     assert gradient[w != 0] == pytest.approx(-l1 * np.sign(w[w != 0]), abs=1e-7)
     assert np.abs(gradient[w == 0]).max() <= l1
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_a_trainers_test_returns_the_metrics_with_all_their_digits(rows, tmp_path, precision):
+    """And they reach loggers once, as of the fit's last epoch."""
+    x, y, weight = rows
+    data = TensorDataModule(x, y, weight, test_fraction=0.3)
+    model, logger = LogisticRegression(), CSVLogger(tmp_path, name="", version="")
+    trainer = fit(model, data, precision=precision, logger=logger, log_every_n_steps=1)
+    (returned,) = trainer.test(model, data, verbose=False)
+    held_out = data.test_rows
+    p = model.predictor().probability(held_out.x.double() * data.served.scale + data.served.mean).numpy()
+    y, weight = held_out.y.double().numpy(), held_out.weight.double().numpy()
+    rel = 1e-12 if precision == "64-true" else 1e-6  # the logits are as precise as the Trainer
+    assert returned.pop("step") == trainer.current_epoch - 1
+    assert returned == {
+        "test/loss": pytest.approx(log_loss(y, p, sample_weight=weight), rel=rel),
+        "test/accuracy": accuracy_score(y, p > 0.5),
+        "test/auroc": pytest.approx(roc_auc_score(y, p), rel=1e-12),
+        "test/average_precision": pytest.approx(average_precision_score(y, p), rel=1e-12),
+        "test/f1": pytest.approx(f1_score(y, p > 0.5), rel=1e-15),
+        "test/brier": pytest.approx(brier_score_loss(y, p), rel=rel),
+        "test/calibration_error": pytest.approx(calibration_error(y, p), rel=rel),
+    }
+    logger.save()
+    with (tmp_path / "metrics.csv").open() as file:
+        lines = [line for line in csv.DictReader(file) if line["test/loss"]]
+    assert [int(line["step"]) for line in lines] == [trainer.current_epoch - 1]
+    assert {name: float(lines[0][name]) for name in returned} == returned
+
+
+def calibration_error(y, p, n_bins=15):
+    bins = np.minimum((p * n_bins).astype(int), n_bins - 1)
+    return sum(abs(p[bins == k].sum() - y[bins == k].sum()) for k in range(n_bins)) / len(y)
 
 
 def test_sum_is_the_mean_times_the_rows(rows):

@@ -82,6 +82,13 @@ def test_resume_without_a_run_says_so_and_stops(project, run):
     assert run(*FIT, "--resume")[::2] == (2, err)  # a finished one is none to resume
 
 
+@pytest.mark.parametrize("order", [["--optimizer.lr", "0.2"], ["--optimizer.lr", "0.2", "--optimizer", "SGD"]])
+def test_an_argument_of_the_optimizer_comes_after_its_name(project, run, interrupted, order):
+    code, _, err = run(*FIT[:6], "--resume", *order)
+    words = "name the class first, as in --optimizer CLASS --optimizer.lr …"
+    assert (code, err) == (2, f"error: option optimizer.lr: {words}\n")
+
+
 def test_resume_keeps_out_of_a_folder_where_another_process_fits(project, run, interrupted):
     other = RunFolder(project / VERSION.format(0))
     other.occupy()

@@ -12,7 +12,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from lr_lightning.callbacks.signals import StopOnSignal
-from lr_lightning.checkpoint import write_whole
 
 SECONDS_BETWEEN_SAVES = 5.0  # saving after each epoch would cost more than the epoch
 
@@ -134,4 +133,4 @@ def _save(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint, in the first process; the others need not wait."""
     if trainer.is_global_zero:
         _flush(trainer)
-        write_whole(path, lambda temporary: trainer.strategy.save_checkpoint(state, temporary))
+        trainer.strategy.save_checkpoint(state, path)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SECONDS_OF_ONE_SIGNAL = 1.0  # a terminal and a launcher may both pass on the same one
+SECONDS_OF_A_HANDLER = 0.5  # until Python runs it, unless the process is in a library
 
 
 class Interrupted(BaseException):
@@ -32,6 +37,9 @@ class StopOnSignal(Callback):
     It is raised at once while there is nothing to save; during the epochs only where `raise_if_received` is called,
     which `RunCheckpoints` does at the end of a batch. A second signal does not wait.
 
+    Several processes wait for one another at the start, inside of a library that lets no handler run. A signal that
+    comes then is answered by a thread.
+
     Attributes:
         received: the signal's number, or None.
         fit_began: whether the epochs have begun.
@@ -44,6 +52,7 @@ class StopOnSignal(Callback):
         self._waits = False
         self._trainer: Trainer | None = None
         self._previous: dict[int, Any] = {}
+        self._wakeup: int | None = None
 
     def __enter__(self) -> StopOnSignal:
         self._previous = self._take_over()
@@ -52,10 +61,23 @@ class StopOnSignal(Callback):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(-1)
+            os.close(self._wakeup)
 
-    def watch(self, trainer: Trainer) -> None:
-        """Pass signals on to the processes that this Trainer launches."""
+    def watch(self, trainer: Trainer, end_at_once: Callable[[int], object]) -> None:
+        """Pass signals on to the processes that this Trainer launches, and listen while it waits for others.
+
+        Args:
+            trainer: that is about to fit.
+            end_at_once: ends this process on a signal of the number given, although its main thread waits.
+        """
         self._trainer = trainer
+        if trainer.world_size > 1 and self._previous:
+            listening, self._wakeup = os.pipe()
+            os.set_blocking(self._wakeup, False)
+            signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+            threading.Thread(target=self._listen, args=(listening, end_at_once), daemon=True).start()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals back, which Lightning has just taken, and wait for the ends of batches from now on."""
@@ -76,12 +98,31 @@ class StopOnSignal(Callback):
         now = time.monotonic()
         if self.received is None:
             self.received, self._received_at = signum, now
-            launcher = None if self._trainer is None else self._trainer.strategy.launcher
-            if launcher is not None:
-                launcher.kill(signum)  # the name notwithstanding, it sends this signal
+            self._pass_on(signum)
         elif now - self._received_at < SECONDS_OF_ONE_SIGNAL:
             return
         else:
             self._waits = False
         if not self._waits:
             raise Interrupted(signum)
+
+    def _pass_on(self, signum: int) -> None:
+        """Tell the processes that were launched; those that have met nobody yet have nothing to save."""
+        launcher = None if self._trainer is None else self._trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(signum if _have_met() else signal.SIGKILL)  # the name notwithstanding, it sends this signal
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.procs.clear()  # or Lightning would kill this process as well, where it ends after another
+
+    def _listen(self, pipe: int, end_at_once: Callable[[int], object]) -> None:
+        with open(pipe, "rb", buffering=0) as numbers:
+            while number := numbers.read(1):
+                time.sleep(SECONDS_OF_A_HANDLER)
+                if number[0] in SIGNALS and self.received is None and not _have_met():
+                    self.received, self._received_at = number[0], time.monotonic()
+                    self._pass_on(number[0])
+                    end_at_once(number[0])
+
+
+def _have_met() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -45,6 +45,8 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     model = LogisticRegression.from_contents(checkpoint, path)
     data = instantiate(config.data)
     if isinstance(data, TableDataModule):
+        if checkpoint.get("schema") is None:
+            raise InputError(f"{path}: was not fitted to a table, and names no columns to read from one")
         mean, scale = model.linear_sigmoid.mean, model.linear_sigmoid.scale
         other_table = any(argument.split("=")[0] == "--data.path" for argument in arguments)
         data.use_schema(
@@ -57,9 +59,10 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     trainer = make_trainer(parser, config, logger=False if run is None else run.logger(), callbacks=[])
     measure = trainer.test if command == "test" else trainer.validate
     with plain_if_a_process_is_lost(trainer):
-        measure(model, datamodule=data, verbose=False)
-    for name, value in trainer.callback_metrics.items() if trainer.is_global_zero else ():
-        print(f"{name:<24} {value.item():.6g}")
+        (metrics,) = measure(model, datamodule=data, verbose=False)
+    for name, value in metrics.items() if trainer.is_global_zero else ():
+        if name != "step":  # by which the loggers know the epoch
+            print(f"{name:<24} {value:.6g}")
 
 
 def checkpoint_path(arguments: Sequence[str]) -> Path | None:

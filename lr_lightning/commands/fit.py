@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from signal import Signals
 from typing import Any
 
@@ -53,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         run_folder = _occupied_folder(config, origin)
         complete = False
         try:
-            _fit(parser, config, origin, model, data, run_folder, signals)
+            _fit(parser, config, origin, model, data, run_folder, signals, arguments)
             complete = True
         except BaseException as error:
             if signals.received is None:
@@ -61,12 +63,7 @@ def run(arguments: Sequence[str]) -> int:
         finally:
             run_folder.remove_unless_resumable(began=signals.fit_began)
             run_folder.release()
-    if signals.received is None:
-        return 0
-    if is_first_process():
-        print(_how_to_go_on(signals.received, complete, run_folder, arguments), file=sys.stderr)
-        return 128 + signals.received
-    return 0  # for any other code Lightning would kill the first process, before it has saved
+    return 0 if signals.received is None else _stopped(signals.received, complete, run_folder, arguments)
 
 
 def _occupied_folder(config: Namespace, origin: Origin | None) -> RunFolder:
@@ -85,6 +82,7 @@ def _fit(
     data: LightningDataModule,
     run_folder: RunFolder,
     signals: StopOnSignal,
+    arguments: Sequence[str],
 ) -> None:
     checkpoints = RunCheckpoints(run_folder.checkpoints, signals)
     text, settings = saved_text(parser, config), chosen_settings(config)
@@ -97,7 +95,7 @@ def _fit(
         logger=run_folder.logger(origin.epochs if origin is not None and resumed else None),
         callbacks=callbacks if config.quiet else [FitProgress(), *callbacks],
     )
-    signals.watch(trainer)
+    signals.watch(trainer, partial(_end_at_once, run_folder, arguments))
     if origin is not None:
         with damage_in_words(origin.path):
             refuse_other_settings(str(origin.path), origin.checkpoint, model, data, trainer)
@@ -106,7 +104,7 @@ def _fit(
             log.info(f"going on from {origin.path}, after {origin.epochs} epochs")
     path, done = (None, -1) if origin is None else (origin.path, origin.epochs)
     with damage_in_words(path, sound=lambda: trainer.current_epoch > done), plain_if_a_process_is_lost(trainer):
-        trainer.fit(model, datamodule=data, ckpt_path=None if path is None else str(path), weights_only=True)
+        trainer.fit(model, datamodule=data, ckpt_path=None if path is None else str(path))
     if trainer.is_global_zero and not config.quiet:
         if record.report is not None:
             print(record.report.to_text(), file=sys.stderr)
@@ -118,6 +116,22 @@ def _explained(error: BaseException, run_folder: RunFolder) -> BaseException:
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return InputError(f"{run_folder.path}: cannot be written, there is {no_space(error)}; free some")
     return error
+
+
+def _end_at_once(run_folder: RunFolder, arguments: Sequence[str], signum: int) -> None:
+    """What `run` does about a signal at the start, where its thread waits for other processes and cannot."""
+    run_folder.remove_unless_resumable(began=False)
+    code = _stopped(signum, False, run_folder, arguments)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _stopped(signum: int, complete: bool, run_folder: RunFolder, arguments: Sequence[str]) -> int:
+    """Say how to go on; the exit code."""
+    if not is_first_process():
+        return 0  # for any other code Lightning would kill the first process, before it has saved
+    print(_how_to_go_on(signum, complete, run_folder, arguments), file=sys.stderr)
+    return 128 + signum
 
 
 def _how_to_go_on(signum: int, complete: bool, run_folder: RunFolder, arguments: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from lr_lightning import HoursDataModule, TableDataModule
+from lr_lightning.checkpoint_io import SafeCheckpointIO
 from lr_lightning.errors import InputError, ProcessLostError
 from lr_lightning.parsing import add_custom_classes_option
 
@@ -59,7 +60,7 @@ def add_trainer_arguments(parser: ArgumentParser) -> None:
 def make_trainer(
     parser: ArgumentParser, config: Namespace, *, logger: Logger | bool, callbacks: Sequence[Callback]
 ) -> Trainer:
-    """The Trainer that `config` asks for, with our logger and our callbacks before its own.
+    """The Trainer that `config` asks for, with our logger, our callbacks and our plugin before its own.
 
     Raises:
         InputError: if Lightning refuses the settings.
@@ -71,8 +72,9 @@ def make_trainer(
         warnings.filterwarnings("ignore", message)
     options = _instantiated(parser, config)
     options["logger"] = _loggers(logger, options["logger"])
-    theirs = options["callbacks"] or []
-    options["callbacks"] = [*callbacks, *(theirs if isinstance(theirs, list) else [theirs])]
+    for option, ours in (("callbacks", callbacks), ("plugins", [SafeCheckpointIO()])):
+        theirs = options[option] or []
+        options[option] = [*ours, *(theirs if isinstance(theirs, list) else [theirs])]
     if not any(isinstance(callback, Checkpoint) for callback in options["callbacks"]):
         options["enable_checkpointing"] = False
     if options["accelerator"] == "auto" and not torch.cuda.is_available():

@@ -108,6 +108,26 @@ def test_the_other_process_of_the_launcher_ends_in_one_line(project, script, vic
 
 
 @pytest.mark.skipif(not CHILDREN.exists(), reason="needs /proc to find the processes")
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_at_the_start_ends_both_processes_in_one_line(project, signum, code):
+    """As Ctrl-C sends it to both: the first waits for the second, inside of torch, which the second still imports."""
+    main = start(project, "-m", "lr_lightning", *ENDLESS, *DDP)
+    try:
+        wait_until(lambda: children(main), "the second process")
+        processes = [main.pid, *children(main)]
+        wait_until(lambda: "libtorch" in Path(f"/proc/{processes[1]}/maps").read_text(), "the import of torch")
+        os.killpg(main.pid, signum)
+        main.wait(PATIENCE)
+        wait_until(lambda: not any(map(alive, processes)), "the end of the other process")
+    finally:
+        end(main)
+    assert main.returncode == code
+    said = f"stopped by {signum.name} before the first epoch; nothing was kept\n"
+    assert ((project / "stdout").read_text(), (project / "stderr").read_text()) == ("", said)
+    assert not (project / "runs").exists()
+
+
+@pytest.mark.skipif(not CHILDREN.exists(), reason="needs /proc to find the processes")
 def test_torchrun_starts_again_and_goes_on_from_the_last_checkpoint(project, script, run):
     last = project / "runs/breast_cancer/version_0/checkpoints/last.ckpt"
     fit = [*FIT, "--trainer.max_epochs", "100", "--trainer.logger", "false"]

@@ -1,0 +1,182 @@
+"""What Lightning's loops call: the objective of a batch, the optimizer's step, the end of an epoch, held-out rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from lr_lightning.blocks import serial_operations
+from lr_lightning.data.standardization import Standardization
+from lr_lightning.data.summary import TrainingSummary, row_weights
+from lr_lightning.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
+from lr_lightning.errors import InputError
+from lr_lightning.linear_sigmoid import LinearSigmoid
+from lr_lightning.loss import logistic_loss
+from lr_lightning.metrics import HeldOutRows, held_out_metrics
+from lr_lightning.optimizers import EXACT, is_full_batch
+from lr_lightning.penalty import Penalty
+from lr_lightning.solver import SubsampledNewton
+
+log = logging.getLogger("lr_lightning")
+
+
+class LogisticSteps(LightningModule):
+    """The steps of a fit and of a measurement; `LogisticRegression` sets up what they need.
+
+    Args:
+        optimizer: the name of the optimizer, which decides what a step is.
+        threshold: a probability above it is a positive prediction.
+    """
+
+    linear_sigmoid: LinearSigmoid
+    training_summary: TrainingSummary
+    _penalty: Penalty
+    _held_out: HeldOutRows
+
+    def __init__(self, optimizer: str, threshold: float):
+        super().__init__()
+        self.converged = False
+        self.threshold = threshold
+        self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
+        self._epoch, self._line_search_end = EpochSums(self._sum_over_processes), LineSearchEnd()
+        self._fitted_epoch = 0  # number of the last epoch
+        self._served: Standardization | None = None
+
+    def on_train_start(self) -> None:
+        """Let an optimizer that needs the whole objective make one step an epoch."""
+        n_batches = int(self.trainer.num_training_batches)
+        if self._exact:
+            self.trainer.accumulate_grad_batches = n_batches
+        elif self._full_batch and n_batches != 1:
+            raise InputError(f"{self.hparams['optimizer']} needs all rows in one batch; leave batch_size unset")
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """The objective, a scalar, on a batch `(x, y)` or `(x, y, weight)` of shapes (n, d), (n,) and (n,).
+
+        DDP averages its gradient over the processes.
+        """
+        x, y, *weight = batch
+        v = row_weights(y, weight[0] if weight else None, self.training_summary.class_weights)
+        loss = logistic_loss(x, y, *self._served_affine(x), v)
+        weight_sum = loss.new_tensor(len(y)) if v is None else v.sum(dtype=torch.float64)
+        weights = self.linear_sigmoid.linear.weight[0]
+        self._epoch.add(batch_idx, loss.detach(), weight_sum, self._penalty.total(weights.detach()))
+        processes = self.trainer.world_size
+        if self._full_batch:
+            # Lightning divides by the number of batches, and DDP by that of processes: what remains is this
+            # batch's true share of the mean. L1 is the exact solver's own business.
+            share = self.trainer.accumulate_grad_batches * processes / self.training_summary.weight_sum
+            return share * loss + self._penalty.smooth(weights)
+        weight_sum = self._sum_over_processes(weight_sum)  # of the minibatch, of which each process has its share
+        objective = processes * loss + weight_sum * self._penalty.total(weights)
+        return objective if self.hparams["reduction"] == "sum" else objective / weight_sum
+
+    def _served_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        served = self._served or Standardization.identity(x.shape[1])
+        return self.linear_sigmoid.served_affine(served.to(x.device))
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step; an optimizer that needs the whole objective is told it, over all batches of all processes."""
+
+        def whole_objective() -> Tensor:
+            optimizer_closure()  # type: ignore[misc]
+            smooth = self._penalty.smooth(self.linear_sigmoid.linear.weight[0].detach())
+            return self._epoch.means()[0] + smooth
+
+        whole = self._full_batch and optimizer_closure is not None
+        with serial_operations(self.hparams["in_features"]):
+            optimizer.step(closure=whole_objective if whole else optimizer_closure)  # type: ignore[arg-type]
+
+    def on_train_batch_end(self, outputs: Any, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """At the end of an epoch: log its loss, and stop at the optimum or where the loss is lost.
+
+        The loss is the one before the update; for SGD and its like, the mean over the batches, each before its
+        own update.
+        """
+        if not self.trainer.is_last_batch:
+            return
+        if self._exact:
+            solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
+            self.converged = solver.converged
+            # On unlike processors the solvers' last digits differ; then the first to stop decides.
+            stopped = bool(self._sum_over_processes(torch.tensor(float(solver.stopped), device=self.device)))
+            self.trainer.should_stop |= stopped
+            if not stopped and self.current_epoch + 1 == self.trainer.max_epochs:
+                solver.restore_best()
+        elif self._full_batch:
+            self._evaluate_after_step(batch)
+        self._fitted_epoch = self.current_epoch
+        loss, penalty = self._epoch.means()
+        refuse_divergence(self.current_epoch, loss, penalty, self.linear_sigmoid.linear.weight)
+        scale = self.training_summary.weight_sum if self.hparams["reduction"] == "sum" else 1.0
+        log_epoch(self, {"train/loss": scale * float(loss + penalty)}, self.current_epoch)
+
+    def _evaluate_after_step(self, batch: Sequence[Tensor]) -> None:
+        """Evaluate the objective where a line search ended; the closure's own evaluations were trial points."""
+        self.zero_grad()
+        with torch.enable_grad():
+            self.training_step(batch, 0).backward()
+        gradients = torch.cat([p.grad.reshape(-1) for p in self.parameters() if p.grad is not None])
+        gradient = self._sum_over_processes(gradients / self.trainer.world_size).abs().max()
+        resolution = 1e-9 if self.trainer.precision == "64-true" else 1e-7
+        objective = float(sum(self._epoch.means()))
+        stop, converged = self._line_search_end.check(objective, float(gradient), resolution)
+        if stop:
+            self.trainer.should_stop, self.converged = True, converged
+
+    def _sum_over_processes(self, value: Tensor) -> Tensor:
+        if self.trainer.world_size > 1:
+            value = value.clone()
+            torch.distributed.all_reduce(value)  # the strategy's own `reduce` would add a barrier
+        return value
+
+    def on_train_end(self) -> None:
+        """Say so where the optimum was not reached."""
+        if self._exact and not self.converged and self.trainer.is_global_zero:
+            solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
+            reason = solver.status or f"the fit ended after {self.current_epoch} passes (trainer.max_epochs)"
+            log.warning("not converged: %s", reason)
+
+    # ---- held-out rows ----------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Collect a batch `(x, y)` or `(x, y, weight)` for the held-out metrics."""
+        x, y, *weight = batch
+        w, b = self._served_affine(x)
+        self._held_out.add(torch.addmv(b.to(x.dtype), x, w.to(x.dtype)), y, weight[0] if weight else None)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/loss and the metrics; `Trainer.validate` returns them, and the fit's last epoch as `step`."""
+        self._log_held_out("val")
+
+    def on_test_epoch_end(self) -> None:
+        """The same for test/loss and `Trainer.test`."""
+        self._log_held_out("test")
+
+    def _log_held_out(self, prefix: str) -> None:
+        rows = self._held_out.take(of_all_processes=self.trainer.world_size > 1)
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        if fitting:
+            refuse_divergence(self.current_epoch, rows)
+        if self.trainer.sanity_checking:
+            return
+        values = {f"{prefix}/{name}": value for name, value in held_out_metrics(rows, self.threshold).items()}
+        if fitting:
+            log_epoch(self, values, self.current_epoch)
+        else:
+            log_measurement(self, values, self._fitted_epoch)
