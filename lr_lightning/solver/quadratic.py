@@ -99,10 +99,9 @@ def minimize_l1(
     u = start.clone()
     r = gradient
     penalised = l1 > 0
-    root = matrix.diagonal().clamp(min=0).sqrt()
-    own = 1e-12 * torch.maximum(l1, gradient.abs())  # penalties of unlike features may differ by orders of magnitude
+    # One for each coordinate: penalties of raw features in unlike units differ by orders of magnitude.
+    tolerance = 1e-12 * torch.maximum(l1, gradient.abs().max())
     for iteration in range(max_iterations):
-        tolerance = own + 1e-15 * root * (root @ (u - start).abs())  # the last is what r may be off by rounding
         many = iteration == 0 and int(((u == 0) & (r.abs() > l1)).sum()) > _FEW
         if many or iteration % _FEW == _FEW - 1:
             u = _coordinate_descent(matrix, r, u, l1)

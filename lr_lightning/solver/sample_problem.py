@@ -21,7 +21,7 @@ _FEW = 64  # coefficients; with more, a Hessian costs as much as several sweeps
 _SLOW = 0.1  # a step that promises more than this part of the one before: the Hessian has grown old
 _LEVEL_RATIO = 4
 _PRIOR = 0.1  # in rows
-_AFFORDABLE = 1e10  # multiplications of a QR factorisation
+_AFFORDABLE = 5e9  # multiplications of a Hessian that a slightly wrong model is reason enough for, or of a QR
 _DOUBLE_PIVOT = 1e-8  # below, half of the digits of a Newton step are gone
 _SINGLE_PIVOT = 2e-6  # below, float32 products are too coarse for the Hessian's inverse
 _SINGLE_RANK_TOLERANCE = 1e-11  # dependent columns, rounded to float32, leave squared pivots of 1e-14
@@ -51,6 +51,7 @@ class SampleProblem:
         self.size = len(l1)
         self._has_intercept = self.size > x.shape[1]
         self._renews = self.exact or self.size <= _FEW  # the Hessian, at every step
+        self.has_cheap_curvature = len(x) * self.size**2 <= _AFFORDABLE
         self._total = float(len(x)) if v is None else float(v.sum(dtype=torch.float64))
 
         self._rank_tolerance = _SINGLE_RANK_TOLERANCE if rounded else RANK_TOLERANCE
@@ -261,7 +262,7 @@ class SampleProblem:
     def _is_ill_conditioned(self, matrix: Tensor) -> bool:
         """Whether a Hessian (k, k) has lost digits that the rows, if they hold them, could give a factor."""
         lossless = self._x.dtype == torch.float64 and self._rank_tolerance == RANK_TOLERANCE
-        if not lossless or self._l1.any() or len(self._x) * self.size**2 > _AFFORDABLE:
+        if not lossless or self._l1.any() or not self.has_cheap_curvature:
             return False
         return smallest_pivot(matrix) < _DOUBLE_PIVOT
 

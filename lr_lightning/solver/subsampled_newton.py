@@ -228,9 +228,10 @@ class SubsampledNewton(torch.optim.Optimizer):
         agreement = decrease / self._promised if self._promised > 0 else 1.0
         resolved = self._promised > 1e-9 * abs(self.objective)
         self._doubtful = resolved and not 0.8 < agreement < 1.25
-        bad = resolved and not 0.5 < agreement < 2  # then a Hessian is worth what it costs
-        if bad and self._advisor is not None and self._failures < _MAX_FAILURES:
-            self._curvature = self._curvature_at(point)
+        if self._advisor is not None and self._failures < _MAX_FAILURES:
+            bad = not 0.5 < agreement < 2
+            if resolved and (bad or (self._doubtful and self._advisor.has_cheap_curvature)):
+                self._curvature = self._curvature_at(point)
         self._curvature.update(point - self._best, gradient - self._best_gradient)
         if agreement > 0.5:
             self._reach *= 4
