@@ -20,6 +20,7 @@ _NAMING_ROUNDS = 6
 _FIRST_ROWS = 2000
 _MORE_ROWS = 1000
 _OUTSIDE = 1e-7
+_SMALLEST = 2.0**-40  # margin, of the size of its terms, that is told from 0: the direction has been computed, too
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def _try_direction(
         x = block.x[:, keep]
         margin = (x @ delta) * block.sign
         tolerance = 4 * design.rounding(block)[:, slopes] @ delta[: len(slopes)].abs()
-        tolerance += 2.0**-48 * (x.abs() @ delta.abs())
+        tolerance += _SMALLEST * (x.abs() @ delta.abs())
         losing.add(block, margin, margin < -tolerance)
         zero = margin.abs() <= tolerance
         n_zero += int(zero.sum())

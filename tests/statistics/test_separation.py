@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from lr_lightning.statistics.linear_programme import largest_support
 from lr_lightning.statistics.separation import find_separation, moved_terms
 from lr_lightning.statistics.sums import sum_rows
-from tests.statistics.tables import design_of
+from tests.statistics.tables import design_of, maximize
 
 
 def verdict(x, y, parameters=None, **options):
@@ -31,6 +32,16 @@ def brute_force(signed):
     return gains
 
 
+def _signed(x, y):
+    return np.column_stack([x, np.ones(len(x))]) * np.where(y, 1.0, -1.0)[:, None]
+
+
+def konis(x, y):
+    """The most that a direction in a box gains on raw columns, 0 under overlap (Konis 2007)."""
+    rows = _signed(x, y)
+    return -linprog(-rows.sum(0), A_ub=-rows, b_ub=np.zeros(len(rows)), bounds=(-1, 1)).fun
+
+
 tables = st.integers(4, 14).flatmap(
     lambda m: st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2), st.integers(0, 1)), min_size=m, max_size=m)
 )
@@ -42,7 +53,7 @@ def test_verdict_is_that_of_exact_enumeration(table, dtype):
     x, y = np.array(table)[:, :2], np.array(table)[:, 2]
     augmented = np.column_stack([x, np.ones(len(x), int)])
     assume(np.linalg.matrix_rank(augmented) == 3)
-    signed = augmented * (2 * y - 1)[:, None]
+    signed = _signed(x, y)
     gains = brute_force(signed)
     answer = largest_support(signed.astype(float))
     assert answer is not None
@@ -70,6 +81,53 @@ def test_a_level_without_a_failure_is_quasi_complete_separation(dtype):
     assert moved_terms(design, found.free).tolist() == [1]  # nor the intercept
     with_failure = np.where(np.arange(300) == np.flatnonzero(x[:, 1])[0], 0, y)
     assert verdict(x, with_failure, dtype=dtype, standardize=dtype == torch.float32).kind is None
+
+
+@pytest.mark.parametrize("seed", [3, 5, 8, 13, 19])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_level_of_a_few_rows_is_found(seed, dtype):
+    rng = np.random.default_rng(seed)
+    numbers = rng.normal(size=(1500, 3))
+    y = rng.random(1500) < 1 / (1 + np.exp(-numbers @ [1, -1, 0.5] + 1))
+    city = rng.choice(8, 1500, p=[0.4, 0.3, 0.15, 0.08, 0.04, 0.02, 0.007, 0.003])
+    rare = city == 7
+    y[rare] = False
+    x = np.column_stack([numbers, *(city == level for level in range(1, 8))]).astype(float)
+    assert konis(x[~rare, :9], y[~rare]) == pytest.approx(0, abs=1e-9)
+    design = design_of(x, y, dtype=dtype, standardize=True)
+    parameters = maximize(design, 25)
+    found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(design.size))
+    assert (found.kind, found.settled, found.columns.tolist()) == ("quasi", True, [9])
+
+
+@pytest.mark.parametrize("power", [1, 7])
+@pytest.mark.parametrize("seed", range(4))
+def test_support_does_not_depend_on_the_coordinates(power, seed):
+    """Rows beside a plane and rows on it, some of them far out; then the same rows in skewed coordinates."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-4, 5, size=(600, 5)).astype(float) ** power
+    y = rng.random(600) < 0.5
+    y[x[:, 0] > 0], y[x[:, 0] < 0] = True, False
+    x[:, 1] = rng.random(600) < 0.01
+    y[(x[:, 1] == 1) & (x[:, 0] == 0)] = True
+    gains = (x[:, 0] != 0) | (x[:, 1] == 1)
+    assert konis(x[~gains, 2:], y[~gains]) == pytest.approx(0, abs=1e-9)
+    rows = _signed(x, y)
+    mixed = rows @ np.triu(np.full((6, 6), 0.9), 1) + rows * [0.01, 1, 100, 1, 1, 1]
+    for A in (rows, mixed):
+        answer = largest_support(A)
+        assert answer is not None
+        assert answer[1].tolist() == gains.tolist()
+        assert (A[gains] @ answer[0] > 0).all()
+
+
+def test_a_threshold_on_a_column_of_long_tails_separates():
+    x = np.random.default_rng(0).normal(size=(2000, 8)) ** 7
+    signed = _signed((x - x.mean(0)) / x.std(0), x[:, 0] > 1e-3)
+    answer = largest_support(signed)
+    assert answer is not None
+    assert answer[1].all()
+    assert (signed @ answer[0] > 0).all()
 
 
 def test_quasi_separation_by_a_tie():
