@@ -14,7 +14,8 @@ _GAIN = 1e-5  # of rows with a largest entry of 1; those below it are asked once
 _MOST_TO_SPARE = 40  # columns that are tried one by one,
 _CHEAP = 60_000  # in a programme of so many elements
 _DEAR = 250_000  # above, names are not worth the time
-_OPTIONS = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9, "time_limit": 30.0}
+_TOLERANCES = (1e-7, 1e-9)  # of feasibility; HiGHS now and then gives up at one and not at the other
+_SECONDS = 30.0
 
 
 def largest_support(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -31,11 +32,21 @@ def largest_support(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         The direction (p,), zero under overlap, and which rows gain, (m,); None if HiGHS gave no certain answer.
     """
     unique, inverse = np.unique(rows, axis=0, return_inverse=True)
+    for tolerance in _TOLERANCES:
+        answer = _support(unique, tolerance)
+        if answer is not None:
+            direction, gains = answer
+            return direction, gains[inverse.reshape(-1)]
+    return None
+
+
+def _support(unique: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """`largest_support` of rows that all differ, at one tolerance of HiGHS."""
     left = np.flatnonzero(unique.any(axis=1))
     gains = np.zeros(len(unique), bool)
     while len(left):
         part = _scaled(unique[left] @ _coordinates(unique[left]))
-        solution = _solve(-part.sum(0), -part, np.zeros(len(left)), [(-1.0, 1.0)] * part.shape[1])
+        solution = _solve(-part.mean(0), -part, np.zeros(len(left)), [(-1.0, 1.0)] * part.shape[1], tolerance)
         if solution is None:
             return None
         up = part @ solution > _GAIN
@@ -43,9 +54,8 @@ def largest_support(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
             break
         gains[left[up]] = True
         left = left[~up]
-    inverse = inverse.reshape(-1)
     if not gains.any():
-        return np.zeros(rows.shape[1]), gains[inverse]
+        return np.zeros(unique.shape[1]), gains
     # One direction for all of them, which raises them evenly, so that rounding has no room.
     basis = null_space(unique[~gains])
     within = unique[gains] @ basis
@@ -58,13 +68,14 @@ def largest_support(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         np.column_stack([-within, np.ones(len(within))]),
         np.zeros(len(within)),
         [(-1.0, 1.0)] * basis.shape[1] + [(0.0, None)],
+        tolerance,
     )
     if evenly is None:
         return None
     direction = basis @ evenly[:-1]
     if not (unique[gains] @ direction > 0).all():
         return None
-    return direction, gains[inverse]
+    return direction, gains
 
 
 def few_columns(rows: np.ndarray, intercept: bool) -> np.ndarray | None:
@@ -109,7 +120,7 @@ def _least_norm(rows: np.ndarray, columns: np.ndarray, intercept: bool) -> np.nd
     cost = np.ones(2 * q)
     if intercept:
         cost[[q - 1, 2 * q - 1]] = 0.0
-    solution = _solve(cost, np.hstack([-part, part]), -np.ones(len(rows)), [(0.0, _LARGEST)] * (2 * q))
+    solution = _solve(cost, np.hstack([-part, part]), -np.ones(len(rows)), [(0.0, _LARGEST)] * (2 * q), _TOLERANCES[0])
     if solution is None:
         return None
     direction = np.zeros(rows.shape[1])
@@ -144,8 +155,15 @@ def _scaled(rows: np.ndarray) -> np.ndarray:
     return rows / np.abs(rows).max(1, keepdims=True)
 
 
-def _solve(cost: np.ndarray, constraints: Any, limits: np.ndarray, bounds: list[tuple[float, float]]) -> Any:
+def _solve(
+    cost: np.ndarray, constraints: Any, limits: np.ndarray, bounds: list[tuple[float, float | None]], tolerance: float
+) -> Any:
     from scipy.optimize import linprog
 
-    result = linprog(cost, A_ub=constraints, b_ub=limits, bounds=bounds, method="highs", options=_OPTIONS)
+    options = {
+        "primal_feasibility_tolerance": tolerance,
+        "dual_feasibility_tolerance": tolerance,
+        "time_limit": _SECONDS,
+    }
+    result = linprog(cost, A_ub=constraints, b_ub=limits, bounds=bounds, method="highs", options=options)
     return result.x if result.status == 0 else None

@@ -121,6 +121,20 @@ def test_support_does_not_depend_on_the_coordinates(power, seed):
         assert (A[gains] @ answer[0] > 0).all()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_hundred_columns_of_zeros_with_a_few_ones(seed):
+    """A column whose ones are all of one class separates; the rows that stay are those without one of these."""
+    rng = np.random.default_rng(seed)
+    x = (rng.random((20_000, 100)) < 0.001).astype(float)
+    y = rng.random(20_000) < 1 / (1 + np.exp(-x @ rng.normal(size=100)))
+    for column, label in ((3, True), (50, False)):
+        y[x[:, column] == 1] = label
+    x[x[:, 3] == 1, 50] = 0
+    found = verdict(x, y, dtype=torch.float32, standardize=True)
+    one_class = [j for j in range(100) if len(set(y[x[:, j] == 1])) == 1]
+    assert (found.kind, found.settled, found.columns.tolist()) == ("quasi", True, one_class)
+
+
 def test_a_threshold_on_a_column_of_long_tails_separates():
     x = np.random.default_rng(0).normal(size=(2000, 8)) ** 7
     signed = _signed((x - x.mean(0)) / x.std(0), x[:, 0] > 1e-3)
