@@ -12,7 +12,7 @@ from scipy.optimize import linprog
 from lr_lightning.statistics.linear_programme import largest_support
 from lr_lightning.statistics.separation import find_separation, moved_terms
 from lr_lightning.statistics.sums import sum_rows
-from tests.statistics.tables import design_of, maximize
+from tests.statistics.tables import design_of, maximize, report_of, rows_by_name
 
 
 def verdict(x, y, parameters=None, **options):
@@ -59,7 +59,7 @@ def test_verdict_is_that_of_exact_enumeration(table, dtype):
     assert answer is not None
     assert answer[1].tolist() == gains.tolist()
     found = verdict(x, y, dtype=dtype, standardize=dtype == torch.float32)
-    assert found.settled
+    assert found.doubt is None
     assert found.kind == ("complete" if gains.all() else "quasi" if gains.any() else None)
 
 
@@ -97,7 +97,7 @@ def test_a_level_of_a_few_rows_is_found(seed, dtype):
     design = design_of(x, y, dtype=dtype, standardize=True)
     parameters = maximize(design, 25)
     found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(design.size))
-    assert (found.kind, found.settled, found.columns.tolist()) == ("quasi", True, [9])
+    assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", None, [9])
 
 
 @pytest.mark.parametrize("power", [1, 7])
@@ -132,7 +132,7 @@ def test_a_hundred_columns_of_zeros_with_a_few_ones(seed):
     x[x[:, 3] == 1, 50] = 0
     found = verdict(x, y, dtype=torch.float32, standardize=True)
     one_class = [j for j in range(100) if len(set(y[x[:, j] == 1])) == 1]
-    assert (found.kind, found.settled, found.columns.tolist()) == ("quasi", True, one_class)
+    assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", None, one_class)
 
 
 def test_a_threshold_on_a_column_of_long_tails_separates():
@@ -147,6 +147,64 @@ def test_a_threshold_on_a_column_of_long_tails_separates():
 def test_quasi_separation_by_a_tie():
     found = verdict([[1.0], [2.0], [2.0], [3.0]], [0, 0, 1, 1])
     assert (found.kind, found.columns.tolist()) == ("quasi", [0])
+
+
+def on_a_plane(decimals):
+    """Three columns; a + b > 0 says 1 and a + b < 0 says 0, but rows with a + b = 0 say either."""
+    rng = np.random.default_rng(0)
+    x = np.round(rng.normal(size=(1500, 3)), decimals)
+    plane = rng.random(1500) < 0.3
+    x[plane, 1] = -x[plane, 0]
+    total = np.round(x[:, 0] + x[:, 1], 9)
+    return x, np.where(total == 0, rng.random(1500) < 0.4, total > 0).astype(float)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_plane_of_a_few_decimals_is_found_though_float32_has_rounded_them(dtype):
+    x, y = on_a_plane(3)
+    x[:, 2] = np.random.default_rng(1).normal(size=1500)  # its digits are lost
+    design = design_of(x, y, dtype=dtype, standardize=True)
+    for parameters in (np.zeros(4), maximize(design, 60)):
+        found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(4), converged=True)
+        assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", None, [0, 1])
+
+
+def test_what_float32_has_rounded_away_is_not_taken_for_overlap():
+    x, y = on_a_plane(17)
+    report = report_of(x, y, steps=60).report
+    assert (report.separation, report.converged) == ("quasi", False)
+    report = report_of(x, y, steps=60, served_options={"dtype": torch.float32, "standardize": True}).report
+    assert report.separation is None
+    assert rows_by_name(report)["x0"].std_error > 1e3
+    assert len(report.warnings) == 1
+    assert "not settled: the digits of float32 are too few" in report.warnings[0]
+    assert "--trainer.precision 64-true" in report.warnings[0]
+
+
+@pytest.mark.parametrize("gap", [1, 1e-3, 1e-5])
+def test_float32_is_enough_for_columns_that_nearly_depend_on_each_other(gap):
+    rng = np.random.default_rng(6)
+    a, b, e = rng.normal(size=(3, 1500))
+    y = rng.random(1500) < 1 / (1 + np.exp(-a))
+    options = {"served_options": {"dtype": torch.float32, "standardize": True}}
+    report = report_of(np.column_stack([a, b, a - b + gap * e]), y, **options).report
+    assert (report.separation, report.warnings) == (None, ())
+
+
+def test_why_it_was_not_settled(monkeypatch):
+    rng = np.random.default_rng(7)
+    x, y = rng.normal(size=(1200, 500)), np.arange(1200) % 2
+    said = [w for w in report_of(x, y, steps=1, converged=False).report.warnings if "not settled" in w]
+    assert said == [
+        "whether the classes can be separated was not settled: 501 parameters are more than the 500 that a linear "
+        "programme is solved for; if coefficients are very large, add a penalty (l2)"
+    ]
+    monkeypatch.setattr("lr_lightning.statistics.separation.largest_support", lambda rows: None)
+    said = [w for w in report_of(x[:, :5], y, steps=0, converged=False).report.warnings if "not settled" in w]
+    assert said == [
+        "whether the classes can be separated was not settled: the linear programme that decides it gave no certain "
+        "answer; if coefficients are very large, add a penalty (l2)"
+    ]
 
 
 def test_two_levels_are_both_named():
@@ -192,7 +250,7 @@ def test_large_tables_are_settled_on_some_of_their_rows(kind, dtype):
     if kind == "complete":
         y = x[:, 0] - x[:, 1] > 0.3
     found = verdict(x, y, dtype=dtype, standardize=True, batch_size=7000)
-    assert (found.kind, found.settled) == (kind, True)
+    assert (found.kind, found.doubt) == (kind, None)
     if kind == "quasi":
         assert found.columns.tolist() == [3]
 
@@ -208,7 +266,7 @@ def test_a_converged_fit_needs_no_linear_programme(monkeypatch):
         parameters = parameters + np.linalg.solve(sums.hessian, sums.gradient)
     monkeypatch.setattr("lr_lightning.statistics.separation.largest_support", None)
     found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(5))
-    assert (found.kind, found.settled) == (None, True)
+    assert (found.kind, found.doubt) == (None, None)
 
 
 @pytest.mark.parametrize("steps", [5, 12, 25, 33])
