@@ -20,7 +20,7 @@ _NAMING_ROUNDS = 6
 _FIRST_ROWS = 2000
 _MORE_ROWS = 1000
 _OUTSIDE = 1e-7
-_DEVIATIONS = 4.0
+_DEVIATIONS = 4.0  # of a sum of roundings
 _SMALLEST = 2.0**-40  # margin, of the size of its terms, that is told from 0: the direction has been computed, too
 
 
@@ -80,8 +80,7 @@ def find_separation(
     slopes = keep[keep < len(design.columns)]
     rounded = design.single and bool((design.decimals[slopes] < 0).any())
     overlap = nothing("rounding" if rounded and converged else None)
-    rows = _first_rows(design, parameters, sums.n_rows, keep)
-    tried = np.full(len(keep), np.nan)
+    rows = np.unique(_first_rows(design, parameters, sums.n_rows, keep), axis=0)
     for _ in range(_MAX_ROUNDS):
         answer = largest_support(rows)
         if answer is None:
@@ -92,9 +91,10 @@ def find_separation(
             return overlap
         losing, staying, n_zero = _try_direction(design, keep, direction, free)
         if len(losing) or len(staying):
-            if np.array_equal(direction, tried):  # these rows have had their say
+            known = len(rows)
+            rows = np.unique(np.concatenate([rows, losing if len(losing) else staying]), axis=0)
+            if len(rows) == known:  # the programme has heard them all
                 break
-            tried, rows = direction, np.concatenate([rows, losing if len(losing) else staying])
             continue
         if not gains.any():
             return overlap
