@@ -16,10 +16,7 @@ SINGULAR = (
     "there are no standard errors: the Hessian cannot be inverted in double precision; some columns nearly depend on "
     "each other, or some probabilities are all but 0 or 1"
 )
-UNSETTLED = (
-    "whether the classes can be separated was not settled: there are too many columns for the linear programme; "
-    "if coefficients are very large, add a penalty (l2)"
-)
+_PENALTY = "add a penalty (l2)"
 _MIN_EVENTS = 10  # per parameter: Peduzzi et al. 1996
 _RARE = 0.05
 _MOST_NAMES = 10
@@ -38,18 +35,21 @@ def not_converged(passes: int) -> str:
     )
 
 
-def of_data(*, constant: Sequence[str], relations: Sequence[str], aliased: Sequence[str], penalized: bool) -> list[str]:
-    """About columns that cannot have a coefficient of their own."""
+def of_data(
+    *, constant: Sequence[str], relations: Sequence[str], aliased: Sequence[str], penalized: bool, single: bool
+) -> list[str]:
+    """About columns that cannot have a coefficient of their own, as far as the digits of float32 (`single`) show."""
     warnings = []
     if constant:
         are = "column is constant and has" if len(constant) == 1 else "columns are constant and have"
         warnings.append(f"{_listed(constant)}: the {are} no coefficient")
     if relations:
         functions = (
-            "the column is an exact linear function of others"
+            "the column is a linear function of others"
             if len(relations) == 1
-            else "the columns are exact linear functions of others"
+            else "the columns are linear functions of others"
         )
+        digits = "float32" if single else "float64"
         what = (
             "the penalty alone decides how they share their weight"
             if penalized
@@ -57,7 +57,8 @@ def of_data(*, constant: Sequence[str], relations: Sequence[str], aliased: Seque
         )
         shown = "; ".join(relations[:_MOST_NAMES])
         more = "" if len(relations) <= _MOST_NAMES else f"; and {len(relations) - _MOST_NAMES} more"
-        warnings.append(f"{_listed(aliased)}: {functions} ({shown}{more}); {what}")
+        closer = "; with --trainer.precision 64-true more digits are compared" if single else ""
+        warnings.append(f"{_listed(aliased)}: to the digits of {digits} {functions} ({shown}{more}); {what}{closer}")
     return warnings
 
 
@@ -80,6 +81,29 @@ def of_separation(kind: str | None, names: Sequence[str]) -> list[str]:
             f"standard errors; {what}"
         ]
     return []
+
+
+def of_doubt(reason: str | None, size: int, limit: int) -> list[str]:
+    """About a question that stays open: "width", "programme" or "rounding" (`Separation.doubt`).
+
+    Args:
+        reason: why; None if it does not.
+        size: number of parameters.
+        limit: of those that a linear programme is solved for.
+    """
+    if reason is None:
+        return []
+    if reason == "rounding":
+        return [
+            "whether the classes can be separated was not settled: the digits of float32 are too few for it, and "
+            "perhaps for the estimates and their standard errors; fit with --trainer.precision 64-true"
+        ]
+    why = (
+        f"{size} parameters are more than the {limit} that a linear programme is solved for"
+        if reason == "width"
+        else "the linear programme that decides it gave no certain answer"
+    )
+    return [f"whether the classes can be separated was not settled: {why}; if coefficients are very large, {_PENALTY}"]
 
 
 def of_counts(positive: float, negative: float, slopes: int) -> list[str]:

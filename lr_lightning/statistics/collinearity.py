@@ -11,7 +11,6 @@ import torch
 from lr_lightning.statistics.design_matrix import DesignMatrix
 
 _SUSPECT = 1e-7  # 1 − R² on the columns before, below which the rows are asked
-_SINGLE = 1e-8  # machine epsilon, above which the features are float32
 _MINUS = "\N{MINUS SIGN}"
 _ROUNDINGS = 16.0  # of the terms of a relation that still count as equality
 
@@ -92,7 +91,7 @@ def relation_in_words(collinearity: Collinearity, position: int, design: DesignM
 
     `names` are those of the columns that vary, (k,).
     """
-    digits = 6 if design.epsilon < _SINGLE else 5
+    digits = 5 if design.single else 6
     column = int(collinearity.aliased[position])
     relation = collinearity.relation[:, position]
     error = design.mean_error()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,8 @@ from torch import Tensor
 _CPU_BLOCK = 2**20  # elements: 8 MiB; of smaller blocks, waking torch's threads costs more than the products
 _DEVICE_BLOCK = 2**25
 _MOST_DECIMALS = 4
+_DOUBLE = 2.0**-52
+_SINGLE = 1e-8  # machine epsilon, above which the features are float32 or shorter
 
 
 class Block(NamedTuple):
@@ -75,6 +79,11 @@ class DesignMatrix:
         """Number of parameters, p."""
         return len(self.columns) + self.intercept
 
+    @property
+    def single(self) -> bool:
+        """Whether the features are served in float32, or shorter; known once `blocks` has begun."""
+        return self.epsilon > _SINGLE
+
     def standardized(self, weight: Tensor, bias: Tensor | float | None) -> np.ndarray:
         """Parameters (p,), intercept last, from the weight (d,) and bias for the features as they are served."""
         w = weight.detach().double().cpu().reshape(-1)[self.columns]
@@ -121,31 +130,72 @@ class DesignMatrix:
                 yield Block(out, 2 * (target > 0.5).double() - 1, v, start)
                 start += len(block)
 
-    def rounding(self, block: Block) -> Tensor:
+    def rounding(self, block: Block, *, restored: bool = False) -> Tensor:
         """How far the standardised features (r, k) may be from those of the original table, about.
 
         A served value was rounded when it was read, relative to its distance from the original zero, and when it
         was served, relative to itself; and what is fitted to rounded columns is off by roundings of their size.
+        With `restored`, of the rows that `restored` returns.
         """
         scale, centre, origin = (t.to(block.x.device) for t in (self._scale, self._centre, self._origin))
         served = block.x[:, : len(self.columns)] * scale + centre
-        return (self.epsilon * (served.abs() + scale) + 2.0**-52 * ((served - origin).abs() + centre.abs())) / scale
+        epsilon = torch.full_like(scale, self.epsilon)
+        if restored:
+            epsilon[torch.from_numpy(self.decimals >= 0)] = _DOUBLE
+        return (epsilon * (served.abs() + scale) + _DOUBLE * ((served - origin).abs() + centre.abs())) / scale
 
-    def restored(self, block: Block) -> np.ndarray:
-        """Rows (r, p) with the digits that serving them in float32 has rounded away, on the CPU.
+    def gradient_rounding(self, sums_of_squares: float, weight: float, squares: np.ndarray) -> np.ndarray:
+        """How far Σ v r x̃ may be off for the rounding of the served features, at most, (p,).
 
-        A column whose rounding is far finer than its decimals (0 and 1, whole years, cents) gets those back, so that
-        equal values are equal again, and rows that lie exactly on a plane do so still.
+        Args:
+            sums_of_squares: Σ v r², or more.
+            weight: Σ v.
+            squares: Σ v x̃², (p,).
         """
-        x = block.x.cpu().numpy().copy()
-        if self.epsilon <= 2.0**-52 or not len(x):
-            return x
         k = len(self.columns)
-        original = x[:, :k] * self.scale + self.mean
-        error = self.rounding(block).cpu().numpy().max(0) * self.scale + self.mean_error()
-        for decimals in range(_MOST_DECIMALS + 1):
-            rounded = np.round(original, decimals)
-            fits = (np.abs(rounded - original).max(0) <= 2 * error) & (error * 100 <= 10.0**-decimals)
-            x[:, :k] = np.where(fits, (rounded - self.mean) / self.scale, x[:, :k])
-            original = np.where(fits, np.nan, original)
+        offset = 1 + (self._centre.abs() / self._scale).numpy()
+        off = np.zeros(self.size)
+        off[:k] = self.epsilon * math.sqrt(sums_of_squares) * (np.sqrt(squares[:k]) + offset * math.sqrt(weight))
+        return off
+
+    @cached_property
+    def decimals(self) -> np.ndarray:
+        """Of each column, how many decimals its values had before float32 rounded them, (k,); −1 if not known.
+
+        Known where the rounding is far finer than these decimals: 0 and 1, whole years, cents. Takes a sweep.
+        """
+        k = len(self.columns)
+        candidates = 10.0 ** np.arange(_MOST_DECIMALS + 1)
+        fits = np.ones((len(candidates), k), bool)
+        for block in self.blocks():
+            if self.epsilon <= _DOUBLE:
+                return np.full(k, -1)
+            original, error = self._original(block)
+            for row, unit in zip(fits, candidates, strict=True):
+                fine = (torch.round(original * unit) / unit - original).abs() <= 2 * error
+                row &= (fine & (error * 100 * unit <= 1)).all(0).cpu().numpy()
+        return np.where(fits.any(0), fits.argmax(0), -1)
+
+    def restored(self, block: Block) -> Tensor:
+        """Rows (r, p) with the digits that serving them in float32 has rounded away, where these are known.
+
+        Equal values are equal again, and rows that lie exactly on a plane do so still.
+        """
+        known = np.flatnonzero(self.decimals >= 0)
+        if not len(known) or not len(block.x):
+            return block.x
+        device = block.x.device
+        unit, mean, scale = (
+            torch.from_numpy(t[known]).to(device) for t in (10.0**self.decimals, self.mean, self.scale)
+        )
+        x = block.x.clone()
+        original = self._original(block)[0][:, known]
+        x[:, known] = (torch.round(original * unit) / unit - mean) / scale
         return x
+
+    def _original(self, block: Block) -> tuple[Tensor, Tensor]:
+        """Features in original units (r, k), and how far they may be off, about."""
+        mean, scale, error = (
+            torch.from_numpy(t).to(block.x.device) for t in (self.mean, self.scale, self.mean_error())
+        )
+        return block.x[:, : len(mean)] * scale + mean, self.rounding(block) * scale + error

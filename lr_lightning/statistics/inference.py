@@ -21,6 +21,7 @@ from lr_lightning.statistics.collinearity import (
 )
 from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.report import Coefficient, LikelihoodRatioTest, Report
+from lr_lightning.statistics.separation import MAX_COLUMNS as MAX_COLUMNS_SEPARATED
 from lr_lightning.statistics.separation import Separation, find_separation, moved_terms
 from lr_lightning.statistics.sums import Sums, sum_rows
 from lr_lightning.statistics.wald import Covariance, CovarianceType, chi_squared_p_value, covariance_factor
@@ -104,18 +105,18 @@ def make_report(
     if not penalized and len(collinearity.aliased):
         parameters, keep = collinearity.fold(parameters), np.sort(collinearity.basis)
 
-    separation = None if penalized else _separation(design, parameters, sums, keep, wide)
+    separation = None if penalized else _separation(design, parameters, sums, keep, converged, wide)
     kind = None if separation is None else separation.kind
     warnings = advice.of_data(
         constant=[name for j, name in enumerate(feature_names) if j not in set(design.columns.tolist())],
         relations=[relation_in_words(collinearity, m, design, names) for m in range(len(collinearity.aliased))],
         aliased=[names[j] for j in collinearity.aliased],
         penalized=penalized,
+        single=design.single,
     )
     if separation is not None:
         warnings += advice.of_separation(kind, [names[j] for j in separation.columns])
-        if not separation.settled:
-            warnings.append(advice.UNSETTLED)
+        warnings += advice.of_doubt(separation.doubt, len(keep), MAX_COLUMNS_SEPARATED)
     if not converged and kind is None:
         warnings.append(advice.not_converged(passes))
     warnings += advice.of_counts(*_counts(sums, class_weighted), len(keep) - intercept)
@@ -181,12 +182,15 @@ def make_report(
     return Inference(report, whole, coefficients, float(estimates[k]) if intercept else 0.0)
 
 
-def _separation(design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray, wide: bool) -> Separation:
+def _separation(
+    design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray, converged: bool, wide: bool
+) -> Separation:
     if not wide:
-        return find_separation(design, parameters, sums, keep)
+        return find_separation(design, parameters, sums, keep, converged=converged)
     complete = sums.smallest_margin > 0
     columns = np.arange(len(design.columns)) if complete else np.array([], int)
-    return Separation("complete" if complete else None, complete, columns, np.zeros((design.size, 0)))
+    doubt = None if complete else "width"
+    return Separation("complete" if complete else None, doubt, columns, np.zeros((design.size, 0)))
 
 
 def _std_errors(

@@ -7,54 +7,75 @@ from typing import Any
 
 import numpy as np
 
-_LARGEST = 1e6  # component of a direction whose smallest positive margin is 1
+_LARGEST = 1e6  # component of a direction whose smallest margin is 1
 _RANK = 1e-9
+_DIGITS = 1e-12  # of the longest singular value, below which one is rounding
+_GAIN = 1e-5  # of rows with a largest entry of 1; those below it are asked once more
 _MOST_TO_SPARE = 40  # columns that are tried one by one,
 _CHEAP = 60_000  # in a programme of so many elements
 _DEAR = 250_000  # above, names are not worth the time
-_OPTIONS = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9, "time_limit": 30.0}
+_TOLERANCES = (1e-7, 1e-9)  # of feasibility; HiGHS now and then gives up at one and not at the other
+_SECONDS = 30.0
 
 
 def largest_support(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """A direction along which no row loses and as many as possible gain.
 
-    Maximises Σ tᵢ subject to 0 ≤ tᵢ ≤ min(1, aᵢᵀβ). Directions form a cone, so that at the optimum every row that
-    some direction can raise has tᵢ = 1, and the others 0: one programme where Konis's (2007), which maximises Σ aᵢᵀβ
-    in a box, may leave out rows that could gain as well.
+    Konis's (2007) programme, which maximises Σ aᵢᵀβ subject to aᵢᵀβ ≥ 0 in a box, may leave out rows that could gain
+    as well. It is solved anew for the rows that have not gained yet, in coordinates that suit these: the others need
+    no constraint any more, since enough of the direction found before makes up for what they lose.
 
     Args:
         rows: A, (m, p), float64.
 
     Returns:
-        The direction (p,), zero under overlap, and which rows gain, (m,); None if HiGHS gave no answer.
+        The direction (p,), zero under overlap, and which rows gain, (m,); None if HiGHS gave no certain answer.
     """
-    from scipy.sparse import csr_matrix, hstack, identity
-
     unique, inverse = np.unique(rows, axis=0, return_inverse=True)
-    m, p = unique.shape
-    constraints = hstack([csr_matrix(-unique), identity(m)], format="csr")
-    bounds = [(-_LARGEST, _LARGEST)] * p + [(0.0, 1.0)] * m
-    solution = _solve(np.r_[np.zeros(p), -np.ones(m)], constraints, np.zeros(m), bounds)
-    if solution is None:
-        return None
-    gains = solution[p:] > 0.5
+    for tolerance in _TOLERANCES:
+        answer = _support(unique, tolerance)
+        if answer is not None:
+            direction, gains = answer
+            return direction, gains[inverse.reshape(-1)]
+    return None
+
+
+def _support(unique: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """`largest_support` of rows that all differ, at one tolerance of HiGHS."""
+    left = np.flatnonzero(unique.any(axis=1))
+    gains = np.zeros(len(unique), bool)
+    while len(left):
+        part = _scaled(unique[left] @ _coordinates(unique[left]))
+        solution = _solve(-part.mean(0), -part, np.zeros(len(left)), [(-1.0, 1.0)] * part.shape[1], tolerance)
+        if solution is None:
+            return None
+        up = part @ solution > _GAIN
+        if not up.any():
+            break
+        gains[left[up]] = True
+        left = left[~up]
     if not gains.any():
-        return np.zeros(p), gains[inverse.reshape(-1)]
-    # That direction may lie at the end of the box; one that raises the rows evenly leaves rounding no room.
+        return np.zeros(unique.shape[1]), gains
+    # One direction for all of them, which raises them evenly, so that rounding has no room.
     basis = null_space(unique[~gains])
     within = unique[gains] @ basis
+    if not within.any(axis=1).all():  # double precision cannot hold the others still
+        return None
+    basis = basis @ _coordinates(within)
+    within = _scaled(unique[gains] @ basis)
     evenly = _solve(
         np.r_[np.zeros(basis.shape[1]), -1.0],
         np.column_stack([-within, np.ones(len(within))]),
         np.zeros(len(within)),
         [(-1.0, 1.0)] * basis.shape[1] + [(0.0, None)],
+        tolerance,
     )
     if evenly is None:
         return None
     direction = basis @ evenly[:-1]
     if not (unique[gains] @ direction > 0).all():
         return None
-    return direction, gains[inverse.reshape(-1)]
+    return direction, gains
 
 
 def few_columns(rows: np.ndarray, intercept: bool) -> np.ndarray | None:
@@ -99,7 +120,7 @@ def _least_norm(rows: np.ndarray, columns: np.ndarray, intercept: bool) -> np.nd
     cost = np.ones(2 * q)
     if intercept:
         cost[[q - 1, 2 * q - 1]] = 0.0
-    solution = _solve(cost, np.hstack([-part, part]), -np.ones(len(rows)), [(0.0, _LARGEST)] * (2 * q))
+    solution = _solve(cost, np.hstack([-part, part]), -np.ones(len(rows)), [(0.0, _LARGEST)] * (2 * q), _TOLERANCES[0])
     if solution is None:
         return None
     direction = np.zeros(rows.shape[1])
@@ -109,6 +130,7 @@ def _least_norm(rows: np.ndarray, columns: np.ndarray, intercept: bool) -> np.nd
 
 def null_space(rows: np.ndarray) -> np.ndarray:
     """Orthonormal directions (p, q) along which no row of (m, p) changes."""
+    rows = _scaled(rows[rows.any(axis=1)])
     if not len(rows):
         return np.eye(rows.shape[1])
     upper = np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
@@ -117,8 +139,31 @@ def null_space(rows: np.ndarray) -> np.ndarray:
     return vectors[rank:].T
 
 
-def _solve(cost: np.ndarray, constraints: Any, limits: np.ndarray, bounds: list[tuple[float, float]]) -> Any:
+def _coordinates(rows: np.ndarray) -> np.ndarray:
+    """The map (p, r) of rank r that gives the columns of rows (m, p) the length √m and makes them orthogonal.
+
+    In these HiGHS's tolerances mean the same whatever the scales and the correlations of the columns.
+    """
+    upper = np.linalg.qr(_scaled(rows), mode="r") if len(rows) > rows.shape[1] else _scaled(rows)
+    _, values, vectors = np.linalg.svd(upper, full_matrices=False)
+    kept = values > _DIGITS * values[0]
+    return vectors[kept].T * (math.sqrt(len(rows)) / values[kept])
+
+
+def _scaled(rows: np.ndarray) -> np.ndarray:
+    """Rows (m, p) that are not zero with a largest entry of 1: it takes nothing from what a direction does to them."""
+    return rows / np.abs(rows).max(1, keepdims=True)
+
+
+def _solve(
+    cost: np.ndarray, constraints: Any, limits: np.ndarray, bounds: list[tuple[float, float | None]], tolerance: float
+) -> Any:
     from scipy.optimize import linprog
 
-    result = linprog(cost, A_ub=constraints, b_ub=limits, bounds=bounds, method="highs", options=_OPTIONS)
+    options = {
+        "primal_feasibility_tolerance": tolerance,
+        "dual_feasibility_tolerance": tolerance,
+        "time_limit": _SECONDS,
+    }
+    result = linprog(cost, A_ub=constraints, b_ub=limits, bounds=bounds, method="highs", options=options)
     return result.x if result.status == 0 else None

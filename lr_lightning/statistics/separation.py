@@ -14,12 +14,14 @@ from lr_lightning.statistics.design_matrix import Block, DesignMatrix
 from lr_lightning.statistics.linear_programme import few_columns, largest_support, null_space
 from lr_lightning.statistics.sums import Sums
 
-_MAX_COLUMNS = 500  # of a linear programme
+MAX_COLUMNS = 500  # of a linear programme
 _MAX_ROUNDS = 40
 _NAMING_ROUNDS = 6
 _FIRST_ROWS = 2000
 _MORE_ROWS = 1000
 _OUTSIDE = 1e-7
+_DEVIATIONS = 4.0  # of a sum of roundings
+_SMALLEST = 2.0**-40  # margin, of the size of its terms, that is told from 0: the direction has been computed, too
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Separation:
 
     Attributes:
         kind: "complete", "quasi" or None.
-        settled: whether `kind` is proven; False only for tables that are too wide for a linear programme.
+        doubt: why `kind` is not proven: "width", there are too many columns for a linear programme; "programme", it
+            gave no certain answer; "rounding", the answer depends on how float32 rounded the columns. None if it is.
         columns: positions of the columns whose coefficients the direction moves; under complete separation, the few
             that suffice to tell the classes apart.
         free: orthonormal directions, (p, s), along which the likelihood keeps growing or does not change in the
@@ -36,19 +39,21 @@ class Separation:
     """
 
     kind: Literal["complete", "quasi"] | None
-    settled: bool
+    doubt: Literal["width", "programme", "rounding"] | None
     columns: np.ndarray
     free: np.ndarray
 
 
-def find_separation(design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray) -> Separation:
+def find_separation(
+    design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray, *, converged: bool = False
+) -> Separation:
     r"""Whether a direction exists along which no row loses and some gain (Albert & Anderson 1984).
 
     1. If the fitted parameters themselves put every row on its right side, the separation is complete.
     2. With g and H the gradient and the Hessian at the parameters: along any direction the third derivative is at
        most max_i |x̃_iᵀδ| times the second (Bach 2010), so that the likelihood has a
        maximum, and there is no separation, if ‖g‖_{H⁻¹}·max_i ‖x̃_i‖_{H⁻¹} < 1. A
-       converged fit passes this test.
+       converged fit passes this test, unless the features' rounding could have made up that maximum.
     3. Else a linear programme on some of the rows. If they are not separated, the whole is not. If they are, its
        direction is tried on all rows; those that lose are added, until none does or there is no direction left.
 
@@ -57,40 +62,49 @@ def find_separation(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
         parameters: (p,), wherever the fit ended.
         sums: at these parameters.
         keep: positions of linearly independent parameters, (q,), the intercept's included.
+        converged: whether they are a maximum of the likelihood of the rows as served.
     """
     p = design.size
-    nothing = Separation(None, True, np.array([], int), np.zeros((p, 0)))
+
+    def nothing(doubt: Literal["width", "programme", "rounding"] | None = None) -> Separation:
+        return Separation(None, doubt, np.array([], int), np.zeros((p, 0)))
+
     if not len(keep):
-        return nothing
+        return nothing()
     if sums.smallest_margin > 0:
         return _complete(design, keep, _first_rows(design, parameters, sums.n_rows, keep))
-    if _maximum_exists(design, sums, keep):
-        return nothing
-    unsettled = Separation(None, False, np.array([], int), np.zeros((p, 0)))
-    if len(keep) > _MAX_COLUMNS:
-        return unsettled
-    rows = _first_rows(design, parameters, sums.n_rows, keep)
+    if _maximum_exists(design, parameters, sums, keep):
+        return nothing()
+    if len(keep) > MAX_COLUMNS:
+        return nothing("width")
+    slopes = keep[keep < len(design.columns)]
+    rounded = design.single and bool((design.decimals[slopes] < 0).any())
+    overlap = nothing("rounding" if rounded and converged else None)
+    rows = np.unique(_first_rows(design, parameters, sums.n_rows, keep), axis=0)
     for _ in range(_MAX_ROUNDS):
         answer = largest_support(rows)
         if answer is None:
-            return unsettled
+            break
         direction, gains = answer
         free = null_space(rows[~gains])
         if not gains.any() and not free.shape[1]:
-            return nothing
+            return overlap
         losing, staying, n_zero = _try_direction(design, keep, direction, free)
         if len(losing) or len(staying):
-            rows = np.concatenate([rows, losing if len(losing) else staying])
+            known = len(rows)
+            rows = np.unique(np.concatenate([rows, losing if len(losing) else staying]), axis=0)
+            if len(rows) == known:  # the programme has heard them all
+                break
             continue
         if not gains.any():
-            return nothing
+            return overlap
         if not n_zero and gains.all():
             return _complete(design, keep, rows)
         whole = np.zeros((p, free.shape[1]))
         whole[keep] = free
         moved = moved_terms(design, whole)
-        return Separation("quasi", True, moved[moved < len(design.columns)], whole)
-    return unsettled
+        return Separation("quasi", None, moved[moved < len(design.columns)], whole)
+    return nothing("rounding" if rounded else "programme")
 
 
 def moved_terms(design: DesignMatrix, free: np.ndarray) -> np.ndarray:
@@ -103,7 +117,8 @@ def moved_terms(design: DesignMatrix, free: np.ndarray) -> np.ndarray:
     return (original > 1e-6 * size).nonzero()[0]
 
 
-def _maximum_exists(design: DesignMatrix, sums: Sums, keep: np.ndarray) -> bool:
+def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray) -> bool:
+    """The test of gradient and Hessian, for the rows as served and for those that they may have been rounded from."""
     hessian, gradient = sums.hessian[np.ix_(keep, keep)], sums.gradient[keep]
     root = np.sqrt(hessian.diagonal())
     if not (root > 0).all():
@@ -112,18 +127,28 @@ def _maximum_exists(design: DesignMatrix, sums: Sums, keep: np.ndarray) -> bool:
         lower = np.linalg.cholesky(hessian / root[:, None] / root)
     except np.linalg.LinAlgError:
         return False
-    if lower.diagonal().min() ** 2 < 1e-10:  # its digits could not be trusted
+    if lower.diagonal().min() ** 2 < 1e-12:  # its digits could not be trusted
         return False
     inverse = np.linalg.inv(lower) / root
-    decrement = float(np.linalg.norm(inverse @ gradient))
-    if decrement * sums.largest_norm * np.linalg.norm(inverse, 2) < 0.5:
+
+    def decrement(rounding: np.ndarray) -> float:
+        return float(np.linalg.norm(inverse @ gradient) + np.linalg.norm(np.abs(inverse) @ rounding[keep]))
+
+    # Σ v |y − p|² ≤ −log-likelihood, since r² ≤ −log(1 − r).
+    at_most = design.gradient_rounding(-sums.log_likelihood, sums.weight, sums.gram.diagonal())
+    if decrement(at_most) * sums.largest_norm * np.linalg.norm(inverse, 2) < 0.5:
         return True
-    largest = 0.0
-    for x, *_ in design.blocks():
-        if len(x):
-            scores = x[:, keep] @ torch.from_numpy(inverse.T).to(x.device)
+    largest, squares = 0.0, np.zeros(design.size)
+    theta, k = torch.from_numpy(parameters), len(design.columns)
+    for block in design.blocks():
+        if len(block.x):
+            device = block.x.device
+            scores = block.x[:, keep] @ torch.from_numpy(inverse.T).to(device)
             largest = max(largest, float(scores.square().sum(1).max()))
-    return decrement * math.sqrt(largest) < 0.5
+            wrong = block.weight * torch.sigmoid(-(block.x @ theta.to(device)) * block.sign)
+            squares[:k] += (design.rounding(block) * wrong[:, None]).square().sum(0).cpu().numpy()
+    # The roundings of different rows have nothing to do with each other.
+    return decrement(_DEVIATIONS * np.sqrt(squares)) * math.sqrt(largest) < 0.5
 
 
 def _complete(design: DesignMatrix, keep: np.ndarray, rows: np.ndarray) -> Separation:
@@ -134,8 +159,8 @@ def _complete(design: DesignMatrix, keep: np.ndarray, rows: np.ndarray) -> Separ
     whole[keep] = np.eye(len(keep))
     alone = columns[_separates_alone(design, columns)]
     if len(alone):
-        return Separation("complete", True, alone[:1], whole)
-    if len(keep) <= _MAX_COLUMNS:
+        return Separation("complete", None, alone[:1], whole)
+    if len(keep) <= MAX_COLUMNS:
         for _ in range(_NAMING_ROUNDS):
             direction = few_columns(rows, design.intercept)
             if direction is None:
@@ -143,9 +168,9 @@ def _complete(design: DesignMatrix, keep: np.ndarray, rows: np.ndarray) -> Separ
             losing, staying, n_zero = _try_direction(design, keep, direction, np.eye(len(keep)))
             if not len(losing) and not n_zero:
                 few = np.abs(direction[: len(columns)]) > 1e-6 * np.abs(direction).max()
-                return Separation("complete", True, columns[few], whole)
+                return Separation("complete", None, columns[few], whole)
             rows = np.concatenate([rows, losing, staying])
-    return Separation("complete", True, columns, whole)
+    return Separation("complete", None, columns, whole)
 
 
 def _separates_alone(design: DesignMatrix, columns: np.ndarray) -> np.ndarray:
@@ -194,10 +219,10 @@ def _try_direction(
             continue
         device = block.x.device
         delta, directions = torch.from_numpy(direction).to(device), torch.from_numpy(free).to(device)
-        x = block.x[:, keep]
+        x = design.restored(block)[:, keep]
         margin = (x @ delta) * block.sign
-        tolerance = 4 * design.rounding(block)[:, slopes] @ delta[: len(slopes)].abs()
-        tolerance += 2.0**-48 * (x.abs() @ delta.abs())
+        tolerance = 4 * design.rounding(block, restored=True)[:, slopes] @ delta[: len(slopes)].abs()
+        tolerance += _SMALLEST * (x.abs() @ delta.abs())
         losing.add(block, margin, margin < -tolerance)
         zero = margin.abs() <= tolerance
         n_zero += int(zero.sum())
@@ -230,4 +255,4 @@ def _signed(design: DesignMatrix, block: Block, chosen: slice | Tensor, keep: np
     """(2y − 1)·x̃ of chosen rows of a block and the kept columns, (r, q), with the table's own decimals restored."""
     chosen = chosen if isinstance(chosen, slice) else chosen.to(block.x.device)
     part = Block(block.x[chosen], block.sign[chosen], block.weight[chosen], block.start)
-    return (design.restored(part) * part.sign.cpu().numpy()[:, None])[:, keep]
+    return (design.restored(part) * part.sign[:, None])[:, keep].cpu().numpy()

@@ -235,6 +235,25 @@ def test_aliased_and_constant_columns_keep_their_row_with_nulls():
     assert found.covariance.logit_std_error(wide) == pytest.approx(errors, rel=1e-7)
 
 
+@pytest.mark.parametrize("gap", [0, 1e-7])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_no_more_is_said_of_dependent_columns_than_the_digits_show(gap, dtype):
+    x, y = table()
+    near = x[:, 0] - x[:, 2] + gap * np.random.default_rng(8).normal(size=len(y))
+    report = report_of(
+        np.column_stack([x, near]), y, names=list("abcd"), served_options={"dtype": dtype, "standardize": True}
+    ).report
+    said = [w for w in report.warnings if w.startswith("d: ")]
+    relation = (
+        "the column is a linear function of others (d = a \N{MINUS SIGN} c); left out, which changes no prediction"
+    )
+    if dtype == torch.float32:
+        more = "with --trainer.precision 64-true more digits are compared"
+        assert said == [f"d: to the digits of float32 {relation}; {more}"]
+    else:
+        assert said == ([] if gap else [f"d: to the digits of float64 {relation}"])
+
+
 def test_a_penalty_keeps_dependent_columns():
     x, y = table()
     report = report_of(np.column_stack([x, x[:, 0]]), y, penalized=True).report

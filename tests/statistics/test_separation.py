@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from lr_lightning.statistics.linear_programme import largest_support
 from lr_lightning.statistics.separation import find_separation, moved_terms
 from lr_lightning.statistics.sums import sum_rows
-from tests.statistics.tables import design_of
+from tests.statistics.tables import design_of, maximize, report_of, rows_by_name
 
 
 def verdict(x, y, parameters=None, **options):
@@ -31,6 +32,16 @@ def brute_force(signed):
     return gains
 
 
+def _signed(x, y):
+    return np.column_stack([x, np.ones(len(x))]) * np.where(y, 1.0, -1.0)[:, None]
+
+
+def konis(x, y):
+    """The most that a direction in a box gains on raw columns, 0 under overlap (Konis 2007)."""
+    rows = _signed(x, y)
+    return -linprog(-rows.sum(0), A_ub=-rows, b_ub=np.zeros(len(rows)), bounds=(-1, 1)).fun
+
+
 tables = st.integers(4, 14).flatmap(
     lambda m: st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2), st.integers(0, 1)), min_size=m, max_size=m)
 )
@@ -42,13 +53,13 @@ def test_verdict_is_that_of_exact_enumeration(table, dtype):
     x, y = np.array(table)[:, :2], np.array(table)[:, 2]
     augmented = np.column_stack([x, np.ones(len(x), int)])
     assume(np.linalg.matrix_rank(augmented) == 3)
-    signed = augmented * (2 * y - 1)[:, None]
+    signed = _signed(x, y)
     gains = brute_force(signed)
     answer = largest_support(signed.astype(float))
     assert answer is not None
     assert answer[1].tolist() == gains.tolist()
     found = verdict(x, y, dtype=dtype, standardize=dtype == torch.float32)
-    assert found.settled
+    assert found.doubt is None
     assert found.kind == ("complete" if gains.all() else "quasi" if gains.any() else None)
 
 
@@ -72,9 +83,128 @@ def test_a_level_without_a_failure_is_quasi_complete_separation(dtype):
     assert verdict(x, with_failure, dtype=dtype, standardize=dtype == torch.float32).kind is None
 
 
+@pytest.mark.parametrize("seed", [3, 5, 8, 13, 19])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_level_of_a_few_rows_is_found(seed, dtype):
+    rng = np.random.default_rng(seed)
+    numbers = rng.normal(size=(1500, 3))
+    y = rng.random(1500) < 1 / (1 + np.exp(-numbers @ [1, -1, 0.5] + 1))
+    city = rng.choice(8, 1500, p=[0.4, 0.3, 0.15, 0.08, 0.04, 0.02, 0.007, 0.003])
+    rare = city == 7
+    y[rare] = False
+    x = np.column_stack([numbers, *(city == level for level in range(1, 8))]).astype(float)
+    assert konis(x[~rare, :9], y[~rare]) == pytest.approx(0, abs=1e-9)
+    design = design_of(x, y, dtype=dtype, standardize=True)
+    parameters = maximize(design, 25)
+    found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(design.size))
+    assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", None, [9])
+
+
+@pytest.mark.parametrize("power", [1, 7])
+@pytest.mark.parametrize("seed", range(4))
+def test_support_does_not_depend_on_the_coordinates(power, seed):
+    """Rows beside a plane and rows on it, some of them far out; then the same rows in skewed coordinates."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-4, 5, size=(600, 5)).astype(float) ** power
+    y = rng.random(600) < 0.5
+    y[x[:, 0] > 0], y[x[:, 0] < 0] = True, False
+    x[:, 1] = rng.random(600) < 0.01
+    y[(x[:, 1] == 1) & (x[:, 0] == 0)] = True
+    gains = (x[:, 0] != 0) | (x[:, 1] == 1)
+    assert konis(x[~gains, 2:], y[~gains]) == pytest.approx(0, abs=1e-9)
+    rows = _signed(x, y)
+    mixed = rows @ np.triu(np.full((6, 6), 0.9), 1) + rows * [0.01, 1, 100, 1, 1, 1]
+    for A in (rows, mixed):
+        answer = largest_support(A)
+        assert answer is not None
+        assert answer[1].tolist() == gains.tolist()
+        assert (A[gains] @ answer[0] > 0).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_hundred_columns_of_zeros_with_a_few_ones(seed):
+    """A column whose ones are all of one class separates; the rows that stay are those without one of these."""
+    rng = np.random.default_rng(seed)
+    x = (rng.random((20_000, 100)) < 0.001).astype(float)
+    y = rng.random(20_000) < 1 / (1 + np.exp(-x @ rng.normal(size=100)))
+    for column, label in ((3, True), (50, False)):
+        y[x[:, column] == 1] = label
+    x[x[:, 3] == 1, 50] = 0
+    found = verdict(x, y, dtype=torch.float32, standardize=True)
+    one_class = [j for j in range(100) if len(set(y[x[:, j] == 1])) == 1]
+    assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", None, one_class)
+
+
+def test_a_threshold_on_a_column_of_long_tails_separates():
+    x = np.random.default_rng(0).normal(size=(2000, 8)) ** 7
+    signed = _signed((x - x.mean(0)) / x.std(0), x[:, 0] > 1e-3)
+    answer = largest_support(signed)
+    assert answer is not None
+    assert answer[1].all()
+    assert (signed @ answer[0] > 0).all()
+
+
 def test_quasi_separation_by_a_tie():
     found = verdict([[1.0], [2.0], [2.0], [3.0]], [0, 0, 1, 1])
     assert (found.kind, found.columns.tolist()) == ("quasi", [0])
+
+
+def on_a_plane(decimals):
+    """Three columns; a + b > 0 says 1 and a + b < 0 says 0, but rows with a + b = 0 say either."""
+    rng = np.random.default_rng(0)
+    x = np.round(rng.normal(size=(1500, 3)), decimals)
+    plane = rng.random(1500) < 0.3
+    x[plane, 1] = -x[plane, 0]
+    total = np.round(x[:, 0] + x[:, 1], 9)
+    return x, np.where(total == 0, rng.random(1500) < 0.4, total > 0).astype(float)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_plane_of_a_few_decimals_is_found_though_float32_has_rounded_them(dtype):
+    x, y = on_a_plane(3)
+    x[:, 2] = np.random.default_rng(1).normal(size=1500)  # its digits are lost
+    design = design_of(x, y, dtype=dtype, standardize=True)
+    for parameters in (np.zeros(4), maximize(design, 60)):
+        found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(4), converged=True)
+        assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", None, [0, 1])
+
+
+def test_what_float32_has_rounded_away_is_not_taken_for_overlap():
+    x, y = on_a_plane(17)
+    report = report_of(x, y, steps=60).report
+    assert (report.separation, report.converged) == ("quasi", False)
+    report = report_of(x, y, steps=60, served_options={"dtype": torch.float32, "standardize": True}).report
+    assert report.separation is None
+    assert rows_by_name(report)["x0"].std_error > 1e3
+    assert len(report.warnings) == 1
+    assert "not settled: the digits of float32 are too few" in report.warnings[0]
+    assert "--trainer.precision 64-true" in report.warnings[0]
+
+
+@pytest.mark.parametrize("gap", [1, 1e-3, 1e-5])
+def test_float32_is_enough_for_columns_that_nearly_depend_on_each_other(gap):
+    rng = np.random.default_rng(6)
+    a, b, e = rng.normal(size=(3, 1500))
+    y = rng.random(1500) < 1 / (1 + np.exp(-a))
+    options = {"served_options": {"dtype": torch.float32, "standardize": True}}
+    report = report_of(np.column_stack([a, b, a - b + gap * e]), y, **options).report
+    assert (report.separation, report.warnings) == (None, ())
+
+
+def test_why_it_was_not_settled(monkeypatch):
+    rng = np.random.default_rng(7)
+    x, y = rng.normal(size=(1200, 500)), np.arange(1200) % 2
+    said = [w for w in report_of(x, y, steps=1, converged=False).report.warnings if "not settled" in w]
+    assert said == [
+        "whether the classes can be separated was not settled: 501 parameters are more than the 500 that a linear "
+        "programme is solved for; if coefficients are very large, add a penalty (l2)"
+    ]
+    monkeypatch.setattr("lr_lightning.statistics.separation.largest_support", lambda rows: None)
+    said = [w for w in report_of(x[:, :5], y, steps=0, converged=False).report.warnings if "not settled" in w]
+    assert said == [
+        "whether the classes can be separated was not settled: the linear programme that decides it gave no certain "
+        "answer; if coefficients are very large, add a penalty (l2)"
+    ]
 
 
 def test_two_levels_are_both_named():
@@ -120,7 +250,7 @@ def test_large_tables_are_settled_on_some_of_their_rows(kind, dtype):
     if kind == "complete":
         y = x[:, 0] - x[:, 1] > 0.3
     found = verdict(x, y, dtype=dtype, standardize=True, batch_size=7000)
-    assert (found.kind, found.settled) == (kind, True)
+    assert (found.kind, found.doubt) == (kind, None)
     if kind == "quasi":
         assert found.columns.tolist() == [3]
 
@@ -136,7 +266,7 @@ def test_a_converged_fit_needs_no_linear_programme(monkeypatch):
         parameters = parameters + np.linalg.solve(sums.hessian, sums.gradient)
     monkeypatch.setattr("lr_lightning.statistics.separation.largest_support", None)
     found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(5))
-    assert (found.kind, found.settled) == (None, True)
+    assert (found.kind, found.doubt) == (None, None)
 
 
 @pytest.mark.parametrize("steps", [5, 12, 25, 33])
