@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,9 +11,10 @@ from torch import Tensor
 from lr_lightning.blocks import compute_dtype
 from lr_lightning.loss import logistic_hessian, sweep
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
+from lr_lightning.solver.gram import GramCurvature, gram_matrix
 from lr_lightning.solver.quadratic import RANK_TOLERANCE, smallest_pivot
 
-Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature
+Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature | GramCurvature
 
 DENSE_LIMIT = 2048  # coefficients; above, nothing of d × d is kept
 _CHEAP = 2e8  # multiplications of a Hessian that is not worth being spared
@@ -81,6 +83,8 @@ class SampleProblem:
             return DenseCurvature(matrix, self._rank_tolerance)
         if self._l1.any():
             return WorkingSetCurvature(self._block, point, 2 * DENSE_LIMIT, self._rank_tolerance)
+        if self._gram is not None:
+            return GramCurvature(self._x, self._l2, self._gram, self._row_curvature, point)
         return LimitedMemoryCurvature(self._diagonal(point), history_size)
 
     def solve(self, start: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
@@ -240,6 +244,13 @@ class SampleProblem:
         if v is not None and not bool(v.any()):
             return None
         return SampleProblem(self._x.index_select(0, index), y, v, self._l1, self._l2, complete=False)
+
+    @cached_property
+    def _gram(self) -> Tensor | None:
+        """For `GramCurvature`, where that is exact and its n × n matrix no larger than those of `DenseCurvature`."""
+        if not self._complete or len(self._x) > DENSE_LIMIT:
+            return None
+        return gram_matrix(self._x, self._v, self._l2[: self._x.shape[1]])
 
     def _split(self, point: Tensor) -> tuple[Tensor, Tensor | None]:
         return (point[:-1], point[-1]) if self._has_intercept else (point, None)

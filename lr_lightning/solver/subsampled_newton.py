@@ -12,6 +12,7 @@ from torch import Tensor
 from lr_lightning.blocks import compute_dtype
 from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
+from lr_lightning.solver.gram import GramCurvature
 from lr_lightning.solver.sample_problem import DENSE_LIMIT, Curvature, SampleProblem
 
 CONVERGED = "converged"
@@ -245,7 +246,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._finish_at_best(NO_DECREASE, converged=False)
         else:
             step = point - self._best
-            if finite and not isinstance(self._curvature, WorkingSetCurvature):
+            if finite and not isinstance(self._curvature, WorkingSetCurvature | GramCurvature):
                 self._curvature.update(step, gradient - self._best_gradient)
             self._doubtful = True
             self._failures += 1
