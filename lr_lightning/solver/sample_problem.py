@@ -153,7 +153,7 @@ class SampleProblem:
         """
         if self._double:
             return 1e-12
-        noise = 1e-9
+        noise = 1e-8 if isinstance(curvature, GramCurvature) else 1e-9
         if isinstance(curvature, DenseCurvature):
             pivot = max(smallest_pivot(curvature.matrix), _SINGLE_RANK_TOLERANCE)
             noise = max(noise, 10 * torch.finfo(torch.float32).eps ** 2 / (len(self._x) * pivot))

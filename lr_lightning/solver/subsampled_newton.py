@@ -123,6 +123,8 @@ class SubsampledNewton(torch.optim.Optimizer):
         else:
             self._curvature = self._curvature_at(point)
         self._noise = 1e-12 if self._problem is None else self._problem.noise(self._curvature)
+        # What the rounding of the logits may do to a difference of two objectives.
+        self._resolution = 1e-5 if single else 1e-7
         self.converged = False
         self.stopped = False
         self.status = ""
@@ -214,7 +216,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         conditions).
         """
         assert self._best is not None  # noqa: S101
-        if abs(objective - self.objective) > 1e-7 * abs(self.objective):
+        if abs(objective - self.objective) > self._resolution * abs(self.objective):
             return self.objective - objective
         decrease = 0.5 * float((gradient + self._best_gradient) @ (self._best - point))
         return decrease + float(self._l1 @ (self._best.abs() - point.abs()))
