@@ -13,12 +13,18 @@ from lr_lightning.blocks import block_rows
 
 _COLUMNS = 4096  # more float32 terms in one sum would lose digits
 _TILE = 256  # rows: of the symmetric product only the tiles on and below the diagonal are computed
-_ROUNDING = 0.01  # of a unit, which is the least eigenvalue of the matrix that is factorised
+_FEW_ROWS = 512  # with no more the matrix costs less than the passes that it spares
+_SPREAD = 4  # largest eigenvalue over the mean one, from which on L-BFGS takes a hundred passes and more
+_COARSE = 0.01  # rounding that float64 products are worth avoiding, beside the least eigenvalue, which is 1
+_TOO_COARSE = 0.5  # rounding with which no step can be trusted
 _RIDGES = 12
 
 
 def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor) -> Tensor | None:
     r"""``x @ diag(1 / l2) @ x.T``, the Gram matrix of the rows in the metric of the penalty.
+
+    Its making costs as much as some n / 20 passes. So with many rows a look is taken at a part of them: where
+    columns and rows are nearly independent all eigenvalues are alike, and L-BFGS does well without.
 
     Products of up to 4096 columns are computed in the dtype of x, or in float64 where float32 is too coarse
     for `GramCurvature`, and summed in float64.
@@ -29,7 +35,8 @@ def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor) -> Tensor | None:
         l2: (d,), float64; zero at most for columns of zeros.
 
     Returns:
-        (n, n), float64 on the CPU; None if a column is not penalised, or so little that float64 is too coarse.
+        (n, n), float64 on the CPU; None if a column is not penalised, or so little that float64 is too coarse,
+        or if it is not worth while.
     """
     inverse = _inverse(l2).to(x.device)
     if bool((inverse == 0).any()) and bool(x[:, inverse == 0].any()):
@@ -39,18 +46,26 @@ def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor) -> Tensor | None:
     share = torch.full_like(squares, 1 / n) if v is None else v.double() / v.sum(dtype=torch.float64)
     # What is factorised is the unit matrix plus one with diagonal elements of up to a quarter of this.
     largest = math.sqrt(n) * 0.25 * float((share * squares).max())
-    if not largest * torch.finfo(torch.float64).eps < _ROUNDING:
+    if not largest * torch.finfo(torch.float64).eps < _TOO_COARSE:
         return None
-    coarse = x.dtype == torch.float64 or largest * torch.finfo(torch.float32).eps > _ROUNDING
-    dtype = torch.float64 if coarse else torch.float32
-    gram = torch.zeros(n, n, dtype=torch.float64, device=x.device)
-    scale = inverse.sqrt().to(dtype)
+    coarse = x.dtype == torch.float64 or largest * torch.finfo(torch.float32).eps > _COARSE
+    scale = inverse.sqrt().to(torch.float64 if coarse else torch.float32)
+    if n > _FEW_ROWS:
+        part = _products(x[:: n // (_FEW_ROWS // 2)], scale)
+        if float(torch.linalg.eigvalsh(part)[-1]) < _SPREAD * float(part.diagonal().mean()):
+            return None
+    return _products(x, scale)
+
+
+def _products(x: Tensor, scale: Tensor) -> Tensor:
+    n, d = x.shape
+    products = torch.zeros(n, n, dtype=torch.float64, device=x.device)
     for j in range(0, d, _COLUMNS):
-        block = x[:, j : j + _COLUMNS].to(dtype) * scale[j : j + _COLUMNS]
+        block = x[:, j : j + _COLUMNS].to(scale.dtype) * scale[j : j + _COLUMNS]
         for i in range(0, n, _TILE):
-            gram[i:, i : i + _TILE] += block[i:] @ block[i : i + _TILE].T
-    gram = gram.cpu().tril_()
-    return gram + gram.tril(-1).T
+            products[i:, i : i + _TILE] += block[i:] @ block[i : i + _TILE].T
+    products = products.cpu().tril_()
+    return products + products.tril(-1).T
 
 
 class GramCurvature:
@@ -110,10 +125,9 @@ class GramCurvature:
 
     def _solve(self, root: Tensor, rhs: Tensor) -> Tensor:
         """Solves with M; the more ridge, which shortens the step, the more rounding has wrecked it."""
-        matrix = root[:, None] * self._gram * root
-        matrix.diagonal().add_(1)
-        scale = matrix.diagonal().rsqrt()
-        matrix *= scale * scale[:, None]
+        scale = (1 + root.square() * self._gram.diagonal()).rsqrt()
+        matrix = self._gram * torch.outer(root * scale, root * scale)
+        matrix.diagonal().add_(scale.square())
         ridge = torch.finfo(torch.float64).eps
         factor, info = torch.linalg.cholesky_ex(matrix)
         for _ in range(_RIDGES):
