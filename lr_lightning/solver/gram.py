@@ -41,7 +41,7 @@ def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor) -> Tensor | None:
     inverse = _inverse(l2).to(x.device)
     if bool((inverse == 0).any()) and bool(x[:, inverse == 0].any()):
         return None
-    n, d = x.shape
+    n = len(x)
     squares = torch.cat([block.square() @ inverse for _, block in _double_blocks(x)])
     share = torch.full_like(squares, 1 / n) if v is None else v.double() / v.sum(dtype=torch.float64)
     # What is factorised is the unit matrix plus one with diagonal elements of up to a quarter of this.

@@ -21,6 +21,7 @@ _CHEAP = 2e8  # multiplications of a Hessian that is not worth being spared
 _FEW = 64  # coefficients; with more, a Hessian costs as much as several sweeps
 _SLOW = 0.1  # a step that promises more than this part of the one before: the Hessian has grown old
 _LEVEL_RATIO = 4
+_FAR = 30  # the curvature is 1e-13 there
 _PRIOR = 0.1  # in rows
 _SINGLE_PIVOT = 2e-6  # below, float32 products are too coarse for the Hessian's inverse
 _SINGLE_RANK_TOLERANCE = 1e-11  # dependent columns, rounded to float32, leave squared pivots of 1e-14
@@ -108,6 +109,8 @@ class SampleProblem:
         point, curvature = problem._newton(start, 0.1 * k / (2 * m), history_size, limit=20)
         if isinstance(curvature, DenseCurvature):
             curvature.matrix.diagonal().sub_(prior)
+        elif isinstance(curvature, WorkingSetCurvature):
+            curvature = self.curvature(point, history_size)
         return point, curvature
 
     def start(self, point: Tensor) -> Tensor:
@@ -247,7 +250,7 @@ class SampleProblem:
 
     @cached_property
     def _gram(self) -> Tensor | None:
-        """For `GramCurvature`, where that is exact and its n × n matrix no larger than those of `DenseCurvature`."""
+        """For `GramCurvature`, where its n × n matrix is no larger than those of `DenseCurvature`, or None."""
         if not self._complete or len(self._x) > DENSE_LIMIT:
             return None
         return gram_matrix(self._x, self._v, self._l2[: self._x.shape[1]])
@@ -263,7 +266,11 @@ class SampleProblem:
 
     def _row_curvature(self, point: Tensor) -> Tensor:
         z = self.logits(point)
-        curvature = torch.sigmoid(z) * torch.sigmoid(-z) / self._total
+        curvature = torch.sigmoid(z) * torch.sigmoid(-z)
+        # Where a row is predicted far from right its loss is straight, which calls for steps without end; then
+        # that of the parabola which bounds the loss (Jaakkola & Jordan 2000).
+        wrong = (1 - 2 * self._y.to(z.dtype)) * z
+        curvature = torch.where(wrong > _FAR, 0.5 / wrong, curvature) / self._total
         return curvature if self._v is None else (curvature * self._v).to(z.dtype)
 
     def _diagonal(self, point: Tensor) -> Tensor:

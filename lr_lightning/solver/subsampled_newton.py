@@ -41,8 +41,10 @@ class SubsampledNewton(torch.optim.Optimizer):
     of `step` takes the gradient g over all rows at the point it had proposed before, corrects B by BFGS, and
     proposes the minimiser of gᵀp + ½ pᵀBp + Σ λ_j·|w_j + p_j| (with L1 a proximal Newton step, Lee, Sun &
     Saunders 2014). A proposal at which the objective has risen is taken back and shortened, and the sample's
-    Hessian computed anew. Above 2 048 coefficients B is a diagonal with an L-BFGS memory or, with L1, the
-    sample's Hessian over the coordinates that may move.
+    Hessian computed anew. Above 2 048 coefficients B is, with L1,
+    the sample's Hessian over the coordinates that may move; under L2 and with up to 2 048 rows, by the Woodbury
+    identity, the Hessian itself at every point; and a diagonal with an L-BFGS memory else, or where more than
+    512 rows look so little correlated that this takes less time.
 
     It stops once half the squared Newton decrement, −½ (gᵀp + Δ‖·‖₁), which is the decrease the model
     promises, is at most `tol` times the objective; the parameters then hold the minimiser of that last model.
@@ -55,7 +57,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         l1: λ, a number or (d,).
         l2: μ, a number or (d,).
         tol: relative to the objective. By default 1e-14, or 1e-10 for a sample in float32.
-        history_size: pairs in the L-BFGS memory above 2 048 coefficients.
+        history_size: pairs in the L-BFGS memory, where there is one.
         warm_start: start from the parameters as they are instead of the sample's solution.
         sample_is_complete: whether the sample is all rows: then it is solved exactly, and a pass confirms it.
 
