@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,15 +12,17 @@ from lr_lightning.blocks import compute_dtype
 from lr_lightning.loss import logistic_hessian, sweep
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.factored import FactoredCurvature
+from lr_lightning.solver.gram import GramCurvature, gram_matrix
 from lr_lightning.solver.quadratic import RANK_TOLERANCE, smallest_pivot
 
-Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature
+Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature | GramCurvature
 
 DENSE_LIMIT = 2048  # coefficients; above, nothing of d × d is kept
 _CHEAP = 2e8  # multiplications of a Hessian that is not worth being spared
 _FEW = 64  # coefficients; with more, a Hessian costs as much as several sweeps
 _SLOW = 0.1  # a step that promises more than this part of the one before: the Hessian has grown old
 _LEVEL_RATIO = 4
+_FAR = 30  # the curvature is 1e-13 there
 _PRIOR = 0.1  # in rows
 _AFFORDABLE = 5e9  # multiplications of a Hessian that a slightly wrong model is reason enough for, or of a QR
 _DOUBLE_PIVOT = 1e-8  # below, half of the digits of a Newton step are gone
@@ -84,10 +87,13 @@ class SampleProblem:
             matrix.diagonal().add_(self._l2)
             if self._is_ill_conditioned(matrix):
                 rows = self._x if not self._has_intercept else torch.nn.functional.pad(self._x, (0, 1), value=1.0)
-                return FactoredCurvature.of_rows(rows * self._row_curvature(point).sqrt()[:, None], self._l2)
+                root = self._row_curvature(point, far=math.inf).sqrt()
+                return FactoredCurvature.of_rows(rows * root[:, None], self._l2)
             return DenseCurvature(matrix, self._rank_tolerance)
         if self._l1.any():
             return WorkingSetCurvature(self._block, point, 2 * DENSE_LIMIT, self._rank_tolerance)
+        if self._gram is not None:
+            return GramCurvature(self._x, self._l2, self._gram, self._row_curvature, point)
         return LimitedMemoryCurvature(self._diagonal(point), history_size)
 
     def solve(self, start: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
@@ -113,6 +119,8 @@ class SampleProblem:
             curvature.matrix.diagonal().sub_(prior)
             if self._is_ill_conditioned(curvature.matrix):
                 curvature = self.curvature(point, history_size)
+        elif isinstance(curvature, WorkingSetCurvature):
+            curvature = self.curvature(point, history_size)
         return point, curvature
 
     def start(self, point: Tensor) -> Tensor:
@@ -158,7 +166,7 @@ class SampleProblem:
         """
         if self._double:
             return max(1e-12, curvature.noise()) if isinstance(curvature, FactoredCurvature) else 1e-12
-        noise = 1e-9
+        noise = 1e-8 if isinstance(curvature, GramCurvature) else 1e-9
         if isinstance(curvature, DenseCurvature):
             pivot = max(smallest_pivot(curvature.matrix), _SINGLE_RANK_TOLERANCE)
             noise = max(noise, 10 * torch.finfo(torch.float32).eps ** 2 / (len(self._x) * pivot))
@@ -250,6 +258,13 @@ class SampleProblem:
             return None
         return SampleProblem(self._x.index_select(0, index), y, v, self._l1, self._l2, complete=False)
 
+    @cached_property
+    def _gram(self) -> Tensor | None:
+        """For `GramCurvature`, where its n × n matrix is no larger than those of `DenseCurvature`, or None."""
+        if not self._complete or len(self._x) > DENSE_LIMIT:
+            return None
+        return gram_matrix(self._x, self._v, self._l2[: self._x.shape[1]])
+
     def _split(self, point: Tensor) -> tuple[Tensor, Tensor | None]:
         return (point[:-1], point[-1]) if self._has_intercept else (point, None)
 
@@ -266,9 +281,14 @@ class SampleProblem:
             return False
         return smallest_pivot(matrix) < _DOUBLE_PIVOT
 
-    def _row_curvature(self, point: Tensor) -> Tensor:
+    def _row_curvature(self, point: Tensor, far: float = _FAR) -> Tensor:
+        """What each row (m,) adds to the Hessian of the mean loss along its own features."""
         z = self.logits(point)
-        curvature = torch.sigmoid(z) * torch.sigmoid(-z) / self._total
+        curvature = torch.sigmoid(z) * torch.sigmoid(-z)
+        # Where a row is predicted far from right its loss is straight, which calls for steps without end; then
+        # that of the parabola which bounds the loss (Jaakkola & Jordan 2000).
+        wrong = (1 - 2 * self._y.to(z.dtype)) * z
+        curvature = torch.where(wrong > far, 0.5 / wrong, curvature) / self._total
         return curvature if self._v is None else (curvature * self._v).to(z.dtype)
 
     def _diagonal(self, point: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from lr_lightning.blocks import compute_dtype
 from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.factored import FactoredCurvature
+from lr_lightning.solver.gram import GramCurvature
 from lr_lightning.solver.sample_problem import DENSE_LIMIT, Curvature, SampleProblem
 
 CONVERGED = "converged"
@@ -41,8 +42,10 @@ class SubsampledNewton(torch.optim.Optimizer):
     of `step` takes the gradient g over all rows at the point it had proposed before, corrects B by BFGS, and
     proposes the minimiser of gᵀp + ½ pᵀBp + Σ λ_j·|w_j + p_j| (with L1 a proximal Newton step, Lee, Sun &
     Saunders 2014). A proposal at which the objective has risen is taken back and shortened, and the sample's
-    Hessian computed anew. Above 2 048 coefficients B is a diagonal with an L-BFGS memory or, with L1, the
-    sample's Hessian over the coordinates that may move.
+    Hessian computed anew. Above 2 048 coefficients B is, with L1,
+    the sample's Hessian over the coordinates that may move; under L2 and with up to 2 048 rows, by the Woodbury
+    identity, the Hessian itself at every point; and a diagonal with an L-BFGS memory else, or where more than
+    512 rows look so little correlated that this takes less time.
 
     It stops once half the squared Newton decrement, −½ (gᵀp + Δ‖·‖₁), which is the decrease the model
     promises, is at most `tol` times the objective; the parameters then hold the minimiser of that last model.
@@ -55,7 +58,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         l1: λ, a number or (d,).
         l2: μ, a number or (d,).
         tol: relative to the objective. By default 1e-14, or 1e-10 for a sample in float32.
-        history_size: pairs in the L-BFGS memory above 2 048 coefficients.
+        history_size: pairs in the L-BFGS memory, where there is one.
         warm_start: start from the parameters as they are instead of the sample's solution.
         sample_is_complete: whether the sample is all rows: then it is solved exactly, and a pass confirms it.
 
@@ -123,6 +126,8 @@ class SubsampledNewton(torch.optim.Optimizer):
         else:
             self._curvature = self._curvature_at(point)
         self._noise = 1e-12 if self._problem is None else self._problem.noise(self._curvature)
+        # What the rounding of the logits may do to a difference of two objectives.
+        self._resolution = 1e-5 if single else 1e-7
         self.converged = False
         self.stopped = False
         self.status = ""
@@ -218,7 +223,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         conditions).
         """
         assert self._best is not None  # noqa: S101
-        if abs(objective - self.objective) > 1e-7 * abs(self.objective):
+        if abs(objective - self.objective) > self._resolution * abs(self.objective):
             return self.objective - objective
         decrease = 0.5 * float((gradient + self._best_gradient) @ (self._best - point))
         return decrease + float(self._l1 @ (self._best.abs() - point.abs()))
@@ -251,7 +256,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._finish_at_best(NO_DECREASE, converged=False)
         else:
             step = point - self._best
-            if finite and not isinstance(self._curvature, WorkingSetCurvature):
+            if finite and not isinstance(self._curvature, WorkingSetCurvature | GramCurvature):
                 self._curvature.update(step, gradient - self._best_gradient)
             self._doubtful = True
             self._failures += 1

@@ -213,7 +213,7 @@ def test_without_a_sample(penalty):
 
 
 @pytest.mark.parametrize("name", ["lognormal", "imbalanced", "wide"])
-@pytest.mark.parametrize("penalty", ["l2", "l1"])
+@pytest.mark.parametrize("penalty", ["none", "l2", "l1"])
 @pytest.mark.parametrize("stop", [0, 1, 3])
 def test_resuming_continues_the_same_trajectory(name, penalty, stop):
     if name == "wide":

@@ -1,0 +1,164 @@
+"""The Hessian of a wide problem with few rows, inverted by way of the rows' Gram matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lr_lightning.blocks import block_rows
+
+_COLUMNS = 4096  # more float32 terms in one sum would lose digits
+_TILE = 256  # rows: of the symmetric product only the tiles on and below the diagonal are computed
+_FEW_ROWS = 512  # with no more the matrix costs less than the passes that it spares
+_SPREAD = 4  # largest eigenvalue over the mean one, from which on L-BFGS takes a hundred passes and more
+_COARSE = 0.01  # rounding that float64 products are worth avoiding, beside the least eigenvalue, which is 1
+_TOO_COARSE = 0.5  # rounding with which no step can be trusted
+_RIDGES = 12
+
+
+def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor) -> Tensor | None:
+    r"""``x @ diag(1 / l2) @ x.T``, the Gram matrix of the rows in the metric of the penalty.
+
+    Its making costs as much as some n / 20 passes. So with many rows a look is taken at a part of them: where
+    columns and rows are nearly independent all eigenvalues are alike, and L-BFGS does well without.
+
+    Products of up to 4096 columns are computed in the dtype of x, or in float64 where float32 is too coarse
+    for `GramCurvature`, and summed in float64.
+
+    Args:
+        x: (n, d).
+        v: The rows' weights, (n,), or None.
+        l2: (d,), float64; zero at most for columns of zeros.
+
+    Returns:
+        (n, n), float64 on the CPU; None if a column is not penalised, or so little that float64 is too coarse,
+        or if it is not worth while.
+    """
+    inverse = _inverse(l2).to(x.device)
+    if bool((inverse == 0).any()) and bool(x[:, inverse == 0].any()):
+        return None
+    n = len(x)
+    squares = torch.cat([block.square() @ inverse for _, block in _double_blocks(x)])
+    share = torch.full_like(squares, 1 / n) if v is None else v.double() / v.sum(dtype=torch.float64)
+    # What is factorised is the unit matrix plus one with diagonal elements of up to a quarter of this.
+    largest = math.sqrt(n) * 0.25 * float((share * squares).max())
+    if not largest * torch.finfo(torch.float64).eps < _TOO_COARSE:
+        return None
+    coarse = x.dtype == torch.float64 or largest * torch.finfo(torch.float32).eps > _COARSE
+    scale = inverse.sqrt().to(torch.float64 if coarse else torch.float32)
+    if n > _FEW_ROWS:
+        part = _products(x[:: n // (_FEW_ROWS // 2)], scale)
+        if float(torch.linalg.eigvalsh(part)[-1]) < _SPREAD * float(part.diagonal().mean()):
+            return None
+    return _products(x, scale)
+
+
+def _products(x: Tensor, scale: Tensor) -> Tensor:
+    n, d = x.shape
+    products = torch.zeros(n, n, dtype=torch.float64, device=x.device)
+    for j in range(0, d, _COLUMNS):
+        block = x[:, j : j + _COLUMNS].to(scale.dtype) * scale[j : j + _COLUMNS]
+        for i in range(0, n, _TILE):
+            products[i:, i : i + _TILE] += block[i:] @ block[i : i + _TILE].T
+    products = products.cpu().tril_()
+    return products + products.tril(-1).T
+
+
+class GramCurvature:
+    r"""The Hessian of the whole problem where it has few rows and an L2 penalty; for wide tables.
+
+    With the rows' curvatures :math:`D = \mathrm{diag}(v_i \sigma(z_i) \sigma(-z_i)) / \sum v` and the penalty's
+    :math:`\Lambda` the Hessian is :math:`X^\top D X + \Lambda`. By the Woodbury identity (Golub & Van Loan
+    2013, section 2.1.4) its inverse needs the n × n matrix :math:`M = I + D^{1/2} K D^{1/2}` alone, where
+    :math:`K = X \Lambda^{-1} X^\top` is the same at all points: a Newton step
+    is :math:`p = -\Lambda^{-1} (g + X^\top D^{1/2} f)` with :math:`M f = D^{1/2} (q + p_b)`
+    and :math:`q = -X \Lambda^{-1} g`, and the step :math:`p_b` of the intercept, which is not penalised, makes
+    the sum of :math:`D^{1/2} f` minus its gradient. No eigenvalue of M is below 1, though D may vanish.
+
+    Args:
+        x: (n, d), all rows.
+        l2: (d,) or (d + 1,), as the coefficients; the intercept's is not read.
+        gram: K, from `gram_matrix`.
+        row_curvature: Function from a point (k,) to the diagonal of D, (n,).
+        point: (k,), where the Hessian is taken.
+    """
+
+    def __init__(
+        self, x: Tensor, l2: Tensor, gram: Tensor, row_curvature: Callable[[Tensor], Tensor], point: Tensor
+    ) -> None:
+        self._x = x
+        self._inverse = _inverse(l2[: x.shape[1]])
+        self._gram = gram
+        self._row_curvature = row_curvature
+        self._point = point
+
+    def update(self, s: Tensor, y: Tensor) -> None:
+        """Goes along with the accepted step ``s`` (k,): D is computed anew at every point."""
+        self._point = self._point + s
+
+    def step(self, point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
+        """The Newton step (k,) from ``point`` (k,), which is where the curvature has come; ``l1`` is zero."""
+        d = self._x.shape[1]
+        root = self._row_curvature(self._point).double().cpu().sqrt()
+        whitened = -self._inverse * gradient[:d]
+        solution = self._solve(root, torch.stack([root * self._logits(whitened), root], 1))
+        f, of_intercept = solution.unbind(1)
+        p = torch.zeros_like(point)
+        if len(point) > d:
+            schur = float(root @ of_intercept)
+            p[d] = -(gradient[d] + root @ f) / schur if schur > 0 else 0.0
+            f = f + p[d] * of_intercept
+        p[:d] = whitened - self._inverse * self._weighted_sum(root * f)
+        return p
+
+    def state(self) -> dict[str, Any]:
+        """What `load` needs."""
+        return {"point": self._point}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Takes over what `state` gave."""
+        self._point = state["point"]
+
+    def _solve(self, root: Tensor, rhs: Tensor) -> Tensor:
+        """Solves with M; the more ridge, which shortens the step, the more rounding has wrecked it."""
+        scale = (1 + root.square() * self._gram.diagonal()).rsqrt()
+        matrix = self._gram * torch.outer(root * scale, root * scale)
+        matrix.diagonal().add_(scale.square())
+        ridge = torch.finfo(torch.float64).eps
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        for _ in range(_RIDGES):
+            if not info:
+                break
+            matrix.diagonal().add_(ridge)
+            ridge *= 10
+            factor, info = torch.linalg.cholesky_ex(matrix)
+        return scale[:, None] * torch.cholesky_solve(scale[:, None] * rhs, factor)
+
+    # M has large eigenvalues, against which float32 products would drown the small ones.
+
+    def _logits(self, weight: Tensor) -> Tensor:
+        weight = weight.to(self._x.device)
+        return torch.cat([block @ weight for _, block in _double_blocks(self._x)]).cpu()
+
+    def _weighted_sum(self, weight: Tensor) -> Tensor:
+        weight = weight.to(self._x.device)
+        total = torch.zeros(self._x.shape[1], dtype=torch.float64, device=self._x.device)
+        for rows, block in _double_blocks(self._x):
+            total += weight[rows] @ block
+        return total.cpu()
+
+
+def _inverse(l2: Tensor) -> Tensor:
+    """1 / l2, and 0 for columns of zeros that are not penalised."""
+    return torch.where(l2 > 0, 1 / l2, 0.0)
+
+
+def _double_blocks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    size = block_rows(x)
+    for start in range(0, len(x), size):
+        rows = slice(start, start + size)
+        yield rows, x[rows].double()
