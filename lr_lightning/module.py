@@ -163,7 +163,8 @@ class LogisticRegression(LogisticSteps):
         data = getattr(self._trainer, "datamodule", None)
         if not isinstance(data, TensorDataModule) or not hasattr(self, "training_summary"):
             raise InputError("a report needs a fit to a TensorDataModule or TableDataModule")
-        inference = with_held_out(infer(self, data, covariance=covariance, level=level), self, data)
+        with serial_operations():  # the same digits, however many threads a process has
+            inference = with_held_out(infer(self, data, covariance=covariance, level=level), self, data)
         coefficients, _ = self.linear_sigmoid.coefficients()
         if bool(((inference.weight == 0) & (coefficients != 0)).any()):
             # Of dependent columns the solver shares a weight out among all; the report gives it to the first.
