@@ -1,100 +1,26 @@
-"""The penalised problem on a sample of the rows."""
+"""The penalised problem on a sample of the rows, solved."""
 
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from lr_lightning.blocks import compute_dtype
-from lr_lightning.loss import logistic_hessian, sweep
-from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
-from lr_lightning.solver.factored import FactoredCurvature
-from lr_lightning.solver.gram import GramCurvature, gram_matrix
-from lr_lightning.solver.quadratic import RANK_TOLERANCE, smallest_pivot
+from lr_lightning.solver.curvature import DenseCurvature, WorkingSetCurvature
+from lr_lightning.solver.row_sample import DENSE_LIMIT, Curvature, RowSample
 
-Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature | GramCurvature
-
-DENSE_LIMIT = 2048  # coefficients; above, nothing of d × d is kept
-_CHEAP = 2e8  # multiplications of a Hessian that is not worth being spared
-_FEW = 64  # coefficients; with more, a Hessian costs as much as several sweeps
 _SLOW = 0.1  # a step that promises more than this part of the one before: the Hessian has grown old
-_LEVEL_RATIO = 4
-_FAR = 30  # the curvature is 1e-13 there
+_LEVEL_RATIOS = (16, 4)
+_NOT_WORTH_REDUCING = 2e6  # multiplications of a Hessian
 _PRIOR = 0.1  # in rows
-_AFFORDABLE = 5e9  # multiplications of a Hessian that a slightly wrong model is reason enough for, or of a QR
-_DOUBLE_PIVOT = 1e-8  # below, half of the digits of a Newton step are gone
-_SINGLE_PIVOT = 2e-6  # below, float32 products are too coarse for the Hessian's inverse
-_SINGLE_RANK_TOLERANCE = 1e-11  # dependent columns, rounded to float32, leave squared pivots of 1e-14
 
 
-class SampleProblem:
-    r"""The penalised mean logistic loss on a sample, solved without touching the other rows.
+class SampleProblem(RowSample):
+    """Solves the penalised problem on a sample, without touching the other rows.
 
-    Points are vectors of all coefficients, the intercept last, float64 on the CPU.
-
-    Args:
-        x: Features, (m, d), standardised.
-        y: Labels, (m,).
-        v: Weights, (m,), or None.
-        l1: (d,) or (d + 1,), the intercept's being 0; float64 on the CPU.
-        l2: As ``l1``.
-        complete: Whether the sample is all there is.
+    The arguments are `RowSample`'s.
     """
-
-    def __init__(self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, complete: bool) -> None:
-        self.exact = complete and len(x) * len(l1) ** 2 <= _CHEAP
-        rounded, self._double = x.dtype != torch.float64, compute_dtype(x) == torch.float64
-        x = x.double() if self.exact else x.to(compute_dtype(x))
-        self._x, self._y, self._v = x, y, v
-        self._l1, self._l2 = l1, l2
-        self._complete = complete
-        self.size = len(l1)
-        self._has_intercept = self.size > x.shape[1]
-        self._renews = self.exact or self.size <= _FEW  # the Hessian, at every step
-        self.has_cheap_curvature = len(x) * self.size**2 <= _AFFORDABLE
-        self._total = float(len(x)) if v is None else float(v.sum(dtype=torch.float64))
-
-        self._rank_tolerance = _SINGLE_RANK_TOLERANCE if rounded else RANK_TOLERANCE
-        if rounded and self._double and not self._is_collinear():
-            # Then a small pivot further on does not come from rounded columns but from rows fitted perfectly.
-            self._rank_tolerance = RANK_TOLERANCE
-
-    def _is_collinear(self) -> bool:
-        weight, bias = self._split(torch.zeros(self.size, dtype=torch.float64, device=self._x.device))
-        return smallest_pivot(logistic_hessian(self._x, weight, bias, self._v)) <= self._rank_tolerance * self.size
-
-    def logits(self, point: Tensor) -> Tensor:
-        """Logits (m,) of the sample's rows."""
-        weight, bias = self._split(point.to(self._x.device, self._x.dtype))
-        z = self._x @ weight
-        return z if bias is None else z + bias
-
-    def smooth(self, point: Tensor) -> tuple[float, Tensor]:
-        """Mean loss plus L2 penalty, and its gradient."""
-        loss, gradient, residual = sweep(self._x, self._y, *self._split(point), self._v)
-        if self._has_intercept:
-            gradient = torch.cat([gradient, residual[None]])
-        gradient = gradient.cpu() / self._total + self._l2 * point
-        return float(loss) / self._total + 0.5 * float(self._l2 @ point.square()), gradient
-
-    def curvature(self, point: Tensor, history_size: int) -> Curvature:
-        """Model of the curvature around ``point``."""
-        if self.size <= DENSE_LIMIT:
-            matrix = self._hessian(point)
-            matrix.diagonal().add_(self._l2)
-            if self._is_ill_conditioned(matrix):
-                rows = self._x if not self._has_intercept else torch.nn.functional.pad(self._x, (0, 1), value=1.0)
-                root = self._row_curvature(point, far=math.inf).sqrt()
-                return FactoredCurvature.of_rows(rows * root[:, None], self._l2)
-            return DenseCurvature(matrix, self._rank_tolerance)
-        if self._l1.any():
-            return WorkingSetCurvature(self._block, point, 2 * DENSE_LIMIT, self._rank_tolerance)
-        if self._gram is not None:
-            return GramCurvature(self._x, self._l2, self._gram, self._row_curvature, point)
-        return LimitedMemoryCurvature(self._diagonal(point), history_size)
 
     def solve(self, start: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
         """Minimises up to the sampling error; exactly, if the sample is all there is and small.
@@ -105,8 +31,8 @@ class SampleProblem:
         m, k = len(self._x), self.size
         if not self.exact and self._complete and k > DENSE_LIMIT and not self._l1.any():
             return start, self.curvature(start, history_size)  # its steps would be as dear as the passes
-        if not self.exact and m * k * k > _CHEAP / 100:
-            smaller = self._reduced(m // _LEVEL_RATIO)
+        if not self.exact and m * k * k > _NOT_WORTH_REDUCING:
+            smaller = next(filter(None, (self._reduced(m // ratio) for ratio in _LEVEL_RATIOS)), None)
             if smaller is not None:
                 start, _ = smaller.solve(start, history_size)
         if self.exact:
@@ -158,19 +84,18 @@ class SampleProblem:
         fall = self._tilted(point, tilt)[0] - self._tilted(point + step, tilt)[0]
         return 0.75 * promised < fall < 1.5 * promised
 
-    def noise(self, curvature: Curvature) -> float:
-        """What rounding in the gradient adds to the Newton decrement.
+    def runs_away(self, point: Tensor, gradient: Tensor, step: Tensor, history_size: int) -> bool:
+        """Whether a step that hardly changes the objective still moves some row's logit by a good part of 1.
 
-        Every row's term of the gradient is off by about the precision of x. Where columns nearly depend on
-        each other, a step multiplies that by the inverse of a small pivot.
+        On separated rows the loss falls like exp(-logit), and a Newton step adds 1 to the logit for ever.
         """
-        if self._double:
-            return max(1e-12, curvature.noise()) if isinstance(curvature, FactoredCurvature) else 1e-12
-        noise = 1e-8 if isinstance(curvature, GramCurvature) else 1e-9
-        if isinstance(curvature, DenseCurvature):
-            pivot = max(smallest_pivot(curvature.matrix), _SINGLE_RANK_TOLERANCE)
-            noise = max(noise, 10 * torch.finfo(torch.float32).eps ** 2 / (len(self._x) * pivot))
-        return noise
+        logits = self.logits(point).abs()
+        calm = bool((self.logits(step).abs() < 0.02 + 0.001 * logits).all())
+        if calm and not self.exact:
+            return False
+        # A suspicion, which a step by the curvature of this very point confirms or not.
+        step = self.curvature(point, history_size).step(point, gradient, self._l1)
+        return bool((self.logits(step).abs() > 0.1 + 0.003 * logits).any())
 
     def _tilted(self, point: Tensor, tilt: Tensor) -> tuple[float, Tensor]:
         """Objective with all penalties, and gradient of its smooth part."""
@@ -225,10 +150,6 @@ class SampleProblem:
                 break
         return point, curvature
 
-    def movement(self, step: Tensor) -> float:
-        """The largest change of a sampled logit by a step of the coefficients."""
-        return float(self.logits(step).abs().max())
-
     def limited_step(
         self, curvature: Curvature, point: Tensor, gradient: Tensor, start: Tensor, reach: float
     ) -> Tensor:
@@ -257,65 +178,3 @@ class SampleProblem:
         if v is not None and not bool(v.any()):
             return None
         return SampleProblem(self._x.index_select(0, index), y, v, self._l1, self._l2, complete=False)
-
-    @cached_property
-    def _gram(self) -> Tensor | None:
-        """For `GramCurvature`, where its n × n matrix is no larger than those of `DenseCurvature`, or None."""
-        if not self._complete or len(self._x) > DENSE_LIMIT:
-            return None
-        return gram_matrix(self._x, self._v, self._l2[: self._x.shape[1]])
-
-    def _split(self, point: Tensor) -> tuple[Tensor, Tensor | None]:
-        return (point[:-1], point[-1]) if self._has_intercept else (point, None)
-
-    def _hessian(self, point: Tensor) -> Tensor:
-        hessian = logistic_hessian(self._x, *self._split(point), self._v).cpu() / self._total
-        if self._x.dtype != torch.float64 and smallest_pivot(hessian) < _SINGLE_PIVOT:
-            hessian = logistic_hessian(self._x.double(), *self._split(point), self._v).cpu() / self._total
-        return hessian
-
-    def _is_ill_conditioned(self, matrix: Tensor) -> bool:
-        """Whether a Hessian (k, k) has lost digits that the rows, if they hold them, could give a factor."""
-        lossless = self._x.dtype == torch.float64 and self._rank_tolerance == RANK_TOLERANCE
-        if not lossless or self._l1.any() or not self.has_cheap_curvature:
-            return False
-        return smallest_pivot(matrix) < _DOUBLE_PIVOT
-
-    def _row_curvature(self, point: Tensor, far: float = _FAR) -> Tensor:
-        """What each row (m,) adds to the Hessian of the mean loss along its own features."""
-        z = self.logits(point)
-        curvature = torch.sigmoid(z) * torch.sigmoid(-z)
-        # Where a row is predicted far from right its loss is straight, which calls for steps without end; then
-        # that of the parabola which bounds the loss (Jaakkola & Jordan 2000).
-        wrong = (1 - 2 * self._y.to(z.dtype)) * z
-        curvature = torch.where(wrong > far, 0.5 / wrong, curvature) / self._total
-        return curvature if self._v is None else (curvature * self._v).to(z.dtype)
-
-    def _diagonal(self, point: Tensor) -> Tensor:
-        diagonal = torch.zeros(self.size, dtype=torch.float64)
-        h = self._row_curvature(point)
-        d = self._x.shape[1]
-        rows = max(1, 2**20 // d)
-        for i in range(0, len(h), rows):
-            block = self._x[i : i + rows]
-            diagonal[:d] += (h[i : i + rows] @ (block * block)).double().cpu()
-        if self._has_intercept:
-            diagonal[d] = float(h.sum(dtype=torch.float64))
-        diagonal += self._l2
-        floor = 1e-6 * float(diagonal.max())
-        return diagonal.clamp(min=max(floor, 1e-300))
-
-    def _block(self, point: Tensor, index: Tensor) -> Tensor:
-        """Block of the Hessian for the coordinates in ``index``, which is sorted."""
-        h = self._row_curvature(point)
-        d = self._x.shape[1]
-        of_features = index[index < d].to(self._x.device)
-        columns = self._x.index_select(1, of_features)
-        if len(of_features) < len(index):
-            columns = torch.cat([columns, columns.new_ones(len(columns), 1)], 1)
-        matrix = torch.zeros(len(index), len(index), dtype=torch.float64)
-        for i in range(0, len(columns), 4096):
-            part = columns[i : i + 4096]
-            matrix += (part.T @ (part * h[i : i + 4096, None])).double().cpu()
-        matrix.diagonal().add_(self._l2[index])
-        return matrix

@@ -14,7 +14,8 @@ from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.factored import FactoredCurvature
 from lr_lightning.solver.gram import GramCurvature
-from lr_lightning.solver.sample_problem import DENSE_LIMIT, Curvature, SampleProblem
+from lr_lightning.solver.row_sample import DENSE_LIMIT, Curvature
+from lr_lightning.solver.sample_problem import SampleProblem
 
 CONVERGED = "converged"
 PRECISION_LIMIT = "limit of floating-point precision"
@@ -325,20 +326,9 @@ class SubsampledNewton(torch.optim.Optimizer):
         return self._stalls >= 3
 
     def _runs_away(self, p: Tensor) -> bool:
-        """Whether a step that hardly changes the objective still moves some row's logit by a good part of 1.
-
-        On separated rows the loss falls like exp(-logit), and a Newton step adds 1 to the logit for ever.
-        """
-        if self._problem is None:
-            return False
         assert self._best is not None  # noqa: S101
-        logits = self._problem.logits(self._best).abs()
-        calm = bool((self._problem.logits(p).abs() < 0.02 + 0.001 * logits).all())
-        if calm and not self._problem.exact:
-            return False
-        # A suspicion, which a step by the curvature of this very point confirms or not.
-        p = self._curvature_at(self._best).step(self._best, self._best_gradient, self._l1)
-        return bool((self._problem.logits(p).abs() > 0.1 + 0.003 * logits).any())
+        memory = self.param_groups[0]["history_size"]
+        return self._problem is not None and self._problem.runs_away(self._best, self._best_gradient, p, memory)
 
     def _finish_at_best(self, status: str, *, converged: bool) -> None:
         assert self._best is not None  # noqa: S101
