@@ -67,12 +67,8 @@ class DenseCurvature:
         return self.matrix @ vector
 
     def state(self) -> dict[str, Any]:
-        """What `load` needs."""
+        """What the constructor needs to make it again."""
         return {"matrix": self.matrix, "rank_tolerance": self._rank_tolerance}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Takes over what `state` gave."""
-        self.matrix, self._rank_tolerance = state["matrix"], state["rank_tolerance"]
 
 
 class LimitedMemoryCurvature:

@@ -53,7 +53,8 @@ class FactoredCurvature(DenseCurvature):
             return
         aim = moved * (observed / predicted) ** 0.5
         factor = self._factor + torch.outer(aim, y - self._factor.T @ aim) / observed
-        self.load({"factor": torch.linalg.qr(factor, mode="r").R})
+        self._factor = torch.linalg.qr(factor, mode="r").R
+        self.matrix = self._factor.T @ self._factor
 
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor, ridge: float = 0.0) -> Tensor:
         """The step (k,) from ``point`` (k,), where the gradient is ``gradient`` (k,), to the model's minimiser."""
@@ -84,10 +85,5 @@ class FactoredCurvature(DenseCurvature):
         return self._factor.T @ (self._factor @ vector)
 
     def state(self) -> dict[str, Any]:
-        """What `load` needs."""
+        """What the constructor needs to make it again."""
         return {"factor": self._factor}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Takes over what `state` gave."""
-        self._factor = state["factor"]
-        self.matrix = self._factor.T @ self._factor
