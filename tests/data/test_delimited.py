@@ -21,26 +21,27 @@ def zstd(data):
     return pa.Codec("zstd").compress(data).to_pybytes()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        TABLE,
-        TABLE.replace(",", ";"),
-        TABLE.replace(",", "\t"),
-        TABLE.replace(",", "|"),
-        TABLE.replace("\n", "\r\n"),
-        TABLE.replace("\n", "\r"),
-        "\ufeff" + TABLE,
-        "\n\n" + TABLE + "\n\n",
-        TABLE.rstrip("\n"),
-        TABLE.replace(",", " , "),
-        '"' + TABLE.replace(",", '","').replace("\n", '"\n"').removesuffix('"'),
-        gzip.compress(TABLE.encode()),
-        gzip.compress(TABLE[:20].encode()) + gzip.compress(TABLE[20:].encode()),
-        bz2.compress(TABLE.encode()),
-        zstd(TABLE.encode()),
-    ],
-)
+# Named here: an id made of the compressed bytes would change with the second of its collection.
+WRITTEN = {
+    "commas": TABLE,
+    "semicolons": TABLE.replace(",", ";"),
+    "tabs": TABLE.replace(",", "\t"),
+    "bars": TABLE.replace(",", "|"),
+    "crlf": TABLE.replace("\n", "\r\n"),
+    "cr": TABLE.replace("\n", "\r"),
+    "byte order mark": "\ufeff" + TABLE,
+    "empty lines": "\n\n" + TABLE + "\n\n",
+    "no last newline": TABLE.rstrip("\n"),
+    "spaces": TABLE.replace(",", " , "),
+    "quotes": '"' + TABLE.replace(",", '","').replace("\n", '"\n"').removesuffix('"'),
+    "gzip": gzip.compress(TABLE.encode()),
+    "gzip in two members": gzip.compress(TABLE[:20].encode()) + gzip.compress(TABLE[20:].encode()),
+    "bzip2": bz2.compress(TABLE.encode()),
+    "zstd": zstd(TABLE.encode()),
+}
+
+
+@pytest.mark.parametrize("content", WRITTEN.values(), ids=WRITTEN.keys())
 @pytest.mark.parametrize("name", ["table.csv", "table.tsv", "table"])
 def test_the_same_table_however_it_is_written(write, name, content):
     data = fitted(write(name, content))
