@@ -144,11 +144,19 @@ class LogisticSteps(LightningModule):
         return value
 
     def on_train_end(self) -> None:
-        """Say so where the optimum was not reached."""
-        if self._exact and not self.converged and self.trainer.is_global_zero:
-            solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
+        """Say so where the optimum was not reached, or is not the only one."""
+        if not self._exact or not self.trainer.is_global_zero:
+            return
+        solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
+        if not self.converged:
             reason = solver.status or f"the fit ended after {self.current_epoch} passes (trainer.max_epochs)"
             log.warning("not converged: %s", reason)
+        elif undetermined := solver.nullity:
+            log.warning(
+                "to the digits of float%s the columns depend on each other in %d way%s, so that other coefficients "
+                "would fit as well; the report (model.infer()) names the columns",
+                str(self.trainer.precision)[:2], undetermined, "s" * (undetermined > 1),
+            )  # fmt: skip
 
     # ---- held-out rows ----------------------------------------------------------------------------------
 

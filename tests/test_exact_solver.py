@@ -164,6 +164,22 @@ def test_collinear_columns_give_the_best_predictions(noise):
     assert model.converged
 
 
+@pytest.mark.parametrize("precision", ["64-true", "32-true"])
+@pytest.mark.parametrize("n", [3000, 60_000])
+def test_dependent_columns_are_said_and_merely_correlated_ones_are_not(precision, n, caplog):
+    x, y = table(n=n)
+    sums = np.column_stack([x[:, 0] - 2 * x[:, 1], 1 - x[:, 2], np.ones(n)])  # two dependencies and a constant
+    near = x[:, :1] + 1e-3 * np.random.default_rng(1).normal(size=(n, 1))
+    for columns, said in ((sums, "depend on each other in 2 ways"), (sums[:, :1], "in 1 way,"), (near, "")):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="lr_lightning"):
+            model = LogisticRegression()
+            fit(model, TensorDataModule(np.column_stack([x, columns]), y), precision=precision)
+        assert model.converged
+        assert said in caplog.text
+        assert bool(said) == bool(caplog.records)
+
+
 def test_scales_far_apart():
     x, y = table(n=5000)
     scales = np.array([1e-12, 1e-6, 1.0, 1e6, 1e12, 1e3])

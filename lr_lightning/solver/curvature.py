@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.solver.quadratic import RANK_TOLERANCE, minimize_l1, solve_spd
+from lr_lightning.solver.quadratic import RANK_TOLERANCE, minimize_l1, nullity, solve_spd
 
 _LEAST_ENTERING = 128
 
@@ -65,6 +65,10 @@ class DenseCurvature:
     def product(self, vector: Tensor) -> Tensor:
         """The matrix times a vector (k,)."""
         return self.matrix @ vector
+
+    def nullity(self) -> int:
+        """Number of directions, columns of zeros aside, whose curvature is rounding: no step goes along them."""
+        return nullity(self.matrix, self._rank_tolerance)
 
     def state(self) -> dict[str, Any]:
         """What the constructor needs to make it again."""

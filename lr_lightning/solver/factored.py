@@ -69,6 +69,12 @@ class FactoredCurvature(DenseCurvature):
         kept = values > least * values[0]
         return vectors[kept].T @ ((vectors[kept] @ r) / values[kept].square()) / scale
 
+    def nullity(self) -> int:
+        """Number of directions, columns of zeros aside, whose curvature is rounding: no step goes along them."""
+        factor, _ = self._scaled()
+        values = torch.linalg.svdvals(factor)
+        return int((values <= _RANK_TOLERANCE * len(values) * values[0]).sum()) - int((factor == 0).all(0).sum())
+
     def noise(self) -> float:
         """What rounding adds to the decrement of a mean loss: it passes through the inverse of the least pivot."""
         pivot = float(self._scaled()[0].diagonal().abs().min())

@@ -36,9 +36,7 @@ def solve_spd(matrix: Tensor, rhs: Tensor, rank_tolerance: float = RANK_TOLERANC
         (k,), always finite if the arguments are.
     """
     size = len(rhs)
-    diagonal = matrix.diagonal().clamp(min=0)
-    scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
-    scaled = matrix * scale * scale[:, None]
+    scaled, scale = _unit_diagonal(matrix)
     r = rhs * scale
     factor, info = torch.linalg.cholesky_ex(scaled)
     if not info and float(factor.diagonal().square().min()) > rank_tolerance * size:
@@ -57,12 +55,26 @@ def smallest_pivot(matrix: Tensor) -> float:
     It is the least part of any column, in the metric of the matrix, that the columns before it do not
     explain. Columns of zeros do not count.
     """
-    diagonal = matrix.diagonal().clamp(min=0)
-    scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
-    scaled = matrix * scale * scale[:, None]
-    scaled.diagonal().copy_(torch.ones_like(scale))
+    scaled, _ = _unit_diagonal(matrix)
+    scaled.diagonal().fill_(1)
     factor, info = torch.linalg.cholesky_ex(scaled)
     return 0.0 if info else float(factor.diagonal().square().min())
+
+
+def nullity(matrix: Tensor, rank_tolerance: float = RANK_TOLERANCE) -> int:
+    """Number of directions, columns of zeros aside, along which `solve_spd` takes a matrix (k, k) to be singular."""
+    least = rank_tolerance * len(matrix)
+    if smallest_pivot(matrix) > least:
+        return 0
+    scaled, _ = _unit_diagonal(matrix)
+    return int((torch.linalg.eigvalsh(scaled) < least).sum()) - int((matrix.diagonal() <= 0).sum())
+
+
+def _unit_diagonal(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The matrix (k, k) scaled to a diagonal of ones, or zeros where it has no positive one, and the scale (k,)."""
+    diagonal = matrix.diagonal().clamp(min=0)
+    scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
+    return matrix * scale * scale[:, None], scale
 
 
 def minimize_l1(

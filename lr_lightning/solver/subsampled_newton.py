@@ -14,6 +14,7 @@ from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.factored import FactoredCurvature
 from lr_lightning.solver.gram import GramCurvature
+from lr_lightning.solver.quadratic import smallest_pivot
 from lr_lightning.solver.row_sample import DENSE_LIMIT, Curvature
 from lr_lightning.solver.sample_problem import SampleProblem
 
@@ -31,6 +32,7 @@ _STATE = (
 _MAX_REJECTIONS = 25
 _MAX_FAILURES = 4  # then the sample is no longer asked
 _REACH = 10.0
+_SUSPECT_PIVOT = 1e-6  # what dependent columns leave after corrections by float32's gradients is less
 
 
 class SubsampledNewton(torch.optim.Optimizer):
@@ -170,6 +172,20 @@ class SubsampledNewton(torch.optim.Optimizer):
         else:
             self._reject(point, gradient, objective, finite)
         return loss
+
+    @property
+    def nullity(self) -> int:
+        """Number of directions along which the rows do not determine the coefficients, constant columns aside.
+
+        There columns depend on each other up to rounding, and the coefficients have no part in such a direction.
+        An L1 penalty, and more than 2 048 coefficients, are not looked into.
+        """
+        if self._best is None or self._l1.any() or not isinstance(self._curvature, DenseCurvature):
+            return 0
+        if smallest_pivot(self._curvature.matrix) > _SUSPECT_PIVOT:
+            return 0
+        of_rows = self._curvature_at(self._best)  # without the rounding of the gradients that have corrected it
+        return of_rows.nullity() if isinstance(of_rows, DenseCurvature) else 0
 
     @torch.no_grad()
     def restore_best(self) -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lr_lightning.solver.curvature import DenseCurvature
-from lr_lightning.solver.quadratic import minimize_l1, smallest_pivot, solve_spd
+from lr_lightning.solver.quadratic import minimize_l1, nullity, smallest_pivot, solve_spd
 
 
 def positive_definite(k: int, rows: int, seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
@@ -56,6 +56,16 @@ def test_smallest_pivot():
     assert smallest_pivot(torch.eye(3, dtype=torch.float64) * 1e-9) == pytest.approx(1)
     assert smallest_pivot(torch.tensor([[1, 0.8], [0.8, 1]], dtype=torch.float64)) == pytest.approx(0.36)
     assert smallest_pivot(torch.ones(2, 2, dtype=torch.float64)) == 0
+
+
+@pytest.mark.parametrize("zeros", [0, 1])
+def test_nullity_counts_dependencies_and_no_columns_of_zeros(zeros):
+    matrix, _, generator = positive_definite(4, 50, 0)
+    mixing = torch.cat([torch.eye(4), torch.randn(2, 4, generator=generator), torch.zeros(zeros, 4)]).double()
+    scales = torch.logspace(-4, 4, 6 + zeros, dtype=torch.float64)
+    dependent = (mixing @ matrix @ mixing.T) * torch.outer(scales, scales)
+    assert nullity(dependent) == len(mixing) - zeros - int(torch.linalg.matrix_rank(mixing)) == 2
+    assert nullity(matrix * 1e-9) == 0
 
 
 @given(
