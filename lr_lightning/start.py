@@ -117,5 +117,5 @@ def solver_options(
         "l1": penalty.l1,
         "l2": penalty.l2,
         "warm_start": hparams["initial_weight"] is not None or hparams["initial_bias"] is not None,
-        "sample_is_complete": size >= training.n_rows,
+        "n_rows": training.n_rows,
     }

@@ -71,7 +71,7 @@ def make_parser() -> ArgumentParser:
     parser.add_subclass_arguments(
         torch.optim.Optimizer,
         "optimizer",
-        skip={"params", "sample", "l1", "l2", "warm_start", "sample_is_complete"},
+        skip={"params", "sample", "l1", "l2", "warm_start", "n_rows"},
         required=False,
         instantiate=False,
         help="SubsampledNewton (default: the exact solver) or a class of torch.optim",

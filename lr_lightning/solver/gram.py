@@ -20,7 +20,7 @@ _TOO_COARSE = 0.5  # rounding with which no step can be trusted
 _RIDGES = 12
 
 
-def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor) -> Tensor | None:
+def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor, *, is_needed: bool = False) -> Tensor | None:
     r"""``x @ diag(1 / l2) @ x.T``, the Gram matrix of the rows in the metric of the penalty.
 
     Its making costs as much as some n / 20 passes. So with many rows a look is taken at a part of them: where
@@ -33,6 +33,7 @@ def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor) -> Tensor | None:
         x: (n, d).
         v: The rows' weights, (n,), or None.
         l2: (d,), float64; zero at most for columns of zeros.
+        is_needed: whether it is worth while in any case, as nothing else than a d × d matrix would do.
 
     Returns:
         (n, n), float64 on the CPU; None if a column is not penalised, or so little that float64 is too coarse,
@@ -50,7 +51,7 @@ def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor) -> Tensor | None:
         return None
     coarse = x.dtype == torch.float64 or largest * torch.finfo(torch.float32).eps > _COARSE
     scale = inverse.sqrt().to(torch.float64 if coarse else torch.float32)
-    if n > _FEW_ROWS:
+    if n > _FEW_ROWS and not is_needed:
         part = _products(x[:: n // (_FEW_ROWS // 2)], scale)
         if float(torch.linalg.eigvalsh(part)[-1]) < _SPREAD * float(part.diagonal().mean()):
             return None

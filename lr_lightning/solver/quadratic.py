@@ -61,6 +61,12 @@ def smallest_pivot(matrix: Tensor) -> float:
     return 0.0 if info else float(factor.diagonal().square().min())
 
 
+def mean_square_eigenvalue(matrix: Tensor) -> float:
+    """Mean square of the eigenvalues of a matrix (k, k) scaled to unit diagonal, whose mean is 1."""
+    scaled, _ = _unit_diagonal(matrix)
+    return float(scaled.square().sum()) / len(matrix)
+
+
 def nullity(matrix: Tensor, rank_tolerance: float = RANK_TOLERANCE) -> int:
     """Number of directions, columns of zeros aside, along which `solve_spd` takes a matrix (k, k) to be singular."""
     least = rank_tolerance * len(matrix)

@@ -13,7 +13,7 @@ from lr_lightning.loss import logistic_hessian, sweep
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.factored import FactoredCurvature
 from lr_lightning.solver.gram import GramCurvature, gram_matrix
-from lr_lightning.solver.quadratic import RANK_TOLERANCE, smallest_pivot
+from lr_lightning.solver.quadratic import RANK_TOLERANCE, mean_square_eigenvalue, smallest_pivot
 
 Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature | GramCurvature
 
@@ -22,6 +22,11 @@ _CHEAP = 2e8  # multiplications of a Hessian that is not worth being spared
 _FEW = 64  # coefficients; with more, a Hessian costs as much as several sweeps
 _FAR = 30  # the curvature is 1e-13 there
 _AFFORDABLE = 5e9  # multiplications of a Hessian that a slightly wrong model is reason enough for, or of a QR
+_HESSIAN_SHARE = 0.15  # of a sweep over an element of x for a multiplication of three Hessians
+_PASS = 1e7  # elements of x whose sweep takes as long as all else in a pass
+_FEW_PASSES = 20
+_EASY_PIVOT = 0.05
+_EASY_SPREAD = 2
 _DOUBLE_PIVOT = 1e-8  # below, half of the digits of a Newton step are gone
 _SINGLE_PIVOT = 2e-6  # below, float32 products are too coarse for the Hessian's inverse
 _SINGLE_RANK_TOLERANCE = 1e-11  # dependent columns, rounded to float32, leave squared pivots of 1e-14
@@ -38,10 +43,12 @@ class RowSample:
         v: Weights, (m,), or None.
         l1: (d,) or (d + 1,), the intercept's being 0; float64 on the CPU.
         l2: As ``l1``.
-        complete: Whether the sample is all there is.
+        n_rows: Number of rows of the whole table; the sample may be all of them.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, complete: bool) -> None:
+    def __init__(self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, n_rows: float) -> None:
+        self._n_rows = n_rows
+        complete = len(x) >= n_rows
         self.exact = complete and len(x) * len(l1) ** 2 <= _CHEAP
         rounded, self._double = x.dtype != torch.float64, compute_dtype(x) == torch.float64
         x = x.double() if self.exact else x.to(compute_dtype(x))
@@ -83,7 +90,7 @@ class RowSample:
 
     def curvature(self, point: Tensor, history_size: int) -> Curvature:
         """Model of the curvature around ``point``."""
-        if self.size <= DENSE_LIMIT:
+        if self.is_dense:
             matrix = self._hessian(point)
             matrix.diagonal().add_(self._l2)
             if self._is_ill_conditioned(matrix):
@@ -96,6 +103,34 @@ class RowSample:
         if self._gram is not None:
             return GramCurvature(self._x, self._l2, self._gram, self._row_curvature, point)
         return LimitedMemoryCurvature(self._diagonal(point), history_size)
+
+    @cached_property
+    def is_dense(self) -> bool:
+        """Whether the curvature is a matrix over all coefficients."""
+        if self.size > DENSE_LIMIT:
+            return False
+        if self.exact or bool(self._l1.any()):
+            return True
+        return self._gram is None and not self._is_easy
+
+    @cached_property
+    def _is_easy(self) -> bool:
+        """Whether L-BFGS is done before the Hessians are: where they are dear, and the columns nearly independent.
+
+        A Hessian of 1.5 d rows tells. No pivot is small: none of its columns is explained by those before it; and
+        its eigenvalues are spread little more than such rows' are by chance, 1 + d / m in mean square. Otherwise
+        L-BFGS takes many passes, or ends too soon. And the table needs some rows: the condition of n independent
+        ones is ((√n + √d) / (√n - √d))² (Marchenko & Pastur 1967), which is 9 for n = 4 d.
+        """
+        m, d = self._x.shape
+        dear = _HESSIAN_SHARE * m * d * d > _FEW_PASSES * (self._n_rows * d + _PASS)
+        if not dear or self._n_rows < 4 * d:
+            return False
+        rows = torch.linspace(0, m - 1, min(m, 3 * d // 2), device=self._x.device).long()
+        weight, bias = self._split(torch.zeros(self.size, dtype=torch.float64, device=self._x.device))
+        look = logistic_hessian(self._x[rows], weight, bias, None if self._v is None else self._v[rows])
+        by_chance = 1 + d / len(rows)
+        return smallest_pivot(look) > _EASY_PIVOT and mean_square_eigenvalue(look) < _EASY_SPREAD * by_chance
 
     def noise(self, curvature: Curvature) -> float:
         """What rounding in the gradient adds to the Newton decrement.
@@ -114,9 +149,10 @@ class RowSample:
     @cached_property
     def _gram(self) -> Tensor | None:
         """For `GramCurvature`, where its n × n matrix is no larger than those of `DenseCurvature`, or None."""
-        if not self._complete or len(self._x) > DENSE_LIMIT:
+        if not self._complete or len(self._x) > min(self.size, DENSE_LIMIT):
             return None
-        return gram_matrix(self._x, self._v, self._l2[: self._x.shape[1]])
+        l2 = self._l2[: self._x.shape[1]]
+        return gram_matrix(self._x, self._v, l2, is_needed=self.size <= DENSE_LIMIT)
 
     def _split(self, point: Tensor) -> tuple[Tensor, Tensor | None]:
         return (point[:-1], point[-1]) if self._has_intercept else (point, None)

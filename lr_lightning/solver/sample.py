@@ -51,7 +51,8 @@ def draw_sample(
         center: (d,), subtracted from the rows; by default 0.
         scale: (d,), by which the centred rows are divided; by default 1. Standardised features of mean square
             1 are expected.
-        size: Number of rows; by default `sample_size`'s. With no fewer than n all rows are taken.
+        size: Number of rows; by default `sample_size`'s. With no fewer than n all rows are taken, and only then
+            there are n.
         seed: Seed of the draw.
 
     Returns:
@@ -70,13 +71,15 @@ def draw_sample(
     sample = _gather(x, y, v, rows, center=center, scale=scale)
     if _represents(*sample):
         return sample
-    norms = torch.cat([block.double().square().sum(1).cpu() for block in _blocks(x, center, scale)])
     size = max(size // 2, min(size, 2 * d))
+    if 2 * size >= n:
+        return _standardize(x, center, scale), y, v
+    norms = torch.cat([block.double().square().sum(1).cpu() for block in _blocks(x, center, scale)])
     pilot = _draw(_mixture(y, v, norms), size, generator)
     sample = _gather(x, y, v, *pilot, center=center, scale=scale)
     l1, l2 = torch.zeros(d + 1, dtype=torch.float64), torch.full((d + 1,), 1e-4, dtype=torch.float64)
     l2[-1] = 0
-    problem = SampleProblem(*sample, l1, l2, complete=False)
+    problem = SampleProblem(*sample, l1, l2, n_rows=math.inf)
     point, _ = problem.solve(problem.start(torch.zeros_like(l1)), history_size=10)
     w, b = point[:-1].to(x.device), float(point[-1])
     z = b + torch.cat([(block @ w.to(block.dtype)).double().cpu() for block in _blocks(x, center, scale)])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.solver.curvature import DenseCurvature, WorkingSetCurvature
-from lr_lightning.solver.row_sample import DENSE_LIMIT, Curvature, RowSample
+from lr_lightning.solver.row_sample import Curvature, RowSample
 
 _SLOW = 0.1  # a step that promises more than this part of the one before: the Hessian has grown old
 _LEVEL_RATIOS = (16, 4)
@@ -29,8 +29,10 @@ class SampleProblem(RowSample):
         sample's objective much further says nothing about the whole table.
         """
         m, k = len(self._x), self.size
-        if not self.exact and self._complete and k > DENSE_LIMIT and not self._l1.any():
-            return start, self.curvature(start, history_size)  # its steps would be as dear as the passes
+        if not self.exact and not self.is_dense and not self._l1.any():
+            if self._complete:  # its steps would be as dear as the passes
+                return start, self.curvature(start, history_size)
+            return self._newton(start, 0.1 * k / (2 * m), history_size, limit=20)
         if not self.exact and m * k * k > _NOT_WORTH_REDUCING:
             smaller = next(filter(None, (self._reduced(m // ratio) for ratio in _LEVEL_RATIOS)), None)
             if smaller is not None:
@@ -39,7 +41,7 @@ class SampleProblem(RowSample):
             return self._newton(start, 1e-15, history_size, limit=60)
         # A little ridge, well below the sampling error, for what the sample cannot tell at all.
         prior = _PRIOR / m
-        problem = SampleProblem(self._x, self._y, self._v, self._l1, self._l2 + prior, complete=self._complete)
+        problem = SampleProblem(self._x, self._y, self._v, self._l1, self._l2 + prior, n_rows=self._n_rows)
         point, curvature = problem._newton(start, 0.1 * k / (2 * m), history_size, limit=20)
         if isinstance(curvature, DenseCurvature):
             curvature.matrix.diagonal().sub_(prior)
@@ -125,7 +127,7 @@ class SampleProblem(RowSample):
             if age and self._renews:
                 curvature, age = self.curvature(point, history_size), 0
             p, slope = step()
-            if age and self.size <= DENSE_LIMIT and -slope > _SLOW * decrement:
+            if age and self.is_dense and -slope > _SLOW * decrement:
                 curvature, age = self.curvature(point, history_size), 0
                 p, slope = step()
             decrement = -slope
@@ -177,4 +179,4 @@ class SampleProblem(RowSample):
         y = self._y[index]
         if v is not None and not bool(v.any()):
             return None
-        return SampleProblem(self._x.index_select(0, index), y, v, self._l1, self._l2, complete=False)
+        return SampleProblem(self._x.index_select(0, index), y, v, self._l1, self._l2, n_rows=self._n_rows)

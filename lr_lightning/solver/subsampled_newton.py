@@ -63,7 +63,8 @@ class SubsampledNewton(torch.optim.Optimizer):
         tol: relative to the objective. By default 1e-14, or 1e-10 for a sample in float32.
         history_size: pairs in the L-BFGS memory, where there is one.
         warm_start: start from the parameters as they are instead of the sample's solution.
-        sample_is_complete: whether the sample is all rows: then it is solved exactly, and a pass confirms it.
+        n_rows: number of rows of the whole table, or None if it is not known. A sample of as many is all rows:
+            then it is solved exactly, and a pass confirms it.
 
     Attributes:
         converged: whether the minimum was reached.
@@ -81,7 +82,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         >>> x = torch.tensor([[-1.5], [-0.5], [0.5], [1.5]], dtype=torch.float64)
         >>> y = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=torch.float64)
         >>> weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-        >>> solver = SubsampledNewton([weight], sample=(x, y, None), sample_is_complete=True)
+        >>> solver = SubsampledNewton([weight], sample=(x, y, None), n_rows=4)
         >>> def closure():
         ...     solver.zero_grad()
         ...     loss = torch.nn.functional.binary_cross_entropy_with_logits(x @ weight, y)
@@ -105,10 +106,10 @@ class SubsampledNewton(torch.optim.Optimizer):
         tol: float | None = None,
         history_size: int = 10,
         warm_start: bool = False,
-        sample_is_complete: bool = False,
+        n_rows: int | None = None,
     ) -> None:
         single = sample is not None and sample[0].dtype != torch.float64
-        if sample is not None and single and sample_is_complete:
+        if sample is not None and single and len(sample[0]) == n_rows:
             single = compute_dtype(sample[0]) != torch.float64
         if tol is None:
             tol = 1e-10 if single else 1e-14
@@ -119,15 +120,15 @@ class SubsampledNewton(torch.optim.Optimizer):
         self._problem = None
         point = self._coefficients.read()
         if sample is not None:
-            self._problem = SampleProblem(*sample, self._l1, self._l2, complete=sample_is_complete)
-        # Where a Hessian is dear, in wide tables, the sample gives no second opinion on steps.
-        self._advisor = self._problem if len(point) <= DENSE_LIMIT else None
+            self._problem = SampleProblem(*sample, self._l1, self._l2, n_rows=n_rows or math.inf)
         self._curvature: Curvature
         if self._problem is not None and not warm_start:
             point, self._curvature = self._problem.solve(self._problem.start(point), history_size)
             self._coefficients.write(point)
         else:
             self._curvature = self._curvature_at(point)
+        # Where a Hessian is dear the sample gives no second opinion on steps.
+        self._advisor = self._problem if isinstance(self._curvature, DenseCurvature) else None
         self._noise = 1e-12 if self._problem is None else self._problem.noise(self._curvature)
         # What the rounding of the logits may do to a difference of two objectives.
         self._resolution = 1e-5 if single else 1e-7

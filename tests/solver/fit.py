@@ -47,7 +47,7 @@ def make(
         sample=sample,
         l1=l1,
         l2=l2,
-        sample_is_complete=len(sample[0]) == len(x) and size is None,
+        n_rows=len(x),
         **options,
     )
     total = len(x) if v is None else v.sum(dtype=torch.float64)

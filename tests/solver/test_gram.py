@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
 from lr_lightning.loss import logistic_hessian
-from lr_lightning.solver.curvature import LimitedMemoryCurvature
+from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature
 from lr_lightning.solver.gram import GramCurvature, gram_matrix
 from tests.solver.fit import Fit, fit, gradient, newton, objective, standardize
 
@@ -169,3 +170,43 @@ def test_an_elastic_net_on_columns_in_different_units():
     violation = torch.where(nonzero, violation + l1 * result.weight.sign(), (violation.abs() - l1).clamp(min=0))
     assert float((violation.abs() / l1).max()) < 1e-5
     assert 0 < int(nonzero.sum()) < 1000
+
+
+@pytest.mark.parametrize("noise", [0.1, 10.0])
+def test_fewer_rows_than_columns_below_the_limit_of_a_dense_hessian(noise):
+    n, d = 500, 1000
+    x = standardize(normal(n, 10, seed=1) @ normal(10, d, seed=2) + noise * normal(n, d, seed=3))
+    y = (x[:, :2].sum(1) / 3 + normal(n, seed=4) > 0).double()
+    check(fit(x, y, l2=1e-3), x, y, None, 1e-3)
+
+
+def wide(n=8000, d=1200):
+    """Columns that are nearly independent, and so many that Hessians are dear."""
+    x = standardize(normal(n, d) @ (torch.eye(d) + 0.2 * torch.eye(d).roll(1, 0)).double()).float()
+    return x, (x[:, :20].sum(1) / 5 + normal(n, seed=2) > 0).float()
+
+
+def test_dear_hessians_are_spared_where_the_columns_are_nearly_independent():
+    x, y = wide()
+    result = fit(x, y, l2=1e-3)
+    assert isinstance(result.optimizer._curvature, LimitedMemoryCurvature)
+    assert result.optimizer.converged
+    assert result.passes <= 30
+    reference = LogisticRegression(C=1 / (1e-3 * len(x)), solver="newton-cholesky", tol=1e-9, max_iter=100)
+    reference.fit(x.double().numpy(), y.numpy())
+    best = torch.from_numpy(np.append(reference.coef_[0], reference.intercept_))
+    least = objective(x, y, None, best, l2=1e-3)
+    assert abs(objective(x, y, None, result.point, l2=1e-3) - least) < 1e-9 * least
+
+
+@pytest.mark.parametrize("kind", ["two nearly alike", "a common factor"])
+def test_and_not_where_they_are_not(kind):
+    x, y = wide(6000, 1000)
+    if kind == "two nearly alike":
+        x[:, 7] = standardize(x[:, :1] + 0.01 * x[:, 7:8])[:, 0]
+    else:
+        x = standardize(x + 0.5 * normal(6000, 1, seed=1)).float()
+    result = fit(x, y)
+    assert isinstance(result.optimizer._curvature, DenseCurvature)
+    assert result.optimizer.converged
+    assert gradient(x, y, None, result.point).norm() < 1e-5

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lr_lightning.solver.curvature import DenseCurvature
-from lr_lightning.solver.quadratic import minimize_l1, nullity, smallest_pivot, solve_spd
+from lr_lightning.solver.quadratic import mean_square_eigenvalue, minimize_l1, nullity, smallest_pivot, solve_spd
 
 
 def positive_definite(k: int, rows: int, seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
@@ -56,6 +56,13 @@ def test_smallest_pivot():
     assert smallest_pivot(torch.eye(3, dtype=torch.float64) * 1e-9) == pytest.approx(1)
     assert smallest_pivot(torch.tensor([[1, 0.8], [0.8, 1]], dtype=torch.float64)) == pytest.approx(0.36)
     assert smallest_pivot(torch.ones(2, 2, dtype=torch.float64)) == 0
+
+
+def test_mean_square_eigenvalue():
+    matrix, _, _ = positive_definite(6, 50, 0)
+    scale = matrix.diagonal().rsqrt()
+    eigenvalues = torch.linalg.eigvalsh(matrix * torch.outer(scale, scale))
+    assert mean_square_eigenvalue(1e-6 * matrix) == pytest.approx(float(eigenvalues.square().mean()))
 
 
 @pytest.mark.parametrize("zeros", [0, 1])

@@ -69,3 +69,12 @@ def test_rows_of_weight_zero_do_not_break_the_sample():
     _, _, vs = draw_sample(x, y, v, size=200)
     assert vs is not None
     assert float(vs.sum()) > 0
+
+
+def test_all_rows_are_taken_where_a_weighted_sample_would_be_as_large():
+    x = torch.randn(100, 60, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = (torch.arange(100) < 2).double()  # so rare that rows are drawn by their part in the Hessian
+    xs, ys, vs = draw_sample(x, y, size=99)
+    assert torch.equal(xs, x)
+    assert torch.equal(ys, y)
+    assert vs is None
