@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -127,10 +127,8 @@ class TableSchema:
 
     def to_dict(self) -> dict[str, Any]:
         """Nothing but str, int, float, bool, None, list and dict."""
-        plain = asdict(self)
-        plain["columns"] = [{**column, "levels": list(column["levels"])} for column in plain["columns"]]
-        plain["labels"] = list(self.labels)
-        return plain
+        columns = [{**vars(column), "levels": list(column.levels)} for column in self.columns]
+        return {**vars(self), "columns": columns, "labels": list(self.labels)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TableSchema:

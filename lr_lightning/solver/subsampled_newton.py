@@ -45,10 +45,13 @@ class SubsampledNewton(torch.optim.Optimizer):
     of `step` takes the gradient g over all rows at the point it had proposed before, corrects B by BFGS, and
     proposes the minimiser of gᵀp + ½ pᵀBp + Σ λ_j·|w_j + p_j| (with L1 a proximal Newton step, Lee, Sun &
     Saunders 2014). A proposal at which the objective has risen is taken back and shortened, and the sample's
-    Hessian computed anew. Above 2 048 coefficients B is, with L1,
-    the sample's Hessian over the coordinates that may move; under L2 and with up to 2 048 rows, by the Woodbury
-    identity, the Hessian itself at every point; and a diagonal with an L-BFGS memory else, or where more than
-    512 rows look so little correlated that this takes less time.
+    Hessian computed anew. Where other models of the curvature cost less B is
+
+    * with fewer rows than coefficients, up to 2 048, and an L2 penalty: the Hessian itself at every point, by the
+      Woodbury identity;
+    * where the columns are nearly independent and Hessians dear: a diagonal with an L-BFGS memory;
+    * above 2 048 coefficients otherwise: with L1 the sample's Hessian over the coordinates that may move, without
+      the diagonal with an L-BFGS memory.
 
     It stops once half the squared Newton decrement, −½ (gᵀp + Δ‖·‖₁), which is the decrease the model
     promises, is at most `tol` times the objective; the parameters then hold the minimiser of that last model.
@@ -179,7 +182,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         """Number of directions along which the rows do not determine the coefficients, constant columns aside.
 
         There columns depend on each other up to rounding, and the coefficients have no part in such a direction.
-        An L1 penalty, and more than 2 048 coefficients, are not looked into.
+        Only a dense B without an L1 penalty is looked into.
         """
         if self._best is None or self._l1.any() or not isinstance(self._curvature, DenseCurvature):
             return 0
