@@ -237,9 +237,17 @@ def wide() -> list[Task]:
     ]
 
 
+def many_columns() -> list[Task]:
+    generator = torch.Generator().manual_seed(8)
+    x = torch.randn(100_000, 1000, generator=generator)
+    tall = Task("100 000 x 1 000 independent", x, labels(x, generator), l2=1 / len(x))
+    x = _correlated(2000, 2000, generator, decay=0.9975)
+    return [tall, Task("2 000 x 2 000 correlated", x, labels(x, generator), l2=1 / len(x))]
+
+
 TASKS = {
     function.__name__: function
-    for function in (independent, correlated, medium, narrow, breast_cancer, one_hot, sparse, wide)
+    for function in (independent, correlated, medium, narrow, breast_cancer, one_hot, many_columns, sparse, wide)
 }
 
 
