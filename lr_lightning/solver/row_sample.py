@@ -67,8 +67,12 @@ class RowSample:
             self._rank_tolerance = RANK_TOLERANCE
 
     def _is_collinear(self) -> bool:
+        return smallest_pivot(self._hessian_at_zero()) <= self._rank_tolerance * self.size
+
+    def _hessian_at_zero(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """A multiple of the loss's Hessian (k, k) where all coefficients are 0: of the features alone."""
         weight, bias = self._split(torch.zeros(self.size, dtype=torch.float64, device=self._x.device))
-        return smallest_pivot(logistic_hessian(self._x, weight, bias, self._v)) <= self._rank_tolerance * self.size
+        return logistic_hessian(self._x[rows], weight, bias, None if self._v is None else self._v[rows])
 
     def logits(self, point: Tensor) -> Tensor:
         """Logits (m,) of the sample's rows."""
@@ -127,8 +131,7 @@ class RowSample:
         if not dear or self._n_rows < 4 * d:
             return False
         rows = torch.linspace(0, m - 1, min(m, 3 * d // 2), device=self._x.device).long()
-        weight, bias = self._split(torch.zeros(self.size, dtype=torch.float64, device=self._x.device))
-        look = logistic_hessian(self._x[rows], weight, bias, None if self._v is None else self._v[rows])
+        look = self._hessian_at_zero(rows)
         by_chance = 1 + d / len(rows)
         return smallest_pivot(look) > _EASY_PIVOT and mean_square_eigenvalue(look) < _EASY_SPREAD * by_chance
 

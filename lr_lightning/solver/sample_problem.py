@@ -41,7 +41,7 @@ class SampleProblem(RowSample):
             return self._newton(start, 1e-15, history_size, limit=60)
         # A little ridge, well below the sampling error, for what the sample cannot tell at all.
         prior = _PRIOR / m
-        problem = SampleProblem(self._x, self._y, self._v, self._l1, self._l2 + prior, n_rows=self._n_rows)
+        problem = self._variant(self._x, self._y, self._v, self._l2 + prior)
         point, curvature = problem._newton(start, 0.1 * k / (2 * m), history_size, limit=20)
         if isinstance(curvature, DenseCurvature):
             curvature.matrix.diagonal().sub_(prior)
@@ -179,4 +179,10 @@ class SampleProblem(RowSample):
         y = self._y[index]
         if v is not None and not bool(v.any()):
             return None
-        return SampleProblem(self._x.index_select(0, index), y, v, self._l1, self._l2, n_rows=self._n_rows)
+        return self._variant(self._x.index_select(0, index), y, v, self._l2)
+
+    def _variant(self, x: Tensor, y: Tensor, v: Tensor | None, l2: Tensor) -> SampleProblem:
+        """A problem of other rows or another penalty, whose curvature is of the same kind."""
+        problem = SampleProblem(x, y, v, self._l1, l2, n_rows=self._n_rows)
+        problem.is_dense = self.is_dense
+        return problem

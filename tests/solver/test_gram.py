@@ -180,6 +180,16 @@ def test_fewer_rows_than_columns_below_the_limit_of_a_dense_hessian(noise):
     check(fit(x, y, l2=1e-3), x, y, None, 1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_fewer_rows_than_columns_without_a_penalty_are_named_as_separated(dtype):
+    x = standardize(normal(600, 1000)).to(dtype)
+    y = (x[:, 0] + normal(600, seed=1) > 0).to(dtype)
+    result = fit(x, y)
+    assert isinstance(result.optimizer._curvature, DenseCurvature)
+    assert "separation" in result.optimizer.status
+    assert result.passes <= 30
+
+
 def wide(n=8000, d=1200):
     """Columns that are nearly independent, and so many that Hessians are dear."""
     x = standardize(normal(n, d) @ (torch.eye(d) + 0.2 * torch.eye(d).roll(1, 0)).double()).float()
