@@ -202,3 +202,22 @@ def loader_of_ones_own():
 
 def test_a_loader_that_lightning_would_pad_is_refused():
     assert in_processes(2, loader_of_ones_own) == [None, None]
+
+
+@pytest.mark.parametrize(("n", "curvature"), [(600, "GramCurvature"), (6000, "LimitedMemoryCurvature")])
+def test_many_columns_give_the_same_from_two_processes(n, curvature):
+    expected, shared = fit_of_many_columns(n, 1, curvature), in_processes(2, fit_of_many_columns, n, 2, curvature)
+    assert shared[0] == shared[1]
+    np.testing.assert_allclose(shared[0], expected, rtol=1e-7, atol=1e-9)
+
+
+def fit_of_many_columns(n, processes, curvature):
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(n, 1000))
+    y = (x[:, :20].sum(1) / 5 + generator.normal(size=n) > 0).astype(float)
+    model, trainer = LogisticRegression(l2=1e-3), trainer_for(processes, max_epochs=100)
+    trainer.fit(model, TensorDataModule(x, y))
+    assert model.converged
+    assert type(trainer.optimizers[0]._curvature).__name__ == curvature
+    predictor = model.predictor()
+    return [*predictor.coefficients.values(), predictor.intercept]

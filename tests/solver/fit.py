@@ -1,5 +1,6 @@
 """Drives the optimizer as a bare loop, and problems to drive it on."""
 
+import io
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +71,28 @@ def fit(x: Tensor, y: Tensor, v: Tensor | None = None, *, max_passes: int = 100,
     if not optimizer.stopped:
         optimizer.restore_best()
     return Fit(weight.detach(), bias.detach(), optimizer, losses, len(losses))
+
+
+def check_resuming(x: Tensor, y: Tensor, stop: int, **options) -> SubsampledNewton:
+    """Asserts that eight passes end at the same bits with and without a checkpoint after ``stop`` of them."""
+    optimizer, weight, bias, closure = make(x, y, **options)
+    losses, buffer = [], io.BytesIO()
+    for k in range(8):
+        if k == stop:
+            torch.save({"optimizer": optimizer.state_dict(), "weight": weight, "bias": bias}, buffer)
+        losses.append(float(optimizer.step(closure)))
+    buffer.seek(0)
+    saved = torch.load(buffer, weights_only=True)
+    again, new_weight, new_bias, new_closure = make(x, y, **options)
+    with torch.no_grad():
+        new_weight.copy_(saved["weight"])
+        new_bias.copy_(saved["bias"])
+    again.load_state_dict(saved["optimizer"])
+    assert [float(again.step(new_closure)) for _ in range(stop, 8)] == losses[stop:]
+    assert torch.equal(new_weight, weight)
+    assert torch.equal(new_bias, bias)
+    assert again.status == optimizer.status
+    return again
 
 
 def objective(x: Tensor, y: Tensor, v: Tensor | None, point: Tensor, l1=0.0, l2=0.0) -> float:

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from lr_lightning.loss import logistic_hessian
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature
 from lr_lightning.solver.gram import GramCurvature, gram_matrix
-from tests.solver.fit import Fit, fit, gradient, newton, objective, standardize
+from tests.solver.fit import Fit, check_resuming, fit, gradient, newton, objective, standardize
 
 
 def normal(*shape, seed=0):
@@ -220,3 +220,12 @@ def test_and_not_where_they_are_not(kind):
     assert isinstance(result.optimizer._curvature, DenseCurvature)
     assert result.optimizer.converged
     assert gradient(x, y, None, result.point).norm() < 1e-5
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3])
+@pytest.mark.parametrize("n", [500, 1500, 6000])
+def test_resuming_continues_the_same_trajectory(n, stop):
+    """By the rows' Gram matrix, a dense Hessian, and L-BFGS."""
+    curvature = {500: GramCurvature, 1500: DenseCurvature, 6000: LimitedMemoryCurvature}[n]
+    x, y = wide(n, 1000)
+    assert isinstance(check_resuming(x, y, stop, l2=1e-3)._curvature, curvature)

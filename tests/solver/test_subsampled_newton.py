@@ -1,5 +1,4 @@
 import copy
-import io
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lr_lightning.solver import SubsampledNewton
 from lr_lightning.solver import subsampled_newton as module
-from tests.solver.fit import fit, gradient, kkt_residual, make, newton, objective, standardize
+from tests.solver.fit import check_resuming, fit, gradient, kkt_residual, make, newton, objective, standardize
 from tests.solver.problems import REGULAR, SEPARATED, build
 
 PENALTIES = {"none": {}, "l2": {"l2": 1e-3}, "l1": {"l1": 3e-3}, "elastic net": {"l1": 3e-3, "l2": 1e-3}}
@@ -223,25 +222,7 @@ def test_resuming_continues_the_same_trajectory(name, penalty, stop):
     else:
         x, y, _ = build(name)
     options = PENALTIES[penalty] | {"size": 2000 if name != "wide" else None}
-    optimizer, weight, bias, closure = make(x, y, **options)
-    losses = []
-    for k in range(8):
-        if k == stop:
-            buffer = io.BytesIO()
-            torch.save({"optimizer": optimizer.state_dict(), "weight": weight, "bias": bias}, buffer)
-        losses.append(float(optimizer.step(closure)))
-    buffer.seek(0)
-    saved = torch.load(buffer, weights_only=True)
-    again, new_weight, new_bias, new_closure = make(x, y, **options)
-    with torch.no_grad():
-        new_weight.copy_(saved["weight"])
-        new_bias.copy_(saved["bias"])
-    again.load_state_dict(saved["optimizer"])
-    resumed = [float(again.step(new_closure)) for _ in range(stop, 8)]
-    assert resumed == losses[stop:]
-    assert torch.equal(new_weight, weight)
-    assert torch.equal(new_bias, bias)
-    assert again.status == optimizer.status
+    check_resuming(x, y, stop, **options)
 
 
 def test_state_of_another_model_is_refused():
