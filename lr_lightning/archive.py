@@ -2,7 +2,7 @@
 
 `torch.save` writes a zip archive of one pickle and of the tensors' bytes. A pickle is a program; `torch.load` with
 `weights_only=True` keeps it from running foreign code, but lets it ask for a tensor of any size, repeat one number
-10¹² times, or say that a storage is larger than its bytes. The pickle of a checkpoint, though, uses thirty opcodes
+10¹² times, or say that a storage is larger than its bytes. The pickle of a checkpoint, though, uses few opcodes
 and two functions. This module knows those, checks every size before memory is taken, and refuses the rest: memory
 stays within a small multiple of the file's size, whatever the file claims.
 """

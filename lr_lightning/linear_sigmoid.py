@@ -91,6 +91,7 @@ class LinearSigmoid(nn.Module):
     @torch.no_grad()
     def set_coefficients(self, weight: Tensor, intercept: float) -> None:
         """Set the parameters from coefficients (d,) and an intercept on the original feature scale."""
+        weight = weight.to(self.scale)
         self.linear.weight.copy_(torch.where(self.scale.isinf(), 0.0, weight * self.scale).unsqueeze(0))
         if self.linear.bias is not None:
             self.linear.bias.fill_(intercept + float(weight @ self.mean))

@@ -188,7 +188,7 @@ class LogisticRegression(LogisticSteps):
         data = getattr(self.trainer, "datamodule", None)
         self._served = data.served if isinstance(data, TensorDataModule) else None
         if stage == "fit":
-            self._inferred = {}
+            self._inferred, self.converged = {}, False
             self._line_search_end = LineSearchEnd()
             with serial_operations():
                 self._summarize(data)

@@ -178,8 +178,9 @@ class Predictor:
         if self._report is None:
             raise InputError("the checkpoint has no report; last.ckpt of a finished fit has one")
         report = Report.from_dict(self._report)
-        names = tuple(row.name for row in report.coefficients if row.name != "(Intercept)")
-        if names != self.schema.feature_names:
+        names = tuple(row.name for row in report.coefficients)
+        with_intercept = ("(Intercept)", *self.schema.feature_names)
+        if names != (with_intercept if self.model.linear.bias is not None else self.schema.feature_names):
             raise InputError("the report in the checkpoint is damaged (its coefficients are not the model's)")
         return report
 
@@ -201,12 +202,13 @@ class Predictor:
         low, high = (torch.from_numpy(limit) for limit in limits)
         return low, high
 
-    def probability_curve(self, x: Any = None, y: Any = None) -> Figure:
+    def probability_curve(self, x: Any = None, y: Any = None, *, level: float = 0.95) -> Figure:
         """The picture of P(positive label) against a single feature.
 
         Args:
             x: values of the feature, shape (n,), to draw as points; None draws the curve alone.
             y: their 0/1 targets, shape (n,).
+            level: of the confidence band.
 
         Raises:
             InputError: if the model has more than one feature.
@@ -216,11 +218,12 @@ class Predictor:
         if self.curve is None or len(self.schema.feature_names) != 1:
             raise InputError(f"a model of {len(self.schema.feature_names)} features has no probability curve")
         grid = torch.linspace(self.curve["low"], self.curve["high"], 200, dtype=torch.float64)
-        band = None if self._covariance is None else self.interval_of(grid[:, None])
+        band = None if self._covariance is None else self.interval_of(grid[:, None], level)
         return probability_curve(
             grid.numpy(),
             torch.sigmoid(self.model.logits(grid[:, None])).numpy(),
             band=None if band is None else (band[0].numpy(), band[1].numpy()),
+            level=level,
             x_label=self.curve["x_label"],
             y_label=self.curve["y_label"],
             points=None if x is None or y is None else (np.asarray(x), np.asarray(y)),

@@ -89,7 +89,7 @@ def with_held_out(inference: Inference, module: LogisticRegression, data: Tensor
     logits, y = held_out_logits(module, data, data.val_rows)
     threshold, words = (rule, None)
     if isinstance(rule, str):
-        weight = None if data.val_rows.weight is None else data.val_rows.weight.numpy()
+        weight = None if data.val_rows.weight is None else data.val_rows.weight.cpu().numpy()
         try:
             threshold = choose_threshold(sigmoid(logits), y, threshold_criterion(rule), weight)
         except ValueError as error:

@@ -121,7 +121,7 @@ class RunFolder:
             return
         shutil.rmtree(self.path, ignore_errors=True)
         for parent in (self.path.parent, ROOT):
-            if parent.is_dir() and not any(parent.iterdir()):
+            with contextlib.suppress(OSError):  # there is something in it, or there has just come
                 parent.rmdir()
 
     def logger(self, first_epoch: int | None = None) -> RunLogger:

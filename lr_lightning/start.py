@@ -102,6 +102,7 @@ def solver_options(
     hparams: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The arguments of `SubsampledNewton` that come from the problem: penalties, and a random sample of the rows."""
+    served = served.to(model.mean.device)
     size = sample_size(training.n_rows, hparams["in_features"])
     x, y, *weight = random_rows(training.batches, size, training.n_rows)
     sample: tuple[Tensor, Tensor, Tensor | None] = draw_sample(

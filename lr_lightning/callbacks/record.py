@@ -43,8 +43,8 @@ class RunRecord(Callback):
         run: RunFolder,
         config: str,
         settings: Mapping[str, Any],
-        covariance: CovarianceType = "nonrobust",
-        level: float = 0.95,
+        covariance: CovarianceType,
+        level: float,
     ):
         self.run = run
         self.config = config
@@ -124,10 +124,10 @@ class RunRecord(Callback):
     ) -> Iterator[tuple[str, Figure]]:
         predictor = module.predictor()
         if predictor.curve is not None:
-            yield "probability_curve", predictor.probability_curve(*data.points())
+            yield "probability_curve", predictor.probability_curve(*data.points(), level=self.level)
         train, val = np.array(self._losses).reshape(-1, 2).T
         yield "loss", figures.loss(train, None if np.isnan(val).all() else val)
-        slopes = [row for row in report.coefficients if row.name != "(Intercept)"]
+        slopes = report.coefficients[-len(data.schema.feature_names) :]  # behind the intercept, if there is one
         columns = [[row.estimate, row.ci_low, row.ci_high] for row in slopes]
         estimates, low, high = np.array(columns, dtype=float).reshape(-1, 3).T  # None becomes NaN
         if not np.isnan(estimates).all():

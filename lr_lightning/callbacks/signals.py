@@ -79,6 +79,11 @@ class StopOnSignal(Callback):
             signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
             threading.Thread(target=self._listen, args=(listening, end_at_once), daemon=True).start()
 
+    @property
+    def of_several_processes(self) -> bool:
+        """Whether the Trainer that is watched has more than one process."""
+        return self._trainer is not None and self._trainer.world_size > 1
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals back, which Lightning has just taken, and wait for the ends of batches from now on."""
         self._take_over()

@@ -29,7 +29,7 @@ from lr_lightning.run_folder import RunFolder
 
 
 def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> None:
-    """Print the metrics of a checkpoint to stdout, and add them to its run folder where it lies in one."""
+    """Print the metrics of a checkpoint to stdout; `test` also adds them to the run folder that it lies in."""
     path = checkpoint_path(arguments)
     checkpoint = None if path is None else read_checkpoint(path)
     if checkpoint is not None and checkpoint.get("data") is not None:

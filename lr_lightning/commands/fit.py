@@ -16,7 +16,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lr_lightning.callbacks.checkpoints import RunCheckpoints
 from lr_lightning.callbacks.progress import FitProgress
 from lr_lightning.callbacks.record import RunRecord
-from lr_lightning.callbacks.signals import StopOnSignal
+from lr_lightning.callbacks.signals import Interrupted, StopOnSignal
 from lr_lightning.checkpoint import NO_SPACE, no_space
 from lr_lightning.commands.fit_settings import (
     COVARIANCES,
@@ -57,8 +57,11 @@ def run(arguments: Sequence[str]) -> int:
         try:
             _fit(parser, config, origin, model, data, run_folder, signals, arguments)
             complete = True
+        except Interrupted:
+            pass
         except BaseException as error:
-            if signals.received is None:
+            # Of several processes those that end later miss the others.
+            if signals.received is None or not signals.of_several_processes:
                 raise _explained(error, run_folder) from error
         finally:
             run_folder.remove_unless_resumable(began=signals.fit_began)

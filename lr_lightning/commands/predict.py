@@ -23,6 +23,7 @@ from lr_lightning.parsing import parse, refuse_impossible_level
 from lr_lightning.predictor import Predictor, load
 
 SUFFIXES = (".csv", ".parquet")
+PREDICTIONS = ("probability", "prediction")
 LIMITS = ("probability_low", "probability_high")
 NEEDS_QUOTES = re.compile(r'[",\r\n]')
 
@@ -39,6 +40,8 @@ def run(arguments: Sequence[str]) -> None:
     if options.data.unseen is not None:
         predictor.schema = replace(predictor.schema, unseen=options.data.unseen)
     refuse_impossible_level(options.level)
+    if options.id in (*PREDICTIONS, *LIMITS):
+        raise InputError(f"option id: {options.id} is a column of the predictions; rename that of the table")
     level = options.level if options.interval else None
     tables = _predictions(predictor, _blocks(predictor, options.data.path, options.id), options.id, level)
     if output is not None:
@@ -110,14 +113,17 @@ def _label_type(predictor: Predictor) -> pa.DataType:
 
 def _write(tables: Iterator[pa.Table], path: Path, suffix: str, labels: Sequence[object]) -> None:
     first = next(tables)
-    if suffix == ".parquet":
-        writer = pyarrow.parquet.ParquetWriter(path, first.schema)
-    else:
-        writer = pyarrow.csv.CSVWriter(path, first.schema, write_options=_quoting(first, labels))
-    with writer:
-        writer.write_table(first)
-        for table in tables:
-            writer.write_table(table)
+    try:
+        if suffix == ".parquet":
+            writer = pyarrow.parquet.ParquetWriter(path, first.schema)
+        else:
+            writer = pyarrow.csv.CSVWriter(path, first.schema, write_options=_quoting(first, labels))
+        with writer:
+            writer.write_table(first)
+            for table in tables:
+                writer.write_table(table.cast(first.schema))  # the identifiers of other files may be wider
+    except pa.ArrowException as error:  # the predictions themselves can be written
+        raise InputError(f"option id: {first.column_names[0]} cannot be written as {suffix} ({error})") from error
 
 
 def _quoting(table: pa.Table, labels: Sequence[object]) -> pyarrow.csv.WriteOptions:

@@ -10,7 +10,7 @@ from lr_lightning.commands import evaluate
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Print the metrics, and add them to the run folder."""
+    """Print the metrics."""
     evaluate.evaluate("validate", arguments)
 
 

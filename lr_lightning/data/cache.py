@@ -23,6 +23,7 @@ from lr_lightning.errors import InputError
 
 FORMAT = 1  # raise it when what the files mean changes
 _CONTENTS = "contents.json"
+_DAMAGED = "-damaged"
 _SHARE_OF_MEMORY = 0.6  # of what is available; the rest is for the solver and everything else
 
 
@@ -145,7 +146,9 @@ class TensorCache:
     def _clear_abandoned(self) -> None:
         """Remove what processes of this machine left that are no more."""
         for path in self.folder.glob(".*.writing-*"):
-            host, _, process = path.name.partition(".writing-")[2].rpartition("-")[0].rpartition("-")
+            host, _, process = (
+                path.name.removesuffix(_DAMAGED).partition(".writing-")[2].rpartition("-")[0].rpartition("-")
+            )
             if host == platform.node() and not Path(f"/proc/{process}").exists() and Path("/proc").exists():
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -205,7 +208,7 @@ class CacheWriter:
         if TensorCache(self._folder).open(self._key) is not None:
             return
         if target.exists():  # damaged
-            damaged = self._temporary.with_name(f"{self._temporary.name}-damaged")
+            damaged = self._temporary.with_name(self._temporary.name + _DAMAGED)
             target.rename(damaged)
             shutil.rmtree(damaged, ignore_errors=True)
         try:

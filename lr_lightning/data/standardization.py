@@ -29,12 +29,11 @@ class Standardization(NamedTuple):
     scale: Tensor
 
     @classmethod
-    def identity(cls, n_features: int, device: torch.device | None = None) -> Standardization:
+    def identity(cls, n_features: int) -> Standardization:
         """Leaves `n_features` features as they are."""
-        shape = {"size": (n_features,), "dtype": torch.float64, "device": device}
-        return cls(torch.zeros(**shape), torch.ones(**shape))
+        return cls(torch.zeros(n_features, dtype=torch.float64), torch.ones(n_features, dtype=torch.float64))
 
-    def to(self, device: torch.device) -> Standardization:
+    def to(self, device: torch.device | str) -> Standardization:
         """The same numbers on `device`."""
         return Standardization(self.mean.to(device), self.scale.to(device))
 
@@ -52,8 +51,9 @@ class Standardization(NamedTuple):
         Works through blocks of rows, so that no float64 copy of the whole is ever made.
         """
         out = torch.empty(x.shape, dtype=dtype, device=x.device)
+        mean, scale = self.to(x.device)
         for rows in row_blocks(x):
-            out[rows] = ((x[rows].double() - self.mean) / self.scale).to(dtype)
+            out[rows] = ((x[rows].double() - mean) / scale).to(dtype)
         return out
 
 

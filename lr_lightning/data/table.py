@@ -168,8 +168,9 @@ class TableDataModule(TensorDataModule):
         Raises:
             InputError: for anything that a person has to change.
         """
-        if hasattr(self, "served"):
+        if hasattr(self, "served") and self._served_as == self._dtype():
             return
+        self._served_as = self._dtype()
         source, columns = self._source()
         if self._needs_cache(source, columns):
             notes, tensors = self._decoded_in_cache(source, columns)

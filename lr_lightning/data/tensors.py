@@ -98,13 +98,14 @@ class TensorDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Split the rows and bring the training features into a shape that keeps their digits."""
-        if hasattr(self, "train_rows"):
+        if hasattr(self, "train_rows") and self._served_as == self._dtype():
             return
+        self._served_as = self._dtype()
         train, val, test = stratified_split(
             self._rows.y, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.seed
         )
         rows = self._rows if train is None else self._rows.take(train)
-        self.training = moments([(rows.x, rows.weight)])
+        self.training = moments([(rows.x, rows.weight)]).to("cpu")
         self._refuse_not_finite()
         served = self._standardization_to_serve()
         self.served = served or Standardization.identity(rows.x.shape[1])
@@ -155,8 +156,8 @@ class TensorDataModule(LightningDataModule):
     def points(self, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
         """Training rows as points of a picture: raw features (m, d) and targets (m,), m evenly spaced rows."""
         rows = self.train_rows.take(slice(None, None, -(-len(self.train_rows.y) // most)))
-        raw = rows.x.double() * self.served.scale + self.served.mean
-        return raw.numpy(), rows.y.numpy()
+        raw = rows.x.double().cpu() * self.served.scale + self.served.mean
+        return raw.numpy(), rows.y.cpu().numpy()
 
     def curve(self) -> dict[str, Any] | None:
         """Where to draw the probability curve of a single feature: `low`, `high`, `x_label` and `y_label`."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 RANK_TOLERANCE = 1e-13  # relative to a unit diagonal, times the size: pivots below are rounding
 _ROUNDING = 0.01  # times the root of the rank tolerance
+_MAX_ITERATIONS = 200  # against rounding
 _SWEEPS = 30
 _DIVERGENCE = 1e6
 _HUGE = 1e100
@@ -89,7 +90,6 @@ def minimize_l1(
     start: Tensor,
     l1: Tensor,
     rank_tolerance: float = RANK_TOLERANCE,
-    max_iterations: int = 200,
 ) -> Tensor:
     r"""Minimises a quadratic model plus L1 penalty by an active-set method; zeros are exact.
 
@@ -109,7 +109,6 @@ def minimize_l1(
         start: w, (k,).
         l1: λ, (k,), zero where a coordinate is not penalised.
         rank_tolerance: As in `solve_spd`.
-        max_iterations: A limit against rounding; the best point so far is returned.
 
     Returns:
         u, (k,).
@@ -119,7 +118,7 @@ def minimize_l1(
     penalised = l1 > 0
     # One for each coordinate: penalties of raw features in unlike units differ by orders of magnitude.
     tolerance = 1e-12 * torch.maximum(l1, gradient.abs().max())
-    for iteration in range(max_iterations):
+    for iteration in range(_MAX_ITERATIONS):
         many = iteration == 0 and int(((u == 0) & (r.abs() > l1)).sum()) > _FEW
         if many or iteration % _FEW == _FEW - 1:
             u = _coordinate_descent(matrix, r, u, l1)

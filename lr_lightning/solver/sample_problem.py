@@ -14,6 +14,8 @@ _SLOW = 0.1  # a step that promises more than this part of the one before: the H
 _LEVEL_RATIOS = (16, 4)
 _NOT_WORTH_REDUCING = 2e6  # multiplications of a Hessian
 _PRIOR = 0.1  # in rows
+_PATH = 0.1  # of an L1 penalty to the one before
+_ROUGH = 1e-4  # decrease of the mean loss
 
 
 class SampleProblem(RowSample):
@@ -37,6 +39,8 @@ class SampleProblem(RowSample):
             smaller = next(filter(None, (self._reduced(m // ratio) for ratio in _LEVEL_RATIOS)), None)
             if smaller is not None:
                 start, _ = smaller.solve(start, history_size)
+        if self._l1.any() and not start[self._l1 > 0].any():
+            start = self._under_stronger_penalties(start, history_size)
         if self.exact:
             return self._newton(start, 1e-15, history_size, limit=60)
         # A little ridge, well below the sampling error, for what the sample cannot tell at all.
@@ -50,6 +54,21 @@ class SampleProblem(RowSample):
         elif isinstance(curvature, WorkingSetCurvature):
             curvature = self.curvature(point, history_size)
         return point, curvature
+
+    def _under_stronger_penalties(self, point: Tensor, history_size: int) -> Tensor:
+        """About the solution under an L1 penalty ten times as strong, by way of still stronger ones.
+
+        From zero straight to a weak penalty, the models of the first steps would have to be solved with nearly all
+        coordinates, in whatever sign; along the path few change at a time (Friedman, Hastie & Tibshirani 2010).
+        """
+        penalised = self._l1 > 0
+        _, gradient = self.smooth(point)
+        factor = _PATH * float((gradient[penalised].abs() / self._l1[penalised]).max())
+        while factor * _PATH >= 1:
+            problem = self._variant(self._x, self._y, self._v, self._l2, factor * self._l1)
+            point, _ = problem._newton(point, _ROUGH, history_size, limit=4)
+            factor *= _PATH
+        return point
 
     def start(self, point: Tensor) -> Tensor:
         """``point``, with the intercept that would be right if all weights were zero, should they be."""
@@ -181,8 +200,10 @@ class SampleProblem(RowSample):
             return None
         return self._variant(self._x.index_select(0, index), y, v, self._l2)
 
-    def _variant(self, x: Tensor, y: Tensor, v: Tensor | None, l2: Tensor) -> SampleProblem:
+    def _variant(
+        self, x: Tensor, y: Tensor, v: Tensor | None, l2: Tensor, l1: Tensor | None = None
+    ) -> SampleProblem:
         """A problem of other rows or another penalty, whose curvature is of the same kind."""
-        problem = SampleProblem(x, y, v, self._l1, l2, n_rows=self._n_rows)
+        problem = SampleProblem(x, y, v, self._l1 if l1 is None else l1, l2, n_rows=self._n_rows)
         problem.is_dense = self.is_dense
         return problem

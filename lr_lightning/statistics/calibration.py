@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,13 +34,9 @@ class Calibration:
     mean_prediction: float
     mean_outcome: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain types."""
-        return asdict(self)
 
-
-def calibrate(logits: np.ndarray, y: np.ndarray, *, rows: str = "validation") -> Calibration:
-    """Calibration of logits (n,) against outcomes 0 or 1 (n,).
+def calibrate(logits: np.ndarray, y: np.ndarray) -> Calibration:
+    """Calibration of logits (n,) of validation rows against outcomes 0 or 1 (n,).
 
     Raises:
         ValueError: if there are no rows.
@@ -52,7 +47,7 @@ def calibrate(logits: np.ndarray, y: np.ndarray, *, rows: str = "validation") ->
     probability = _sigmoid(z)
     line = recalibration(z, y)
     return Calibration(
-        rows=rows,
+        rows="validation",
         n_observations=len(z),
         brier=float(np.square(probability - y).mean()),
         expected_calibration_error=expected_calibration_error(probability, y),
@@ -76,9 +71,9 @@ def reliability_bins(
     return count, predicted, observed
 
 
-def expected_calibration_error(probability: np.ndarray, y: np.ndarray, n_bins: int = N_BINS) -> float:
+def expected_calibration_error(probability: np.ndarray, y: np.ndarray) -> float:
     """Mean over the rows of |mean prediction − observed share| in their bin (torchmetrics' `norm="l1"`)."""
-    count, predicted, observed = reliability_bins(probability, y, n_bins)
+    count, predicted, observed = reliability_bins(probability, y)
     filled = count > 0
     return float((count[filled] * np.abs(predicted - observed)[filled]).sum() / len(probability))
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lr_lightning.statistics import advice
-from lr_lightning.statistics.calibration import Calibration
 from lr_lightning.statistics.collinearity import (
     Collinearity,
     find_collinearity,
@@ -61,9 +60,6 @@ def make_report(
     class_weighted: bool = False,
     covariance: CovarianceType = "nonrobust",
     level: float = 0.95,
-    threshold: float = 0.5,
-    threshold_rule: str | None = None,
-    calibration: Calibration | None = None,
 ) -> Inference:
     """Coefficient table, likelihoods and warnings of a fit.
 
@@ -84,9 +80,6 @@ def make_report(
         class_weighted: whether v has class weights in it.
         covariance: "nonrobust", "HC0" or "HC1".
         level: of the confidence intervals.
-        threshold: in use for predictions.
-        threshold_rule: how it was chosen, in words.
-        calibration: on held-out rows.
 
     Raises:
         ValueError: if no row has a positive weight, or the level is out of range.
@@ -172,9 +165,9 @@ def make_report(
         else _likelihood_ratio_test(sums.log_likelihood, null, n_parameters - intercept),
         mean_prediction=sums.prediction / sums.weight,
         mean_outcome=sums.positive_weight / sums.weight,
-        calibration=calibration,
-        threshold=threshold,
-        threshold_rule=threshold_rule,
+        calibration=None,
+        threshold=0.5,
+        threshold_rule=None,
     )
     coefficients = torch.zeros(design.n_features, dtype=torch.float64)
     coefficients[design.columns] = torch.from_numpy(estimates[:k].copy())

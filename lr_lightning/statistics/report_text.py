@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _WIDTH = 100
 _NONE = "NA"  # as R prints it
 _SMALLEST_P = 2e-16  # as R prints it
-_COVARIANCE = {"nonrobust": "", "HC0": ", robust (HC0)", "HC1": ", robust (HC1)"}
 
 
 def render(report: Report, most: int | None = 30) -> str:

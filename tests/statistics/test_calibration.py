@@ -19,14 +19,14 @@ def rows():
 
 def test_agrees_with_scikit_learn_torchmetrics_and_statsmodels(rows):
     z, y, p = rows
-    found = calibrate(z, y, rows="test")
+    found = calibrate(z, y)
     line = sm.Logit(y, sm.add_constant(z)).fit(disp=0, tol=1e-12).params
     assert found.brier == pytest.approx(brier_score_loss(y, p))
     expected = BinaryCalibrationError(n_bins=15)(torch.from_numpy(p), torch.from_numpy(y).long())
     assert found.expected_calibration_error == pytest.approx(float(expected), rel=1e-6)
     assert (found.intercept, found.slope) == pytest.approx(line, rel=1e-8)
     assert (found.mean_prediction, found.mean_outcome) == pytest.approx((p.mean(), y.mean()))
-    assert (found.rows, found.n_observations) == ("test", 500)
+    assert (found.rows, found.n_observations) == ("validation", 500)
 
 
 @pytest.mark.parametrize(
