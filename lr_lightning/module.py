@@ -197,6 +197,10 @@ class LogisticRegression(LogisticSteps):
             # Lightning warns of an empty validation loader; one that is not overridden it leaves alone.
             data.val_dataloader = LightningDataModule.val_dataloader.__get__(data)
 
+    def teardown(self, stage: str) -> None:
+        """Give the data module its validation loader back."""
+        vars(getattr(self.trainer, "datamodule", None) or self).pop("val_dataloader", None)
+
     def _summarize(self, data: Any) -> None:
         hparams = self.hparams
         self.training_summary = summary = summarize(self.trainer, data, hparams["class_weight"])

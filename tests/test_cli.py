@@ -9,6 +9,8 @@ import sys
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -173,6 +175,51 @@ def test_predict_writes_every_row_in_order_without_the_target(exam_checkpoint, p
     assert [row["prediction"] for row in rows] == ["1", "0", "1" if expected[2] > 0.5 else "0"]
     exact = load(exam_checkpoint).probability([[5.0], [0.5], [2.71]]).tolist()
     assert [float(row["probability"]) for row in rows] == exact  # with all their digits
+
+
+@pytest.mark.parametrize("name", ["probability", "prediction", "probability_low"])
+def test_predict_refuses_an_identifier_that_its_own_column_would_hide(exam_checkpoint, project, run, name):
+    (project / "new.csv").write_text(f"{name},hours\n1,5\n")
+    code, out, err = run("predict", "--ckpt_path", exam_checkpoint, "--data.path", "new.csv", "--id", name)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert f"option id: {name}" in err
+
+
+def test_predict_refuses_an_identifier_that_csv_cannot_hold(exam_checkpoint, project, run):
+    pq.write_table(pa.table({"tags": [["a"], ["b"]], "hours": [5.0, 0.5]}), "new.parquet")
+    arguments = ("predict", "--ckpt_path", exam_checkpoint, "--data.path", "new.parquet", "--id", "tags")
+    code, out, err = run(*arguments)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "option id: tags" in err
+    assert run(*arguments, "--output", "out.parquet")[0] == 0
+    assert pq.read_table("out.parquet")["tags"].to_pylist() == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize(("types", "code"), [((pa.int64(), pa.int32()), 0), ((pa.int8(), pa.int64()), 2)])
+def test_predict_takes_identifiers_of_unlike_width(exam_checkpoint, project, run, types, code):
+    (project / "new").mkdir()
+    for part, kind, number in zip("ab", types, (1, 70_000), strict=True):
+        pq.write_table(pa.table({"id": pa.array([number], kind), "hours": [5.0]}), f"new/{part}.parquet")
+    arguments = ("predict", "--ckpt_path", exam_checkpoint, "--data.path", "new", "--id", "id", "--output", "o.parquet")
+    found, _, err = run(*arguments)
+    assert found == code, err
+    if code == 0:
+        assert pq.read_table("o.parquet")["id"].to_pylist() == [1, 70_000]
+    else:
+        assert "option id: id" in err
+        assert not (project / "o.parquet").exists()
+
+
+def test_a_feature_may_be_called_as_the_intercept(project, run):
+    generator = np.random.default_rng(0)
+    rows = "".join(f"{x},{int(e < 1 / (1 + math.exp(-x)))}\n" for x, e in zip(*generator.random((2, 200)), strict=True))
+    (project / "r.csv").write_text('"(Intercept)",y\n' + rows)
+    for options in ([], ["--model.fit_intercept", "false"]):
+        code, _, err = run("fit", "--data.path", "r.csv", "--data.target", "y", *options)
+        assert code == 0, err
+    for version in (0, 1):
+        predictor = load(f"runs/r/version_{version}/checkpoints/last.ckpt")
+        assert [row.name for row in predictor.report().coefficients] == ["(Intercept)"] * (2 - version)
 
 
 def test_predict_to_parquet_gives_the_same_numbers(exam_checkpoint, project, run):

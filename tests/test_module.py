@@ -247,7 +247,7 @@ def test_lbfgs_logs_the_loss_at_the_final_weights(rows):
     """Not the mean over the trial points of its line search."""
     x, y, _ = rows
     model = LogisticRegression(optimizer="LBFGS", optimizer_options={"max_iter": 2})
-    trainer = fit(model, TensorDataModule(x, y), max_epochs=1)
+    trainer = fit(model, TensorDataModule(x, 1 - y), max_epochs=1)
     p = model.predictor().probability(x).numpy()
     expected = -np.log(np.where(y > 0, p, 1 - p)).mean()
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-6)
@@ -272,7 +272,7 @@ def test_a_second_fit_by_lbfgs_knows_nothing_of_where_the_first_ended(rows):
 def test_sgd_logs_the_loss_before_the_update():
     x, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0.0, 0.0, 1.0])
     model = LogisticRegression(optimizer="SGD", optimizer_options={"lr": 5.0})
-    trainer = fit(model, TensorDataModule(x, y), max_epochs=1)
+    trainer = fit(model, TensorDataModule(x, 1 - y), max_epochs=1)
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(np.log(2), rel=1e-6)
 
 
@@ -298,7 +298,7 @@ def test_a_limit_reached_before_the_optimum_is_said(rows, caplog):
     x, y, _ = rows
     with caplog.at_level(logging.WARNING, logger="lr_lightning"):
         model = LogisticRegression(initial_weight=0.0)
-        fit(model, TensorDataModule(x, y), max_epochs=1)
+        fit(model, TensorDataModule(x, 1 - y), max_epochs=1)
     assert not model.converged
     assert "not converged" in caplog.text
 
@@ -371,3 +371,22 @@ def test_arguments_out_of_range_are_refused(rows, arguments, words):
 def test_mixed_precision_is_refused(rows):
     with pytest.raises(InputError, match="bf16-mixed"):
         fit(LogisticRegression(), TensorDataModule(*rows), precision="bf16-mixed")
+
+
+def test_a_second_fit_does_not_inherit_that_the_first_has_converged(rows):
+    x, y, _ = rows
+    model = LogisticRegression(optimizer="LBFGS")
+    fit(model, TensorDataModule(x, y))
+    assert model.converged
+    fit(model, TensorDataModule(x, 1 - y), max_epochs=1)
+    assert not model.converged
+
+
+def test_a_data_module_follows_the_precision_of_each_trainer(rows):
+    x, y, _ = rows
+    data = TensorDataModule(x, y)
+    fit(LogisticRegression(), data, precision="32-true")
+    again, once = LogisticRegression(), LogisticRegression()
+    fit(again, data)
+    fit(once, TensorDataModule(x, y))
+    assert torch.equal(again.linear_sigmoid.linear.weight, once.linear_sigmoid.linear.weight)

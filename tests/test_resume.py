@@ -1,5 +1,6 @@
 """Fits that end early and go on: by --resume, by --ckpt_path, after signals, kills and full disks."""
 
+import errno
 import resource
 import shlex
 import signal
@@ -310,3 +311,17 @@ def test_killed_fits_end_as_the_uninterrupted_one(tmp_path):
     done = python("-m", "tests.kills", "--count", "4", "--seed", "0", cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "4 of 4 ended bit-identical to the uninterrupted fit"
+
+
+def test_a_full_disk_on_a_signal_is_not_passed_over(project, run, monkeypatch):
+    def receive(self, *_):
+        self.fit_began, self.received = True, signal.SIGINT
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lr_lightning.callbacks.signals.StopOnSignal.on_train_start", receive)
+    monkeypatch.setattr("lr_lightning.callbacks.checkpoints._save", fail)
+    code, _, err = run(*FIT)
+    assert code == 2
+    assert "free some" in err.splitlines()[-1]

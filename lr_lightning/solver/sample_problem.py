@@ -200,9 +200,7 @@ class SampleProblem(RowSample):
             return None
         return self._variant(self._x.index_select(0, index), y, v, self._l2)
 
-    def _variant(
-        self, x: Tensor, y: Tensor, v: Tensor | None, l2: Tensor, l1: Tensor | None = None
-    ) -> SampleProblem:
+    def _variant(self, x: Tensor, y: Tensor, v: Tensor | None, l2: Tensor, l1: Tensor | None = None) -> SampleProblem:
         """A problem of other rows or another penalty, whose curvature is of the same kind."""
         problem = SampleProblem(x, y, v, self._l1 if l1 is None else l1, l2, n_rows=self._n_rows)
         problem.is_dense = self.is_dense
