@@ -151,7 +151,8 @@ class LogisticSteps(LightningModule):
         if not self.converged:
             reason = solver.status or f"the fit ended after {self.current_epoch} passes (trainer.max_epochs)"
             log.warning("not converged: %s", reason)
-        elif undetermined := solver.nullity:
+        # Where the solver has given up for another reason, its curvature need not be that of any optimum.
+        if (self.converged or not solver.status) and (undetermined := solver.nullity):
             log.warning(
                 "to the digits of float%s the columns depend on each other in %d way%s, so that other coefficients "
                 "would fit as well; the report (model.infer()) names the columns",

@@ -247,7 +247,7 @@ def test_lbfgs_logs_the_loss_at_the_final_weights(rows):
     """Not the mean over the trial points of its line search."""
     x, y, _ = rows
     model = LogisticRegression(optimizer="LBFGS", optimizer_options={"max_iter": 2})
-    trainer = fit(model, TensorDataModule(x, 1 - y), max_epochs=1)
+    trainer = fit(model, TensorDataModule(x, y), max_epochs=1)
     p = model.predictor().probability(x).numpy()
     expected = -np.log(np.where(y > 0, p, 1 - p)).mean()
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-6)

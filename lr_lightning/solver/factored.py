@@ -20,6 +20,8 @@ _RANK_TOLERANCE = (
     1e-11  # of a pivot, relative to its column, times the number of columns: logits would lose more than five digits
 )
 
+_ROUNDING = 100 * torch.finfo(torch.float64).eps  # of the gradient of a mean loss in standardised coefficients
+
 
 class FactoredCurvature(DenseCurvature):
     """A curvature RᵀR, corrected by BFGS like `DenseCurvature`, without ever relying on the product.
@@ -66,8 +68,12 @@ class FactoredCurvature(DenseCurvature):
             half = torch.linalg.solve_triangular(factor.T, r[:, None], upper=False)
             return torch.linalg.solve_triangular(factor, half, upper=True)[:, 0] / scale
         _, values, vectors = torch.linalg.svd(factor)
-        kept = values > least * values[0]
-        return vectors[kept].T @ ((vectors[kept] @ r) / values[kept].square()) / scale
+        least *= float(values[0])
+        parts = vectors @ r
+        # A gradient along a direction that the rows hardly have: only rounding where columns do depend on each other.
+        rounding = (values < least) & (parts.abs() < _ROUNDING)
+        parts = torch.where(rounding, 0.0, parts / values.clamp(min=least).square())
+        return vectors.T @ parts / scale
 
     def nullity(self) -> int:
         """Number of directions, columns of zeros aside, whose curvature is rounding: no step goes along them."""

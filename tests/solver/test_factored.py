@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 
 from lr_lightning.solver.curvature import DenseCurvature
 from lr_lightning.solver.factored import FactoredCurvature
-from tests.solver.fit import make
+from tests.solver.fit import fit, make, objective, standardize
 from tests.solver.test_quadratic import positive_definite
 
 ZERO = torch.zeros(8, dtype=torch.float64)
@@ -78,3 +80,18 @@ def test_resumes_on_the_same_trajectory():
     again._curvature = DenseCurvature(torch.eye(6, dtype=torch.float64))  # whatever it has come to by itself
     again.load_state_dict(state)
     assert all(torch.equal(step(), weight) for weight in expected)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_more_powers_never_fit_worse_where_the_fit_says_that_it_has_converged(seed):
+    """Directions that the rows hardly have are not left out while the gradient has a part along them."""
+    generator = torch.Generator().manual_seed(seed)
+    t = 1 + torch.rand(500, generator=generator, dtype=torch.float64)
+    y = (torch.rand(500, generator=generator) < torch.sigmoid(3 * torch.sin(5 * t))).double()
+    least = math.inf
+    for degree in range(8, 15):
+        x = standardize(t[:, None] ** torch.arange(1, degree + 1))
+        result = fit(x, y)
+        reached = objective(x, y, None, result.point)
+        assert reached < least * (1 + 1e-8) or not result.optimizer.converged
+        least = min(least, reached)
