@@ -272,7 +272,7 @@ def test_a_second_fit_by_lbfgs_knows_nothing_of_where_the_first_ended(rows):
 def test_sgd_logs_the_loss_before_the_update():
     x, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0.0, 0.0, 1.0])
     model = LogisticRegression(optimizer="SGD", optimizer_options={"lr": 5.0})
-    trainer = fit(model, TensorDataModule(x, 1 - y), max_epochs=1)
+    trainer = fit(model, TensorDataModule(x, y), max_epochs=1)
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(np.log(2), rel=1e-6)
 
 
@@ -298,7 +298,7 @@ def test_a_limit_reached_before_the_optimum_is_said(rows, caplog):
     x, y, _ = rows
     with caplog.at_level(logging.WARNING, logger="lr_lightning"):
         model = LogisticRegression(initial_weight=0.0)
-        fit(model, TensorDataModule(x, 1 - y), max_epochs=1)
+        fit(model, TensorDataModule(x, y), max_epochs=1)
     assert not model.converged
     assert "not converged" in caplog.text
 
