@@ -67,7 +67,7 @@ class DenseCurvature:
         return self.matrix @ vector
 
     def nullity(self) -> int:
-        """Number of directions, columns of zeros aside, whose curvature is rounding: no step goes along them."""
+        """Number of directions, columns of zeros aside, whose curvature is rounding."""
         return nullity(self.matrix, self._rank_tolerance)
 
     def state(self) -> dict[str, Any]:

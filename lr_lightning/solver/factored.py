@@ -76,7 +76,7 @@ class FactoredCurvature(DenseCurvature):
         return vectors.T @ parts / scale
 
     def nullity(self) -> int:
-        """Number of directions, columns of zeros aside, whose curvature is rounding: no step goes along them."""
+        """Number of directions, columns of zeros aside, whose curvature is rounding."""
         factor, _ = self._scaled()
         values = torch.linalg.svdvals(factor)
         return int((values <= _RANK_TOLERANCE * len(values) * values[0]).sum()) - int((factor == 0).all(0).sum())
