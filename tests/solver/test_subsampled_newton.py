@@ -130,8 +130,7 @@ def test_small_tables(n, d, l2, l1, weighted, seed):
             best = objective(x, y, v, newton(x, y, v, l2), l2=l2)
             assert objective(x, y, v, result.point, l2=l2) <= best * (1 + 1e-10)
     else:
-        assert not l2
-        assert not l1 or y.min() == y.max()
+        assert y.min() == y.max() or not (l1 or l2)  # of one class the intercept runs away, which no penalty holds
         assert result.optimizer.status == module.RUNNING_AWAY
 
 
