@@ -14,6 +14,7 @@ _SLOW = 0.1  # a step that promises more than this part of the one before: the H
 _LEVEL_RATIOS = (16, 4)
 _NOT_WORTH_REDUCING = 2e6  # multiplications of a Hessian
 _PRIOR = 0.1  # in rows
+_WEAK = 300  # what the strongest L1 penalty is of one that is worth a path
 _PATH = 0.1  # of an L1 penalty to the one before
 _ROUGH = 1e-4  # decrease of the mean loss
 
@@ -56,14 +57,15 @@ class SampleProblem(RowSample):
         return point, curvature
 
     def _under_stronger_penalties(self, point: Tensor, history_size: int) -> Tensor:
-        """About the solution under an L1 penalty ten times as strong, by way of still stronger ones.
+        """About the solution under an L1 penalty ten times as strong, by way of still stronger ones, if it is weak.
 
         From zero straight to a weak penalty, the models of the first steps would have to be solved with nearly all
         coordinates, in whatever sign; along the path few change at a time (Friedman, Hastie & Tibshirani 2010).
         """
         penalised = self._l1 > 0
         _, gradient = self.smooth(point)
-        factor = _PATH * float((gradient[penalised].abs() / self._l1[penalised]).max())
+        strongest = float((gradient[penalised].abs() / self._l1[penalised]).max())  # which lets no coordinate move
+        factor = _PATH * strongest if strongest > _WEAK else 0.0
         while factor * _PATH >= 1:
             problem = self._variant(self._x, self._y, self._v, self._l2, factor * self._l1)
             point, _ = problem._newton(point, _ROUGH, history_size, limit=4)
