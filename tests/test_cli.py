@@ -223,12 +223,10 @@ def test_a_feature_may_be_called_as_the_intercept(project, run):
 
 
 def test_predict_to_parquet_gives_the_same_numbers(exam_checkpoint, project, run):
-    import pyarrow.parquet
-
     for output in ("out.csv", "out.parquet"):
         arguments = ["--ckpt_path", exam_checkpoint, "--data.path", EXAM, "--output", output]
         assert run("predict", *arguments) == (0, "", "")
-    table = pyarrow.parquet.read_table("out.parquet")
+    table = pq.read_table("out.parquet")
     rows = read_csv(project / "out.csv")
     assert table.column_names == ["probability", "prediction"]
     assert table["probability"].to_pylist() == [float(row["probability"]) for row in rows]

@@ -127,7 +127,8 @@ class RunRecord(Callback):
             yield "probability_curve", predictor.probability_curve(*data.points(), level=self.level)
         train, val = np.array(self._losses).reshape(-1, 2).T
         yield "loss", figures.loss(train, None if np.isnan(val).all() else val)
-        slopes = report.coefficients[-len(data.schema.feature_names) :]  # behind the intercept, if there is one
+        behind_intercept = len(report.coefficients) - len(data.schema.feature_names)
+        slopes = report.coefficients[behind_intercept:]
         columns = [[row.estimate, row.ci_low, row.ci_high] for row in slopes]
         estimates, low, high = np.array(columns, dtype=float).reshape(-1, 3).T  # None becomes NaN
         if not np.isnan(estimates).all():
