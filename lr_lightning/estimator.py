@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
 from typing import Any
 
 import numpy as np
@@ -140,7 +140,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         Args:
             X: features, (n, d): an array or a table of pandas or polars; all but float32 is read as float64.
             y: labels, (n,), of two kinds.
-            sample_weight: (n,), non-negative, or None for ones.
+            sample_weight: (n,), non-negative, or a number for all rows, or None for ones.
 
         Returns:
             The estimator itself.
@@ -160,10 +160,13 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
             )
         xp, _, device = get_namespace_and_device(X)
         X, y = validate_data(self, X, y, dtype=[xp.float64, xp.float32], order="C")
-        X, labels, sample_weight = move_to(X, y, sample_weight, xp=np, device="cpu")
+        X, labels = move_to(X, y, xp=np, device="cpu")
         classes, codes = _two_classes(labels)
         weight = self._row_weights(X, labels, classes, codes, sample_weight)
-        strength = 1 / (C * (len(X) if weight is None else weight.sum()))
+        with np.errstate(over="ignore", divide="ignore"):
+            strength = np.float64(1) / (C * (len(X) if weight is None else weight.sum()))
+        if not np.isfinite(strength):
+            raise ValueError("C times the sum of the sample weights is too small a number for float64; raise C.")
         # Torch and Lightning take seconds to import, and a fitted estimator predicts without them.
         from lr_lightning.silent_fit import fit_silently
 
@@ -173,8 +176,8 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
             np.column_stack([X, np.full(len(X), self.intercept_scaling, X.dtype)]) if as_column else X,
             codes,
             weight,
-            l1=strength * l1_ratio,
-            l2=strength * (1 - l1_ratio),
+            l1=float(strength * l1_ratio),
+            l2=float(strength * (1 - l1_ratio)),
             fit_intercept=self.fit_intercept and not as_column,
             start=None if as_column else self._start(),
             tol=self.tol**2 if self.tol < FINEST_TOL else None,
@@ -231,12 +234,16 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         """Sample weights times class weights, (n,); None where every row weighs one."""
         if sample_weight is None and self.class_weight is None:
             return None
+        if sample_weight is not None and not isinstance(sample_weight, Number):
+            sample_weight = move_to(sample_weight, xp=np, device="cpu")
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        _refuse_sum(weight)
         if self.class_weight is not None:
             of_class = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weight)
             if not (np.isfinite(of_class) & (of_class >= 0)).all():
                 raise ValueError(f"class_weight must be finite and not negative, not {self.class_weight}")
             weight = weight * of_class[codes]
+            _refuse_sum(weight)
         weighty = np.unique(codes[weight > 0])
         if len(weighty) == 1:
             raise ValueError(
@@ -251,6 +258,17 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
             return None
         coefficients, intercept = move_to(self.densify().coef_, self.intercept_, xp=np, device="cpu")
         return coefficients[0], float(intercept[0]) if self.fit_intercept else 0.0
+
+
+def _refuse_sum(weight: np.ndarray) -> None:
+    """Raise ValueError unless weights (n,) have a sum, which is what C is relative to."""
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not 0 < total < np.inf:
+        raise ValueError(
+            f"The weights of the samples sum to {total}, but must have a positive sum that float64 can hold; "
+            "divide all of them by one number, and multiply C by it."
+        )
 
 
 def _two_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -63,6 +63,7 @@ def infer(
         intercept=hparams["fit_intercept"],
         penalized=hparams["l1"] > 0 or hparams["l2"] > 0,
         class_weighted=training.class_weights != (1.0, 1.0),
+        weight_scale=training.weight_scale,
         covariance=covariance,
         level=level,
     )

@@ -76,7 +76,10 @@ class LogisticSteps(LightningModule):
             return share * loss + self._penalty.smooth(weights)
         weight_sum = self._sum_over_processes(weight_sum)  # of the minibatch, of which each process has its share
         objective = processes * loss + weight_sum * self._penalty.total(weights)
-        return objective if self.hparams["reduction"] == "sum" else objective / weight_sum
+        whole = self.hparams["reduction"] == "sum"
+        if whole:
+            return objective * self.training_summary.weight_scale
+        return objective / weight_sum.clamp(min=torch.finfo(torch.float64).tiny)  # a minibatch may weigh nothing
 
     def _served_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         served = self._served or Standardization.identity(x.shape[1])
@@ -121,7 +124,8 @@ class LogisticSteps(LightningModule):
         self._fitted_epoch = self.current_epoch
         loss, penalty = self._epoch.means()
         refuse_divergence(self.current_epoch, loss, penalty, self.linear_sigmoid.linear.weight)
-        scale = self.training_summary.weight_sum if self.hparams["reduction"] == "sum" else 1.0
+        summary = self.training_summary
+        scale = summary.weight_scale * summary.weight_sum if self.hparams["reduction"] == "sum" else 1.0
         log_epoch(self, {"train/loss": scale * float(loss + penalty)}, self.current_epoch)
 
     def _evaluate_after_step(self, batch: Sequence[Tensor]) -> None:

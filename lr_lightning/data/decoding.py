@@ -20,6 +20,7 @@ from lr_lightning.data.sources import Source
 from lr_lightning.data.splits import stratified_parts
 from lr_lightning.data.standardization import RunningMoments, Standardization
 from lr_lightning.data.survey import survey
+from lr_lightning.data.weights import OTHER_SPLIT, of_light_weights
 from lr_lightning.errors import InputError
 
 PARTS = ("train", "val", "test")
@@ -85,6 +86,7 @@ class Sweeps:
         self.source = source
         self.found = survey(source, choices) if given is None else review(source, given[0])
         self.partition = Partition.of(self.found, split)
+        _refuse_weightless(source, self.found, self.partition, split)
         self.messages = list(self.found.notes)
         if given is not None:
             self.schema, self.training = given
@@ -102,6 +104,7 @@ class Sweeps:
             "messages": [list(message) for message in self.messages],
             "schema": self.schema.to_dict(),
             "training": [values.tolist() for values in self.training],
+            "weight_scale": self.found.weight_scale,
             "fingerprint": zlib.crc32(np.packbits(self.found.y).tobytes(), len(self.found.y)),
         }
 
@@ -109,7 +112,7 @@ class Sweeps:
         """Hand on the features, standardised, the targets and the weights of every row in use.
 
         Args:
-            dtype: float32 or float64; rows are standardised in float64 and rounded once.
+            dtype: float32 or float64; rows are standardised in float64 and rounded once, like their weights.
             append: called with the name of a tensor (`train.x`, `train.y`, `train.weight`, `val.x`, …) and
                 its next rows, which it must copy.
         """
@@ -117,6 +120,9 @@ class Sweeps:
         mean, scale = (values.numpy()[:, None] for values in self.training.divisible())
         names = [column.name for column in self.schema.columns]
         encoder, used = Encoder(self.schema, self.source), 0
+        light = None if self.found.weight is None else of_light_weights(torch.from_numpy(self.found.weight), dtype)
+        if light is not None:
+            self.messages.append((WARNING, f"{self.source.name}: {light}"))
         for block in encoder.blocks(self.source.batches(names)):
             _refuse(encoder, block, names)
             x = np.subtract(block.x, mean, out=block.x)
@@ -160,8 +166,6 @@ def training_statistics(source: Source, found: Survey, partition: Partition) -> 
             used = rows.stop
         total += float(weight.sum())
         moments.add(block.x, weight)
-    if not total > 0:
-        raise InputError(f"{source.name}: every training row has the weight 0 in {schema.weight}")
     if schema.missing == "impute":
         fills, values = _fills(schema, moments, source)
         moments.fill(values, total)
@@ -169,6 +173,19 @@ def training_statistics(source: Source, found: Survey, partition: Partition) -> 
     training = moments.result()
     _refuse_overflow(schema, training, source)
     return schema, training
+
+
+def _refuse_weightless(source: Source, found: Survey, partition: Partition, split: Split) -> None:
+    """Raise InputError if all rows of a part have the weight 0: nothing could be fitted to or measured on them."""
+    if found.weight is None:
+        return
+    of_row = partition.of_row[partition.of_row != _LEFT_OUT]
+    for code, name in enumerate(("training row", "validation row", "row" if split.every_row else "test row")):
+        if partition.sizes[code] and not (found.weight[of_row == code] > 0).any():
+            what_to_do = "name other rows" if split.every_row else OTHER_SPLIT
+            raise InputError(
+                f"{source.name}: every {name} has the weight 0 in {found.schema.weight}; {what_to_do}"
+            )
 
 
 def _refuse(encoder: Encoder, block: Block, names: Sequence[str]) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging import WARNING
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from lr_lightning.data.columns import KIND_IN_WORDS, kind_of, missing_rows, numbers
 from lr_lightning.data.labels import label_codes
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.sources import Source
+from lr_lightning.data.weights import scaled_weights
 from lr_lightning.errors import InputError
 
 
@@ -23,9 +25,10 @@ class Survey:
     Attributes:
         schema: complete but for the values that fill missing ones.
         y: 0/1 targets of the rows in use, uint8, shape (n,).
-        weight: their sample weights, float64, shape (n,), or None.
+        weight: their sample weights, divided by `weight_scale`, float64, shape (n,), or None.
         kept: which of the table's rows are in use, boolean, shape (N,); None for all.
         notes: what was chosen on the way, as (logging level, one line).
+        weight_scale: 1 unless the weights are very large or very small.
     """
 
     schema: TableSchema
@@ -33,6 +36,12 @@ class Survey:
     weight: np.ndarray | None
     kept: np.ndarray | None
     notes: list[tuple[int, str]]
+    weight_scale: float = field(init=False, default=1.0)
+
+    def __post_init__(self) -> None:
+        if self.weight is not None:
+            weight, self.weight_scale = scaled_weights(torch.from_numpy(self.weight))
+            self.weight = weight.numpy()
 
 
 def review(source: Source, schema: TableSchema) -> Survey:

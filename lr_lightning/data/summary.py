@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from lr_lightning.data.standardization import Standardization, moments
+from lr_lightning.data.weights import scaled_weights
 from lr_lightning.errors import InputError
+
+_LARGEST_SUM = 1e305  # of weights: a log-likelihood is some multiple of it
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,11 @@ class TrainingSummary:
 
     Attributes:
         standardization: means and scales of the features as they are served.
-        weight_sum: Σ v.
+        weight_sum: Σ v, of the weights in the batches.
         class_weights: of the negative and the positive class.
         n_rows: how many rows there are.
         batches: the rows themselves.
+        weight_scale: what the weights of the batches have been divided by; Σ v as given is `weight_sum` times that.
     """
 
     standardization: Standardization
@@ -31,6 +35,7 @@ class TrainingSummary:
     class_weights: tuple[float, float]
     n_rows: int
     batches: Iterable[Sequence[Tensor]]
+    weight_scale: float = 1.0
 
     @classmethod
     def of(
@@ -39,6 +44,7 @@ class TrainingSummary:
         class_weight: str | Mapping[Any, float] | None,
         labels: Sequence[object],
         standardization: Standardization | None = None,
+        weight_scale: float = 1.0,
     ) -> TrainingSummary:
         """Sweep over batches `(x, y)` or `(x, y, weight)`.
 
@@ -47,17 +53,28 @@ class TrainingSummary:
             class_weight: None, "balanced" or a weight for each of `labels`.
             labels: the negative and the positive label.
             standardization: of the unweighted classes, where it is known already.
+            weight_scale: what the sample weights have been divided by.
 
         Raises:
-            InputError: if a class is without rows or `class_weight` does not fit the labels.
+            InputError: if a class is without rows, `class_weight` does not fit the labels, or Σ v as given is beyond
+                float64.
         """
         n_rows, negative, positive = _class_sums(batches)
         if negative == 0 or positive == 0:
             raise InputError(f"the training rows hold one class only; both {labels[0]!r} and {labels[1]!r} must occur")
         of_class = _class_weights(class_weight, labels, negative, positive)
+        scaled, scale = scaled_weights(torch.tensor(of_class, dtype=torch.float64))
+        (of_negative, of_positive), weight_scale = scaled.tolist(), weight_scale * scale
+        of_class = of_negative, of_positive
+        weight_sum = negative * of_class[0] + positive * of_class[1]
+        if not weight_sum * weight_scale < _LARGEST_SUM:
+            raise InputError(
+                f"the weights sum to more than the {_LARGEST_SUM:.0e} that likelihoods are computed for; divide all "
+                "of them by one number, which changes no estimate"
+            )
         if standardization is None or of_class != (1.0, 1.0):
             standardization = moments(_Weighted(batches, of_class))
-        return cls(standardization, negative * of_class[0] + positive * of_class[1], of_class, n_rows, batches)
+        return cls(standardization, weight_sum, of_class, n_rows, batches, weight_scale)
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,9 @@ def row_weights(y: Tensor, weight: Tensor | None, of_class: tuple[float, float])
     """V (n,): sample weights times class weights; None where every row weighs one."""
     if of_class == (1.0, 1.0):
         return weight
-    v = torch.where(y > 0, of_class[1], of_class[0]).to(y.dtype)
+    # A Python number by itself would be one of float32.
+    dtype = y.dtype if y.is_floating_point() else torch.float64
+    v = torch.tensor(of_class, dtype=dtype, device=y.device)[(y > 0).long()]
     return v if weight is None else v * weight
 
 
@@ -95,13 +114,14 @@ def random_rows(batches: Iterable[Sequence[Tensor]], size: int, n_rows: int) -> 
 
 
 def _class_sums(batches: Iterable[Sequence[Tensor]]) -> tuple[int, float, float]:
-    n_rows, total, positive = 0, 0.0, 0.0
+    n_rows, negative, positive = 0, 0.0, 0.0
     for _, y, *weight in batches:
         n_rows += len(y)
-        v = weight[0] if weight else None
-        total += len(y) if v is None else float(v.sum(dtype=torch.float64))
-        positive += float((y if v is None else y * v).sum(dtype=torch.float64))
-    return n_rows, total - positive, positive
+        v = weight[0] if weight else torch.ones_like(y)
+        # Each by itself: in the difference of a sum and a part of it, a class of little weight would be lost.
+        negative += float(torch.where(y > 0, 0, v).sum(dtype=torch.float64))
+        positive += float(torch.where(y > 0, v, 0).sum(dtype=torch.float64))
+    return n_rows, negative, positive
 
 
 def _class_weights(

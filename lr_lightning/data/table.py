@@ -189,6 +189,7 @@ class TableDataModule(TensorDataModule):
         mean, scale = (torch.tensor(values, dtype=torch.float64) for values in notes["training"])
         self.training = Standardization(mean, scale)
         self.served = self.training.divisible()
+        self.weight_scale = notes.get("weight_scale", 1.0)  # which an older cache does not know
         rows = [self._rows_of(part, tensors) for part in PARTS]
         if self._every_row:
             self.val_rows = self.test_rows = rows[PARTS.index("test")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +16,10 @@ from lr_lightning.data.batches import Rows, TensorBatches
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.splits import stratified_split
 from lr_lightning.data.standardization import Standardization, moments
+from lr_lightning.data.weights import OTHER_SPLIT, of_light_weights, scaled_weights
 from lr_lightning.errors import InputError
 
+log = logging.getLogger("lr_lightning")
 DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint")
 LARGEST_MEAN_IN_SCALES = 16.0  # beyond this, centring before rounding to the batch's dtype saves digits
 SCALES_OF_FLOAT32 = (1e-12, 1e12)  # features outside are rescaled, or their squares leave float32's range
@@ -70,6 +73,8 @@ class TensorDataModule(LightningDataModule):
     test_rows: Rows | None = None
     fingerprint: int | None = None
     """What the split into parts depends on, where the rows come from somewhere that may change."""
+    weight_scale: float = 1.0
+    """What the weights of the batches have been divided by: 1 unless they are very large or very small."""
     prediction_input: list[list[float]] | None = None
     """Rows that `predict` takes where no data are named."""
 
@@ -92,7 +97,7 @@ class TensorDataModule(LightningDataModule):
         self.shuffle = batch_size is not None if shuffle is None else shuffle
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        self._rows = _checked_rows(x, y, weight)
+        self._rows, self.weight_scale = _checked_rows(x, y, weight)
         names = feature_names or [f"x{j}" for j in range(self._rows.x.shape[1])]
         self.schema = TableSchema.of_numbers(names, target="y")
 
@@ -105,6 +110,10 @@ class TensorDataModule(LightningDataModule):
             self._rows.y, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.seed
         )
         rows = self._rows if train is None else self._rows.take(train)
+        val_rows, test_rows = (None if index is None else self._rows.take(index) for index in (val, test))
+        for part, of_part in (("training", rows), ("validation", val_rows), ("test", test_rows)):
+            if of_part is not None and of_part.weight is not None and not bool((of_part.weight > 0).any()):
+                raise InputError(f"every {part} row has the weight 0; {OTHER_SPLIT}")
         self.training = moments([(rows.x, rows.weight)]).to("cpu")
         self._refuse_not_finite()
         served = self._standardization_to_serve()
@@ -115,8 +124,11 @@ class TensorDataModule(LightningDataModule):
             return Rows(x, rows.y.to(x.dtype), None if rows.weight is None else rows.weight.to(x.dtype))
 
         self.train_rows = serve(rows)
-        self.val_rows = None if val is None else serve(self._rows.take(val))
-        self.test_rows = None if test is None else serve(self._rows.take(test))
+        self.val_rows = None if val_rows is None else serve(val_rows)
+        self.test_rows = None if test_rows is None else serve(test_rows)
+        light = None if self._rows.weight is None else of_light_weights(self._rows.weight, self.train_rows.x.dtype)
+        if light is not None:
+            log.warning(light)
 
     @property
     def training_as_served(self) -> Standardization:
@@ -223,7 +235,7 @@ class TensorDataModule(LightningDataModule):
             raise InputError(f"feature {name} holds a missing or infinite value; every feature must be finite")
 
 
-def _checked_rows(x: Any, y: Any, weight: Any) -> Rows:
+def _checked_rows(x: Any, y: Any, weight: Any) -> tuple[Rows, float]:
     x, y = _tensor(x), _tensor(y)
     if x.dtype not in (torch.float32, torch.float64):
         x = x.double()
@@ -237,6 +249,7 @@ def _checked_rows(x: Any, y: Any, weight: Any) -> Rows:
         raise InputError("x has no rows")
     if not bool(((y == 0) | (y == 1)).all()):
         raise InputError("y must hold nothing but 0 and 1")
+    scale = 1.0
     if weight is not None:
         weight = _tensor(weight)
         if weight.shape != (len(x),):
@@ -245,7 +258,8 @@ def _checked_rows(x: Any, y: Any, weight: Any) -> Rows:
             raise InputError("every weight must be finite and not negative")
         if not bool((weight > 0).any()):
             raise InputError("at least one weight must be positive")
-    return Rows(x.detach(), y.detach().to(x.dtype), weight)
+        weight, scale = scaled_weights(weight.detach())
+    return Rows(x.detach(), y.detach().to(x.dtype), weight), scale
 
 
 def _tensor(values: Any) -> Tensor:

@@ -58,6 +58,7 @@ def make_report(
     intercept: bool = True,
     penalized: bool = False,
     class_weighted: bool = False,
+    weight_scale: float = 1.0,
     covariance: CovarianceType = "nonrobust",
     level: float = 0.95,
 ) -> Inference:
@@ -78,6 +79,7 @@ def make_report(
         intercept: whether the model has one.
         penalized: whether there was a penalty.
         class_weighted: whether v has class weights in it.
+        weight_scale: what v has been divided by.
         covariance: "nonrobust", "HC0" or "HC1".
         level: of the confidence intervals.
 
@@ -125,6 +127,8 @@ def make_report(
         free = None if separation is None or kind is None else separation.free[keep]
         try:
             factor = covariance_factor(sums, keep, covariance, free)
+            if covariance == "nonrobust":
+                factor /= math.sqrt(weight_scale)
         except np.linalg.LinAlgError:
             warnings.append(advice.SINGULAR)
 
@@ -144,15 +148,17 @@ def make_report(
         table.insert(0, Coefficient.of("(Intercept)", float(estimates[k]), float(errors[k]), level))
 
     null = sums.null_log_likelihood if intercept else -sums.weight * math.log(2)
+    share_left = sums.log_likelihood / null if null < 0 else None
+    log_likelihood, null = weight_scale * sums.log_likelihood, weight_scale * null
     n_parameters = len(keep)
     report = Report(
         n_observations=sums.n_rows,
         n_parameters=n_parameters,
-        log_likelihood=sums.log_likelihood,
+        log_likelihood=log_likelihood,
         null_log_likelihood=null,
-        aic=2 * n_parameters - 2 * sums.log_likelihood,
-        bic=n_parameters * math.log(sums.n_rows) - 2 * sums.log_likelihood,
-        mcfadden_r2=1 - sums.log_likelihood / null if null < 0 else None,
+        aic=2 * n_parameters - 2 * log_likelihood,
+        bic=n_parameters * math.log(sums.n_rows) - 2 * log_likelihood,
+        mcfadden_r2=None if share_left is None else 1 - share_left,
         converged=converged and kind is None,
         passes=passes,
         separation=kind,
@@ -162,7 +168,7 @@ def make_report(
         covariance=covariance,
         likelihood_ratio_test=None
         if penalized or class_weighted or kind == "complete"
-        else _likelihood_ratio_test(sums.log_likelihood, null, n_parameters - intercept),
+        else _likelihood_ratio_test(log_likelihood, null, n_parameters - intercept),
         mean_prediction=sums.prediction / sums.weight,
         mean_outcome=sums.positive_weight / sums.weight,
         calibration=None,
