@@ -6,8 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from lr_lightning.errors import printable
+from lr_lightning.statistics.held_out import N_BINS, Ranking, confusion, weighted_rows
+from lr_lightning.statistics.held_out import reliability as bins_of
 
 SIZE = (6.4, 4.8)  # inches; TensorBoard shows it without scaling
 
@@ -97,30 +100,28 @@ def coefficients(
     return figure
 
 
-def roc(probability: np.ndarray, y: np.ndarray) -> Figure:
+def roc(score: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> Figure:
     """Receiver operating characteristic with its area.
 
     Args:
-        probability: of the positive label, shape (n,).
+        score: what ranks the rows, shape (n,): the logit, or the probability, which rounds far out.
         y: 0/1 outcomes of both classes, shape (n,).
+        weight: of the rows, shape (n,); None where every row weighs 1.
     """
-    false, true, _ = _ranking(probability, y)
-    false_rate, true_rate = np.append(0, false) / false[-1], np.append(0, true) / true[-1]
-    area = float((np.diff(false_rate) * (true_rate[1:] + true_rate[:-1]) / 2).sum())
+    ranking = Ranking.by(*weighted_rows(score, y, weight))
     figure, axes = _square()
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="chance (area 0.5)")
-    axes.plot(false_rate, true_rate, color=_BLUE, label=f"model (area {area:.4f})")
+    axes.plot(*_arrays(*ranking.roc()), color=_BLUE, label=f"model (area {ranking.auroc():.4f})")
     axes.set(xlabel="false positive rate (1 - specificity)", ylabel="true positive rate (sensitivity)")
     axes.legend(loc="lower right")
     return figure
 
 
-def precision_recall(probability: np.ndarray, y: np.ndarray) -> Figure:
+def precision_recall(score: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> Figure:
     """Precision against recall, with the average precision. Arguments as for `roc`."""
-    false, true, _ = _ranking(probability, y)
-    precision, recall = true / (true + false), true / true[-1]
-    average = float((np.diff(np.append(0, recall)) * precision).sum())
-    share = float(true[-1] / (true[-1] + false[-1]))
+    ranking = Ranking.by(*weighted_rows(score, y, weight))
+    precision, recall = _arrays(*ranking.precision_recall())
+    share = float(precision[-1])
     figure, axes = _square()
     axes.axhline(share, color=_GREY, linestyle="--", linewidth=1, label=f"chance (precision {share:.4f})")
     # Between two thresholds the precision is that of the lower one: a step, as the average precision counts it.
@@ -129,38 +130,37 @@ def precision_recall(probability: np.ndarray, y: np.ndarray) -> Figure:
         np.append(precision[0], precision),
         where="pre",
         color=_BLUE,
-        label=f"model (average precision {average:.4f})",
+        label=f"model (average precision {ranking.average_precision():.4f})",
     )
     axes.set(xlabel="recall (sensitivity)", ylabel="precision (positive predictive value)")
     axes.legend(loc="lower left")
     return figure
 
 
-def reliability(probability: np.ndarray, y: np.ndarray, *, n_bins: int = 15) -> Figure:
+def reliability(
+    probability: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, *, n_bins: int = N_BINS
+) -> Figure:
     """Observed share against mean prediction in equal-width bins, over the histogram of the predictions.
 
     Args:
         probability: of the positive label, shape (n,).
         y: 0/1 outcomes, shape (n,).
+        weight: of the rows, shape (n,); None where every row weighs 1.
         n_bins: number of bins.
     """
-    probability, y = np.asarray(probability, float), np.asarray(y, float)
-    edges = np.linspace(0, 1, n_bins + 1)
-    index = np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, n_bins - 1)
-    count = np.bincount(index, minlength=n_bins)
-    filled = count > 0
-    predicted = np.bincount(index, probability, n_bins)[filled] / count[filled]
-    observed = np.bincount(index, y, n_bins)[filled] / count[filled]
+    total, predicted, observed, size = _arrays(*bins_of(*weighted_rows(probability, y, weight), n_bins))
+    filled = total > 0
     figure = Figure(figsize=SIZE, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="perfect calibration")
-    low, high = _wilson(observed, count[filled])
-    upper.vlines(predicted, low, high, color=_BLUE, alpha=0.5, linewidth=2, label="95 % interval of the share")
-    upper.plot(predicted, observed, "o-", color=_BLUE, markersize=5, linewidth=1, label="model")
+    low, high = _wilson(observed[filled], size[filled])
+    upper.vlines(predicted[filled], low, high, color=_BLUE, alpha=0.5, linewidth=2, label="95 % interval of the share")
+    upper.plot(predicted[filled], observed[filled], "o-", color=_BLUE, markersize=5, linewidth=1, label="model")
     upper.set(ylabel="observed share of positives", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    lower.bar(edges[:-1], count, width=1 / n_bins, align="edge", color=_BLUE, edgecolor="white", linewidth=0.5)
-    lower.set(xlabel="predicted probability", ylabel="rows")
-    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    edges = np.arange(n_bins) / n_bins
+    lower.bar(edges, total, width=1 / n_bins, align="edge", color=_BLUE, edgecolor="white", linewidth=0.5)
+    lower.set(xlabel="predicted probability", ylabel="rows" if weight is None else "weight")
+    lower.yaxis.set_major_locator(MaxNLocator(3, integer=weight is None))
     for axes in (upper, lower):
         axes.grid(True, alpha=0.4)
         axes.set_axisbelow(True)
@@ -169,29 +169,37 @@ def reliability(probability: np.ndarray, y: np.ndarray, *, n_bins: int = 15) -> 
 
 
 def confusion_matrix(
-    probability: np.ndarray, y: np.ndarray, *, threshold: float = 0.5, labels: tuple[str, str] = ("0", "1")
+    probability: np.ndarray,
+    y: np.ndarray,
+    weight: np.ndarray | None = None,
+    *,
+    threshold: float = 0.5,
+    labels: tuple[str, str] = ("0", "1"),
 ) -> Figure:
-    """Counts of actual against predicted labels; a probability above the threshold is a positive prediction.
+    """Rows, or their weight, by actual and predicted label; a probability above the threshold is a positive one.
 
     Args:
         probability: of the positive label, shape (n,).
         y: 0/1 outcomes, shape (n,).
+        weight: of the rows, shape (n,); None where every row weighs 1.
         threshold: where to cut.
         labels: names of the negative and the positive label.
     """
-    predicted, actual = np.asarray(probability) > threshold, np.asarray(y) > 0.5
-    counts = np.array([[np.sum((actual == a) & (predicted == p)) for p in (False, True)] for a in (False, True)])
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    cells = confusion(*weighted_rows(probability, y, weight), threshold).numpy()
+    of_row = cells.sum(1, keepdims=True)
+    shares = np.divide(cells, of_row, out=np.zeros_like(cells), where=of_row > 0)
     figure, axes = _new()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (i, j), count in np.ndenumerate(counts):
+    for (i, j), cell in np.ndenumerate(cells):
         colour = "white" if shares[i, j] > 0.55 else "black"
-        text = f"{count}\n{100 * shares[i, j]:.1f} % of the row"
+        amount = f"{int(cell)}" if weight is None else f"{cell:.6g}"
+        text = f"{amount}\n{100 * shares[i, j]:.1f} % of the row"
         axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=13)
     names = [_short(str(label), 20) for label in labels]
     axes.set_xticks([0, 1], names)
     axes.set_yticks([0, 1], names, rotation=90, va="center")
-    axes.set(xlabel="predicted label", ylabel="actual label", title=f"threshold {threshold:.4g}")
+    weighted = "" if weight is None else ", weight of the rows"
+    axes.set(xlabel="predicted label", ylabel="actual label", title=f"threshold {threshold:.4g}{weighted}")
     return figure
 
 
@@ -229,15 +237,8 @@ def _square() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _ranking(probability: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """False and true positives above each distinct threshold, descending, and the thresholds."""
-    p, positive = np.asarray(probability, float).reshape(-1), np.asarray(y).reshape(-1) > 0.5
-    if positive.all() or not positive.any():
-        raise ValueError("ranking needs rows of both classes")
-    order = np.argsort(-p, kind="stable")
-    p, positive = p[order], positive[order]
-    last = np.flatnonzero(np.append(p[1:] != p[:-1], True))
-    return np.cumsum(~positive)[last].astype(float), np.cumsum(positive)[last].astype(float), p[last]
+def _arrays(*columns: Tensor) -> tuple[np.ndarray, ...]:
+    return tuple(column.cpu().numpy() for column in columns)
 
 
 def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +14,9 @@ from lr_lightning.data.batches import Rows
 from lr_lightning.data.summary import row_weights
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
+from lr_lightning.linear_sigmoid import linear_predictor
 from lr_lightning.statistics.calibration import calibrate, choose_threshold
+from lr_lightning.statistics.held_out import weighted_rows
 from lr_lightning.statistics.inference import Inference, make_report
 from lr_lightning.statistics.wald import CovarianceType
 
@@ -69,39 +70,34 @@ def infer(
     )
 
 
-def held_out_logits(module: LogisticRegression, data: TensorDataModule, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Linear predictor and 0/1 targets of rows as served, float64, each of shape (n,)."""
-    weight, bias = (t.detach() for t in module.linear_sigmoid.cpu_copy().served_affine(data.served))
-    logits = torch.cat([block.double() @ weight + bias for block in rows.x.cpu().split(1 << 16)])
-    return logits.numpy(), rows.y.double().cpu().numpy()
+def predicted(module: LogisticRegression, data: TensorDataModule, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, targets and weights of the rows, as served, whose weight is positive; float64, each (m,), on the CPU."""
+    rows = rows.to(torch.device("cpu"))
+    affine = (t.detach() for t in module.linear_sigmoid.cpu_copy().served_affine(data.served))
+    return weighted_rows(linear_predictor(rows.x, *affine), rows.y, rows.weight)
 
 
 def with_held_out(inference: Inference, module: LogisticRegression, data: TensorDataModule) -> Inference:
     """Add the calibration on the validation rows, and the threshold that they choose where a rule is to.
 
     Raises:
-        InputError: if a threshold is to be chosen and no validation rows of both classes were kept back.
+        InputError: if a threshold is to be chosen and no validation rows of both classes, of positive weight, were
+            kept back.
     """
     rule = module.hparams["threshold"]
     if data.val_rows is None:
         if isinstance(rule, str):
             raise InputError(f"model.threshold {rule} is chosen on validation rows; set data.val_fraction above 0")
         return inference._replace(report=inference.report.with_held_out(None, rule))
-    logits, y = held_out_logits(module, data, data.val_rows)
+    logits, y, weight = predicted(module, data, data.val_rows)
     threshold, words = (rule, None)
     if isinstance(rule, str):
-        weight = None if data.val_rows.weight is None else data.val_rows.weight.cpu().numpy()
         try:
-            threshold = choose_threshold(sigmoid(logits), y, threshold_criterion(rule), weight)
+            threshold = choose_threshold(torch.sigmoid(logits), y, threshold_criterion(rule), weight)
         except ValueError as error:
             raise InputError(f"model.threshold {rule}: {error}") from error
         words = f"{rule} on the validation rows"
-    return inference._replace(report=inference.report.with_held_out(calibrate(logits, y), threshold, words))
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probabilities (n,) of logits (n,), without overflow."""
-    return torch.from_numpy(logits).sigmoid().numpy()
+    return inference._replace(report=inference.report.with_held_out(calibrate(logits, y, weight), threshold, words))
 
 
 def threshold_criterion(rule: str) -> str | float:

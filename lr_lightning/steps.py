@@ -17,12 +17,13 @@ from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.summary import TrainingSummary, row_weights
 from lr_lightning.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
 from lr_lightning.errors import InputError
-from lr_lightning.linear_sigmoid import LinearSigmoid
+from lr_lightning.linear_sigmoid import LinearSigmoid, linear_predictor
 from lr_lightning.loss import logistic_loss
-from lr_lightning.metrics import HeldOutRows, held_out_metrics
+from lr_lightning.metrics import HeldOutRows
 from lr_lightning.optimizers import EXACT, is_full_batch
 from lr_lightning.penalty import Penalty
 from lr_lightning.solver import SubsampledNewton
+from lr_lightning.statistics.held_out import measures, weighted_rows
 
 log = logging.getLogger("lr_lightning")
 
@@ -169,7 +170,7 @@ class LogisticSteps(LightningModule):
         """Collect a batch `(x, y)` or `(x, y, weight)` for the held-out metrics."""
         x, y, *weight = batch
         w, b = self._served_affine(x)
-        self._held_out.add(torch.addmv(b.to(x.dtype), x, w.to(x.dtype)), y, weight[0] if weight else None)
+        self._held_out.add(linear_predictor(x, w, b), y, weight[0] if weight else None)
 
     test_step = validation_step
 
@@ -188,7 +189,13 @@ class LogisticSteps(LightningModule):
             refuse_divergence(self.current_epoch, rows)
         if self.trainer.sanity_checking:
             return
-        values = {f"{prefix}/{name}": value for name, value in held_out_metrics(rows, self.threshold).items()}
+        if not bool((rows[:, 2] > 0).any()):
+            raise InputError(f"every {prefix} row has the weight 0, so that nothing can be measured on them")
+        found = measures(*weighted_rows(*rows.unbind(1)), self.threshold)
+        if "auroc" not in found and not self._held_out.one_class_told and self.trainer.is_global_zero:
+            self._held_out.one_class_told = True
+            log.warning("the %s rows hold one class only: no AUROC, average precision or F1 score", prefix)
+        values = {f"{prefix}/{name}": value for name, value in found.items()}
         if fitting:
             log_epoch(self, values, self.current_epoch)
         else:

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from lr_lightning import figures
 from lr_lightning.checkpoint import write_whole
 from lr_lightning.data.tensors import TensorDataModule
-from lr_lightning.metrics import HELD_OUT_NAMES
 from lr_lightning.module import LogisticRegression
-from lr_lightning.results import held_out_logits, sigmoid
+from lr_lightning.results import predicted
 from lr_lightning.run_folder import RunFolder, RunLogger
+from lr_lightning.statistics.held_out import MEASURES, has_both_classes
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
 
@@ -97,8 +98,7 @@ class RunRecord(Callback):
         last_epoch = trainer.current_epoch - 1
         held_out = None
         if data.val_rows is not None:
-            logits, y = held_out_logits(module, data, data.val_rows)
-            held_out = sigmoid(logits), y
+            held_out = predicted(module, data, data.val_rows)
         for name, figure in self._figures(module, data, report, held_out):
             save_figure(figure, self.run.figures / f"{name}.png")
             if events is not None:
@@ -109,10 +109,10 @@ class RunRecord(Callback):
         events.experiment.add_text("report", indented, last_epoch)
         metrics = ["train/loss"]
         if held_out is not None:
-            probability, y = held_out
-            events.experiment.add_pr_curve("val", y, probability, last_epoch)
+            logits, y, weight = held_out
+            events.experiment.add_pr_curve("val", y, torch.sigmoid(logits), last_epoch, weights=weight.numpy())
         if data.val_rows is not None or data.test_rows is not None:
-            metrics += [f"{part}/{name}" for part in ("val", "test") for name in HELD_OUT_NAMES]
+            metrics += [f"{part}/{name}" for part in ("val", "test") for name in MEASURES]
         events.log_settings(self.settings, metrics)
 
     def _figures(
@@ -120,7 +120,7 @@ class RunRecord(Callback):
         module: LogisticRegression,
         data: TensorDataModule,
         report: Report,
-        held_out: tuple[np.ndarray, np.ndarray] | None,
+        held_out: tuple[Tensor, Tensor, Tensor] | None,
     ) -> Iterator[tuple[str, Figure]]:
         predictor = module.predictor()
         if predictor.curve is not None:
@@ -136,17 +136,19 @@ class RunRecord(Callback):
             limits = (None, None) if np.isnan(low).all() else (low, high)
             scale = data.training.scale.numpy()
             yield "coefficients", figures.coefficients(names, estimates, *limits, scale=scale, level=self.level)
-        if held_out is None:
+        if held_out is None or data.val_rows is None:
             return
-        probability, y = held_out
-        if 0 < y.sum() < len(y):
-            yield "roc", figures.roc(probability, y)
-            yield "precision_recall", figures.precision_recall(probability, y)
-        yield "reliability", figures.reliability(probability, y)
+        probability = torch.sigmoid(held_out[0]).numpy()
+        logits, y, weight = (column.numpy() for column in held_out)
+        weight = None if data.val_rows.weight is None else weight
+        if has_both_classes(held_out[1]):
+            yield "roc", figures.roc(logits, y, weight)
+            yield "precision_recall", figures.precision_recall(logits, y, weight)
+        yield "reliability", figures.reliability(probability, y, weight)
         negative, positive = (str(label) for label in data.schema.labels)
         yield (
             "confusion_matrix",
-            figures.confusion_matrix(probability, y, threshold=report.threshold, labels=(negative, positive)),
+            figures.confusion_matrix(probability, y, weight, threshold=report.threshold, labels=(negative, positive)),
         )
 
 

@@ -183,9 +183,7 @@ def _refuse_weightless(source: Source, found: Survey, partition: Partition, spli
     for code, name in enumerate(("training row", "validation row", "row" if split.every_row else "test row")):
         if partition.sizes[code] and not (found.weight[of_row == code] > 0).any():
             what_to_do = "name other rows" if split.every_row else OTHER_SPLIT
-            raise InputError(
-                f"{source.name}: every {name} has the weight 0 in {found.schema.weight}; {what_to_do}"
-            )
+            raise InputError(f"{source.name}: every {name} has the weight 0 in {found.schema.weight}; {what_to_do}")
 
 
 def _refuse(encoder: Encoder, block: Block, names: Sequence[str]) -> None:

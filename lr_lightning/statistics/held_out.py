@@ -1,0 +1,172 @@
+"""How well predictions fit rows that took no part in the fit: every measure, once, for logs, report and pictures.
+
+All of them weigh the rows by their sample weights, in float64. What ranks the rows is the logit: probabilities round
+to 1 where logits still differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+MEASURES = ("loss", "accuracy", "auroc", "average_precision", "f1", "brier", "calibration_error")
+N_BINS = 15
+
+
+def weighted_rows(score: Any, y: Any, weight: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, targets and weights of the rows of positive weight, float64, each (m,), on one device.
+
+    Args:
+        score: logits or probabilities, (n,), a tensor or an array, as the others.
+        y: targets 0 or 1, (n,).
+        weight: (n,), not negative; None where every row weighs 1.
+    """
+    of_rows = _float64(score)
+    columns = (of_rows, _float64(y).to(of_rows), torch.ones_like(of_rows) if weight is None else _float64(weight))
+    counts = columns[2] > 0
+    return columns if bool(counts.all()) else tuple(column[counts] for column in columns)  # type: ignore[return-value]
+
+
+def mean(values: Tensor, weight: Tensor) -> float:
+    """Weighted mean of values (n,)."""
+    return float(values @ weight / weight.sum())
+
+
+class Ranking(NamedTuple):
+    """What lies at or above each distinct score, from the highest on; each (m,), float64.
+
+    Attributes:
+        score: descending.
+        positive: weight of the positive rows.
+        negative: weight of the negative rows.
+    """
+
+    score: Tensor
+    positive: Tensor
+    negative: Tensor
+
+    @classmethod
+    def by(cls, score: Tensor, y: Tensor, weight: Tensor) -> Ranking:
+        """Rank rows by any score (n,).
+
+        Raises:
+            ValueError: if the rows do not hold both classes.
+        """
+        score, order = score.sort(descending=True, stable=True)
+        v, is_positive = weight[order], y[order] > 0.5
+        positive, negative = (torch.where(mask, v, 0.0).cumsum(0) for mask in (is_positive, ~is_positive))
+        if not (len(score) and positive[-1] > 0 and negative[-1] > 0):
+            raise ValueError("ranking needs rows of both classes")
+        last = torch.ones_like(is_positive)  # of equal scores
+        last[:-1] = score[1:] != score[:-1]
+        return cls(score[last], positive[last], negative[last])
+
+    def roc(self) -> tuple[Tensor, Tensor]:
+        """False and true positive rate, from (0, 0) to (1, 1), each (m + 1,)."""
+        return _from_zero(self.negative) / self.negative[-1], _from_zero(self.positive) / self.positive[-1]
+
+    def precision_recall(self) -> tuple[Tensor, Tensor]:
+        """Precision and recall at each score, each (m,)."""
+        return self.positive / (self.positive + self.negative), self.positive / self.positive[-1]
+
+    def auroc(self) -> float:
+        """Area under the ROC curve, by trapezoids: a tie counts half."""
+        false, true = self.roc()
+        return min(1.0, float(torch.trapezoid(true, false)))
+
+    def average_precision(self) -> float:
+        """Mean of the precisions, weighted by the steps of recall; nothing is interpolated."""
+        precision, recall = self.precision_recall()
+        return min(1.0, float(precision @ _from_zero(recall).diff()))
+
+
+def measures(logits: Tensor, y: Tensor, weight: Tensor, threshold: float) -> dict[str, float]:
+    """Loss, discrimination and calibration, by name, in the order of `MEASURES`.
+
+    AUROC, average precision and F1 are left out where the rows hold one class only.
+
+    Args:
+        logits: (n,), of at least one row, as the others from `weighted_rows`.
+        y: targets 0 or 1, (n,).
+        weight: (n,), positive.
+        threshold: a probability above it is a positive prediction.
+    """
+    probability = torch.sigmoid(logits)
+    cells = confusion(probability, y, weight, threshold).tolist()
+    (true_negative, false_positive), (false_negative, true_positive) = cells
+    wrong = false_positive + false_negative
+    values = {
+        "loss": mean(binary_cross_entropy_with_logits(logits, y, reduction="none"), weight),
+        "accuracy": (true_negative + true_positive) / (true_negative + true_positive + wrong),
+        "brier": brier(probability, y, weight),
+        "calibration_error": reliability(probability, y, weight).expected_calibration_error(),
+    }
+    if has_both_classes(y):
+        ranking = Ranking.by(logits, y, weight)
+        values["auroc"], values["average_precision"] = ranking.auroc(), ranking.average_precision()
+        values["f1"] = 2 * true_positive / (2 * true_positive + wrong)
+    return {name: values[name] for name in MEASURES if name in values}
+
+
+def has_both_classes(y: Tensor) -> bool:
+    """Whether ranking rows of these targets can say anything."""
+    return bool((y > 0.5).any()) and bool((y < 0.5).any())
+
+
+def brier(probability: Tensor, y: Tensor, weight: Tensor) -> float:
+    """Mean squared difference of probability and outcome."""
+    return mean((probability - y).square(), weight)
+
+
+def confusion(probability: Tensor, y: Tensor, weight: Tensor, threshold: float) -> Tensor:
+    """Weight of the rows by actual (first) and predicted label, (2, 2), on the CPU."""
+    cell = 2 * (y > 0.5).long() + (probability > threshold).long()
+    return _sums(cell, weight, 4).reshape(2, 2)
+
+
+class Bins(NamedTuple):
+    """Rows by their predicted probability, in m bins; each (m,), float64, on the CPU.
+
+    Attributes:
+        weight: of the rows.
+        prediction: mean probability, NaN where there are no rows.
+        outcome: share of positive rows, NaN where there are no rows.
+        size: how many rows of equal weight would say as much: (Σv)² / Σv² (Kish 1965).
+    """
+
+    weight: Tensor
+    prediction: Tensor
+    outcome: Tensor
+    size: Tensor
+
+    def expected_calibration_error(self) -> float:
+        """Mean over the rows of |mean prediction − observed share| in their bin."""
+        return float((self.weight * (self.prediction - self.outcome).abs()).nansum() / self.weight.sum())
+
+
+def reliability(probability: Tensor, y: Tensor, weight: Tensor, n_bins: int = N_BINS) -> Bins:
+    """Predicted and observed shares in bins of equal width, [a, b), of which the last includes 1."""
+    edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float64, device=probability.device)
+    index = torch.bucketize(probability, edges[1:-1], right=True)
+    total, prediction, outcome, squares = (
+        _sums(index, values, n_bins) for values in (weight, weight * probability, weight * y, weight.square())
+    )
+    return Bins(total, prediction / total, outcome / total, total.square() / squares)
+
+
+def _sums(index: Tensor, values: Tensor, n: int) -> Tensor:
+    # On the CPU, as a device adds in an order that changes from run to run.
+    return torch.zeros(n, dtype=values.dtype).index_add_(0, index.cpu(), values.cpu())
+
+
+def _float64(values: Any) -> Tensor:
+    values = values.detach() if isinstance(values, Tensor) else torch.tensor(np.asarray(values))
+    return values.double().reshape(-1)
+
+
+def _from_zero(values: Tensor) -> Tensor:
+    return torch.nn.functional.pad(values, (1, 0))
