@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.solver.quadratic import RANK_TOLERANCE, minimize_l1, nullity, solve_spd
+from lr_lightning.solver.quadratic import RANK_TOLERANCE, minimize_l1, nullity, solve_spd, support, support_step
 
 _LEAST_ENTERING = 128
 
@@ -61,6 +61,11 @@ class DenseCurvature:
         if l1.any():
             return minimize_l1(matrix, gradient, point, l1, self._rank_tolerance) - point
         return solve_spd(matrix, -gradient, self._rank_tolerance)
+
+    def support_step(self, point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor | None:
+        """See `quadratic.support_step`."""
+        index = support(point, l1)
+        return support_step(self.matrix[index[:, None], index], point, gradient, l1, self._rank_tolerance)
 
     def product(self, vector: Tensor) -> Tensor:
         """The matrix times a vector (k,)."""
@@ -174,6 +179,13 @@ class WorkingSetCurvature:
             block = self._hessian(self._point, index)
             p[index] = minimize_l1(block, gradient[index], start, l1[index], self._rank_tolerance) - start
         return p
+
+    def support_step(self, point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor | None:
+        """See `quadratic.support_step`."""
+        index = support(point, l1)
+        if len(index) > self._limit:
+            return None
+        return support_step(self._hessian(self._point, index), point, gradient, l1, self._rank_tolerance)
 
     def state(self) -> dict[str, Any]:
         """What `load` needs."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.solver.curvature import DenseCurvature, WorkingSetCurvature
+from lr_lightning.solver.quadratic import support_residual
 from lr_lightning.solver.row_sample import Curvature, RowSample
 
 _SLOW = 0.1  # a step that promises more than this part of the one before: the Hessian has grown old
@@ -16,6 +17,7 @@ _NOT_WORTH_REDUCING = 2e6  # multiplications of a Hessian
 _PRIOR = 0.1  # in rows
 _WEAK = 300  # what the strongest L1 penalty is of one that is worth a path
 _PATH = 0.1  # of an L1 penalty to the one before
+_POLISH = 8  # Newton steps at most, each of which doubles the digits
 _ROUGH = 1e-4  # decrease of the mean loss
 
 
@@ -43,7 +45,8 @@ class SampleProblem(RowSample):
         if self._l1.any() and not start[self._l1 > 0].any():
             start = self._under_stronger_penalties(start, history_size)
         if self.exact:
-            return self._newton(start, 1e-15, history_size, limit=60)
+            point, curvature = self._newton(start, 1e-15, history_size, limit=60)
+            return self._polished(point, history_size) if self._l1.any() else (point, curvature)
         # A little ridge, well below the sampling error, for what the sample cannot tell at all.
         prior = _PRIOR / m
         problem = self._variant(self._x, self._y, self._v, self._l2 + prior)
@@ -54,6 +57,24 @@ class SampleProblem(RowSample):
                 curvature = self.curvature(point, history_size)
         elif isinstance(curvature, WorkingSetCurvature):
             curvature = self.curvature(point, history_size)
+        return point, curvature
+
+    def _polished(self, point: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
+        """Goes on by Newton steps on the support, until rounding alone is left of the optimality conditions."""
+        gradient = self.smooth(point)[1]
+        curvature = self.curvature(point, history_size)
+        for _ in range(_POLISH):
+            p = curvature.support_step(point, gradient, self._l1) if isinstance(curvature, DenseCurvature) else None
+            if p is None:
+                break
+            better = self.smooth(point + p)[1]
+            before, after = (support_residual(*pair, self._l1) for pair in ((point, gradient), (point + p, better)))
+            if not after < before:
+                break
+            point, gradient = point + p, better
+            curvature = self.curvature(point, history_size)
+            if after > 0.5 * before:
+                break
         return point, curvature
 
     def _under_stronger_penalties(self, point: Tensor, history_size: int) -> Tensor:

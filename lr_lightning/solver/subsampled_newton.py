@@ -14,7 +14,7 @@ from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.factored import FactoredCurvature
 from lr_lightning.solver.gram import GramCurvature
-from lr_lightning.solver.quadratic import smallest_pivot
+from lr_lightning.solver.quadratic import smallest_pivot, support_residual
 from lr_lightning.solver.row_sample import DENSE_LIMIT, Curvature
 from lr_lightning.solver.sample_problem import SampleProblem
 
@@ -27,11 +27,13 @@ NOT_FINITE = "the objective is not finite"
 _STATE = (
     "converged", "stopped", "status", "objective", "newton_decrement",
     "_best", "_best_gradient", "_promised", "_doubtful", "_reach", "_length",
-    "_rejections", "_failures", "_stalls", "_noise",
+    "_rejections", "_failures", "_stalls", "_noise", "_residual",
 )  # fmt: skip
 _MAX_REJECTIONS = 25
 _MAX_FAILURES = 4  # then the sample is no longer asked
 _REACH = 10.0
+_FINEST = 1e-14  # a tolerance above it asks for fewer digits
+_ROUNDING = 4 * torch.finfo(torch.float64).eps  # of the gradient of a mean loss in standardised coefficients
 _SUSPECT_PIVOT = 1e-6  # what dependent columns leave after corrections by float32's gradients is less
 
 
@@ -54,7 +56,9 @@ class SubsampledNewton(torch.optim.Optimizer):
       the diagonal with an L-BFGS memory.
 
     It stops once half the squared Newton decrement, −½ (gᵀp + Δ‖·‖₁), which is the decrease the model
-    promises, is at most `tol` times the objective; the parameters then hold the minimiser of that last model.
+    promises, is at most `tol` times the objective; the parameters then hold the minimiser of that last model. With L1
+    in float64 Newton steps on the non-zero coordinates follow, until rounding alone is left of the optimality
+    conditions.
 
     Args:
         params: `[weight]` or `[weight, bias]`, float64; weight (d,) or (1, d), bias () or (1,). The features
@@ -149,6 +153,8 @@ class SubsampledNewton(torch.optim.Optimizer):
         self._rejections = 0
         self._failures = 0  # how often the sample has misled
         self._stalls = 0
+        self._polishes = not single and bool(self._l1.any()) and tol <= _FINEST
+        self._residual = math.inf  # of the optimality conditions on the support, at the last step to polish
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -217,7 +223,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         if solver["point"].shape != self._best_gradient.shape:
             raise ValueError(f"the state holds {len(solver['point'])} coefficients, not {len(self._best_gradient)}")
         for name in _STATE:
-            value = solver[name]
+            value = solver.get(name, math.inf) if name == "_residual" else solver[name]  # older states lack it
             setattr(self, name, value.to("cpu", torch.float64) if isinstance(value, Tensor) else value)
         curvature = solver["curvature"]
         if isinstance(self._curvature, DenseCurvature):  # of either kind, whatever the present sample has led to
@@ -300,11 +306,17 @@ class SubsampledNewton(torch.optim.Optimizer):
         small = self.newton_decrement <= self.param_groups[0]["tol"] * abs(self.objective)
         if self._is_separated() or (small and self._runs_away(p)):
             self._finish_at_best(RUNNING_AWAY, converged=False)
+        elif small and (step := self._polish()) is not None:
+            # The optimum is known to half of the digits; another pass or two give the others.
+            self.converged, self.status = True, CONVERGED
+            self._promised = 0.0
+            self._coefficients.write(self._best + step)
         elif small:
             self.stopped = self.converged = True
             self.status = CONVERGED
             # The step is worth taking unverified where the model has just proved right.
-            trusted = not self._rejections and self.newton_decrement < 0.25 * before < math.inf
+            settled = self._residual < math.inf  # a further step would be rounding
+            trusted = not settled and not self._rejections and self.newton_decrement < 0.25 * before < math.inf
             self._coefficients.write(self._best + p if trusted else self._best)
         elif self._stalled(before):
             self._finish_at_best(PRECISION_LIMIT, converged=True)
@@ -312,6 +324,16 @@ class SubsampledNewton(torch.optim.Optimizer):
             bend = float(p @ self._curvature.product(p)) if isinstance(self._curvature, DenseCurvature) else -slope
             self._promised = -self._length * slope - 0.5 * self._length**2 * bend
             self._coefficients.write(self._best + self._global_step(p))
+
+    def _polish(self) -> Tensor | None:
+        """With L1 in float64, the Newton step on the support while that brings the optimality conditions nearer."""
+        assert self._best is not None  # noqa: S101
+        if not self._polishes or not isinstance(self._curvature, DenseCurvature | WorkingSetCurvature):
+            return None
+        before, self._residual = self._residual, support_residual(self._best, self._best_gradient, self._l1)
+        if self._rejections or self._residual <= _ROUNDING or self._residual > 0.5 * before:
+            return None
+        return self._curvature.support_step(self._best, self._best_gradient, self._l1)
 
     def _global_step(self, p: Tensor) -> Tensor:
         """The model's step ``p``, or one that also heeds how the sampled rows' losses bend."""
