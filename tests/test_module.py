@@ -438,3 +438,87 @@ def test_a_data_module_follows_the_precision_of_each_trainer(rows):
     fit(again, data)
     fit(once, TensorDataModule(x, y))
     assert torch.equal(again.linear_sigmoid.linear.weight, once.linear_sigmoid.linear.weight)
+
+
+# ---- weights ------------------------------------------------------------------------------------------------
+
+FEW_X = np.array([0.4, 1.1, 1.9, 2.2, 2.8, 3.1, 3.9, 4.2, 4.8, 5.3])[:, None]
+FEW_Y = np.array([0, 0, 1, 0, 0, 1, 0, 1, 1, 1.0])
+FEW_WEIGHTS = np.array([1, 2, 1, 3, 1, 2, 1, 1, 2, 1.0])
+
+
+@pytest.mark.parametrize("scale", [5e-324 * 2**20, 1e-46, 1e-20, 1.0, 1e20, 1e39, 1e300])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_estimate_does_not_depend_on_the_scale_of_the_weights(scale, dtype):
+    model, one = LogisticRegression(l2=0.01), LogisticRegression(l2=0.01)
+    precision = "32-true" if dtype == np.float32 else "64-true"
+    fit(one, TensorDataModule(FEW_X.astype(dtype), FEW_Y, FEW_WEIGHTS), precision=precision)
+    fit(model, TensorDataModule(FEW_X.astype(dtype), FEW_Y, scale * FEW_WEIGHTS), precision=precision)
+    assert model.linear_sigmoid.coefficients()[0].numpy() == pytest.approx(
+        one.linear_sigmoid.coefficients()[0].numpy(), rel=1e-7
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
+def test_likelihoods_and_standard_errors_are_of_the_weights_as_given(scale):
+    model = LogisticRegression()
+    fit(model, TensorDataModule(FEW_X, FEW_Y, scale * FEW_WEIGHTS))
+    report = model.infer()
+    a = np.column_stack([np.ones(10), FEW_X])
+    exact = Reference(C=np.inf, solver="newton-cholesky", tol=1e-13).fit(FEW_X, FEW_Y, sample_weight=FEW_WEIGHTS)
+    z = exact.decision_function(FEW_X)
+    likelihood = -scale * FEW_WEIGHTS @ np.logaddexp(0, np.where(FEW_Y > 0, -z, z))
+    p = 1 / (1 + np.exp(-z))
+    errors = np.sqrt(np.linalg.inv(a.T @ (a * (FEW_WEIGHTS * p * (1 - p))[:, None])).diagonal() / scale)
+    assert report.log_likelihood == pytest.approx(likelihood, rel=1e-12)
+    assert report.aic == pytest.approx(4 - 2 * likelihood, rel=1e-12)
+    assert [row.std_error for row in report.coefficients] == pytest.approx(errors, rel=1e-6)
+
+
+def test_weights_whose_sum_no_number_holds_are_refused():
+    with pytest.raises(InputError, match="the weights sum to more than"):
+        fit(LogisticRegression(), TensorDataModule(FEW_X, FEW_Y, np.full(10, 1e308)))
+
+
+def test_weights_too_unlike_for_a_float_are_told(caplog):
+    with caplog.at_level(logging.WARNING, "lr_lightning"):
+        fit(LogisticRegression(l2=0.1), TensorDataModule(FEW_X, FEW_Y, [1e-320, *[1e300] * 9]))
+    assert "1 row weighs so little beside the heaviest" in caplog.text
+
+
+def test_held_out_rows_without_weight_are_refused():
+    weight = FEW_WEIGHTS.copy()
+    data = TensorDataModule(FEW_X, FEW_Y, weight, val_fraction=0.2)
+    data.setup("fit")
+    kept_back = np.isin(FEW_X[:, 0], data.val_rows.x[:, 0].numpy())
+    weight[kept_back] = 0
+    with pytest.raises(InputError, match="every validation row has the weight 0"):
+        fit(LogisticRegression(), TensorDataModule(FEW_X, FEW_Y, weight, val_fraction=0.2))
+
+
+def test_class_weights_keep_their_digits_in_double_precision():
+    """0.1 and 0.7 are no numbers of float32."""
+    model = LogisticRegression(class_weight={0: 0.1, 1: 0.7})
+    fit(model, TensorDataModule(FEW_X, FEW_Y, FEW_WEIGHTS))
+    v = FEW_WEIGHTS * np.where(FEW_Y > 0, 0.7, 0.1)
+    exact = Reference(C=np.inf, solver="newton-cholesky", tol=1e-13).fit(FEW_X, FEW_Y, sample_weight=v)
+    z = exact.decision_function(FEW_X)
+    likelihood = -v @ np.logaddexp(0, np.where(FEW_Y > 0, -z, z))
+    assert model.infer().log_likelihood == pytest.approx(likelihood, rel=1e-13)
+
+
+def test_a_minibatch_without_weight_moves_nothing():
+    weight = np.array([1.0, 1, 1, 1, 1, 1, 0, 0, 0, 0])
+    model = LogisticRegression(optimizer="SGD", optimizer_options={"lr": 0.1})
+    fit(model, TensorDataModule(FEW_X, FEW_Y, weight, batch_size=2, shuffle=False), max_epochs=3)
+    assert bool(model.linear_sigmoid.linear.weight.isfinite().all())
+
+
+def test_rows_of_one_class_say_which_measures_there_are_not(caplog):
+    model = LogisticRegression()
+    trainer = fit(model, TensorDataModule(FEW_X, FEW_Y))
+    loader = DataLoader(TensorDataset(*map(torch.tensor, (FEW_X[5:6], FEW_Y[5:6]))))
+    with caplog.at_level(logging.WARNING, "lr_lightning"):
+        (found,) = trainer.test(model, loader, verbose=False)
+    assert "one class only: no AUROC" in caplog.text
+    assert "test/auroc" not in found
