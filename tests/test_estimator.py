@@ -727,3 +727,20 @@ except ImportError as error:
 """
     done = python("-c", script, cwd=tmp_path)
     assert done.stdout.strip().endswith("pip install 'lr-lightning[sklearn]'"), done.stderr
+
+
+@pytest.mark.parametrize("weight", [2.0, 3, np.float32(0.5)])
+def test_a_number_is_the_weight_of_every_row(weight):
+    x = np.array([0.4, 1.1, 1.9, 2.2, 2.8, 3.1, 3.9, 4.2, 4.8, 5.3])[:, None]
+    y = np.array([0, 0, 1, 0, 0, 1, 0, 1, 1, 1])
+    ours = LogisticRegressionClassifier().fit(x, y, sample_weight=weight)
+    exact = LogisticRegression(tol=1e-12, solver="newton-cholesky").fit(x, y, sample_weight=weight)
+    assert ours.coef_ == pytest.approx(exact.coef_, rel=1e-6)
+    assert ours.intercept_ == pytest.approx(exact.intercept_, rel=1e-6)
+
+
+@pytest.mark.parametrize(("weight", "C"), [(1e308, 1.0), (float("nan"), 1.0), (0.0, 1.0), (1e-320, 1.0)])
+def test_weights_that_have_no_sum_are_refused(weight, C):
+    x, y = np.arange(10.0)[:, None], np.arange(10) % 2
+    with pytest.raises(ValueError, match=r"sum|non-zero"):
+        LogisticRegressionClassifier(C=C).fit(x, y, sample_weight=weight)

@@ -110,3 +110,21 @@ def test_band_of_the_probability_curve_leaves_its_lines_alone():
     axes = figures.probability_curve(x, x / 2, x_label="x", y_label="y", band=(x / 4, x / 2)).axes[0]
     assert len(axes.lines) == 2
     assert label_of(axes.collections[0]) == "95 % confidence band"
+
+
+def test_pictures_weigh_the_rows(rows):
+    p, y = rows
+    weight = np.arange(len(p)) % 4 / 2
+    roc = label_of(figures.roc(p, y, weight).axes[0].lines[1])
+    assert roc == f"model (area {roc_auc_score(y, p, sample_weight=weight):.4f})"
+    curve = label_of(figures.precision_recall(p, y, weight).axes[0].lines[1])
+    assert curve == f"model (average precision {average_precision_score(y, p, sample_weight=weight):.4f})"
+    cells = [float(text.get_text().split()[0]) for text in figures.confusion_matrix(p, y, weight).axes[0].texts]
+    assert cells == confusion_matrix(y, p > 0.5, sample_weight=weight).ravel().tolist()
+    _, lower = figures.reliability(p, y, weight).axes
+    assert sum(bar.get_height() for bar in lower.patches) == pytest.approx(weight.sum())
+
+
+def test_curves_rank_by_logits_where_probabilities_round():
+    logits, y = np.array([40.0, 50, 60, 70]), np.array([0, 0, 1, 1])
+    assert label_of(figures.roc(logits, y).axes[0].lines[1]) == "model (area 1.0000)"

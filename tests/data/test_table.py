@@ -292,3 +292,37 @@ def test_reading_costs_no_more_than_a_few_copies(tmp_path, suffix):
     data = fitted(path)
     assert time.perf_counter() - start < 20
     assert raw(data).shape == (n, 5)
+
+
+WEIGHTED = "y,x,w\n0,1,1\n1,1,2\n0,2,1\n1,2,1\n0,3,1\n1,3,3\n0,4,1\n1,4,2\n"
+
+
+@pytest.mark.parametrize("scale", ["e-320", "e-46", "e39", "e300"])
+def test_weights_of_any_scale_are_served_as_those_near_1(tmp_path, scale):
+    (tmp_path / "near.csv").write_text(WEIGHTED)
+    lines = WEIGHTED.splitlines()
+    (tmp_path / "far.csv").write_text("\n".join([lines[0], *(line + scale for line in lines[1:])]) + "\n")
+    near, far = (TableDataModule(tmp_path / f"{name}.csv", "y", weight="w", val_fraction=0) for name in ("near", "far"))
+    for data in (near, far):
+        data.setup("fit")
+    share = far.train_rows.weight / far.train_rows.weight.sum()
+    assert share.numpy() == pytest.approx((near.train_rows.weight / near.train_rows.weight.sum()).numpy(), rel=1e-3)
+    assert far.training.mean.numpy() == pytest.approx(near.training.mean.numpy(), rel=1e-3)
+    assert far.weight_scale * float(far.train_rows.weight[0]) == pytest.approx(float(f"1{scale}"), rel=1e-6)
+    assert near.weight_scale == 1
+
+
+def test_a_part_whose_rows_all_weigh_0_is_refused_by_name(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [(i, i % 2, 1) for i in range(40)]
+    path.write_text("x,y,w\n" + "".join(f"{x},{y},{w}\n" for x, y, w in rows))
+    data = TableDataModule(path, "y", weight="w", val_fraction=0.1)
+    data.setup("fit")
+    kept_back = set(
+        (data.val_rows.x.double()[:, 0] * data.served.scale[0] + data.served.mean[0]).round().int().tolist()
+    )
+    path.write_text("x,y,w\n" + "".join(f"{x},{y},{0 if x in kept_back else w}\n" for x, y, w in rows))
+    with pytest.raises(
+        InputError, match=r"t\.csv: every validation row has the weight 0 in w; choose another data.seed"
+    ):
+        TableDataModule(path, "y", weight="w", val_fraction=0.1).setup("fit")
