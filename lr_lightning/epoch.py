@@ -14,7 +14,7 @@ from lr_lightning.errors import InputError
 
 
 class EpochSums:
-    """Losses, weights and penalties summed over the batches of an epoch, in float64.
+    """Rows, weights, losses and penalties summed over the batches of an epoch, in float64.
 
     Args:
         over_processes: sums a tensor over all processes.
@@ -22,23 +22,34 @@ class EpochSums:
 
     def __init__(self, over_processes: Callable[[Tensor], Tensor]) -> None:
         self._over_processes = over_processes
-        self._sums = torch.zeros(3, dtype=torch.float64)
+        self._sums = torch.zeros(4, dtype=torch.float64)
         self._totals: Tensor | None = None
 
-    def add(self, batch_idx: int, loss: Tensor, weight_sum: Tensor | float, penalty: Tensor) -> None:
-        """Add a batch: its summed loss and its Σv, and the penalty at the weights that it met."""
+    def add(self, batch_idx: int, n_rows: int, loss: Tensor, weight_sum: Tensor | float, penalty: Tensor) -> None:
+        """Add a batch: its rows, its summed loss and its Σv, and the penalty at the weights that it met."""
         if batch_idx == 0:  # also at each further evaluation of a full-batch closure
-            self._sums = torch.zeros(3, dtype=torch.float64, device=loss.device)
+            self._sums = torch.zeros(4, dtype=torch.float64, device=loss.device)
         self._sums[0] += loss
         self._sums[1] += weight_sum
         self._sums[2] += weight_sum * penalty
+        self._sums[3] += n_rows
         self._totals = None
 
     def means(self) -> tuple[Tensor, Tensor]:
-        """Mean loss and mean penalty over the rows of all processes, which meet here once for each sum."""
+        """Mean loss and mean penalty over the rows of all processes."""
+        totals = self._of_all_processes()
+        return totals[0] / totals[1], totals[2] / totals[1]
+
+    def rows(self) -> tuple[int, float]:
+        """How many rows all processes have met, and their Σv."""
+        totals = self._of_all_processes()
+        return int(totals[3]), float(totals[1])
+
+    def _of_all_processes(self) -> Tensor:
+        """The sums; the processes meet here once for each."""
         if self._totals is None:
             self._totals = self._over_processes(self._sums)
-        return self._totals[0] / self._totals[1], self._totals[2] / self._totals[1]
+        return self._totals
 
 
 class LineSearchEnd:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import Self
 
 from lr_lightning.blocks import serial_operations
+from lr_lightning.callbacks.housekeeping import Housekeeping
 from lr_lightning.checkpoint import read_checkpoint
 from lr_lightning.checkpoint_contents import PREFIX, check_contents
 from lr_lightning.data.standardization import Standardization
@@ -29,6 +30,7 @@ from lr_lightning.results import infer, with_held_out
 from lr_lightning.resume import fit_settings, refuse_other_rows, refuse_other_settings
 from lr_lightning.start import (
     refuse_out_of_range,
+    refuse_unfit_callbacks,
     refuse_unfit_trainer,
     set_initial_coefficients,
     solver_options,
@@ -160,7 +162,7 @@ class LogisticRegression(LogisticSteps):
         Raises:
             InputError: before a fit, or after one to bare loaders instead of a data module of this package.
         """
-        data = getattr(self._trainer, "datamodule", None)
+        data = self._data_module
         if not isinstance(data, TensorDataModule) or not hasattr(self, "training_summary"):
             raise InputError("a report needs a fit to a TensorDataModule or TableDataModule")
         with serial_operations():  # the same digits, however many threads a process has
@@ -183,23 +185,22 @@ class LogisticRegression(LogisticSteps):
         Raises:
             InputError: if the device or precision would lose digits, or the data have another number of features.
         """
+        self._housekeeping = Housekeeping(self.trainer, self._end_of_epoch, self._end_of_fit)
         refuse_unfit_trainer(self.trainer)
-        self._held_out = HeldOutRows()
-        data = getattr(self.trainer, "datamodule", None)
+        self._held_out, self._said_partial = HeldOutRows(), False
+        data = self._data_module
         self._served = data.served if isinstance(data, TensorDataModule) else None
         if stage == "fit":
-            self._inferred, self.converged = {}, False
+            self._inferred, self.converged, self.saw_all_rows, self._stop_after_pass = {}, False, False, False
             self._line_search_end = LineSearchEnd()
             with serial_operations():
                 self._summarize(data)
             self._from_data = data.description() if isinstance(data, TensorDataModule) else {}
         if isinstance(data, TensorDataModule) and data.val_rows is None:
             # Lightning warns of an empty validation loader; one that is not overridden it leaves alone.
-            data.val_dataloader = LightningDataModule.val_dataloader.__get__(data)
-
-    def teardown(self, stage: str) -> None:
-        """Give the data module its validation loader back."""
-        vars(getattr(self.trainer, "datamodule", None) or self).pop("val_dataloader", None)
+            self._housekeeping.borrow(data, "val_dataloader", LightningDataModule.val_dataloader.__get__(data))
+        if stage == "fit":
+            refuse_unfit_callbacks(self.trainer, self.hparams["optimizer"])
 
     def _summarize(self, data: Any) -> None:
         hparams = self.hparams
@@ -241,7 +242,11 @@ class LogisticRegression(LogisticSteps):
         """Add what inference and a later test need of the data, as plain types."""
         checkpoint.update(self._from_data, **self._inferred, threshold=self.threshold, fitted_epoch=self._fitted_epoch)
         if self._trainer is not None:
-            checkpoint["progress"] = {**fit_settings(self.trainer), "objective": self._line_search_end.objective}
+            checkpoint["progress"] = {
+                **fit_settings(self.trainer),
+                "objective": self._line_search_end.objective,
+                "saw_all_rows": self.saw_all_rows,
+            }
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override] (Lightning's also downloads, and takes open files)
@@ -295,11 +300,13 @@ class LogisticRegression(LogisticSteps):
         """
         check_contents(checkpoint, "the checkpoint")
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            name, data = str(self.trainer.ckpt_path), getattr(self.trainer, "datamodule", None)
+            name, data = str(self.trainer.ckpt_path), self._data_module
             refuse_other_settings(name, checkpoint, self, data, self.trainer)
             if isinstance(data, TensorDataModule):
                 refuse_other_rows(name, checkpoint, self, data)
-            self._line_search_end.objective = checkpoint.get("progress", {}).get("objective", float("inf"))
+            progress = checkpoint.get("progress", {})
+            self._line_search_end.objective = progress.get("objective", float("inf"))
+            self.saw_all_rows = progress.get("saw_all_rows", True)
             self._fitted_epoch = checkpoint.get("fitted_epoch", 0)
             return
         self._from_data = {key: checkpoint[key] for key in DESCRIPTION if key in checkpoint}

@@ -15,6 +15,7 @@ from lr_lightning.data.summary import row_weights
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.linear_sigmoid import linear_predictor
+from lr_lightning.optimizers import EXACT
 from lr_lightning.statistics.calibration import calibrate, choose_threshold
 from lr_lightning.statistics.held_out import weighted_rows
 from lr_lightning.statistics.inference import Inference, make_report
@@ -65,6 +66,8 @@ def infer(
         penalized=hparams["l1"] > 0 or hparams["l2"] > 0,
         class_weighted=training.class_weights != (1.0, 1.0),
         weight_scale=training.weight_scale,
+        partial=not module.saw_all_rows,
+        exact=hparams["optimizer"] == EXACT,
         covariance=covariance,
         level=level,
     )

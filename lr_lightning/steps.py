@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lr_lightning.blocks import serial_operations
+from lr_lightning.callbacks.housekeeping import Housekeeping
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.summary import TrainingSummary, row_weights
+from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
 from lr_lightning.errors import InputError
 from lr_lightning.linear_sigmoid import LinearSigmoid, linear_predictor
@@ -24,6 +26,8 @@ from lr_lightning.optimizers import EXACT, is_full_batch
 from lr_lightning.penalty import Penalty
 from lr_lightning.solver import SubsampledNewton
 from lr_lightning.statistics.held_out import measures, weighted_rows
+from lr_lightning.start import refuse_partial_passes
+from lr_lightning.statistics.advice import PARTIAL
 
 log = logging.getLogger("lr_lightning")
 
@@ -40,6 +44,7 @@ class LogisticSteps(LightningModule):
     training_summary: TrainingSummary
     _penalty: Penalty
     _held_out: HeldOutRows
+    _housekeeping: Housekeeping
 
     def __init__(self, optimizer: str, threshold: float):
         super().__init__()
@@ -49,13 +54,21 @@ class LogisticSteps(LightningModule):
         self._epoch, self._line_search_end = EpochSums(self._sum_over_processes), LineSearchEnd()
         self._fitted_epoch = 0  # number of the last epoch
         self._served: Standardization | None = None
+        self._stop_after_pass = False
+        self.saw_all_rows = False
+        self._said_partial = False
 
     def on_train_start(self) -> None:
         """Let an optimizer that needs the whole objective make one step an epoch."""
-        n_batches = int(self.trainer.num_training_batches)
+        if not self._full_batch:
+            return
+        refuse_partial_passes(self.trainer, self.hparams["optimizer"])
+        n_batches = self.trainer.num_training_batches
         if self._exact:
-            self.trainer.accumulate_grad_batches = n_batches
-        elif self._full_batch and n_batches != 1:
+            # Of a loader without a length at most as many as there are rows; the step comes with the last one.
+            n_batches = int(min(n_batches, self.training_summary.n_rows))
+            self._housekeeping.borrow(self.trainer, "accumulate_grad_batches", n_batches)
+        elif n_batches != 1:
             raise InputError(f"{self.hparams['optimizer']} needs all rows in one batch; leave batch_size unset")
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
@@ -68,7 +81,7 @@ class LogisticSteps(LightningModule):
         loss = logistic_loss(x, y, *self._served_affine(x), v)
         weight_sum = loss.new_tensor(len(y)) if v is None else v.sum(dtype=torch.float64)
         weights = self.linear_sigmoid.linear.weight[0]
-        self._epoch.add(batch_idx, loss.detach(), weight_sum, self._penalty.total(weights.detach()))
+        self._epoch.add(batch_idx, len(y), loss.detach(), weight_sum, self._penalty.total(weights.detach()))
         processes = self.trainer.world_size
         if self._full_batch:
             # Lightning divides by the number of batches, and DDP by that of processes: what remains is this
@@ -97,6 +110,7 @@ class LogisticSteps(LightningModule):
 
         def whole_objective() -> Tensor:
             optimizer_closure()  # type: ignore[misc]
+            self._refuse_other_rows()
             smooth = self._penalty.smooth(self.linear_sigmoid.linear.weight[0].detach())
             return self._epoch.means()[0] + smooth
 
@@ -104,26 +118,52 @@ class LogisticSteps(LightningModule):
         with serial_operations(self.hparams["in_features"]):
             optimizer.step(closure=whole_objective if whole else optimizer_closure)  # type: ignore[arg-type]
 
+    def _refuse_other_rows(self) -> None:
+        """Raise InputError if a pass has not been one over the rows that the fit began with."""
+        rows, weight = self._epoch.rows()
+        expected = self.training_summary
+        if rows != expected.n_rows or abs(weight - expected.weight_sum) > 1e-5 * expected.weight_sum:
+            raise InputError(
+                f"{self.hparams['optimizer']} needs the same rows in every pass, all {expected.n_rows} of them, but "
+                f"the training loader has served {rows} this time, or others"
+            )
+
     def on_train_batch_end(self, outputs: Any, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """At the end of an epoch: log its loss, and stop at the optimum or where the loss is lost.
+        """At the end of a pass: log its loss, and stop at the optimum or where the loss is lost.
 
         The loss is the one before the update; for SGD and its like, the mean over the batches, each before its
         own update.
         """
-        if not self.trainer.is_last_batch:
+        trainer = self.trainer
+        if not trainer.is_last_batch:
+            if self._exact and trainer.should_stop:  # as `max_time` asks for: half a pass would be for nothing
+                trainer.should_stop, self._stop_after_pass = False, True
             return
         if self._exact:
             solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
             self.converged = solver.converged
             # On unlike processors the solvers' last digits differ; then the first to stop decides.
             stopped = bool(self._sum_over_processes(torch.tensor(float(solver.stopped), device=self.device)))
-            self.trainer.should_stop |= stopped
-            if not stopped and self.current_epoch + 1 == self.trainer.max_epochs:
-                solver.restore_best()
+            trainer.should_stop |= stopped or self._stop_after_pass
+            if trainer.should_stop or self.current_epoch + 1 == trainer.max_epochs:
+                solver.restore_best()  # before the held-out rows are measured
         elif self._full_batch:
             self._evaluate_after_step(batch)
+        self._log_pass()
+
+    def _end_of_epoch(self) -> None:
+        if not self.trainer.is_last_batch:  # `max_steps`, `max_time` or a callback has ended it before
+            self._log_pass()
+
+    def _end_of_fit(self) -> None:
+        if self._exact:  # where a callback has stopped it, the parameters hold a proposal that no pass has verified
+            cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False)).restore_best()
+
+    def _log_pass(self) -> None:
         self._fitted_epoch = self.current_epoch
         loss, penalty = self._epoch.means()
+        rows, _ = self._epoch.rows()
+        self.saw_all_rows = self.saw_all_rows or rows >= self.training_summary.n_rows
         refuse_divergence(self.current_epoch, loss, penalty, self.linear_sigmoid.linear.weight)
         summary = self.training_summary
         scale = summary.weight_scale * summary.weight_sum if self.hparams["reduction"] == "sum" else 1.0
@@ -149,12 +189,17 @@ class LogisticSteps(LightningModule):
         return value
 
     def on_train_end(self) -> None:
-        """Say so where the optimum was not reached, or is not the only one."""
-        if not self._exact or not self.trainer.is_global_zero:
+        """Say so where rows were left out, or the optimum was not reached, or is not the only one."""
+        if not self.trainer.is_global_zero:
+            return
+        if not self.saw_all_rows:
+            log.warning(PARTIAL)
+        if not self._exact:
             return
         solver = cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
         if not self.converged:
-            reason = solver.status or f"the fit ended after {self.current_epoch} passes (trainer.max_epochs)"
+            limit = "trainer.max_epochs" if self.current_epoch == self.trainer.max_epochs else "it was stopped"
+            reason = solver.status or f"the fit ended after {self.current_epoch} passes ({limit})"
             log.warning("not converged: %s", reason)
         # Where the solver has given up for another reason, its curvature need not be that of any optimum.
         if (self.converged or not solver.status) and (undetermined := solver.nullity):
@@ -182,6 +227,24 @@ class LogisticSteps(LightningModule):
         """The same for test/loss and `Trainer.test`."""
         self._log_held_out("test")
 
+    def _say_if_partial(self, prefix: str, measured: int) -> None:
+        """Say once in a run that not all of the held-out rows are measured."""
+        data = self._data_module
+        if not isinstance(data, TensorDataModule) or self._said_partial or not self.trainer.is_global_zero:
+            return
+        held_out = data.val_rows if prefix == "val" or data.test_rows is None else data.test_rows
+        if held_out is not None and measured < len(held_out.y):
+            log.warning(
+                "%s: %d of %d rows are measured (trainer.limit_%s_batches)", prefix, measured, len(held_out.y), prefix
+            )
+            self._said_partial = True
+
+    @property
+    def _data_module(self) -> LightningDataModule | None:
+        """The data module of the present run, or of the last; the Trainer keeps one where loaders have followed it."""
+        data = getattr(self._trainer, "datamodule", None)
+        return data if data is not None and self.trainer.fit_loop._data_source.instance is data else None
+
     def _log_held_out(self, prefix: str) -> None:
         rows = self._held_out.take(of_all_processes=self.trainer.world_size > 1)
         fitting = self.trainer.state.fn == TrainerFn.FITTING
@@ -191,6 +254,7 @@ class LogisticSteps(LightningModule):
             return
         if not bool((rows[:, 2] > 0).any()):
             raise InputError(f"every {prefix} row has the weight 0, so that nothing can be measured on them")
+        self._say_if_partial(prefix, len(rows))
         found = measures(*weighted_rows(*rows.unbind(1)), self.threshold)
         if "auroc" not in found and not self._held_out.one_class_told and self.trainer.is_global_zero:
             self._held_out.one_class_told = True

@@ -25,6 +25,9 @@ class RunCheckpoints(Checkpoint):
     Args:
         folder: where they go.
         signals: says whether to stop.
+
+    Attributes:
+        finished: whether the fit has come to its end, so that there is nothing to resume.
     """
 
     def __init__(self, folder: Path, signals: StopOnSignal):
@@ -33,14 +36,14 @@ class RunCheckpoints(Checkpoint):
         self.best_epoch: int | None = None
         self.best_loss = math.inf
         self._signals = signals
-        self._finished = False
+        self.finished = False
         self._saved_at = 0.0
         self._keeps_beginning = False
         self._beginning: dict[str, Any] | None = None  # the checkpoint of the epoch's beginning
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit needs to know; `finished` tells whether there is anything to resume."""
-        return {"finished": self._finished, "best_epoch": self.best_epoch, "best_loss": self.best_loss}
+        return {"finished": self.finished, "best_epoch": self.best_epoch, "best_loss": self.best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the best so far, unless it lies in the folder of another run."""
@@ -84,7 +87,7 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the result."""
-        self._finished = True
+        self.finished = True
         self._save_last(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 
 GATHER_ROWS = 1 << 16  # rows brought into shuffled order at a time: few calls, bounded memory
 
@@ -76,9 +77,9 @@ class TensorBatches:
         ]
 
     @property
-    def sampler(self) -> TensorBatches:
-        """Where Lightning looks for `set_epoch`."""
-        return self
+    def sampler(self) -> TensorBatches | SequentialSampler:
+        """Where Lightning looks for `set_epoch`, and whether the order is one."""
+        return self if self.shuffle else SequentialSampler(self.rows.y)
 
     batch_sampler = None  # Lightning asks for it wherever there is a sampler
 

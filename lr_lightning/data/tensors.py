@@ -138,11 +138,12 @@ class TensorDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TensorBatches:
         """Batches of the training rows, resident on the Trainer's device."""
+        shuffle = self.shuffle and not getattr(self.trainer, "overfit_batches", 0)
         if self.batch_size is None or self._process == (0, 1):
-            return self._part(self.train_rows, shuffle=self.shuffle)
+            return self._part(self.train_rows, shuffle=shuffle)
         # The batches of one process alone, of each its share; so every row has to be at hand in every process.
         rows = self._on_device(self.train_rows)
-        return TensorBatches(rows, self.batch_size, shuffle=self.shuffle, seed=self.seed, process=self._process)
+        return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed, process=self._process)
 
     def val_dataloader(self) -> TensorBatches:
         """Batches of the validation rows, in order."""

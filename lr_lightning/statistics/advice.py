@@ -12,6 +12,10 @@ CLASS_WEIGHTED = (
     "there are no standard errors: class weights are not numbers of observations, as the usual formula takes them to "
     "be; ask for the robust covariance, or fit without class weights"
 )
+PARTIAL = (
+    "no pass of the fit has seen all training rows (trainer.limit_train_batches, overfit_batches, max_steps and the "
+    "like): the estimates are those of a part of them, and have no standard errors"
+)
 SINGULAR = (
     "there are no standard errors: the Hessian cannot be inverted in double precision; some columns nearly depend on "
     "each other, or some probabilities are all but 0 or 1"
@@ -27,11 +31,12 @@ def too_wide(size: int, limit: int) -> str:
     return f"there are no standard errors: {size} parameters are more than the {limit} that they are computed for"
 
 
-def not_converged(passes: int) -> str:
-    """For an optimizer that stopped early."""
+def not_converged(passes: int, *, exact: bool) -> str:
+    """For an optimizer, the exact solver or another, that stopped early."""
     return (
-        f"the fit did not converge in {passes} passes, so that neither estimates nor standard errors are those of the "
-        "optimum; allow more passes (trainer.max_epochs) or use the exact solver"
+        f"the fit did not converge in {passes} pass{'' if passes == 1 else 'es'}, so that neither estimates nor "
+        "standard errors are those of the optimum; allow more passes (trainer.max_epochs)"
+        + ("" if exact else " or use the exact solver")
     )
 
 

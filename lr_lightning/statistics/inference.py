@@ -59,6 +59,8 @@ def make_report(
     penalized: bool = False,
     class_weighted: bool = False,
     weight_scale: float = 1.0,
+    partial: bool = False,
+    exact: bool = False,
     covariance: CovarianceType = "nonrobust",
     level: float = 0.95,
 ) -> Inference:
@@ -80,6 +82,8 @@ def make_report(
         penalized: whether there was a penalty.
         class_weighted: whether v has class weights in it.
         weight_scale: what v has been divided by.
+        partial: whether the optimizer has seen a part of the rows only.
+        exact: whether it was the exact solver.
         covariance: "nonrobust", "HC0" or "HC1".
         level: of the confidence intervals.
 
@@ -113,11 +117,13 @@ def make_report(
         warnings += advice.of_separation(kind, [names[j] for j in separation.columns])
         warnings += advice.of_doubt(separation.doubt, len(keep), MAX_COLUMNS_SEPARATED)
     if not converged and kind is None:
-        warnings.append(advice.not_converged(passes))
+        warnings.append(advice.not_converged(passes, exact=exact))
     warnings += advice.of_counts(*_counts(sums, class_weighted), len(keep) - intercept)
 
     factor: np.ndarray | None = None
-    if penalized:
+    if partial:
+        warnings.append(advice.PARTIAL)
+    elif penalized:
         warnings.append(advice.PENALIZED)
     elif class_weighted and covariance == "nonrobust":
         warnings.append(advice.CLASS_WEIGHTED)
@@ -167,7 +173,7 @@ def make_report(
         level=level,
         covariance=covariance,
         likelihood_ratio_test=None
-        if penalized or class_weighted or kind == "complete"
+        if partial or penalized or class_weighted or kind == "complete"
         else _likelihood_ratio_test(log_likelihood, null, n_parameters - intercept),
         mean_prediction=sums.prediction / sums.weight,
         mean_outcome=sums.positive_weight / sums.weight,
