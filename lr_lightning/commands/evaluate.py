@@ -18,6 +18,7 @@ from lr_lightning.commands.trainer import (
     add_data_arguments,
     add_trainer_arguments,
     make_trainer,
+    mistakes_in_one_line,
     plain_if_a_process_is_lost,
 )
 from lr_lightning.data.schema import TableSchema
@@ -58,7 +59,7 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     run = RunFolder.of_checkpoint(path) if command == "test" else None
     trainer = make_trainer(parser, config, logger=False if run is None else run.logger(), callbacks=[])
     measure = trainer.test if command == "test" else trainer.validate
-    with plain_if_a_process_is_lost(trainer):
+    with plain_if_a_process_is_lost(trainer), mistakes_in_one_line():
         (metrics,) = measure(model, datamodule=data, verbose=False)
     for name, value in metrics.items() if trainer.is_global_zero else ():
         if name != "step":  # by which the loggers know the epoch

@@ -29,7 +29,12 @@ from lr_lightning.commands.fit_settings import (
     make_parser as make_parser,
 )
 from lr_lightning.commands.resuming import Origin, command_to_resume, damage_in_words
-from lr_lightning.commands.trainer import make_trainer, plain_if_a_process_is_lost
+from lr_lightning.commands.trainer import (
+    make_trainer,
+    mistakes_in_one_line,
+    plain_if_a_process_is_lost,
+    refuse_impossible_limits,
+)
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
@@ -98,6 +103,7 @@ def _fit(
         logger=run_folder.logger(origin.epochs if origin is not None and resumed else None),
         callbacks=callbacks if config.quiet else [FitProgress(), *callbacks],
     )
+    refuse_impossible_limits(trainer)
     signals.watch(trainer, partial(_end_at_once, run_folder, arguments))
     if origin is not None:
         with damage_in_words(origin.path):
@@ -106,8 +112,14 @@ def _fit(
         if trainer.is_global_zero and not config.quiet:
             log.info(f"going on from {origin.path}, after {origin.epochs} epochs")
     path, done = (None, -1) if origin is None else (origin.path, origin.epochs)
-    with damage_in_words(path, sound=lambda: trainer.current_epoch > done), plain_if_a_process_is_lost(trainer):
+    with (
+        mistakes_in_one_line(),
+        damage_in_words(path, sound=lambda: trainer.current_epoch > done),
+        plain_if_a_process_is_lost(trainer),
+    ):
         trainer.fit(model, datamodule=data, ckpt_path=None if path is None else str(path))
+    if not checkpoints.finished:
+        raise InputError("trainer: its options leave nothing to fit; the fit has ended before its first epoch")
     if trainer.is_global_zero and not config.quiet:
         if record.report is not None:
             print(record.report.to_text(), file=sys.stderr)

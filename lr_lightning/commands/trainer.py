@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from lr_lightning import HoursDataModule, TableDataModule
 from lr_lightning.checkpoint_io import SafeCheckpointIO
 from lr_lightning.errors import InputError, ProcessLostError
 from lr_lightning.parsing import add_custom_classes_option
+from lr_lightning.start import refuse_imprecise
 
 # Lightning's defaults are for epochs that take minutes; ours take milliseconds.
 DEFAULTS = {
@@ -71,17 +73,21 @@ def make_trainer(
     for message in NOT_OURS:
         warnings.filterwarnings("ignore", message)
     options = _instantiated(parser, config)
+    refuse_imprecise(options["precision"])
     options["logger"] = _loggers(logger, options["logger"])
     for option, ours in (("callbacks", callbacks), ("plugins", [SafeCheckpointIO()])):
         theirs = options[option] or []
         options[option] = [*ours, *(theirs if isinstance(theirs, list) else [theirs])]
     if not any(isinstance(callback, Checkpoint) for callback in options["callbacks"]):
         options["enable_checkpointing"] = False
+    for option, value in (("enable_checkpointing", False), ("barebones", True)):
+        if options[option] is value and callbacks:
+            raise InputError(f"option trainer.{option}: a fit is there for its checkpoint and its record; leave it out")
     if options["accelerator"] == "auto" and not torch.cuda.is_available():
         options["accelerator"] = "cpu"  # other devices lack the float64 that the sums need
     try:
         return Trainer(**options)
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
         raise InputError(f"trainer: {error}") from error
 
 
@@ -103,6 +109,47 @@ def _loggers(ours: Logger | bool, theirs: Logger | Iterable[Logger] | bool | Non
     if theirs is None or theirs is True:
         theirs = []
     return [*([ours] if isinstance(ours, Logger) else []), *([theirs] if isinstance(theirs, Logger) else theirs)]
+
+
+def refuse_impossible_limits(trainer: Trainer) -> None:
+    """Raise InputError for limits that Lightning takes, and that leave nothing to fit or contradict each other."""
+    for limit in ("max_epochs", "max_steps", "limit_train_batches"):
+        if getattr(trainer, limit) == 0:
+            raise InputError(f"option trainer.{limit}: 0 leaves nothing to fit; give more, or leave it out")
+    for interval in ("check_val_every_n_epoch", "accumulate_grad_batches"):
+        if (value := getattr(trainer, interval)) is not None and value < 1:
+            raise InputError(f"option trainer.{interval}: must be at least 1, not {value}")
+    for unit in ("epochs", "steps"):
+        least, most = getattr(trainer, f"min_{unit}"), getattr(trainer, f"max_{unit}")
+        if least is not None and most is not None and least > most >= 0:
+            raise InputError(f"option trainer.min_{unit}: {least} is more than trainer.max_{unit}, {most}")
+
+
+@contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    """Within, what Lightning says of settings that do not fit one another becomes an InputError.
+
+    It has an exception for them, and does not always use it: of that kind is what its own code raises, rather than
+    meets, and whatever goes wrong in one of its callbacks, which looks for something that this model does not have.
+    """
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise InputError(f"trainer: {error}") from error
+    except (InputError, ProcessLostError, OSError):
+        raise
+    except Exception as error:
+        modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+        callback = next((name for name in modules if name.startswith(_CALLBACKS)), None)
+        raised_by_lightning = isinstance(error, ImportError | RuntimeError | TypeError | ValueError)
+        if callback is None and not (raised_by_lightning and modules[-1].startswith("lightning.")):
+            raise
+        where = f"callbacks ({callback.removeprefix(_CALLBACKS)}): does not fit here, " if callback else ""
+        what = f"{error}" if raised_by_lightning else f"{type(error).__name__} {error}"
+        raise InputError(f"trainer: {where}{what}") from error
+
+
+_CALLBACKS = "lightning.pytorch.callbacks."
 
 
 # Lightning's and torch's own errors say so in many ways, all of which name the library that talks to the others.
