@@ -12,11 +12,12 @@ from lr_lightning.errors import printable
 from lr_lightning.statistics.held_out import N_BINS, Ranking, confusion, weighted_rows
 from lr_lightning.statistics.held_out import reliability as bins_of
 
-SIZE = (6.4, 4.8)  # inches; TensorBoard shows it without scaling
+SIZE = (6.4, 4.8)  # inches; TensorBoard's cards show it at about two thirds
 
 # Okabe & Ito (2008), "Color Universal Design": told apart with any kind of colour vision.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
 _LONGEST_NAME = 28
+_ROW_HEIGHT = 0.22  # inches, of a name that can be read in a card of TensorBoard
 
 
 def probability_curve(
@@ -82,13 +83,13 @@ def coefficients(
     drawn = drawn[np.argsort(values[drawn], kind="stable")]
     place = np.arange(len(drawn))
     figure, axes = _new()
+    figure.set_figheight(max(SIZE[1], 1.4 + _ROW_HEIGHT * len(drawn)))
     axes.axvline(0, color=_GREY, linewidth=1)
     if low is not None and high is not None:
         ends = np.stack([np.asarray(low, float) * unit, np.asarray(high, float) * unit])[:, drawn]
         axes.hlines(place, *ends, color=_BLUE, linewidth=2, alpha=0.6, label=f"{100 * level:g} % confidence interval")
-    axes.plot(values[drawn], place, "o", color=_BLUE, markersize=5 if len(drawn) <= 15 else 3.5, label="estimate")
-    size = 10 if len(drawn) <= 12 else 8 if len(drawn) <= 20 else 6.5
-    axes.set_yticks(place, [_short(names[j]) for j in drawn], fontsize=size)
+    axes.plot(values[drawn], place, "o", color=_BLUE, markersize=5, label="estimate")
+    axes.set_yticks(place, [_short(names[j]) for j in drawn], fontsize=11)
     axes.set_ylim(-0.6, max(len(drawn), 1) - 0.4)
     axes.set_xlabel("log-odds per standard deviation" if scale is not None else "coefficient (log-odds per unit)")
     axes.set_ylabel("feature")

@@ -126,7 +126,8 @@ class RunRecord(Callback):
         if predictor.curve is not None:
             yield "probability_curve", predictor.probability_curve(*data.points(), level=self.level)
         train, val = np.array(self._losses).reshape(-1, 2).T
-        yield "loss", figures.loss(train, None if np.isnan(val).all() else val)
+        if len(train) > 1:  # of a single pass there is no curve
+            yield "loss", figures.loss(train, None if np.isnan(val).all() else val)
         behind_intercept = len(report.coefficients) - len(data.schema.feature_names)
         slopes = report.coefficients[behind_intercept:]
         columns = [[row.estimate, row.ci_low, row.ci_high] for row in slopes]
