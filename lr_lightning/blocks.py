@@ -75,8 +75,8 @@ def serial_operations(n_features: int = 0) -> Iterator[None]:
         yield
         return
     _outside.threads = threads
-    torch.set_num_threads(1)
     try:
+        torch.set_num_threads(1)
         yield
     finally:
         torch.set_num_threads(threads)  # also what threads started later will inherit

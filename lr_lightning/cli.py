@@ -6,11 +6,13 @@ import logging
 import os
 import re
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
-from lr_lightning.errors import InputError, ProcessLostError, printable
+from lr_lightning.errors import FAILURE, MISTAKE, InputError, ProcessLostError, printable
 from lr_lightning.processes import is_first_on_machine, is_first_process
 
 # Each command is a module of lr_lightning.commands with `run(arguments)` and `make_parser()`, imported when it is
@@ -26,15 +28,14 @@ COMMANDS = {
 }
 
 IN_SEVERAL_PROCESSES = {"fit", "validate", "test"}  # of the others, the first process does all
-MISTAKE = 2  # the exit code of a mistake that the person can mend
-FAILURE = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lr-lightning` with `arguments` (default: those of the process) and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(arguments)
+        with _settings_given_back():
+            return _dispatch(arguments)
     except InputError as error:
         return _mistake(str(error))
     except ProcessLostError as error:
@@ -79,6 +80,23 @@ def _help() -> str:
         f"commands:\n{commands}\n\n"
         "lr-lightning COMMAND --help lists a command's options; lr-lightning --version says the version."
     )
+
+
+@contextmanager
+def _settings_given_back() -> Iterator[None]:
+    """Within, a command may set up warnings, loggers and the hook of threads: who calls `main` has others."""
+    names = ("lr_lightning", "lightning.pytorch", "lightning.fabric")
+    before = [(log, dict(vars(log))) for log in map(logging.getLogger, names)]
+    handlers, hook = list(before[0][0].handlers), threading.excepthook
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        threading.excepthook = hook
+        before[0][0].handlers[:] = handlers
+        for log, settings in before:
+            log.disabled, log.propagate = settings["disabled"], settings["propagate"]
+            log.setLevel(settings["level"])
 
 
 def _show_messages() -> None:

@@ -2,6 +2,8 @@
 
 import re
 
+MISTAKE = 2  # the exit code of a mistake that the person can mend
+FAILURE = 1
 LONGEST = 2000  # characters of a message; a table's column may be named with a megabyte
 # Control characters, separators of lines, marks that reverse the direction, half characters, and blanks of no width.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]")

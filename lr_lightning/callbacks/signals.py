@@ -14,8 +14,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from lr_lightning.errors import MISTAKE
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SECONDS_OF_ONE_SIGNAL = 1.0  # a terminal and a launcher may both pass on the same one
+SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_OF_A_HANDLER = 0.5  # until Python runs it, unless the process is in a library
 
 
@@ -49,34 +52,40 @@ class StopOnSignal(Callback):
         self.received: int | None = None
         self._received_at = 0.0
         self.fit_began = False
-        self._waits = False
+        self._waits = self._over = False
         self._trainer: Trainer | None = None
         self._previous: dict[int, Any] = {}
         self._wakeup: int | None = None
+        self._wakeup_before = -1
 
     def __enter__(self) -> StopOnSignal:
         self._previous = self._take_over()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._over = True
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         if self._wakeup is not None:
-            signal.set_wakeup_fd(-1)
+            signal.set_wakeup_fd(self._wakeup_before)
             os.close(self._wakeup)
 
-    def watch(self, trainer: Trainer, end_at_once: Callable[[int], object]) -> None:
+    def watch(self, trainer: Trainer, end_at_once: Callable[[int], object], end_alone: Callable[[], object]) -> None:
         """Pass signals on to the processes that this Trainer launches, and listen while it waits for others.
 
         Args:
             trainer: that is about to fit.
             end_at_once: ends this process on a signal of the number given, although its main thread waits.
+            end_alone: likewise where a process that was launched has ended before it met the others.
         """
         self._trainer = trainer
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            threading.Thread(target=self._mind, args=(launcher, end_alone), daemon=True).start()
         if trainer.world_size > 1 and self._previous:
             listening, self._wakeup = os.pipe()
             os.set_blocking(self._wakeup, False)
-            signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+            self._wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
             threading.Thread(target=self._listen, args=(listening, end_at_once), daemon=True).start()
 
     @property
@@ -118,6 +127,17 @@ class StopOnSignal(Callback):
             launcher.kill(signum if _have_met() else signal.SIGKILL)  # the name notwithstanding, it sends this signal
         if isinstance(launcher, _SubprocessScriptLauncher):
             launcher.procs.clear()  # or Lightning would kill this process as well, where it ends after another
+
+    def _mind(self, launcher: _SubprocessScriptLauncher, end_alone: Callable[[], object]) -> None:
+        # Lightning looks every five seconds, and kills this process without a word.
+        while self.received is None and not self._over and not _have_met():
+            codes = [process.poll() for process in launcher.procs]
+            if any(code not in (None, 0, MISTAKE) for code in codes):  # a mistake meets this process too
+                time.sleep(2 * SECONDS_OF_A_HANDLER)  # a signal may have come to both, of which the other died first
+                if self.received is None:
+                    launcher.kill(signal.SIGKILL)
+                    end_alone()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def _listen(self, pipe: int, end_at_once: Callable[[int], object]) -> None:
         with open(pipe, "rb", buffering=0) as numbers:

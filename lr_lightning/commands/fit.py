@@ -36,7 +36,7 @@ from lr_lightning.commands.trainer import (
     refuse_impossible_limits,
 )
 from lr_lightning.data.tensors import TensorDataModule
-from lr_lightning.errors import InputError
+from lr_lightning.errors import FAILURE, InputError
 from lr_lightning.module import LogisticRegression
 from lr_lightning.parsing import instantiate, refuse_impossible_level
 from lr_lightning.predictor import load
@@ -104,7 +104,7 @@ def _fit(
         callbacks=callbacks if config.quiet else [FitProgress(), *callbacks],
     )
     refuse_impossible_limits(trainer)
-    signals.watch(trainer, partial(_end_at_once, run_folder, arguments))
+    signals.watch(trainer, partial(_end_at_once, run_folder, arguments), partial(_end_alone, run_folder))
     if origin is not None:
         with damage_in_words(origin.path):
             refuse_other_settings(str(origin.path), origin.checkpoint, model, data, trainer)
@@ -139,6 +139,14 @@ def _end_at_once(run_folder: RunFolder, arguments: Sequence[str], signum: int) -
     code = _stopped(signum, False, run_folder, arguments)
     sys.stderr.flush()
     os._exit(code)
+
+
+def _end_alone(run_folder: RunFolder) -> None:
+    """What `run` does where another process, which is to say why, has ended at the start and will not be met."""
+    run_folder.remove_unless_resumable(began=False)
+    print("error: process 1 ends: a process that it has started has ended before the fit began", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(FAILURE)
 
 
 def _stopped(signum: int, complete: bool, run_folder: RunFolder, arguments: Sequence[str]) -> int:

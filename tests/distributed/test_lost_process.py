@@ -107,6 +107,21 @@ def test_the_other_process_of_the_launcher_ends_in_one_line(project, script, vic
     assert [path.name for path in checkpoint.parent.iterdir() if path.suffix != ".ckpt"] == []
 
 
+@pytest.mark.parametrize("code", [1, 3])
+def test_a_process_that_dies_in_its_imports_ends_the_first_in_one_line(project, code):
+    """Which Lightning, left to itself, would kill without a word."""
+    script = project / "command_line.py"
+    script.write_text(f"import os, sys\n\nif 'LOCAL_RANK' in os.environ:\n    sys.exit({code})\n{COMMAND_LINE}")
+    main = start(project, script, *ENDLESS, *DDP)
+    try:
+        main.wait(PATIENCE)
+    finally:
+        end(main)
+    said = "error: process 1 ends: a process that it has started has ended before the fit began\n"
+    assert (main.returncode, (project / "stderr").read_text()) == (1, said)
+    assert not (project / "runs").exists()
+
+
 @pytest.mark.skipif(not CHILDREN.exists(), reason="needs /proc to find the processes")
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_at_the_start_ends_both_processes_in_one_line(project, signum, code):
