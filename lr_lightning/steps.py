@@ -25,9 +25,9 @@ from lr_lightning.metrics import HeldOutRows
 from lr_lightning.optimizers import EXACT, is_full_batch
 from lr_lightning.penalty import Penalty
 from lr_lightning.solver import SubsampledNewton
-from lr_lightning.statistics.held_out import measures, weighted_rows
 from lr_lightning.start import refuse_partial_passes
 from lr_lightning.statistics.advice import PARTIAL
+from lr_lightning.statistics.held_out import measures, weighted_rows
 
 log = logging.getLogger("lr_lightning")
 
