@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -31,11 +32,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary name beside `path`, sync, and rename: `path` is never half-written.
 
     Raises:
-        InputError: if the disk is full; what `path` held before is still there.
+        InputError: if the disk is full, or the file system refuses; what `path` held before is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}{TEMPORARY}")  # a name of 255 bytes has no room
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         sync(temporary)
         temporary.replace(path)
@@ -43,9 +44,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         if error.errno in NO_SPACE:
             raise InputError(f"{path}: cannot be written, there is {no_space(error)}; free some") from error
-        raise
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def no_space(error: OSError) -> str:

@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _settings_given_back():
-            return _dispatch(arguments)
+            code = _dispatch(arguments)
+        sys.stdout.flush()  # what cannot be written has to be said
+        return code
     except InputError as error:
         return _mistake(str(error))
     except ProcessLostError as error:
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _mistake(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return _mistake(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
     except KeyboardInterrupt:
         if is_first_process():
             print("interrupted", file=sys.stderr)
@@ -68,6 +70,9 @@ def _dispatch(arguments: list[str]) -> int:
     if command not in IN_SEVERAL_PROCESSES and not is_first_process():
         return 0
     _show_messages()
+    from lr_lightning.commands.first_look import refuse_at_first_look
+
+    refuse_at_first_look(command, rest)
     return import_module(f"lr_lightning.commands.{command}").run(rest) or 0
 
 

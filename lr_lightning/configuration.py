@@ -1,13 +1,14 @@
-"""YAML from a configuration file or the command line: plain values, each key once, no larger than they look."""
+"""YAML from a configuration file or the command line: as it is written, each key once, no larger than it looks."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from jsonargparse import _loaders_dumpers, set_loader
+from jsonargparse import Namespace, _loaders_dumpers, set_dumper, set_loader
+from jsonargparse.typing import register_type
 
 from lr_lightning.errors import InputError
 
@@ -16,31 +17,149 @@ MOST_NODES = 100_000  # once every alias is written out
 DEEPEST = 50
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_load = _loaders_dumpers.yaml_load  # a safe loader that knows 1e-3 for a number
+_Loader = _loaders_dumpers.get_yaml_default_loader()  # a safe loader that knows 1e-3 for a number, and no dates
+
+
+class Written(str):
+    """A scalar as it is written in YAML: text, which an option's type may take for something else.
+
+    So `no`, `2024` and `1e3` are what they are for an option of text, and a truth value or a number for another, as
+    on the command line. jsonargparse reads a str again, and then takes the text null for nothing; a Written it does
+    not.
+
+    Attributes:
+        value: what YAML makes of it, for an option that does not say what it wants; text that was quoted is text.
+    """
+
+    value: Any
+
+    def __new__(cls, text: str, value: Any = None):
+        """`value` is the text itself by default."""
+        written = super().__new__(cls, text)
+        written.value = text if value is None else value
+        return written
+
+
+class Unread(Written):
+    """The text of an option on the command line, until it is known what the option takes: text, a list, …."""
+
+
+class WrittenList(list):
+    """A sequence of what is written; `value` is what YAML makes of it."""
+
+    __slots__ = ("value",)
+
+
+class WrittenMapping(dict):
+    """A mapping from text to what is written; `value` is what YAML makes of it.
+
+    Without a `__dict__`, in which jsonargparse would look for the items.
+    """
+
+    __slots__ = ("value",)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML would read as something else, by `_Loader` or by PyYAML's own loaders."""
+
+
+for _letter, _resolvers in _Loader.yaml_implicit_resolvers.items():
+    for _resolver in _resolvers:
+        _Dumper.add_implicit_resolver(_resolver[0], _resolver[1], [_letter])
+_Dumper.add_representer(WrittenList, lambda dumper, items: dumper.represent_list(items))
+_Dumper.add_representer(WrittenMapping, lambda dumper, items: dumper.represent_dict(items))
+_Dumper.add_representer(Written, lambda dumper, scalar: _represented(dumper, scalar))
+
+
+def _represented(dumper: yaml.SafeDumper, scalar: Written) -> yaml.Node:
+    if isinstance(scalar.value, str):
+        return dumper.represent_str(str(scalar))
+    return dumper.represent_scalar(dumper.resolve(yaml.ScalarNode, str(scalar), (True, False)), str(scalar))
 
 
 def use_checked_yaml() -> None:
     """Let jsonargparse read YAML by `load_configuration`: whole files, and the values of single options."""
     set_loader("yaml", load_configuration, (yaml.YAMLError,))
-    _loaders_dumpers.yaml_load = load_configuration
+    set_dumper("yaml", dump_configuration)
+    _loaders_dumpers.yaml_load = lambda text: _value(load_configuration(text))
+    for kind in (Written, WrittenList, WrittenMapping):  # where an option takes anything
+        register_type(kind, deserializer=_value, type_check=lambda value, kind: False)
 
 
 def load_configuration(text: str) -> Any:
-    """The values of a YAML text.
+    """What a YAML text says: `Written`, `WrittenList` and `WrittenMapping`, or None where it says null.
+
+    A text that is a single scalar is what YAML makes of it, and the text itself where that is nothing (`~`, `# b`).
 
     Raises:
         yaml.YAMLError: if it is no YAML, asks for Python objects, has a key twice, or its aliases multiply.
     """
     if len(text) > LARGEST_FILE:
         raise yaml.YAMLError("the text is too long for a configuration")
-    root = yaml.compose(text, Loader=_Loader)
-    if isinstance(root, yaml.CollectionNode):
-        _check(root)
+    loader = _Loader(str(text))  # it takes no kind of str but this
     try:
-        return _load(text)
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.CollectionNode):
+            value = None if root is None else loader.construct_document(root)
+            return text if value is None else value
+        _check(root)
+        return _written(root, loader)
     except (ValueError, TypeError) as error:  # a number of more digits than Python reads; a key that is nothing
         raise yaml.YAMLError(str(error)) from error
+    finally:
+        loader.dispose()
+
+
+def dump_configuration(data: Any) -> str:
+    """Plain values, or what `load_configuration` gives, as a YAML text that it reads as the same."""
+    return yaml.dump(data, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
+def as_written(data: Any) -> Any:
+    """Plain values with every text marked as `Written`, so that jsonargparse leaves it as it is."""
+    if isinstance(data, Mapping):
+        return {key: as_written(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return type(data)(map(as_written, data))
+    return Written(data) if isinstance(data, str) else data
+
+
+def settled(data: Any) -> Any:
+    """What a parser has made of a configuration, as plain values: what is still as written is text."""
+    if isinstance(data, Namespace):
+        vars(data).update((key, settled(value)) for key, value in vars(data).items())
+        return data
+    if isinstance(data, dict):
+        return {settled(key): settled(value) for key, value in data.items()}
+    if type(data) in (list, tuple, WrittenList):
+        return (tuple if isinstance(data, tuple) else list)(map(settled, data))
+    return str(data) if isinstance(data, Written) else data
+
+
+def _written(node: yaml.Node, loader: Any) -> Any:
+    """A node and all below it."""
+    if isinstance(node, yaml.SequenceNode) and node.tag == loader.DEFAULT_SEQUENCE_TAG:
+        items = WrittenList(_written(item, loader) for item in node.value)
+        items.value = [_value(item) for item in items]
+        return items
+    if isinstance(node, yaml.MappingNode) and node.tag == loader.DEFAULT_MAPPING_TAG:
+        loader.flatten_mapping(node)
+        mapping, mapping_value = WrittenMapping(), {}
+        for key, item in node.value:
+            name = loader.construct_object(key, deep=True)
+            if not isinstance(key, yaml.ScalarNode) or not (key.value or isinstance(name, str)):
+                raise yaml.MarkedYAMLError(problem="a key is nothing, or no text", problem_mark=key.start_mark)
+            mapping[key.value] = _written(item, loader)
+            mapping_value[name] = _value(mapping[key.value])
+        mapping.value = mapping_value
+        return mapping
+    value = loader.construct_object(node, deep=True)
+    return Written(node.value, value) if isinstance(node, yaml.ScalarNode) and value is not None else value
+
+
+def _value(data: Any) -> Any:
+    """What YAML makes of something written."""
+    return data.value if isinstance(data, Written | WrittenList | WrittenMapping) else data
 
 
 def refuse_large_files(arguments: Sequence[str]) -> None:

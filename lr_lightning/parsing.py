@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from argparse import SUPPRESS, ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from lr_lightning.class_policy import allow_classes, why_denied
-from lr_lightning.configuration import refuse_large_files, use_checked_yaml
+from lr_lightning.configuration import Unread, Written, refuse_large_files, settled, use_checked_yaml
 from lr_lightning.errors import InputError
 
 use_checked_yaml()
@@ -28,6 +30,36 @@ CUSTOM_CLASSES = "--allow-custom-classes"
 _BASE_CLASS = re.compile(r"Subtypes: \[<class '[\w.]*?(\w+)'>.*Problem with given class_path '[\w.]*\b\1'", re.DOTALL)
 
 
+class Parser(ArgumentParser):
+    """A parser whose options of text take it as it is written, those of the classes that are named as well."""
+
+    def parse_object(self, obj: Namespace | dict[str, Any], *args: Any, **options: Any) -> Namespace:
+        """Parse the arguments of a class: of those that came from the command line the type is known here only."""
+        values = vars(obj) if isinstance(obj, Namespace) else obj
+        values.update((key, str(value)) for key, value in values.items() if isinstance(value, Unread))
+        return super().parse_object(obj, *args, **options)
+
+    def unread(self, arguments: Sequence[str]) -> Iterator[str]:
+        """The command line, with the values marked that belong to options of classes (`--data.path 2024`).
+
+        Else jsonargparse reads them as YAML before it looks up what the class takes.
+        """
+        of_class = False
+        for argument in arguments:
+            option, given, value = argument.partition("=")
+            if of_class and not argument.startswith("--"):
+                yield Unread(argument)
+                of_class = False
+                continue
+            of_class = option.startswith("--") and "." in option and option not in self._option_string_actions
+            if of_class and given and (not value.startswith("-") or value.startswith("- ")):
+                yield from (option, Unread(value))
+                of_class = False
+            else:
+                of_class &= not given
+                yield argument
+
+
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse `arguments` with a parser made with `exit_on_error=False`.
 
@@ -39,10 +71,17 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     allow_classes(custom=CUSTOM_CLASSES in arguments)
     refuse_large_files(arguments)
     try:
-        return parser.parse_args(list(arguments))
+        config = parser.parse_args(list(parser.unread(arguments)) if isinstance(parser, Parser) else arguments)
     except ArgumentError as error:
         message = _with_suggestion(one_line(str(error)), parser)
         raise InputError(f"{_culprit(parser, arguments, str(error))}{message}") from error
+    for action in parser._actions:
+        written = config.get(action.dest) if action.nargs == 0 else None
+        if isinstance(written, Written):  # a flag in a file, of which jsonargparse asks no type
+            if not isinstance(written.value, bool):
+                raise InputError(f"option {action.dest}: expected bool, not {str(written)!r}")
+            config[action.dest] = written.value
+    return settled(config)
 
 
 def dump(parser: ArgumentParser, config: Namespace) -> str:
@@ -53,6 +92,8 @@ def dump(parser: ArgumentParser, config: Namespace) -> str:
     """
     try:
         return parser.dump(config, skip_unset=True)
+    except UnicodeError as error:
+        raise InputError("an option's text has bytes that are no UTF-8: it cannot be written to config.yaml") from error
     except ValueError as error:
         raise InputError(f"{one_line(str(error))}: it cannot be written to config.yaml") from error
 
@@ -88,6 +129,27 @@ def _with_suggestion(message: str, parser: ArgumentParser) -> str:
     return message
 
 
+def output_file(name: str | None) -> Path | None:
+    """The path that `--output` names, before the work for it begins.
+
+    Raises:
+        InputError: if no file can be written there.
+    """
+    if name is None:
+        return None
+    path = Path(name)
+    try:
+        if not path.parent.is_dir():
+            raise InputError(f"option output: there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise InputError(f"option output: the folder {path.parent} cannot be written to")
+        if path.exists() and not path.is_file():
+            raise InputError(f"option output: {path} is {'a folder' if path.is_dir() else 'no file'}; name a file")
+    except OSError as error:
+        raise InputError(f"option output: {path} cannot be written ({error.strerror})") from error
+    return path
+
+
 def refuse_impossible_level(level: float) -> None:
     """Raise InputError unless a confidence level lies between 0 and 1."""
     if not 0 < level < 1:
@@ -120,11 +182,16 @@ def one_line(message: str) -> str:
         return f"{prefix}{unknown[1]} is not the name of a class that fits here"
     if choices := re.search(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)", message):
         return f"{prefix}expected one of {choices[1]}, not {choices[2]!r}"
-    value = re.search(r"Given value: (.*)", message)
-    expected = [kind for kind in re.findall(r"Expected an? (.*)", message) if "None" not in kind and "path" not in kind]
-    if expected and value:
+    if at_last := re.search(r"Expected (?:an? )?(.*?)\. Got value: (.*)", message):  # innermost: of a class's argument
+        expected, value = [at_last[1]], at_last[2]
+    else:
+        expected = re.findall(r"Expected (?:an? )?(.*)", message)
+        given = re.search(r"Given value: (.*)", message)
+        value = None if given is None else given[1]
+    expected = [kind for kind in expected if "None" not in kind and "path" not in kind]
+    if expected and value is not None:
         kinds = " or ".join(
             dict.fromkeys(re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", kind) for kind in expected)
         )
-        return f"{prefix}expected {kinds}, not {value[1]!r}"
-    return prefix + (message if value is None else f"cannot use {value[1]!r}")
+        return f"{prefix}expected {kinds}, not {value!r}"
+    return prefix + (message if value is None else f"cannot use {value!r}")

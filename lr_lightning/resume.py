@@ -108,6 +108,10 @@ def _compare(name: str, part: str, theirs: Mapping[str, Any], ours: Mapping[str,
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):  # YAML knows no tuples
         return list(a) == list(b)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return {str(key): value for key, value in a.items()} == {str(key): value for key, value in b.items()}
+    if isinstance(a, str) != isinstance(b, str) and None not in (a, b):  # a label that a file held, as number or text
+        return str(a) == str(b)
     return a == b
 
 

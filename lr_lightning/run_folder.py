@@ -47,16 +47,25 @@ class RunFolder:
 
     @classmethod
     def next_version(cls, experiment: str) -> RunFolder:
-        """A new run's folder; it is made at once, so that no other fit takes the same number."""
+        """A new run's folder; it is made at once, so that no other fit takes the same number.
+
+        Raises:
+            InputError: if no folder can be made, or Lightning could not write into one of this name.
+        """
+        if "::" in experiment:  # by which fsspec, with which Lightning opens files, separates a chain of addresses
+            raise InputError(f"option data.path: no run folder can be called {experiment}; rename the data, without ::")
         version = 1 + next((number for number, _ in _versions(experiment)), -1)
         while True:
             run = cls(ROOT / experiment / f"version_{version}")
             if not is_first_process():
                 return run
+            _make_folder(run.path.parent)
             try:
-                run.path.mkdir(parents=True)
+                run.path.mkdir()
             except FileExistsError:
                 version += 1
+            except FileNotFoundError:
+                continue  # another fit has just removed the empty folder of its own
             else:
                 run.occupy()
                 return run
@@ -132,6 +141,22 @@ class RunFolder:
         """
         version = {"name": self.path.parent.name, "version": self.path.name}
         return RunLogger(self.path.parent.parent, **version, purge_step=first_epoch)
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it where they are not there.
+
+    Raises:
+        InputError: if one of them is something else, such as a link to nowhere.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        wrong = next(
+            (each for each in (*reversed(path.parents), path) if os.path.lexists(each) and not each.is_dir()), path
+        )
+        what = f"a link to {os.readlink(wrong)}, where no folder is" if wrong.is_symlink() else "not a folder"
+        raise InputError(f"{wrong} is {what}: no run folder can be made in it; move it away") from None
 
 
 def _versions(experiment: str) -> list[tuple[int, Path]]:

@@ -1,4 +1,6 @@
 import csv
+import errno
+import inspect
 import io
 import json
 import math
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +18,9 @@ import pytest
 import torch
 import yaml
 
+import lr_lightning
 from lr_lightning import load
+from lr_lightning.commands import first_look
 from tests.conftest import ROOT, imported_modules, python
 
 EXAM = ROOT / "conf" / "samples" / "exam.csv"
@@ -423,6 +428,134 @@ def test_mistake_ends_in_one_plain_line(project, run, exam_checkpoint, arguments
     assert sorted(path for path in project.rglob("*") if "conf" not in path.parts) == before
 
 
+# ---- the file system ----------------------------------------------------------------------------------------
+
+TABLE = "x,y\n1,0\n2,1\n3,0\n4,1\n5,0\n6,1\n"
+FIT_TABLE = ["fit", "--data.path", "base.csv", "--data.target", "y", "--data.val_fraction", "0", "--quiet"]
+
+
+def refused(result):
+    code, out, err = result
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert err.startswith("error: ")
+    return err
+
+
+@pytest.mark.parametrize("where", ["runs", "runs/base"])
+@pytest.mark.parametrize("kind", ["link to nowhere", "link to itself", "link to a file", "file"])
+def test_a_run_folder_that_cannot_be_made(project, run, where, kind):
+    (project / "base.csv").write_text(TABLE)
+    place = project / where
+    place.parent.mkdir(exist_ok=True)
+    if kind == "file":
+        place.touch()
+    else:
+        place.symlink_to(
+            {"link to nowhere": "/nonexistent/scratch", "link to itself": place}.get(kind, project / "base.csv")
+        )
+    assert where in refused(run(*FIT_TABLE))
+    assert "resume" in refused(run(*FIT_TABLE, "--resume"))
+
+
+def test_a_version_that_is_a_link_to_nowhere_is_passed_over(project, run):
+    (project / "base.csv").write_text(TABLE)
+    (project / "runs/base").mkdir(parents=True)
+    (project / "runs/base/version_0").symlink_to("/nonexistent")
+    (project / "runs/base/version_1").touch()
+    assert run(*FIT_TABLE)[0] == 0
+    assert (project / "runs/base/version_2/report.json").exists()
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_a_folder_in_which_nothing_can_be_made(project, run, monkeypatch, code):
+    """The tests may run as root, whom no permission stops."""
+    (project / "base.csv").write_text(TABLE)
+
+    def refuse(path, *rest, **options):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    line = refused(run(*FIT_TABLE))
+    assert "runs" in line
+    assert os.strerror(code) in line
+
+
+NAMES = [".csv", "x" * 251 + ".csv", "a\nb\x1b[2J.csv", "-a.csv", "[a]*?%s{} .csv", "~.csv"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=[ascii(name)[:20] for name in NAMES])
+def test_a_table_may_have_any_name_that_a_folder_may_have(project, run, name):
+    (project / name).write_text(TABLE)
+    code, _, err = run("fit", f"--data.path={name}", *FIT_TABLE[3:])
+    assert code == 0, err
+    (folder,) = (project / "runs").iterdir()
+    assert folder.name == (name.split(".")[0] or "table")
+    assert (folder / "version_0/checkpoints/last.ckpt").exists()
+
+
+def test_a_table_whose_name_no_checkpoint_can_have(project, run):
+    (project / "a::b.csv").write_text(TABLE)
+    assert "a::b" in refused(run("fit", "--data.path", "a::b.csv", *FIT_TABLE[3:]))
+    assert not (project / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+@pytest.mark.parametrize("where", ["no/such", "base.csv/x", "loop/x", "nowhere/x", "folder", "x" * 300])
+def test_an_output_that_cannot_be_written(exam_checkpoint, project, run, command, where):
+    (project / "base.csv").write_text("hours\n1\n")
+    (project / "loop").symlink_to("loop")
+    (project / "nowhere").symlink_to("/nonexistent")
+    name = f"{where}.csv" if command == "predict" else f"{where}.json"
+    if where == "folder":
+        (project / name).mkdir()
+    before = sorted(project.iterdir())
+    data = ["--data.path", "base.csv"] if command == "predict" else []
+    assert "output" in refused(run(command, "--ckpt_path", exam_checkpoint, *data, "--output", name))
+    assert sorted(project.iterdir()) == before
+
+
+def test_an_output_of_the_longest_name(exam_checkpoint, project, run):
+    name = "x" * 250 + ".json"
+    assert run("export", "--ckpt_path", exam_checkpoint, "--output", name)[0] == 0
+    assert [path.name for path in project.iterdir() if path.name != "conf"] == [name]
+
+
+def test_a_device_is_not_replaced_by_a_file(exam_checkpoint, project, run):
+    os.mkfifo("pipe.json")
+    assert "pipe.json" in refused(run("export", "--ckpt_path", exam_checkpoint, "--output", "pipe.json"))
+    assert (project / "pipe.json").is_fifo()
+
+
+@pytest.mark.parametrize("where", ["base.csv", "base.csv/x", "loop", "nowhere", "x" * 300])
+def test_a_cache_that_cannot_be_written(project, run, where):
+    (project / "base.csv").write_text(TABLE)
+    (project / "loop").symlink_to("loop")
+    (project / "nowhere").symlink_to("/nonexistent")
+    assert where in refused(run(*FIT_TABLE, "--data.cache_dir", where))
+    assert not (project / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "predict", "report", "export"])
+@pytest.mark.parametrize("where", ["loop", "nowhere", "base.csv/x", "x" * 300, "pipe", "conf"])
+def test_a_checkpoint_that_is_not_there(project, run, command, where):
+    (project / "base.csv").write_text(TABLE)
+    (project / "loop").symlink_to("loop")
+    (project / "nowhere").symlink_to("/nonexistent")
+    os.mkfifo("pipe")
+    assert where in refused(run(command, "--ckpt_path", where))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_an_output_stream_that_is_full(exam_checkpoint, project):
+    command = f"{sys.executable} -m lr_lightning report --ckpt_path {exam_checkpoint} > /dev/full"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: No space left on device\n",
+    )
+
+
 # ---- start-up -----------------------------------------------------------------------------------------------
 
 
@@ -448,6 +581,72 @@ def test_each_command_has_a_help(project, run, command):
     with pytest.raises(SystemExit) as stop:
         run(command, "--help")
     assert stop.value.code == 0
+
+
+EARLY = [
+    ["fit", "--data.path", "nowhere.csv", "--data.target", "y"],
+    ["fit", "--config", "nowhere.yaml"],
+    ["fit", "--config", "here.yaml"],
+    ["fit", "--config", "unknown.yaml"],
+    ["fit", "--config", "unknown_data.yaml"],
+    ["fit", "--config", "unknown_top.yaml"],
+    ["fit", "--config", "broken.yaml"],
+    [*FIT_EXAM, "--data.fraction", "1"],
+    [*FIT_EXAM, "--data.init_args.fraction=1"],
+    [*FIT_EXAM, "--model.l3", "1"],
+    [*FIT_EXAM, "--modell", "1"],
+    [*FIT_EXAM, "--trainer.max_epoch", "1"],
+    [*FIT_EXAM, "--data", "StudentDataModule"],
+    ["fit", "--data.path", str(EXAM), "--data.target", "grade"],
+    ["fit", "--data.path", str(EXAM)],
+    [*FIT_EXAM, "--data.features", '["hours", "age"]'],
+    [*FIT_EXAM, "--data.weight=w"],
+    *([command, "--ckpt_path", "nowhere.ckpt"] for command in ("test", "validate", "predict", "report", "export")),
+    *(
+        [command, "--ckpt_path", str(EXAM), "--nothing"]
+        for command in ("test", "validate", "predict", "report", "export")
+    ),
+    *([command, "--ckpt_path", str(EXAM), "--data.path", "nowhere.csv"] for command in ("test", "validate", "predict")),
+]
+
+
+def test_mistakes_of_which_torch_knows_nothing_do_not_wait_for_it(project):
+    """All of them in one process, which would know of torch from the first that needs it."""
+    (project / "here.yaml").write_text("data:\n  init_args:\n    path: nowhere.csv\n    target: y\n")
+    (project / "unknown.yaml").write_text("trainer:\n  max_epoch: 3\n")
+    (project / "unknown_data.yaml").write_text("data:\n  class_path: TableDataModule\n  init_args: {targe: y}\n")
+    (project / "unknown_top.yaml").write_text("seed: 3\n")
+    (project / "broken.yaml").write_text("model: [1")
+    modules = imported_modules(
+        f"from lr_lightning.cli import main\nassert [main(a) for a in {EARLY!r}] == [2] * {len(EARLY)}", project
+    )
+    assert not {"torch", "lightning"} & modules
+
+
+@pytest.mark.parametrize("command", first_look.PARSERS)
+def test_the_first_look_knows_the_options_of_the_parser(command):
+    """Neither more, which would let mistakes pass, nor less, which would refuse what there is."""
+    parser = import_module(f"lr_lightning.commands.{command}").make_parser()
+    options = {option.removeprefix("--") for option in parser._option_string_actions if not option.endswith("+")}
+    options = {option for option in options - {"-h"} if not option.endswith(".help")} | {"help", "print_config"}
+    groups = first_look.PARSERS[command][1]
+    assert {option.partition(".")[0] for option in options if option not in first_look.options_of(command)} <= set(
+        groups
+    )
+    assert first_look.options_of(command) - first_look.ADDED_ELSEWHERE <= options
+    for group, names in (
+        ("model", first_look.parameters_of("LogisticRegression") - first_look.SET_ELSEWHERE),
+        ("trainer", first_look.trainer_parameters()),
+    ):
+        assert group not in groups or {o for o in options if o.startswith(f"{group}.")} == {
+            f"{group}.{n}" for n in names
+        }
+
+
+@pytest.mark.parametrize("name", ["TableDataModule", "HoursDataModule"])
+def test_the_first_look_knows_the_arguments_of_the_data(name):
+    parameters = inspect.signature(getattr(lr_lightning, name)).parameters
+    assert first_look.parameters_of(name) == set(parameters)
 
 
 def test_help_lists_the_commands(run):

@@ -2,13 +2,18 @@
 
 import csv
 import json
+from functools import cache
 
+import hypothesis
 import pytest
 import torch
 import yaml
+from hypothesis import strategies as st
 
 from lr_lightning import load
 from lr_lightning.cli import main
+from lr_lightning.commands.fit_settings import make_parser, saved_text
+from lr_lightning.parsing import parse
 from tests.conftest import ROOT, python
 
 EXPERIMENTS = sorted(path.name for path in (ROOT / "conf").glob("*.yaml"))
@@ -210,3 +215,126 @@ def test_a_logger_whose_package_is_missing_is_refused_in_one_line(project, run, 
     code, out, err = run("fit", "--config", "conf/exam.yaml", "--trainer.logger", "WandbLogger")
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("error: trainer: WandbLogger: Requirement 'wandb>=0.12.10' not met.")
+
+
+# ---- text as it is written ------------------------------------------------------------------------------------
+
+WORDS = ["2024", "1e3", "no", "on", "0x10", "1_000", "2024-01-01", "012", "1:30", "true", "=", "@x"]  # of YAML
+WORDS += [
+    "Result: ok",
+    "[a]",
+    "{x}",
+    "- a",
+    "# b",
+    "~",
+    "Null",
+    "*a",
+    "&a b",
+    "!x",
+    "%a",
+    "|",
+    ": b",
+    "a:",
+    "'q'",
+    '"q"',
+]
+TEXTS = ("path", "target", "positive", "weight", "cache_dir")
+
+
+@cache
+def parser():
+    return make_parser()
+
+
+def parsed(*options):
+    return parse(parser(), [*map(str, options)])
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("form", ["--data.{}\n{}", "--data.{}={}", "--data.init_args.{}\n{}"])
+def test_options_take_text_as_it_is_written(word, form):
+    config = parsed(*(part for name in TEXTS for part in form.format(name, word).split("\n")))
+    assert [config.data.init_args[name] for name in TEXTS] == [word] * len(TEXTS)
+    assert parsed("--data.path", "x", "--ckpt_path", word).ckpt_path == word
+
+
+@pytest.mark.parametrize("word", WORDS[:10])
+def test_files_take_text_as_it_is_written(tmp_path, word):
+    """Unquoted: what YAML makes of it counts for options of other kinds alone."""
+    lines = [f"    {name}: {word}\n" for name in TEXTS]
+    lists = f"    features: [{word}, x]\n    categorical:\n    - {word}\n"
+    weight = f"model:\n  standardize: off\n  l2: 1_0\n  class_weight: {{{word}: 2}}\n"
+    (tmp_path / "a.yaml").write_text("data:\n  init_args:\n" + "".join(lines) + lists + weight)
+    config = parsed("--config", tmp_path / "a.yaml")
+    data = config.data.init_args
+    assert [data[name] for name in TEXTS] == [word] * len(TEXTS)
+    assert (data.features, data.categorical) == ([word, "x"], [word])
+    assert (config.model.class_weight, config.model.standardize, config.model.l2) == ({word: 2.0}, False, 10.0)
+    line = parsed("--data.path", "x", "--data.features", f"[{word}, x]", "--model.class_weight", f"{{{word}: 2}}")
+    assert (line.data.init_args.features, line.model.class_weight) == ([word, "x"], {word: 2.0})
+
+
+def test_null_is_no_text_unless_it_is_quoted(tmp_path):
+    (tmp_path / "a.yaml").write_text("data:\n  init_args: {path: 'null', target: null, weight: ~, positive: 'null'}\n")
+    data = parsed("--config", tmp_path / "a.yaml").data.init_args
+    assert (data.path, data.target, data.weight, data.positive) == ("null", None, None, "null")
+    assert parsed("--data.path", "null", "--data.weight", "null").data.init_args.weight is None
+
+
+NASTY = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    [*WORDS, "null", "", " a ", "--x"]
+)
+
+
+@hypothesis.settings(deadline=None, max_examples=20)
+@hypothesis.given(
+    st.lists(NASTY, min_size=5, max_size=5), st.lists(NASTY), st.dictionaries(NASTY.filter(len), st.floats(0.1, 9))
+)
+def test_what_a_run_writes_reads_back_as_the_same(tmp_path_factory, texts, names, weights):
+    config = parsed("--data.path", "x")
+    for name, text in zip(TEXTS, texts, strict=True):
+        config.data.init_args[name] = text
+    config.data.init_args.features, config.model.class_weight = names, weights or None
+    file = tmp_path_factory.mktemp("back") / "config.yaml"
+    file.write_text(saved_text(parser(), config), encoding="utf-8")
+    back = parsed("--config", file)
+    assert (back.data, back.model, back.trainer) == (config.data, config.model, config.trainer)
+    plain = yaml.safe_load(file.read_text(encoding="utf-8"))  # as others read it
+    assert [plain["data"]["init_args"][name] for name in TEXTS] == texts
+
+
+YES_NO = "x,y\n" + "".join(f"{x},{'yes' if x * 7 % 10 > 4 else 'no'}\n" for x in range(20))
+
+
+def test_labels_that_yaml_takes_for_truth_values(project, run):
+    """The coefficients of `no` as the positive label are those of `yes` with the signs turned."""
+    (project / "a.csv").write_text(YES_NO)
+    file = "data:\n  init_args: {path: a.csv, target: y, positive: POSITIVE, val_fraction: 0}\n"
+    estimates = []
+    for label in ("yes", "no"):
+        (project / "a.yaml").write_text(file.replace("POSITIVE", label) + "model:\n  class_weight: {no: 1, yes: 1}\n")
+        code, _, err = run("fit", "--config", "a.yaml", "--quiet")
+        assert code == 0, err
+        estimates.append(load(project / f"runs/a/version_{len(estimates)}/checkpoints/last.ckpt").coefficients["x"])
+    assert estimates[1] == pytest.approx(-estimates[0], rel=1e-9)
+    repeated = run("fit", "--config", "runs/a/version_1/config.yaml", "--quiet")
+    assert repeated[0] == 0
+    first, second = (project / f"runs/a/version_{version}/report.json" for version in (1, 2))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_arguments_without_a_type_are_what_yaml_makes_of_them(tmp_path):
+    text = "trainer:\n  logger:\n    class_path: MLFlowLogger\n    init_args: {tags: {a: 1, b: [no, 2.5, x]}}\n"
+    (tmp_path / "a.yaml").write_text(text)
+    config = parsed("--data.path", "x", "--config", tmp_path / "a.yaml")
+    assert config.trainer.logger.init_args.tags == {"a": 1, "b": [False, 2.5, "x"]}
+
+
+@pytest.mark.parametrize("value", ["20%", "it's", "a: b", "[1]"])
+def test_a_value_of_the_data_that_is_no_number(run, value):
+    code, _, err = run(
+        "fit", "--data.path", ROOT / "conf/samples/exam.csv", "--data.target", "passed", "--data.val_fraction", value
+    )
+    assert code == 2
+    assert err.startswith("error: option data.val_fraction: expected float, not ")
+    assert "NestedArg" not in err

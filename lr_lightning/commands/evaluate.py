@@ -25,7 +25,7 @@ from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
-from lr_lightning.parsing import CUSTOM_CLASSES, instantiate, parse
+from lr_lightning.parsing import CUSTOM_CLASSES, Parser, instantiate, parse
 from lr_lightning.run_folder import RunFolder
 
 
@@ -75,7 +75,7 @@ def checkpoint_path(arguments: Sequence[str]) -> Path | None:
 
 def make_parser(command: str, checkpoint: dict[str, Any] | None = None) -> ArgumentParser:
     """The options of `validate` and `test`; the data's defaults are those of the checkpoint."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog=f"lr-lightning {command}",
         description="Measure a checkpoint on the rows that its fit kept back, or on every row of another table.",
         exit_on_error=False,

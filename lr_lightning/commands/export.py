@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 
 from lr_lightning.checkpoint import write_whole
 from lr_lightning.errors import InputError
-from lr_lightning.parsing import parse
+from lr_lightning.parsing import output_file, parse
 from lr_lightning.predictor import Predictor, load
 from lr_lightning.scoring import scoring_file
 
@@ -21,14 +21,10 @@ FORMATS = ("onnx", "json")
 def run(arguments: Sequence[str]) -> None:
     """Write a fitted model for use without this package."""
     options = parse(make_parser(), arguments)
-    output = None if options.output is None else Path(options.output)
+    output = output_file(options.output)
     chosen = options.format or _format_of(output)
     if output is None and chosen == "onnx" and sys.stdout.isatty():
         raise InputError("option output: name a file for the ONNX graph, which is no text for a terminal")
-    if output is not None and not output.parent.is_dir():
-        raise InputError(f"option output: there is no folder {output.parent}")
-    if output is not None and output.is_dir():
-        raise InputError(f"option output: {output} is a folder; name a file")
     content = _content(load(options.ckpt_path), chosen)
     if output is not None:
         write_whole(output, lambda path: path.write_bytes(content))

@@ -12,18 +12,18 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lr_lightning.class_policy import allow_classes
 from lr_lightning.commands.evaluate import checkpoint_path
+from lr_lightning.commands.first_look import SET_ELSEWHERE
 from lr_lightning.commands.resuming import Origin, after_restart, damage_in_words, from_checkpoint, newest_unfinished
 from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments
 from lr_lightning.errors import InputError
 from lr_lightning.module import LogisticRegression
 from lr_lightning.optimizers import EXACT
-from lr_lightning.parsing import CUSTOM_CLASSES, dump, parse
+from lr_lightning.parsing import CUSTOM_CLASSES, Parser, dump, parse
 from lr_lightning.run_folder import RunFolder
 from lr_lightning.statistics.wald import CovarianceType
 
 COVARIANCES: dict[str, CovarianceType] = {"nonrobust": "nonrobust", "robust": "HC1", "HC0": "HC0", "HC1": "HC1"}
 PARTS = ("model", "optimizer", "data", "trainer")
-SET_ELSEWHERE: set[str | int] = {"in_features", "optimizer", "optimizer_options"}  # by the data and by --optimizer
 
 
 def settings_and_origin(arguments: Sequence[str]) -> tuple[ArgumentParser, Namespace, Origin | None]:
@@ -47,7 +47,7 @@ def settings_and_origin(arguments: Sequence[str]) -> tuple[ArgumentParser, Names
 
 def make_parser() -> ArgumentParser:
     """The options of `fit`."""
-    parser = ArgumentParser(
+    parser = Parser(
         prog="lr-lightning fit",
         description="Fit a logistic regression and write a run folder, runs/<experiment>/version_N/.",
         exit_on_error=False,
@@ -67,7 +67,7 @@ def make_parser() -> ArgumentParser:
         help="of the report's standard errors: the inverse Hessian, or a sandwich (robust is HC1)",
     )
     parser.add_argument("--level", type=float, default=0.95, help="of the report's confidence intervals")
-    parser.add_class_arguments(LogisticRegression, "model", skip=SET_ELSEWHERE, instantiate=False)
+    parser.add_class_arguments(LogisticRegression, "model", skip=set[str | int](SET_ELSEWHERE), instantiate=False)
     parser.add_subclass_arguments(
         torch.optim.Optimizer,
         "optimizer",

@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 from lr_lightning.checkpoint import write_whole
 from lr_lightning.data.schema import EncodedRows
 from lr_lightning.errors import InputError
-from lr_lightning.parsing import parse, refuse_impossible_level
+from lr_lightning.parsing import output_file, parse, refuse_impossible_level
 from lr_lightning.predictor import Predictor, load
 
 SUFFIXES = (".csv", ".parquet")
@@ -31,11 +31,9 @@ NEEDS_QUOTES = re.compile(r'[",\r\n]')
 def run(arguments: Sequence[str]) -> None:
     """Write the columns `probability` and `prediction`, a row for each row of the table, in its order."""
     options = parse(make_parser(), arguments)
-    output = None if options.output is None else Path(options.output)
+    output = output_file(options.output)
     if output is not None and output.suffix not in SUFFIXES:
         raise InputError(f"option output: {output} must end in {' or '.join(SUFFIXES)}")
-    if output is not None and not output.parent.is_dir():
-        raise InputError(f"option output: there is no folder {output.parent}")
     predictor = load(options.ckpt_path)
     if options.data.unseen is not None:
         predictor.schema = replace(predictor.schema, unseen=options.data.unseen)

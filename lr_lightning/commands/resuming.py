@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 
 from lr_lightning.checkpoint import read_checkpoint
 from lr_lightning.class_policy import refuse_unsuitable_class
+from lr_lightning.configuration import as_written
 from lr_lightning.errors import InputError, ProcessLostError
 from lr_lightning.optimizers import EXACT
 from lr_lightning.resume import epochs_done
@@ -149,4 +150,4 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     flat = {key: value for key, value in settings.items() if key not in GROUPS}
     for group in GROUPS:
         flat |= {f"{group}.{key}": value for key, value in settings.get(group, {}).items()}
-    return flat
+    return as_written(flat)

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 
 from lr_lightning import HoursDataModule, TableDataModule
 from lr_lightning.checkpoint_io import SafeCheckpointIO
+from lr_lightning.configuration import as_written
 from lr_lightning.errors import InputError, ProcessLostError
 from lr_lightning.parsing import add_custom_classes_option
 from lr_lightning.start import refuse_imprecise
@@ -49,7 +50,7 @@ def add_data_arguments(parser: ArgumentParser, default: dict[str, Any] | None, h
     """Add `--data CLASS` and `--data.*`, with a class and arguments as default, or none."""
     parser.add_subclass_arguments(LightningDataModule, "data", required=False, instantiate=False, help=help)
     if default is not None:
-        parser.set_defaults({"data": default})
+        parser.set_defaults({"data": as_written(default)})
 
 
 def add_trainer_arguments(parser: ArgumentParser) -> None:

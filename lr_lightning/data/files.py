@@ -136,6 +136,19 @@ def open_file(path: Path, name: str) -> Source:
     return DelimitedSource(path, name)
 
 
+def open_first(path: str) -> Source:
+    """Open a file, or the first one of a folder: enough to see which columns there are.
+
+    Raises:
+        InputError: as `open_source`.
+    """
+    return (
+        FolderSource([open_file(files_in(Path(path), path)[0], path)], path)
+        if os.path.isdir(path)
+        else open_source(path)
+    )
+
+
 def open_source(data: Any, name: str | None = None) -> Source:
     """Open a path, or take a table in memory.
 
@@ -157,7 +170,9 @@ def open_source(data: Any, name: str | None = None) -> Source:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
         raise InputError(f"{name} is a URL; download the file and name it here")
     try:
-        path = Path(text).expanduser()
+        path = Path(text)
+        if not path.exists():  # a name may begin with ~
+            path = path.expanduser()
         if path.is_dir():
             name = name.rstrip("/") or "/"
             return FolderSource([open_file(part, f"{name}/{part.name}") for part in files_in(path, name)], name)

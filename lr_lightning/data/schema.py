@@ -7,14 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from torch import Tensor
-
-from lr_lightning.data.arrays import encode_array, is_array
 from lr_lightning.errors import InputError
 from lr_lightning.plain_data import misfit
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import Tensor
 
 Level: TypeAlias = str | int | float | bool
 KINDS = ("number", "boolean", "category", "date", "time")
@@ -185,6 +183,8 @@ class TableSchema:
             InputError: if a column is missing or of another type, a level was never seen (unless
                 `unseen="reference"`), a value is infinite, or missing where the fit said `error`.
         """
+        from lr_lightning.data.arrays import encode_array, is_array  # brings torch
+
         if is_array(data):
             x = encode_array(self, data, name or "the array")
             if x is not None:

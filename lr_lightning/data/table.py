@@ -130,6 +130,8 @@ class TableDataModule(TensorDataModule):
         self._expected_fingerprint: int | None = None
         self._mapped = False
 
+    __init__.__annotations__["path"] = "str"  # for the command line, which knows no tables in memory
+
     def use_schema(
         self,
         schema: TableSchema,
