@@ -28,6 +28,11 @@ class Coefficients:
             raise ValueError(f"the bias must have one element, not {parameters[1].numel()}")
         self._parameters: list[Tensor] = parameters
 
+    @property
+    def has_intercept(self) -> bool:
+        """Whether the last of them is one."""
+        return len(self._parameters) == 2
+
     def read(self) -> Tensor:
         """The coefficients, (k,)."""
         return _vector(parameter.detach() for parameter in self._parameters)

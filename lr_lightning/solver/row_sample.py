@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 
 import torch
@@ -44,10 +43,13 @@ class RowSample:
         l1: (d,) or (d + 1,), the intercept's being 0; float64 on the CPU.
         l2: As ``l1``.
         n_rows: Number of rows of the whole table; the sample may be all of them.
+        share: Their part of the weight; the others have no loss.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, n_rows: float) -> None:
-        self._n_rows = n_rows
+    def __init__(
+        self, x: Tensor, y: Tensor, v: Tensor | None, l1: Tensor, l2: Tensor, *, n_rows: float, share: float = 1.0
+    ) -> None:
+        self._n_rows, self._share = n_rows, share
         complete = len(x) >= n_rows
         self.exact = complete and len(x) * len(l1) ** 2 <= _CHEAP
         rounded, self._double = x.dtype != torch.float64, compute_dtype(x) == torch.float64
@@ -59,7 +61,7 @@ class RowSample:
         self._has_intercept = self.size > x.shape[1]
         self._renews = self.exact or self.size <= _FEW  # the Hessian, at every step
         self.has_cheap_curvature = len(x) * self.size**2 <= _AFFORDABLE
-        self._total = float(len(x)) if v is None else float(v.sum(dtype=torch.float64))
+        self._total = (float(len(x)) if v is None else float(v.sum(dtype=torch.float64))) / share
 
         self._rank_tolerance = _SINGLE_RANK_TOLERANCE if rounded else RANK_TOLERANCE
         if rounded and self._double and not self._is_collinear():
@@ -99,7 +101,7 @@ class RowSample:
             matrix.diagonal().add_(self._l2)
             if self._is_ill_conditioned(matrix):
                 rows = self._x if not self._has_intercept else torch.nn.functional.pad(self._x, (0, 1), value=1.0)
-                root = self._row_curvature(point, far=math.inf).sqrt()
+                root = self._row_curvature(point).sqrt()
                 return FactoredCurvature.of_rows(rows * root[:, None], self._l2)
             return DenseCurvature(matrix, self._rank_tolerance)
         if self._l1.any():
@@ -173,14 +175,14 @@ class RowSample:
             return False
         return smallest_pivot(matrix) < _DOUBLE_PIVOT
 
-    def _row_curvature(self, point: Tensor, far: float = _FAR) -> Tensor:
+    def _row_curvature(self, point: Tensor) -> Tensor:
         """What each row (m,) adds to the Hessian of the mean loss along its own features."""
         z = self.logits(point)
         curvature = torch.sigmoid(z) * torch.sigmoid(-z)
         # Where a row is predicted far from right its loss is straight, which calls for steps without end; then
         # that of the parabola which bounds the loss (Jaakkola & Jordan 2000).
         wrong = (1 - 2 * self._y.to(z.dtype)) * z
-        curvature = torch.where(wrong > far, 0.5 / wrong, curvature) / self._total
+        curvature = torch.where(wrong > _FAR, 0.5 / wrong, curvature) / self._total
         return curvature if self._v is None else (curvature * self._v).to(z.dtype)
 
     def _diagonal(self, point: Tensor) -> Tensor:

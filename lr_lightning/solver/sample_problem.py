@@ -99,9 +99,10 @@ class SampleProblem(RowSample):
             return point
         v = torch.ones_like(self._y, dtype=torch.float64) if self._v is None else self._v.double()
         positive = float((v * self._y).sum())
-        half = 0.5 * self._total / len(self._x)  # half a row of either class keeps the odds finite
+        total = self._share * self._total
+        half = 0.5 * total / len(self._x)  # half a row of either class keeps the odds finite
         point = point.clone()
-        point[-1] = math.log((positive + half) / (self._total - positive + half))
+        point[-1] = math.log((positive + half) / (total - positive + half))
         return point
 
     def descend(
@@ -225,6 +226,7 @@ class SampleProblem(RowSample):
 
     def _variant(self, x: Tensor, y: Tensor, v: Tensor | None, l2: Tensor, l1: Tensor | None = None) -> SampleProblem:
         """A problem of other rows or another penalty, whose curvature is of the same kind."""
-        problem = SampleProblem(x, y, v, self._l1 if l1 is None else l1, l2, n_rows=self._n_rows)
+        l1 = self._l1 if l1 is None else l1
+        problem = SampleProblem(x, y, v, l1, l2, n_rows=self._n_rows, share=self._share)
         problem.is_dense = self.is_dense
         return problem

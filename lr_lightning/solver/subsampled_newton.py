@@ -17,6 +17,7 @@ from lr_lightning.solver.gram import GramCurvature
 from lr_lightning.solver.quadratic import smallest_pivot, support_residual
 from lr_lightning.solver.row_sample import DENSE_LIMIT, Curvature
 from lr_lightning.solver.sample_problem import SampleProblem
+from lr_lightning.solver.separating_columns import CoefficientsInTheLimit, limit_of
 
 CONVERGED = "converged"
 PRECISION_LIMIT = "limit of floating-point precision"
@@ -59,6 +60,10 @@ class SubsampledNewton(torch.optim.Optimizer):
     promises, is at most `tol` times the objective; the parameters then hold the minimiser of that last model. With L1
     in float64 Newton steps on the non-zero coordinates follow, until rounding alone is left of the optimality
     conditions.
+
+    Without a penalty, and with all rows in the sample, columns of two values that separate some rows by themselves
+    (`separating_columns`) are taken to their limit at once: the coefficients are those of the rows that stay, and the
+    fit ends as one that has no minimum.
 
     Args:
         params: `[weight]` or `[weight, bias]`, float64; weight (d,) or (1, d), bias () or (1,). The features
@@ -121,19 +126,27 @@ class SubsampledNewton(torch.optim.Optimizer):
         if tol is None:
             tol = 1e-10 if single else 1e-14
         super().__init__(params, {"tol": tol, "history_size": history_size})
-        self._coefficients = Coefficients(self.param_groups)
-        self._l1 = self._coefficients.penalty(l1, "l1")
-        self._l2 = self._coefficients.penalty(l2, "l2")
-        self._problem = None
+        of_all = Coefficients(self.param_groups)
+        self._coefficients: Coefficients | CoefficientsInTheLimit = of_all
+        self._l1, self._l2 = of_all.penalty(l1, "l1"), of_all.penalty(l2, "l2")
+        self._problem, share = None, 1.0
+        penalised = bool(self._l1.any()) or bool(self._l2.any())
+        if sample is not None and len(sample[0]) == n_rows and not penalised and of_all.has_intercept:
+            limit = limit_of(*sample, of_all)
+            if limit is not None:
+                sample, share, self._coefficients = limit
+                n_rows = len(sample[0])
+                self._l1 = self._l2 = torch.zeros(sample[0].shape[1] + 1, dtype=torch.float64)
         point = self._coefficients.read()
         if sample is not None:
-            self._problem = SampleProblem(*sample, self._l1, self._l2, n_rows=n_rows or math.inf)
+            self._problem = SampleProblem(*sample, self._l1, self._l2, n_rows=n_rows or math.inf, share=share)
         self._curvature: Curvature
         if self._problem is not None and not warm_start:
             point, self._curvature = self._problem.solve(self._problem.start(point), history_size)
             self._coefficients.write(point)
         else:
             self._curvature = self._curvature_at(point)
+        self._start = point
         # Where a Hessian is dear the sample gives no second opinion on steps.
         self._advisor = self._problem if isinstance(self._curvature, DenseCurvature) else None
         self._noise = 1e-12 if self._problem is None else self._problem.noise(self._curvature)
@@ -220,6 +233,10 @@ class SubsampledNewton(torch.optim.Optimizer):
         """
         super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
         solver = state_dict["solver"]
+        limit = self._coefficients
+        if isinstance(limit, CoefficientsInTheLimit) and len(solver["point"]) == limit.size_of_all:
+            limit.write(self._start)  # the state is of a version that did not take the limit
+            return
         if solver["point"].shape != self._best_gradient.shape:
             raise ValueError(f"the state holds {len(solver['point'])} coefficients, not {len(self._best_gradient)}")
         for name in _STATE:
@@ -240,7 +257,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._curvature = self._curvature_at(torch.zeros_like(point))
             self._coefficients.write(torch.zeros_like(point))
         else:
-            self._stop(NOT_FINITE)
+            self._stop(NOT_FINITE, converged=False)
 
     def _decrease(self, point: Tensor, gradient: Tensor, objective: float) -> float:
         """How much lower the objective is than at the best point; near the minimum judged by the gradients.
@@ -312,8 +329,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._promised = 0.0
             self._coefficients.write(self._best + step)
         elif small:
-            self.stopped = self.converged = True
-            self.status = CONVERGED
+            self._stop(CONVERGED, converged=True)
             # The step is worth taking unverified where the model has just proved right.
             settled = self._residual < math.inf  # a further step would be rounding
             trusted = not settled and not self._rejections and self.newton_decrement < 0.25 * before < math.inf
@@ -374,13 +390,14 @@ class SubsampledNewton(torch.optim.Optimizer):
 
     def _finish_at_best(self, status: str, *, converged: bool) -> None:
         assert self._best is not None  # noqa: S101
-        self.converged = converged
         self._coefficients.write(self._best)
-        self._stop(status)
+        self._stop(status, converged=converged)
 
-    def _stop(self, status: str) -> None:
+    def _stop(self, status: str, *, converged: bool) -> None:
         self.stopped = True
-        self.status = status
+        if converged and isinstance(self._coefficients, CoefficientsInTheLimit):  # the others are infinite
+            status, converged = RUNNING_AWAY, False
+        self.status, self.converged = status, converged
 
     def _curvature_at(self, point: Tensor) -> Curvature:
         if self._problem is not None:

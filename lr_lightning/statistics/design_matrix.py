@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lr_lightning.solver.separating_columns import SeparatingColumns
 
 _CPU_BLOCK = 2**20  # elements: 8 MiB; of smaller blocks, waking torch's threads costs more than the products
 _DEVICE_BLOCK = 2**25
@@ -32,6 +35,19 @@ class Block(NamedTuple):
     sign: Tensor
     weight: Tensor
     start: int
+
+
+@dataclass(frozen=True)
+class _Staying:
+    """Batches without the rows that columns separate; anew at each iteration."""
+
+    batches: Iterable[Sequence[Tensor]]
+    looks: list[SeparatingColumns]
+
+    def __iter__(self) -> Iterator[Sequence[Tensor]]:
+        for batch in self.batches:
+            stay = torch.stack([look.stay(batch[0]) for look in self.looks]).all(0)
+            yield tuple(part[stay] for part in batch)
 
 
 class DesignMatrix:
@@ -57,6 +73,7 @@ class DesignMatrix:
         intercept: bool = True,
     ):
         self.batches, self.intercept = batches, intercept
+        self._served, self._training = served, training
         mean, scale = (t.detach().double().cpu() for t in training)
         served_mean, served_scale = (t.detach().double().cpu() for t in served)
         self.n_features = len(mean)
@@ -83,6 +100,27 @@ class DesignMatrix:
     def single(self) -> bool:
         """Whether the features are served in float32, or shorter; known once `blocks` has begun."""
         return self.epsilon > _SINGLE
+
+    def of_rows(self, looks: Sequence[SeparatingColumns], columns: np.ndarray) -> DesignMatrix:
+        """The rows that none of the looks separates, and of the columns some, at the given positions, (c,)."""
+        outside = torch.ones(self.n_features, dtype=torch.bool)
+        outside[self.columns[columns]] = False
+        mean, scale = self._training
+        scale = torch.where(outside.to(scale.device), 0.0, scale)
+        batches = _Staying(self.batches, [look._replace(columns=self.columns[look.columns]) for look in looks])
+        return DesignMatrix(batches, served=self._served, training=(mean, scale), intercept=self.intercept)
+
+    def served_rows(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Blocks of the features as they are served, (r, k), and of which rows are positive, (r,)."""
+        for x, y, *weight in self.batches:
+            rows = max(128, (_CPU_BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK) // max(1, self.size))
+            for first in range(0, len(x), rows):
+                part = slice(first, first + rows)
+                block, positive = x[part][:, self.columns.to(x.device)], y[part].reshape(-1) > 0.5
+                if weight:
+                    used = weight[0][part].reshape(-1) > 0
+                    block, positive = block[used], positive[used]
+                yield block, positive
 
     def standardized(self, weight: Tensor, bias: Tensor | float | None) -> np.ndarray:
         """Parameters (p,), intercept last, from the weight (d,) and bias for the features as they are served."""

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.solver.separating_columns import SeparatingColumns, separating_columns
+from lr_lightning.statistics.collinearity import find_collinearity
 from lr_lightning.statistics.design_matrix import Block, DesignMatrix
 from lr_lightning.statistics.linear_programme import few_columns, largest_support, null_space
-from lr_lightning.statistics.sums import Sums
+from lr_lightning.statistics.sums import Sums, sum_rows
 
 MAX_COLUMNS = 500  # of a linear programme
 _MAX_ROUNDS = 40
@@ -20,6 +22,7 @@ _NAMING_ROUNDS = 6
 _FIRST_ROWS = 2000
 _MORE_ROWS = 1000
 _OUTSIDE = 1e-7
+_CONDITION = 1e12  # of a Hessian of unit diagonal
 _DEVIATIONS = 4.0  # of a sum of roundings
 _SMALLEST = 2.0**-40  # margin, of the size of its terms, that is told from 0: the direction has been computed, too
 
@@ -54,7 +57,10 @@ def find_separation(
        most max_i |x̃_iᵀδ| times the second (Bach 2010), so that the likelihood has a
        maximum, and there is no separation, if ‖g‖_{H⁻¹}·max_i ‖x̃_i‖_{H⁻¹} < 1. A
        converged fit passes this test, unless the features' rounding could have made up that maximum.
-    3. Else a linear programme on some of the rows. If they are not separated, the whole is not. If they are, its
+    3. Columns that separate some rows by themselves, such as levels that occur with one outcome only, are found by
+       looking (`separating_columns`). What is left are the other rows and columns, of which the same is asked: where
+       the fit is at its limit, their likelihood has a maximum.
+    4. Else a linear programme on some of the rows. If they are not separated, the whole is not. If they are, its
        direction is tried on all rows; those that lose are added, until none does or there is no direction left.
 
     Args:
@@ -75,9 +81,12 @@ def find_separation(
         return _complete(design, keep, _first_rows(design, parameters, sums.n_rows, keep))
     if _maximum_exists(design, parameters, sums, keep):
         return nothing()
+    slopes = keep[keep < len(design.columns)]
+    looks = _looks(design, slopes)
+    if looks:
+        return _beside(design, parameters, sums.n_rows, keep, looks, converged=converged)
     if len(keep) > MAX_COLUMNS:
         return nothing("width")
-    slopes = keep[keep < len(design.columns)]
     rounded = design.single and bool((design.decimals[slopes] < 0).any())
     overlap = nothing("rounding" if rounded and converged else None)
     rows = np.unique(_first_rows(design, parameters, sums.n_rows, keep), axis=0)
@@ -107,6 +116,55 @@ def find_separation(
     return nothing("rounding" if rounded else "programme")
 
 
+def _looks(design: DesignMatrix, slopes: np.ndarray) -> list[SeparatingColumns]:
+    """The columns that separate some rows by themselves, as far as their values are those of the table."""
+    candidates = np.zeros(len(design.columns), bool)
+    if design.intercept:
+        candidates[slopes] = True
+        if design.single:
+            candidates &= design.decimals >= 0
+    return separating_columns(design.served_rows, torch.from_numpy(candidates)) if candidates.any() else []
+
+
+def _beside(
+    design: DesignMatrix,
+    parameters: np.ndarray,
+    n_rows: int,
+    keep: np.ndarray,
+    looks: list[SeparatingColumns],
+    *,
+    converged: bool,
+) -> Separation:
+    """Separation where the looks have found columns that separate; the rows that stay are asked for more of it."""
+    k = len(design.columns)
+    still = np.setdiff1d(keep[keep < k], np.concatenate([look.columns.numpy() for look in looks]))
+    staying = design.of_rows(looks, still)
+    first = next(block.x[0].cpu().numpy() for block in design.of_rows(looks, np.arange(k)).blocks() if len(block.x))
+    inner = np.append(still, k)
+    outer = np.setdiff1d(keep, inner)
+    at = parameters[inner]
+    at[-1] += first[outer] @ parameters[outer]  # they are constant there, and part of the intercept
+    sums = sum_rows(staying, at)
+    collinearity = find_collinearity(staying, sums.gram)
+    basis = np.sort(collinearity.basis)
+    found = find_separation(staying, collinearity.fold(at), sums, basis, converged=converged)
+    if found.kind == "complete":
+        return _complete(design, keep, _first_rows(design, parameters, n_rows, keep))
+    # Directions that change no row that stays, or that the limit does not know either.
+    free = np.zeros((design.size, len(outer) + len(collinearity.aliased) + found.free.shape[1]))
+    free[outer, np.arange(len(outer))] = 1
+    free[k, : len(outer)] = -first[outer]
+    dependent = free[:, len(outer) :]
+    dependent[inner[collinearity.aliased], np.arange(len(collinearity.aliased))] = 1
+    dependent[inner[collinearity.basis], : len(collinearity.aliased)] = -collinearity.relation
+    dependent[inner, len(collinearity.aliased) :] = found.free
+    if found.doubt is not None:  # then none of the coefficients is known to be finite
+        return Separation("quasi", found.doubt, np.sort(outer), np.eye(design.size)[:, keep])
+    free = np.linalg.qr(free)[0]
+    moved = moved_terms(design, free)
+    return Separation("quasi", None, moved[moved < k], free)
+
+
 def moved_terms(design: DesignMatrix, free: np.ndarray) -> np.ndarray:
     """Positions of the parameters that directions (p, s) move in original units."""
     k = len(design.columns)
@@ -127,9 +185,10 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
         lower = np.linalg.cholesky(hessian / root[:, None] / root)
     except np.linalg.LinAlgError:
         return False
-    if lower.diagonal().min() ** 2 < 1e-12:  # its digits could not be trusted
+    inverse = np.linalg.inv(lower)
+    if np.linalg.norm(inverse, 2) ** 2 > _CONDITION:  # its digits cannot be trusted; each pivot's depend on the others'
         return False
-    inverse = np.linalg.inv(lower) / root
+    inverse = inverse / root
 
     def decrement(rounding: np.ndarray) -> float:
         return float(np.linalg.norm(inverse @ gradient) + np.linalg.norm(np.abs(inverse) @ rounding[keep]))

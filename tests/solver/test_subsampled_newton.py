@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lr_lightning.solver import SubsampledNewton, quadratic
 from lr_lightning.solver import subsampled_newton as module
+from lr_lightning.solver.sample_problem import SampleProblem
 from tests.solver.fit import check_resuming, fit, gradient, kkt_residual, make, newton, objective, standardize
 from tests.solver.problems import REGULAR, SEPARATED, build
 
@@ -364,3 +365,71 @@ def test_parameters_must_be_float64():
     weight = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     with pytest.raises(ValueError, match="bias"):
         SubsampledNewton([weight, torch.zeros(2, dtype=torch.float64, requires_grad=True)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("rows", [900, 9000])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_levels_with_one_outcome_are_taken_to_their_limit(weighted, rows, dtype):
+    """The others get the coefficients of Newton's method on the rows that no such level holds."""
+    r = np.random.default_rng(rows)
+    numbers, level = r.normal(size=(rows, 3)), r.integers(0, 120, rows)
+    y = r.random(rows) < 1 / (1 + np.exp(-numbers @ [1, -1, 0.5] - 0.2 * (level % 5)))
+    one_outcome = (level > 90) | (level == 3)
+    y[one_outcome] = level[one_outcome] % 2 == 0
+    v = torch.from_numpy(r.integers(0, 3, rows).astype(float)) if weighted else None
+    used = np.ones(rows, bool) if v is None else v.numpy() > 0
+    raw = np.column_stack([numbers, level[:, None] == np.arange(1, 120)]).astype(float)
+    pure = np.array([j for j in range(1, 120) if len(set(y[used & (level == j)])) == 1])
+    stay = used & ~np.isin(level, pure)
+    x, y = standardize(torch.from_numpy(raw)).to(dtype), torch.from_numpy(y).to(dtype)
+    result = fit(x, y, v)
+    assert result.passes <= 12
+    assert (result.optimizer.converged, result.optimizer.status) == (False, module.RUNNING_AWAY)
+    free = np.setdiff1d(np.arange(122), 2 + pure)
+    rest = None if v is None else v[stay]
+    expected = newton(x[stay][:, free], y[stay], rest)
+    logits = x.double() @ result.weight + result.bias
+    wanted = x[stay][:, free].double() @ expected[:-1] + expected[-1]
+    torch.testing.assert_close(logits[stay], wanted, rtol=0, atol=1e-6 if dtype == torch.float64 else 2e-3)
+    margins = (logits * (2 * y.double() - 1))[used & ~stay]
+    assert float(margins.min()) > 30
+    assert result.optimizer.objective == pytest.approx(
+        objective(x[stay][:, free], y[stay], rest, expected) * (stay.sum() if v is None else float(v[stay].sum()))
+        / (rows if v is None else float(v.sum())), rel=1e-7,
+    )  # fmt: skip
+
+
+def test_resuming_under_levels_with_one_outcome(monkeypatch):
+    r = np.random.default_rng(1)
+    level = r.integers(0, 40, 9000)
+    raw = np.column_stack([r.normal(size=(9000, 130)), level[:, None] == np.arange(1, 40)]).astype(float)
+    y = torch.from_numpy((r.random(9000) < 0.4) | (level == 5)).double()
+    x = standardize(torch.from_numpy(raw))
+    check_resuming(x, y, 1)
+    # A state of a version that did not take the limit: the fit begins anew.
+    monkeypatch.setattr(module, "limit_of", lambda *arguments: None)
+    before, *_, closure = make(x, y)
+    before.step(closure)
+    monkeypatch.undo()
+    again, weight, _, closure = make(x, y)
+    again.load_state_dict(before.state_dict())
+    assert torch.equal(weight, make(x, y)[1])
+    while not again.stopped:
+        again.step(closure)
+    assert again.status == module.RUNNING_AWAY
+
+
+def test_a_step_from_far_on_the_wrong_side_has_an_end():
+    """Where a row's loss is straight its curvature is that of a parabola above it, whose minimum is not far."""
+    r = np.random.default_rng(2)
+    a, b = r.normal(size=(2, 400))
+    x = torch.from_numpy(np.column_stack([a, a + 1e-5 * b]))  # nearly dependent: the curvature is kept as a factor
+    y = (x[:, 0] > 0).double()
+    none = torch.zeros(3, dtype=torch.float64)
+    problem = SampleProblem(x, y, None, none, none, n_rows=400)
+    point = torch.tensor([-3e4, 0.0, 0.0], dtype=torch.float64)
+    loss, slope = problem.smooth(point)
+    step = problem.curvature(point, 10).step(point, slope, none)
+    assert problem.smooth(point + step)[0] < 1e-6 * loss
+    assert problem.movement(step) < 10 * problem.movement(point)

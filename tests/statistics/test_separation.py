@@ -283,3 +283,91 @@ def test_a_fit_that_ran_away_never_passes_the_test_of_the_gradient(steps):
         parameters = parameters + np.linalg.solve(sums.hessian, sums.gradient)
     found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(3))
     assert (found.kind, found.columns.tolist()) == ("quasi", [1])
+
+
+def levels_table(rng, n=3000):
+    """Numbers and 80 columns of levels; 7 and 8 have one outcome, and 9 once the rows of 7 are left out."""
+    numbers = rng.normal(size=(n, 3))
+    y = rng.random(n) < 1 / (1 + np.exp(-numbers @ [1, -1, 0.5]))
+    x = np.column_stack([numbers, rng.integers(0, 81, n)[:, None] == np.arange(1, 81)]).astype(float)
+    y[x[:, 7] == 1], y[x[:, 8] == 1] = True, False
+    x[:, 9] = rng.random(n) < 0.02
+    y[(x[:, 9] == 1) & (x[:, 7] == 0)] = False
+    x[x[:, 9] == 1, 8] = 0
+    x[np.flatnonzero(x[:, 7])[:2], 9] = 1
+    return x, y
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("steps", [8, 25])
+def test_levels_with_one_outcome_need_no_linear_programme(steps, dtype, monkeypatch):
+    x, y = levels_table(np.random.default_rng(11))
+    stays = (x[:, 7:10] == 0).all(1)
+    varies = np.ptp(x[stays], axis=0) > 0
+    assert konis(x[stays][:, varies], y[stays]) == pytest.approx(0, abs=1e-6)
+    design = design_of(x, y, dtype=dtype, standardize=True)
+    # A fit whose other coefficients are at their limit.
+    inner = design_of(x[stays][:, varies], y[stays])
+    original = inner.to_original(maximize(inner))
+    slopes = np.zeros(83)
+    slopes[varies], slopes[7:10] = original[:-1], np.array([30, -15, -10]) * steps / 8
+    parameters = np.append(slopes * design.scale, original[-1] + design.mean @ slopes)
+    monkeypatch.setattr("lr_lightning.statistics.separation.largest_support", None)
+    found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(84))
+    separated = sorted({7, 8, 9} | set(np.flatnonzero(~varies)))
+    assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", None, separated)
+    unmoved = np.column_stack([x[stays], np.ones(stays.sum())]) @ design.to_original(found.free)
+    assert np.abs(unmoved).max() < 1e-6
+    assert found.free.shape[1] == len(separated)
+
+
+def test_the_programme_is_asked_of_what_the_levels_leave():
+    """A tie between the outcomes along a sum of two columns, and 600 levels of one outcome each."""
+    rng = np.random.default_rng(12)
+    x = np.round(rng.normal(size=(1500, 3)), 1)
+    total = np.round(x[:, 0] + x[:, 1], 9)
+    y = np.where(total == 0, rng.random(1500) < 0.5, total > 0)
+    single = np.zeros((1500, 600))
+    single[np.arange(600), np.arange(600)] = 1
+    found = verdict(np.column_stack([x, single]), y)
+    assert (found.kind, found.doubt) == ("quasi", None)
+    assert found.columns.tolist() == [0, 1, *range(3, 603)]
+
+
+def test_levels_that_leave_no_row_separate_completely():
+    rng = np.random.default_rng(13)
+    level = rng.integers(0, 60, 400)
+    x = (level[:, None] == np.arange(1, 60)).astype(float)
+    assert verdict(x, level % 2 == 0).kind == "complete"
+
+
+@pytest.mark.parametrize("seed", [2, 3, 12])
+def test_one_row_beside_a_plane_separates_though_the_hessian_has_lost_it(seed):
+    """As in the survival times of Channing House: exit = entry + time, in all rows but one."""
+    rng = np.random.default_rng(seed)
+    entry, time, other = rng.integers(733, 1140, 450), rng.integers(0, 138, 450), rng.random(450) < 0.4
+    y = rng.random(450) < 0.2
+    y[7] = False
+    leave = entry + time
+    leave[7] -= 2
+    x = np.column_stack([entry, leave, time, other]).astype(float)
+    rest = np.arange(450) != 7
+    assert konis(x[rest][:, [0, 2, 3]] / [1000, 100, 1], y[rest]) == pytest.approx(0, abs=1e-6)
+    design = design_of(x, y, standardize=True)
+    for steps in (8, 24, 26):
+        parameters = newton_by_qr(design, steps)
+        found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(5))
+        assert (found.kind, found.columns.tolist()) == ("quasi", [0, 1, 2])
+
+
+def newton_by_qr(design, steps):
+    """Newton's steps by least squares on the weighted rows, which keeps the digits that the Hessian loses."""
+    (block,) = design.blocks()
+    x, sign = block.x.numpy(), block.sign.numpy()
+    parameters = np.zeros(design.size)
+    for _ in range(steps):
+        z = x @ parameters
+        p = 1 / (1 + np.exp(-z))
+        root = np.sqrt(p * (1 - p))
+        parameters = parameters + np.linalg.lstsq(x * root[:, None], ((sign > 0) - p) / root, rcond=1e-14)[0]
+    return parameters
