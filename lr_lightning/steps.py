@@ -176,7 +176,7 @@ class LogisticSteps(LightningModule):
             self.training_step(batch, 0).backward()
         gradients = torch.cat([p.grad.reshape(-1) for p in self.parameters() if p.grad is not None])
         gradient = self._sum_over_processes(gradients / self.trainer.world_size).abs().max()
-        resolution = 1e-9 if self.trainer.precision == "64-true" else 1e-7
+        resolution = 1e-9 if self.training_summary.dtype == torch.float64 else 1e-7
         objective = float(sum(self._epoch.means()))
         stop, converged = self._line_search_end.check(objective, float(gradient), resolution)
         if stop:
@@ -204,9 +204,9 @@ class LogisticSteps(LightningModule):
         # Where the solver has given up for another reason, its curvature need not be that of any optimum.
         if (self.converged or not solver.status) and (undetermined := solver.nullity):
             log.warning(
-                "to the digits of float%s the columns depend on each other in %d way%s, so that other coefficients "
+                "to the digits of %s the columns depend on each other in %d way%s, so that other coefficients "
                 "would fit as well; the report (model.infer()) names the columns",
-                str(self.trainer.precision)[:2], undetermined, "s" * (undetermined > 1),
+                str(self.training_summary.dtype).removeprefix("torch."), undetermined, "s" * (undetermined > 1),
             )  # fmt: skip
 
     # ---- held-out rows ----------------------------------------------------------------------------------

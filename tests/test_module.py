@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from sklearn.metrics import (
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader, TensorDataset
 
-from lr_lightning import InputError, LogisticRegression, TensorDataModule
+from lr_lightning import InputError, LogisticRegression, TableDataModule, TensorDataModule
 from tests.conftest import QUIET_TRAINER
 
 
@@ -151,6 +152,60 @@ def test_default_precision_is_good_to_its_own_limit(rows):
     assert single.logits(torch.tensor(x)).dtype == torch.float32
     assert double.logits(torch.tensor(x)).dtype == torch.float64
     assert single.logits(torch.tensor(x)).detach() == pytest.approx(expected.logits(x).float(), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def total():
+    """A total beside its two parts that differs from their sum by float32's rounding alone, and a maximum.
+
+    The table, the log-likelihood, and the coefficient of `exper`: Newton's method on an orthonormal basis.
+    """
+    generator = np.random.default_rng(0)
+    jc, univ, exper = generator.exponential([[0.3], [1.0], [1.0]], (3, 2000)).round(6)
+    stored = (jc + univ).astype(np.float32).astype(np.float64)
+    off = (stored - jc - univ) / (stored - jc - univ).std()  # y depends on what float32 would round away
+    y = generator.random(2000) < 1 / (1 + np.exp(-0.4 * exper - off))
+    basis, triangle = np.linalg.qr(np.column_stack([jc, univ, stored, np.ones(2000), exper]))
+    point = np.zeros(5)
+    for _ in range(30):
+        p = 1 / (1 + np.exp(-basis @ point))
+        point += np.linalg.solve(basis.T @ (basis * (p * (1 - p))[:, None]), basis.T @ (y - p))
+    likelihood = np.log(np.where(y, p, 1 - p)).sum()
+    return {"jc": jc, "univ": univ, "totcoll": stored, "exper": exper, "y": y}, likelihood, point[4] / triangle[4, 4]
+
+
+@pytest.mark.parametrize("optimizer", ["SubsampledNewton", "LBFGS"])
+def test_the_default_precision_keeps_the_digits_of_a_table(total, optimizer, caplog):
+    table, likelihood, coefficient = total
+    fits = []
+    for precision in ("32-true", "64-true"):
+        model = LogisticRegression(optimizer=optimizer)
+        fit(model, TableDataModule(table, "y", val_fraction=0.0), precision=precision, max_epochs=500)
+        report = model.infer()
+        fits.append({row.name: row.estimate for row in report.coefficients})
+        if optimizer == "SubsampledNewton":
+            assert model.converged
+            assert report.log_likelihood == pytest.approx(likelihood, abs=1e-6)
+            assert fits[-1]["exper"] == pytest.approx(coefficient, rel=1e-7)
+    assert None not in fits[0].values()
+    assert fits[0] == fits[1]
+    assert "depend on each other" not in caplog.text
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "LBFGS"])
+def test_rows_in_double_leave_a_module_at_the_trainers_precision(total, optimizer):
+    options = {"batch_size": None if optimizer == "LBFGS" else 256, "val_fraction": 0.2}
+    outputs, weights = [], []
+    for precision in ("32-true", "64-true"):
+        model = LogisticRegression(optimizer=optimizer)
+        trainer = fit(model, TableDataModule(total[0], "y", **options), precision=precision, max_epochs=3)
+        assert trainer.train_dataloader.rows.x.dtype == torch.float64
+        assert math.isfinite(trainer.callback_metrics["val/loss"])
+        outputs.append(torch.cat(trainer.predict(model, trainer.datamodule)))
+        weights.append(model.linear_sigmoid.linear.weight)
+    assert [p.dtype for p in outputs] == [torch.float32, torch.float64]
+    assert torch.allclose(outputs[0].double(), outputs[1], rtol=3e-7)
+    assert torch.equal(*weights)
 
 
 def test_a_timestamp_and_a_tiny_feature_keep_their_digits():

@@ -50,6 +50,11 @@ def kind_of(dtype: pa.DataType) -> str | None:
     return "missing" if types.is_null(dtype) else None
 
 
+def is_single(dtype: pa.DataType) -> bool:
+    """Whether values of this type are floating-point numbers of no more than single precision."""
+    return pa.types.is_float32(dtype) or pa.types.is_float16(dtype)
+
+
 def plain(array: pa.Array) -> pa.Array:
     """The same values without run-end encoding, string views or a dictionary of numbers."""
     if pa.types.is_run_end_encoded(array.type):

@@ -24,6 +24,8 @@ from lr_lightning.data.weights import OTHER_SPLIT, of_light_weights
 from lr_lightning.errors import InputError
 
 PARTS = ("train", "val", "test")
+MOST_IN_DOUBLE = 2**25
+"""So many features, counted before they are coded, are served in float64 whatever the Trainer's precision."""
 _LEFT_OUT = len(PARTS)
 
 
@@ -97,6 +99,16 @@ class Sweeps:
         if constant:
             text = f"{source.name}: constant in the training rows and so without a weight: {constant}"
             self.messages.append((WARNING, " ".join(text.splitlines())))
+
+    def dtype(self, of_trainer: torch.dtype) -> torch.dtype:
+        """What the rows are best served in.
+
+        Float64 unless the table is large: memory and time are no matter then, and float32 could make columns
+        depend on each other that do not, or separate the classes where the table does not. The Trainer's dtype
+        for a large table, and for one whose features are all stored in single precision.
+        """
+        n_features = sum(self.partition.sizes) * len(self.schema.columns)
+        return of_trainer if self.found.single or n_features > MOST_IN_DOUBLE else torch.float64
 
     def notes(self) -> dict[str, Any]:
         """Everything but the rows, as plain values."""

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from lr_lightning.data.columns import KIND_IN_WORDS, kind_of, missing_rows, numbers
+from lr_lightning.data.columns import KIND_IN_WORDS, is_single, kind_of, missing_rows, numbers
 from lr_lightning.data.labels import label_codes
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.sources import Source
@@ -27,6 +27,7 @@ class Survey:
         y: 0/1 targets of the rows in use, uint8, shape (n,).
         weight: their sample weights, divided by `weight_scale`, float64, shape (n,), or None.
         kept: which of the table's rows are in use, boolean, shape (N,); None for all.
+        single: whether every feature is stored in single precision.
         notes: what was chosen on the way, as (logging level, one line).
         weight_scale: 1 unless the weights are very large or very small.
     """
@@ -35,6 +36,7 @@ class Survey:
     y: np.ndarray
     weight: np.ndarray | None
     kept: np.ndarray | None
+    single: bool
     notes: list[tuple[int, str]]
     weight_scale: float = field(init=False, default=1.0)
 
@@ -52,13 +54,14 @@ def review(source: Source, schema: TableSchema) -> Survey:
     """
     names = [column.name for column in schema.columns]
     columns = [*names, schema.target, *([schema.weight] if schema.weight else [])]
-    codes, weights, kept = [], [], []
+    codes, weights, kept, single = [], [], [], True
     start = 0
     for batch in source.batches(columns):
 
         def place(row: int, start: int = start) -> str:
             return source.place(start + row)
 
+        single &= all(is_single(dtype) for dtype in batch.schema.types[: len(names)])
         codes.append(label_codes(schema, batch.column(len(names)), source.name, place).astype(np.uint8))
         if schema.weight:
             weights.append(checked_weights(batch.column(len(names) + 1), schema.weight, source.name, place))
@@ -71,7 +74,7 @@ def review(source: Source, schema: TableSchema) -> Survey:
     y, weight = np.concatenate(codes), np.concatenate(weights) if weights else None
     if mask is not None:
         y, weight = y[mask], None if weight is None else weight[mask]
-    return Survey(schema, y, weight, mask, notes)
+    return Survey(schema, y, weight, mask, single, notes)
 
 
 def checked_weights(array: pa.Array, name: str, table: str, place: Callable[[int], str]) -> np.ndarray:

@@ -26,6 +26,7 @@ class TrainingSummary:
         weight_sum: Σ v, of the weights in the batches.
         class_weights: of the negative and the positive class.
         n_rows: how many rows there are.
+        dtype: of the features as they are served.
         batches: the rows themselves.
         weight_scale: what the weights of the batches have been divided by; Σ v as given is `weight_sum` times that.
     """
@@ -34,6 +35,7 @@ class TrainingSummary:
     weight_sum: float
     class_weights: tuple[float, float]
     n_rows: int
+    dtype: torch.dtype
     batches: Iterable[Sequence[Tensor]]
     weight_scale: float = 1.0
 
@@ -59,7 +61,7 @@ class TrainingSummary:
             InputError: if a class is without rows, `class_weight` does not fit the labels, or Σ v as given is beyond
                 float64.
         """
-        n_rows, negative, positive = _class_sums(batches)
+        n_rows, negative, positive, dtype = _class_sums(batches)
         if negative == 0 or positive == 0:
             raise InputError(f"the training rows hold one class only; both {labels[0]!r} and {labels[1]!r} must occur")
         of_class = _class_weights(class_weight, labels, negative, positive)
@@ -74,7 +76,7 @@ class TrainingSummary:
             )
         if standardization is None or of_class != (1.0, 1.0):
             standardization = moments(_Weighted(batches, of_class))
-        return cls(standardization, weight_sum, of_class, n_rows, batches, weight_scale)
+        return cls(standardization, weight_sum, of_class, n_rows, dtype, batches, weight_scale)
 
 
 @dataclass(frozen=True)
@@ -113,15 +115,16 @@ def random_rows(batches: Iterable[Sequence[Tensor]], size: int, n_rows: int) -> 
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def _class_sums(batches: Iterable[Sequence[Tensor]]) -> tuple[int, float, float]:
-    n_rows, negative, positive = 0, 0.0, 0.0
-    for _, y, *weight in batches:
+def _class_sums(batches: Iterable[Sequence[Tensor]]) -> tuple[int, float, float, torch.dtype]:
+    n_rows, negative, positive, dtype = 0, 0.0, 0.0, torch.float32
+    for x, y, *weight in batches:
+        dtype = x.dtype
         n_rows += len(y)
         v = weight[0] if weight else torch.ones_like(y)
         # Each by itself: in the difference of a sum and a part of it, a class of little weight would be lost.
         negative += float(torch.where(y > 0, 0, v).sum(dtype=torch.float64))
         positive += float(torch.where(y > 0, v, 0).sum(dtype=torch.float64))
-    return n_rows, negative, positive
+    return n_rows, negative, positive, dtype
 
 
 def _class_weights(

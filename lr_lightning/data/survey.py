@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from lr_lightning.data.choices import Choices
-from lr_lightning.data.columns import coded, kind_of, missing_rows, plain
+from lr_lightning.data.columns import coded, is_single, kind_of, missing_rows, plain
 from lr_lightning.data.labels import MOST_VALUES, choose_labels, target_values
 from lr_lightning.data.rows import Survey, checked_weights, refuse_missing, rows_in_use
 from lr_lightning.data.schema import Column, Level, TableSchema
@@ -46,6 +46,7 @@ class _Sweep:
     choices: Choices
     features: list[str]
     n_rows: int = 0
+    single: bool = True
     kinds: dict[str, str] = field(default_factory=dict)
     levels: dict[str, dict[Level, int]] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)
@@ -66,6 +67,7 @@ class _Sweep:
         for j, name in enumerate(self.features):
             array = batch.column(j)
             self._add_kind(name, array.type)
+            self.single &= is_single(array.type)
             absent = None
             if self.choices.missing != "impute":
                 absent = missing_rows(array) if self._may_miss(array) else None
@@ -203,7 +205,7 @@ class _Sweep:
             weight = weight if kept is None else weight[kept]
             if not (weight > 0).any():
                 raise InputError(f"{source.name}: the weight {self.choices.weight} is 0 in every row")
-        return Survey(schema, y, weight, kept, self.notes)
+        return Survey(schema, y, weight, kept, self.single, self.notes)
 
     def _note(self, level: int, text: str) -> None:
         self.notes.append((level, " ".join(f"{self.source.name}: {text}".splitlines())))

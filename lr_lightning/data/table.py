@@ -33,8 +33,10 @@ class TableDataModule(TensorDataModule):
     Numbers, booleans, text (treatment-coded, the first level in code-point order being the reference) and
     dates (as days) become features, standardised in float64 by the means and scales of the training rows.
     What was chosen on the way (the positive class, dates taken as days, rows left out, constant columns) is
-    logged to `logging.getLogger("lr_lightning")`, one line each. A table that does not fit in memory is
-    decoded once into a cache folder and served from there.
+    logged to `logging.getLogger("lr_lightning")`, one line each. Rows are float64 whatever the Trainer's
+    precision, unless all features are stored in single precision, or are more than 2**25 numbers before they
+    are coded; then they follow the Trainer. A table that does not fit in memory is decoded once into a cache
+    folder and served from there.
 
     After `setup`, `schema` says how columns become features, `training` holds the means and scales in the
     original units, `served` what was taken off, and `train_rows`, `val_rows` and `test_rows` the rows.
@@ -236,7 +238,7 @@ class TableDataModule(TensorDataModule):
 
     def _decoded_in_memory(self, source: Source, columns: list[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         sweeps = self._sweeps(source.load(columns))
-        dtype, tensors = self._dtype(), {}
+        dtype, tensors = sweeps.dtype(self._dtype()), {}
         for part, size in zip(PARTS, sweeps.partition.sizes, strict=True):
             if size:
                 tensors[f"{part}.x"] = torch.empty(size, len(sweeps.schema.feature_names), dtype=dtype)
@@ -262,7 +264,7 @@ class TableDataModule(TensorDataModule):
             source.settle(columns)  # a survey finds the types by itself
         with cache.writer(key) as writer:
             sweeps = self._sweeps(source)
-            sweeps.write(self._dtype(), writer.append)
+            sweeps.write(sweeps.dtype(self._dtype()), writer.append)
             writer.finish(sweeps.notes())
         log.info(f"{source.name}: decoded into {cache.folder / key}; delete it when you no longer need it")
         found = cache.open(key)
@@ -284,6 +286,7 @@ class TableDataModule(TensorDataModule):
         return torch.device("cpu") if self._mapped else of_trainer
 
     def _dtype(self) -> torch.dtype:
+        """The Trainer's; the rows of all but large tables are float64 in any case."""
         if self.trainer is not None and self.trainer.precision == "64-true":
             return torch.float64
         return torch.float32

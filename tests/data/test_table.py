@@ -8,16 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lr_lightning.data import cache
+from lr_lightning.data import cache, decoding
 from lr_lightning.data.cache import TensorCache
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.table import TableDataModule
@@ -127,6 +129,61 @@ def test_a_missing_value_at_test_is_refused_where_the_fit_refused_it(path):
     data.use_schema(fit.schema, fit.training, every_row=True)
     with pytest.raises(InputError, match=r"missing values in row \(1\)"):
         data.setup("test")
+
+
+NUMBERS = {"a": np.arange(6.0) / 7, "b": np.arange(6.0) ** 2 / 3, "y": [0, 1] * 3}
+SINGLE = {name: np.asarray(values, np.float32) for name, values in NUMBERS.items()}
+
+
+class TestPrecision:
+    """Without a Trainer, which is the default precision: 32-true."""
+
+    @pytest.mark.parametrize("suffix", ["", "parquet", "arrow"])
+    @pytest.mark.parametrize(
+        ("columns", "expected"),
+        [
+            (NUMBERS, torch.float64),
+            (SINGLE, torch.float32),
+            ({**SINGLE, "b": NUMBERS["b"]}, torch.float64),
+            ({**SINGLE, "b": np.arange(6)}, torch.float64),
+            ({**SINGLE, "b": list("uvwuvw")}, torch.float64),
+            ({**SINGLE, "a": np.asarray(NUMBERS["a"], np.float16)}, torch.float32),
+            ({**SINGLE, "y": list("nynyny")}, torch.float32),
+        ],
+    )
+    def test_only_columns_of_single_precision_are_served_in_it(self, columns, expected, suffix, tmp_path):
+        table = pa.table(columns)
+        path = str(tmp_path / f"t.{suffix}")
+        if suffix == "parquet":
+            pq.write_table(table, path)
+        elif suffix:
+            pyarrow.feather.write_feather(table, path)
+        data = fitted(path if suffix else table)
+        assert data.train_rows.x.dtype == data.train_rows.y.dtype == expected
+        again = TableDataModule(path if suffix else table, "y", val_fraction=0.0)
+        again.use_schema(data.schema, data.training, every_row=True)
+        again.setup("test")
+        assert again.test_rows.x.dtype == expected
+
+    def test_a_folder_is_served_in_the_precision_of_its_finest_file(self, tmp_path):
+        pq.write_table(pa.table(SINGLE), tmp_path / "1.parquet")
+        pq.write_table(pa.table(NUMBERS), tmp_path / "2.parquet")
+        assert fitted(str(tmp_path)).train_rows.x.dtype == torch.float64
+
+    @pytest.mark.parametrize("cached", [False, True])
+    def test_a_large_table_is_served_in_the_trainers(self, path, cached, tmp_path, monkeypatch):
+        """`row`, `s` and `hole` are three columns, and as many features of the rows in use."""
+        options = {"missing": "drop", "weight": "w", "cache_dir": str(tmp_path / "cache") if cached else None}
+        in_use = int(pd.read_csv(path)["hole"].notna().sum())
+        for most, expected in ((3 * in_use, torch.float64), (3 * in_use - 1, torch.float32)):
+            monkeypatch.setattr(decoding, "MOST_IN_DOUBLE", most)
+            data = fitted(path, **options, seed=most)  # the cache knows no other limit
+            assert len(data.train_rows.y) == in_use
+            assert {t.dtype for t in data.train_rows} == {expected}
+            data = TableDataModule(path, "y", **options, seed=most)
+            data.trainer = SimpleNamespace(precision="64-true")
+            data.setup("fit")
+            assert {t.dtype for t in data.train_rows} == {torch.float64}
 
 
 class TestCache:
