@@ -124,6 +124,7 @@ def category_codes(array: pa.Array, levels: Mapping[Level, int]) -> np.ndarray:
 
 def missing_rows(array: pa.Array) -> np.ndarray | None:
     """Boolean (n,): null, NaN, or text without a character; None if there is no such row."""
+    array = plain(array)
     kind = kind_of(array.type)
     if kind == "category":
         values, places = coded(array)

@@ -131,7 +131,7 @@ class Sweeps:
         number = np.float64 if dtype == torch.float64 else np.float32
         mean, scale = (values.numpy()[:, None] for values in self.training.divisible())
         names = [column.name for column in self.schema.columns]
-        encoder, used = Encoder(self.schema, self.source), 0
+        encoder, used = Encoder(self.schema, self.source, self.found.kept), 0
         light = None if self.found.weight is None else of_light_weights(torch.from_numpy(self.found.weight), dtype)
         if light is not None:
             self.messages.append((WARNING, f"{self.source.name}: {light}"))
@@ -165,7 +165,7 @@ def training_statistics(source: Source, found: Survey, partition: Partition) -> 
     """
     schema = found.schema
     names = [column.name for column in schema.columns]
-    moments, encoder = RunningMoments(len(schema.feature_names)), Encoder(schema, source)
+    moments, encoder = RunningMoments(len(schema.feature_names)), Encoder(schema, source, found.kept)
     total, used = 0.0, 0
     for block in encoder.blocks(source.batches(names)):
         _refuse(encoder, block, names)

@@ -56,10 +56,11 @@ class Encoder:
     Args:
         schema: what to make of the columns. `fill` stands in for missing values where it is given.
         source: where the rows come from, for messages.
+        in_use: which of its rows count, boolean, shape (N,), None for all; the others may hold anything, and are NaN.
     """
 
-    def __init__(self, schema: TableSchema, source: Source):
-        self.schema, self.source = schema, source
+    def __init__(self, schema: TableSchema, source: Source, in_use: np.ndarray | None = None):
+        self.schema, self.source, self._in_use = schema, source, in_use
         self.n_rows = 0  # coded so far
         self.names = [column.name for column in schema.columns]
         self.n_features = len(schema.feature_names)
@@ -80,6 +81,10 @@ class Encoder:
             while first < n:
                 k = min(step - filled, n - first)
                 self._fill(x[:, filled : filled + k], missing[filled : filled + k], prepared, first)
+                if self._in_use is not None:
+                    start = self.n_rows + first
+                    unused = np.flatnonzero(~self._in_use[start : start + k]) + filled
+                    x[:, unused], missing[unused] = np.nan, True
                 first, filled = first + k, filled + k
                 if filled == step:
                     yield self._block(x, missing, self.n_rows + first)
@@ -106,7 +111,7 @@ class Encoder:
         if column.kind != "category":
             values = numbers(array)
             if column.kind == "boolean" and kind_of(array.type) == "number":
-                self._refuse_other_than_0_and_1(column, values)
+                self._refuse_other_than_0_and_1(column, values, self._unused(batch))
             if column.fill is not None and values.dtype.kind == "f":
                 absent = np.isnan(values)
                 if absent.any():
@@ -143,7 +148,10 @@ class Encoder:
         if self.schema.unseen == "reference":
             codes[codes == UNSEEN] = 0
             return
-        if self.schema.missing == "drop":
+        unused = self._unused(batch)
+        if unused is not None:
+            codes[unused & (codes == UNSEEN)] = MISSING
+        elif self.schema.missing == "drop":
             # The fit has not looked at the levels of rows that it left out, and nobody will.
             for absent in map(missing_rows, batch.columns[: len(self.names)]):
                 if absent is not None:
@@ -158,12 +166,18 @@ class Encoder:
                 "fit with --data.unseen reference to take it for the reference level"
             )
 
-    def _refuse_other_than_0_and_1(self, column: Column, values: np.ndarray) -> None:
+    def _unused(self, batch: pa.RecordBatch) -> np.ndarray | None:
+        """Which rows of the batch that is being coded are not in use: boolean (n,), None where nobody has said."""
+        return None if self._in_use is None else ~self._in_use[self.n_rows : self.n_rows + batch.num_rows]
+
+    def _refuse_other_than_0_and_1(self, column: Column, values: np.ndarray, unused: np.ndarray | None) -> None:
         wrong = (
             ~(np.isnan(values) | (values == 0) | (values == 1))
             if values.dtype.kind == "f"
             else values * (values - 1) != 0
         )
+        if unused is not None:
+            wrong &= ~unused
         if wrong.any():
             row = int(wrong.argmax())
             raise InputError(

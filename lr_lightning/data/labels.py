@@ -89,15 +89,21 @@ def decode_target(schema: TableSchema, values: Any, name: str) -> Tensor:
     return torch.from_numpy(label_codes(schema, array, name, lambda row: f"row {row + 1}")).double()
 
 
-def label_codes(schema: TableSchema, array: pa.Array, name: str, place: Any) -> np.ndarray:
-    """A target column as codes 0 and 1, int64, shape (n,); `place(row)` names a row for messages."""
+def label_codes(
+    schema: TableSchema, array: pa.Array, name: str, place: Any, kept: np.ndarray | None = None
+) -> np.ndarray:
+    """A target column as codes 0 and 1, int64, shape (n,), and -1 for what else stands in rows that are not `kept`.
+
+    `place(row)` names a row for messages.
+    """
     if kind_of(array.type) not in ("number", "boolean", "category", "missing"):
         raise InputError(f"{name}: the target {schema.target} holds values of type {array.type}")
     values, places = target_values(array)
     table = label_table(schema.labels)
     codes = np.array([table.get(v, -1) if v is not None else -1 for v in values] + [-1], dtype=np.int64)[places]
-    if (codes < 0).any():
-        row = int((codes < 0).argmax())
+    wrong = codes < 0 if kept is None else (codes < 0) & kept
+    if wrong.any():
+        row = int(wrong.argmax())
         value = None if places[row] < 0 else values[places[row]]
         what = "has no value" if value is None else f"holds {shown(value)}"
         raise InputError(

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from logging import WARNING
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from lr_lightning.data.choices import Choices
 from lr_lightning.data.columns import KIND_IN_WORDS, is_single, kind_of, missing_rows, numbers
 from lr_lightning.data.labels import label_codes
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.sources import Source
 from lr_lightning.data.weights import scaled_weights
 from lr_lightning.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -54,7 +58,7 @@ def review(source: Source, schema: TableSchema) -> Survey:
     """
     names = [column.name for column in schema.columns]
     columns = [*names, schema.target, *([schema.weight] if schema.weight else [])]
-    codes, weights, kept, single = [], [], [], True
+    codes, weights, masks, single = [], [], [], True
     start = 0
     for batch in source.batches(columns):
 
@@ -62,26 +66,59 @@ def review(source: Source, schema: TableSchema) -> Survey:
             return source.place(start + row)
 
         single &= all(is_single(dtype) for dtype in batch.schema.types[: len(names)])
-        codes.append(label_codes(schema, batch.column(len(names)), source.name, place).astype(np.uint8))
+        kept = usable_rows(batch, len(names), schema.missing)
+        refuse_without_target(kept, schema, source.name, place)
+        if schema.missing != "error":
+            masks.append(np.ones(batch.num_rows, bool) if kept is None else kept)
+        codes.append(label_codes(schema, batch.column(len(names)), source.name, place, kept).astype(np.uint8))
         if schema.weight:
-            weights.append(checked_weights(batch.column(len(names) + 1), schema.weight, source.name, place))
-        if schema.missing == "drop":
-            kept.append(~np.logical_or.reduce([np.zeros(batch.num_rows, bool), *_absences(batch, len(names))]))
+            weights.append(checked_weights(batch.column(len(names) + 1), schema.weight, source.name, place, kept))
         start += batch.num_rows
     if not start:
         raise InputError(f"{source.name} has a header and no rows")
-    mask, notes = rows_in_use(source, names, kept, start)
+    mask, notes = rows_in_use(source, columns, len(names), schema.missing, masks)
     y, weight = np.concatenate(codes), np.concatenate(weights) if weights else None
     if mask is not None:
         y, weight = y[mask], None if weight is None else weight[mask]
     return Survey(schema, y, weight, mask, single, notes)
 
 
-def checked_weights(array: pa.Array, name: str, table: str, place: Callable[[int], str]) -> np.ndarray:
+def deciding_columns(columns: Sequence[T], target: int, missing: str) -> Sequence[T]:
+    """Those of a sweep's columns in which a row that is used must have a value.
+
+    Args:
+        columns: the features, the target, and what has a part of its own to play.
+        target: place of the target.
+        missing: `drop` leaves a row out for any missing value; the other rules need the target alone.
+    """
+    return columns if missing == "drop" else columns[target : target + 1]
+
+
+def usable_rows(batch: pa.RecordBatch, target: int, missing: str) -> np.ndarray | None:
+    """Which rows have a value in all of the `deciding_columns`: boolean (n,), None for all."""
+    found = map(missing_rows, deciding_columns(batch.columns, target, missing))
+    absent = [mask for mask in found if mask is not None]
+    return ~np.logical_or.reduce(absent) if absent else None
+
+
+def refuse_without_target(
+    kept: np.ndarray | None, rules: Choices | TableSchema, table: str, place: Callable[[int], str]
+) -> None:
+    """Raise InputError if a row is without a target and no rule leaves it out; `place(row)` names it."""
+    if kept is not None and rules.missing == "error":
+        raise InputError(
+            f"{table}, {place(int(kept.argmin()))}: the target {rules.target} has no value; fit with "
+            "--data.missing drop or --data.missing impute to leave such rows out"
+        )
+
+
+def checked_weights(
+    array: pa.Array, name: str, table: str, place: Callable[[int], str], kept: np.ndarray | None
+) -> np.ndarray:
     """Sample weights as float64, shape (n,).
 
     Raises:
-        InputError: if one is missing, infinite or negative; `place(row)` names its row.
+        InputError: if one of the rows `kept`, None for all, is missing, infinite or negative; `place(row)` names it.
     """
     kind = kind_of(array.type)
     if kind not in ("number", "missing"):
@@ -89,47 +126,68 @@ def checked_weights(array: pa.Array, name: str, table: str, place: Callable[[int
         raise InputError(f"{table}: the weight {name} holds {found}; it must hold numbers")
     values = np.array(numbers(array), dtype=np.float64)
     wrong = ~((values >= 0) & np.isfinite(values))
+    if kept is not None:
+        wrong &= kept
     if wrong.any():
         row = int(wrong.argmax())
         found = "has no value" if np.isnan(values[row]) else f"is {values[row]}"
-        raise InputError(f"{table}, {place(row)}: the weight {name} {found}; it must be finite and not negative")
+        hint = "; --data.missing drop leaves such rows out" if np.isnan(values[row]) else ""
+        raise InputError(f"{table}, {place(row)}: the weight {name} {found}; it must be finite and not negative{hint}")
     return values
 
 
-def _absences(batch: pa.RecordBatch, n_columns: int) -> list[np.ndarray]:
-    found = (missing_rows(batch.column(j)) for j in range(n_columns))
-    return [mask for mask in found if mask is not None]
-
-
 def rows_in_use(
-    source: Source, features: Sequence[str], kept: list[np.ndarray], n_rows: int
+    source: Source, columns: Sequence[str], target: int, missing: str, masks: list[np.ndarray]
 ) -> tuple[np.ndarray | None, list[tuple[int, str]]]:
-    """Which rows have no missing value, None for all; and what to say about the others."""
-    mask = np.concatenate(kept) if kept else None
-    n_dropped = 0 if mask is None else n_rows - int(mask.sum())
-    if not n_dropped:
+    """Which rows are in use, None for all; and what to say about the others.
+
+    Args:
+        source: the table.
+        columns: of the sweep.
+        target: place of the target among them.
+        missing: the rule.
+        masks: the `usable_rows` of each batch; nothing where the rule leaves out none.
+
+    Raises:
+        InputError: if none is left.
+    """
+    mask = np.concatenate(masks) if masks else np.ones(1, bool)
+    n_rows, n_left_out = len(mask), len(mask) - int(np.count_nonzero(mask))
+    if not n_left_out:
         return None, []
-    if n_dropped == n_rows:
-        counts = missing_counts(source, features)
-        raise InputError(f"{source.name}: every row has a missing value, in {counts}")
-    plural = "row has" if n_dropped == 1 else "rows have"
-    return mask, [(WARNING, f"{source.name}: {n_dropped} of {n_rows} {plural} missing values and are left out")]
+    if n_left_out == n_rows:
+        if sum(n for n, _ in missing_counts(source, [columns[target]])) == n_rows:
+            raise InputError(f"{source.name}: the target {columns[target]} holds no value at all")
+        costly = most_missing(source, deciding_columns(columns, target, missing))
+        raise InputError(f"{source.name}: every row has a missing value; {costly}")
+    one = n_left_out == 1
+    what = "no target" if missing == "impute" else "a missing value" if one else "missing values"
+    text = f"rows has {what} and is left out" if one else f"rows have {what} and are left out"
+    return mask, [(WARNING, f"{source.name}: {n_left_out} of {n_rows} {text}")]
 
 
-def missing_counts(source: Source, features: Sequence[str]) -> str:
-    """Every column with missing values and how many it has, as a list for messages; takes a sweep."""
-    counts, n_rows = dict.fromkeys(features, 0), 0
-    for batch in source.batches(features):
+def most_missing(source: Source, columns: Sequence[str], most: int = 3) -> str:
+    """Which of the columns cost most rows, and what to do about it, for messages; takes a sweep."""
+    counts = sorted(missing_counts(source, columns), key=lambda found: -found[0])
+    *others, last = [words for _, words in counts[:most]]
+    which = f"the columns with most of them are {', '.join(others)} and {last}" if others else f"all are in {last}"
+    return f"{which}; leave such columns out with --data.features, or fill them in with --data.missing impute"
+
+
+def missing_counts(source: Source, columns: Sequence[str]) -> list[tuple[int, str]]:
+    """Of every column with missing values how many it has, and the same in words; takes a sweep."""
+    counts, n_rows = dict.fromkeys(columns, 0), 0
+    for batch in source.batches(columns):
         n_rows += batch.num_rows
-        for name, array in zip(features, batch.columns, strict=True):
+        for name, array in zip(columns, batch.columns, strict=True):
             absent = missing_rows(array)
             counts[name] += 0 if absent is None else int(absent.sum())
-    return ", ".join(f"{name} ({'all ' if n == n_rows else ''}{n})" for name, n in counts.items() if n)
+    return [(n, f"{name} ({'all ' if n == n_rows else ''}{n})") for name, n in counts.items() if n]
 
 
 def refuse_missing(source: Source, features: Sequence[str]) -> None:
     """Raise InputError if a feature is missing somewhere; names each column and its count."""
-    counts = missing_counts(source, features)
+    counts = ", ".join(words for _, words in missing_counts(source, features))
     if counts:
         raise InputError(
             f"{source.name} has missing values in {counts}; fit with --data.missing drop to leave such rows "

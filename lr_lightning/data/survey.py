@@ -13,7 +13,15 @@ from pyarrow import compute
 from lr_lightning.data.choices import Choices
 from lr_lightning.data.columns import coded, is_single, kind_of, missing_rows, plain
 from lr_lightning.data.labels import MOST_VALUES, choose_labels, target_values
-from lr_lightning.data.rows import Survey, checked_weights, refuse_missing, rows_in_use
+from lr_lightning.data.rows import (
+    Survey,
+    checked_weights,
+    most_missing,
+    refuse_missing,
+    refuse_without_target,
+    rows_in_use,
+    usable_rows,
+)
 from lr_lightning.data.schema import Column, Level, TableSchema
 from lr_lightning.data.sources import Source, TypesChanged, shown
 from lr_lightning.errors import InputError
@@ -52,6 +60,7 @@ class _Sweep:
     largest: dict[str, int] = field(default_factory=dict)
     labels: dict[Level, int] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)  # the labels of rows that were left out
     targets: list[np.ndarray] = field(default_factory=list)
     weights: list[np.ndarray] = field(default_factory=list)
     kept: list[np.ndarray] = field(default_factory=list)
@@ -63,40 +72,37 @@ class _Sweep:
         return [name for name in named if name is not None]
 
     def add(self, batch: pa.RecordBatch) -> None:
-        dropped = None
+        target, start = len(self.features), self.n_rows
+
+        def place(row: int) -> str:
+            return self.source.place(start + row)
+
         for j, name in enumerate(self.features):
             array = batch.column(j)
             self._add_kind(name, array.type)
             self.single &= is_single(array.type)
-            absent = None
-            if self.choices.missing != "impute":
-                absent = missing_rows(array) if self._may_miss(array) else None
-            if absent is not None:
-                if self.choices.missing == "error":
-                    refuse_missing(self.source, self.features)
-                dropped = absent if dropped is None else dropped | absent
+            if self.choices.missing == "error" and self._shows_missing(array):
+                refuse_missing(self.source, self.features)
             if pa.types.is_int64(array.type) or pa.types.is_uint64(array.type):
                 self._add_extremes(name, array)
-        kept = None if dropped is None else ~dropped
+        kept = usable_rows(batch, target, self.choices.missing)
+        refuse_without_target(kept, self.choices, self.source.name, place)
         for j, name in enumerate(self.features):
             if self.kinds[name] == "category":
                 self._add_levels(name, batch.column(j), kept)
-        self._add_target(batch.column(len(self.features)), kept)
+        self._add_target(batch.column(target), kept)
         if self.choices.weight is not None:
-            array = batch.column(len(self.features) + 1)
-            start = self.n_rows
-            self.weights.append(
-                checked_weights(
-                    array, self.choices.weight, self.source.name, lambda row: self.source.place(start + row)
-                )
-            )
-        if self.choices.missing == "drop":
+            array = batch.column(target + 1)
+            self.weights.append(checked_weights(array, self.choices.weight, self.source.name, place, kept))
+        if self.choices.missing != "error":
             self.kept.append(np.ones(batch.num_rows, bool) if kept is None else kept)
         self.n_rows += batch.num_rows
 
-    def _may_miss(self, array: pa.Array) -> bool:
-        # Under `error` a NaN shows itself in the statistics, at no cost of its own.
-        return self.choices.missing == "drop" or array.null_count > 0 or kind_of(array.type) == "category"
+    @staticmethod
+    def _shows_missing(array: pa.Array) -> bool:
+        # A NaN shows itself in the statistics later on, at no cost of its own.
+        looked_at = array.null_count > 0 or kind_of(array.type) == "category"
+        return looked_at and missing_rows(array) is not None
 
     def _add_kind(self, name: str, dtype: pa.DataType) -> None:
         kind = kind_of(dtype)
@@ -162,16 +168,16 @@ class _Sweep:
                 "it must hold numbers, true/false or text"
             )
         values, places = target_values(array)
-        absent = np.array([value is None for value in values] + [True])[places]
-        if absent.any():
-            where = self.source.place(self.n_rows + int(absent.argmax()))
-            raise InputError(f"{self.source.name}, {where}: the target {target} has no value; leave such rows out")
         for value in values:
-            self.labels.setdefault(value, len(self.labels))  # type: ignore[arg-type]
+            if value is not None:
+                self.labels.setdefault(value, len(self.labels))
         if len(self.labels) > MOST_VALUES:
             choose_labels(dict.fromkeys(self.labels, 1), None, str(target), self.source.name)
-        table = np.array([self.labels[value] for value in values], dtype=np.int16)  # type: ignore[index]
-        codes = table[places] if kept is None else table[places[kept]]
+        table = np.array([-1 if value is None else self.labels[value] for value in values] + [-1], dtype=np.int16)
+        codes = table[places]
+        if kept is not None:
+            self.lost.update(np.unique(codes[~kept]).tolist())
+            codes = codes[kept]
         for code, count in enumerate(np.bincount(codes, minlength=len(self.labels)).tolist()):
             self.counts[code] = self.counts.get(code, 0) + count
         # A byte a row while that is enough: a table can have more rows than there is memory for more.
@@ -181,7 +187,7 @@ class _Sweep:
         source = self.source
         if not self.n_rows:
             raise InputError(f"{source.name} has a header and no rows")
-        kept, notes = rows_in_use(source, self.features, self.kept, self.n_rows)
+        kept, notes = rows_in_use(source, self.columns, len(self.features), self.choices.missing, self.kept)
         self.notes.extend(notes)
         if source.unnamed and self.choices.features is None:
             places = ", ".join(map(str, source.unnamed))
@@ -204,7 +210,8 @@ class _Sweep:
             weight = np.concatenate(self.weights)
             weight = weight if kept is None else weight[kept]
             if not (weight > 0).any():
-                raise InputError(f"{source.name}: the weight {self.choices.weight} is 0 in every row")
+                left = "" if kept is None else " that is left"
+                raise InputError(f"{source.name}: the weight {self.choices.weight} is 0 in every row{left}")
         return Survey(schema, y, weight, kept, self.single, self.notes)
 
     def _note(self, level: int, text: str) -> None:
@@ -213,7 +220,17 @@ class _Sweep:
     def _chosen_labels(self) -> tuple[Level, Level]:
         target = str(self.choices.target)
         counts = {value: self.counts[code] for value, code in self.labels.items()}
-        labels = choose_labels(counts, self.choices.positive, target, self.source.name)
+        try:
+            labels = choose_labels(counts, self.choices.positive, target, self.source.name)
+        except InputError as error:
+            left = {code for code, count in self.counts.items() if count}
+            if len(left) > 1 or not self.lost - left - {-1}:
+                raise
+            n_left_out = self.n_rows - sum(counts.values())
+            raise InputError(
+                f"{error} after {n_left_out} of {self.n_rows} rows with missing values were left out; "
+                + most_missing(self.source, self.columns)
+            ) from None
         self._note(
             INFO,
             f"{target} = {labels[1]} is the positive class ({counts[labels[1]]} of {sum(counts.values())} "

@@ -49,8 +49,9 @@ class TableDataModule(TensorDataModule):
         weight: the column of sample weights.
         positive: the positive label; the later of the two in sorted order by default.
         categorical: columns of numbers that are codes of categories.
-        missing: for rows with a missing feature: `error` refuses them, `drop` leaves them out, `impute` fills
-            in the (weighted) training mean or the most frequent level.
+        missing: for rows with a missing value: `error` refuses them, `drop` leaves them out, `impute` fills
+            in features by their (weighted) training mean or most frequent level, and leaves out rows without a
+            target.
         unseen: for levels that the fit has not seen: `error` refuses them, `reference` takes them for the
             reference level.
         val_fraction: share of the rows kept back for validation, stratified by the target.

@@ -99,7 +99,7 @@ def test_every_row_of_another_table(path, tmp_path):
         (other.drop(columns="w"), "no weight column w"),
         (other.drop(columns="row"), "no column row"),
         (other.assign(y=["yes", "no"]), "the fit's labels are False and True"),
-        (other.assign(y=[None, True]), "row 1: the target y has no value"),
+        (other.assign(y=[None, None]), "the target y holds no value at all"),
         (other.assign(w=[1, -1]), "row 2: the weight w is -1.0"),
         (other.assign(s="never"), "a level the fit has not seen"),
         (other.assign(hole=np.nan), "every row has a missing value"),

@@ -1,12 +1,16 @@
 """The target: which values it may hold, and which of them is positive."""
 
+from typing import ClassVar
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from lr_lightning.data.schema import TableSchema
+from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
 from tests.data.conftest import fitted, refusal
 
@@ -74,8 +78,100 @@ def test_a_continuous_target_is_refused_without_listing_it():
     assert len(message) < 200
 
 
-def test_missing_targets_are_refused_even_where_rows_may_be_dropped():
-    assert "row 2: the target" in refusal({"a": [1, 2, 3], "y": [0, None, 1]}, missing="drop")
+class TestRowsWithoutATarget:
+    """Six rows, of which the fourth has no target, and `only` and `bad` and the second label are in it alone."""
+
+    TABLE: ClassVar = {
+        "a": [1.0, None, 3.0, np.inf, 5.0, 4.0],
+        "s": ["u", "v", "u", "only", "v", "u"],
+        "w": [1.0, 2.0, 1.0, -1.0, 3.0, 1.0],
+        "y": ["n", "y", "y", None, "n", "y"],
+    }
+
+    @pytest.mark.parametrize("missing", ["drop", "impute"])
+    @pytest.mark.parametrize("suffix", ["", "csv", "parquet"])
+    def test_are_left_out_as_if_they_were_not_there(self, missing, suffix, tmp_path, messages):
+        paths = []
+        frame = pd.DataFrame(self.TABLE)
+        for k, part in enumerate((frame, frame.drop(index=3))):
+            paths.append(tmp_path / f"{k}.{suffix}" if suffix else part)
+            if suffix:
+                getattr(part, f"to_{suffix}")(paths[-1], index=False)
+        data, without = (fitted(path, weight="w", missing=missing) for path in paths)
+        for rows, expected in zip(data.train_rows, without.train_rows, strict=True):
+            assert torch.equal(rows, expected)
+        assert len(data.train_rows.y) == (4 if missing == "drop" else 5)
+        assert data.schema == without.schema
+        assert data.schema.columns[1].levels == ("u", "v")
+        assert data.fingerprint == without.fingerprint
+        said = "2 of 6 rows have missing values and are" if missing == "drop" else "1 of 6 rows has no target and is"
+        assert any(line.endswith(f": {said} left out") for level, line in messages if level == "WARNING")
+
+    @pytest.mark.parametrize("missing", ["drop", "impute"])
+    @pytest.mark.parametrize("cached", [False, True])
+    def test_are_left_out_again_by_a_later_test(self, missing, cached, tmp_path):
+        table = {name: values * 10 for name, values in self.TABLE.items()}
+        pq.write_table(pa.table(table), tmp_path / "t.parquet")
+        options = {
+            "weight": "w",
+            "missing": missing,
+            "val_fraction": 0.2,
+            "test_fraction": 0.2,
+            "cache_dir": str(tmp_path / "cache") if cached else None,
+        }
+        fit = fitted(str(tmp_path / "t.parquet"), **options)
+        again = TableDataModule(str(tmp_path / "t.parquet"), "y", **options)
+        again.use_schema(fit.schema, fit.training, every_row=False, fingerprint=fit.fingerprint)
+        again.setup("test")
+        for one, other in zip(fit.test_rows, again.test_rows, strict=True):
+            assert torch.equal(one, other)
+        other = TableDataModule(self.TABLE)
+        other.use_schema(fit.schema, fit.training, every_row=True)
+        other.setup("test")
+        assert other.test_rows.y.tolist() == ([0, 1, 0, 1] if missing == "drop" else [0, 1, 1, 0, 1])
+
+    def test_are_refused_with_the_choices_named(self, write):
+        path = write("t.csv", "a,y\n1,0\n2,\n3,1\n")
+        words = "t.csv, line 3: the target y has no value; fit with --data.missing drop or --data.missing impute"
+        assert words in refusal(path)
+        data = fitted(write("fit.csv", "a,y\n1,0\n3,1\n"))
+        again = TableDataModule(path)
+        again.use_schema(data.schema, data.training, every_row=True)
+        with pytest.raises(InputError, match=words):
+            again.setup("test")
+
+    @pytest.mark.parametrize("missing", ["drop", "impute"])
+    @pytest.mark.parametrize("target", [[None, None], [np.nan, np.nan], pd.Categorical([None, None], ["a", "b"])])
+    def test_a_target_of_nothing_else_is_refused(self, missing, target):
+        assert "the target y holds no value at all" in refusal(
+            pd.DataFrame({"a": [1, 2], "y": target}), missing=missing
+        )
+
+    def test_a_missing_weight_leaves_a_row_out_where_rows_are_dropped(self, messages):
+        table = {"a": [1, 2, 3, 4], "w": [1.0, None, 2.0, 3.0], "y": [0, 1, 1, 0]}
+        data = fitted(table, weight="w", missing="drop")
+        assert data.train_rows.weight.tolist() == [1, 2, 3]
+        assert any("1 of 4 rows has a missing value and is left out" in line for _, line in messages)
+        for missing in ("error", "impute"):
+            message = refusal(table, weight="w", missing=missing)
+            assert "row 2: the weight w has no value" in message
+            assert "--data.missing drop leaves such rows out" in message
+
+
+def test_a_label_that_went_with_the_rows_that_were_left_out():
+    table = {
+        "a": [1.0, None, None, None, 5.0, 6.0],
+        "b": [1.0, 2.0, None, 4.0, None, 6.0],
+        "c": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        "y": ["n", "y", "y", "y", "y", "n"],
+    }
+    message = refusal(table, missing="drop")
+    assert "it has 1 value: 'n' after 4 of 6 rows with missing values were left out" in message
+    assert "the columns with most of them are a (3) and b (2); leave such columns out with --data.features" in message
+    of_one = refusal({**table, "y": list("nyyynn")}, missing="drop", features=["a", "c"])
+    assert "it has 1 value: 'n' after 3 of 6 rows with missing values were left out; all are in a (3);" in of_one
+    # Where the label is in no row that was left out, they are not the reason.
+    assert "left out" not in refusal({**table, "y": ["n"] * 6}, missing="drop")
 
 
 def test_options_are_checked_against_the_table(write):
