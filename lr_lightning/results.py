@@ -98,7 +98,9 @@ def with_held_out(inference: Inference, module: LogisticRegression, data: Tensor
         try:
             threshold = choose_threshold(torch.sigmoid(logits), y, threshold_criterion(rule), weight)
         except ValueError as error:
-            raise InputError(f"model.threshold {rule}: {error}") from error
+            raise InputError(
+                f"model.threshold {rule}: {error}; split otherwise (data.val_fraction, data.seed) or give a number"
+            ) from error
         words = f"{rule} on the validation rows"
     return inference._replace(report=inference.report.with_held_out(calibrate(logits, y, weight), threshold, words))
 

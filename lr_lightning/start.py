@@ -111,7 +111,10 @@ def summarize(trainer: Trainer, data: Any, class_weight: str | Mapping[Any, floa
     """
     if isinstance(data, TensorDataModule):
         rows = [data.train_rows.as_batch()]
-        return TrainingSummary.of(rows, class_weight, data.schema.labels, data.training_as_served, data.weight_scale)
+        split = data.val_rows is not None or data.test_rows is not None
+        return TrainingSummary.of(
+            rows, class_weight, data.schema.labels, data.training_as_served, data.weight_scale, split=split
+        )
     if trainer.world_size > 1:
         raise InputError(
             "several processes need a TensorDataModule or a TableDataModule: Lightning would serve some rows of a "

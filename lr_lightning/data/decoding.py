@@ -58,7 +58,11 @@ class Partition:
         if not split.every_row:
             y = torch.from_numpy(found.y)
             part = stratified_parts(
-                y, val_fraction=split.val_fraction, test_fraction=split.test_fraction, seed=split.seed
+                y,
+                val_fraction=split.val_fraction,
+                test_fraction=split.test_fraction,
+                seed=split.seed,
+                labels=found.schema.labels,
             ).numpy()
         sizes = tuple(int(np.count_nonzero(part == code)) for code in range(len(PARTS)))
         if found.kept is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,20 +13,24 @@ from lr_lightning.errors import InputError
 TRAIN, VAL, TEST = range(3)
 
 
-def stratified_parts(y: Tensor, *, val_fraction: float, test_fraction: float, seed: int) -> Tensor:
-    """Split rows at random, keeping each class's share in every part.
+def stratified_parts(
+    y: Tensor, *, val_fraction: float, test_fraction: float, seed: int, labels: Sequence[object] = (0, 1)
+) -> Tensor:
+    """Split rows at random, keeping each class's share in every part; of two or more at least one is for training.
 
     Args:
         y: 0/1 targets, shape (n,).
         val_fraction: share of the rows for validation, at least 0.
         test_fraction: share of the rows for the test, at least 0.
         seed: the same seed, targets and fractions give the same split on every machine.
+        labels: the negative and the positive one, for messages.
 
     Returns:
         TRAIN, VAL or TEST for each row: uint8, shape (n,), on the CPU.
 
     Raises:
-        InputError: if the fractions are negative, sum to 1 or more, or leave a part without rows.
+        InputError: if the fractions are negative, sum to 1 or more, or leave a part without rows or training
+            without a class.
     """
     for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
         if not 0 <= fraction < 1:
@@ -33,30 +39,40 @@ def stratified_parts(y: Tensor, *, val_fraction: float, test_fraction: float, se
         raise InputError("val_fraction and test_fraction must sum to less than 1")
     # NumPy counts and selects without an integer of eight bytes for each row; a table can have more rows than
     # there is memory for that.
-    labels = y.cpu().numpy()
-    part = np.full(labels.shape, TRAIN, dtype=np.uint8)
+    codes = y.cpu().numpy()
+    part = np.full(codes.shape, TRAIN, dtype=np.uint8)
     if val_fraction == 0 and test_fraction == 0:
         return torch.from_numpy(part)
 
     generator = torch.Generator().manual_seed(seed)
-    counts = [0, 0, 0]
-    for label in (0, 1):
-        of_label = labels == label
+    kept_back = {"val_fraction": 0, "test_fraction": 0}  # rows
+    for code in (0, 1):
+        of_label = codes == code
         n = int(np.count_nonzero(of_label))
         order = torch.randperm(n, generator=generator, dtype=torch.int32 if n < 2**31 else torch.int64).numpy()
         n_val, n_test = round(val_fraction * n), round(test_fraction * n)
+        if n_val + n_test == n > 1:  # the part that has more to spare gives one back
+            if kept_back["val_fraction"] + n_val > kept_back["test_fraction"] + n_test:
+                n_val -= 1
+            else:
+                n_test -= 1
+        elif n_val + n_test == n == 1:
+            raise InputError(
+                f"val_fraction {val_fraction} and test_fraction {test_fraction} split off the only row with the label "
+                f"{labels[code]!r}, which leaves none for training; lower them or set them to 0"
+            )
         of_rank = np.full(n, TRAIN, dtype=np.uint8)
         of_rank[order[:n_val]] = VAL
         of_rank[order[n_val : n_val + n_test]] = TEST
         del order
         part[of_label] = of_rank
-        for code, size in ((TRAIN, n - n_val - n_test), (VAL, n_val), (TEST, n_test)):
-            counts[code] += size
-    fractions = (1 - val_fraction - test_fraction, val_fraction, test_fraction)
-    for name, fraction, size in zip(("train", "val", "test"), fractions, counts, strict=True):
+        kept_back["val_fraction"] += n_val
+        kept_back["test_fraction"] += n_test
+    for (name, size), fraction in zip(kept_back.items(), (val_fraction, test_fraction), strict=True):
         if fraction > 0 and not size:
             raise InputError(
-                f"{name}_fraction {fraction} of {len(y)} rows leaves no {name} rows; raise it or set it to 0"
+                f"{name} {fraction} of {len(y)} rows leaves no {name.removesuffix('_fraction')} rows, for each class "
+                "is split by itself; raise it or set it to 0"
             )
     return torch.from_numpy(part)
 

@@ -47,6 +47,8 @@ class TrainingSummary:
         labels: Sequence[object],
         standardization: Standardization | None = None,
         weight_scale: float = 1.0,
+        *,
+        split: bool = False,
     ) -> TrainingSummary:
         """Sweep over batches `(x, y)` or `(x, y, weight)`.
 
@@ -56,6 +58,7 @@ class TrainingSummary:
             labels: the negative and the positive label.
             standardization: of the unweighted classes, where it is known already.
             weight_scale: what the sample weights have been divided by.
+            split: whether other rows were kept back, for messages.
 
         Raises:
             InputError: if a class is without rows, `class_weight` does not fit the labels, or Σ v as given is beyond
@@ -63,7 +66,11 @@ class TrainingSummary:
         """
         n_rows, negative, positive, dtype = _class_sums(batches)
         if negative == 0 or positive == 0:
-            raise InputError(f"the training rows hold one class only; both {labels[0]!r} and {labels[1]!r} must occur")
+            hint = ", or keep fewer rows back (val_fraction, test_fraction)" if split else ""
+            raise InputError(
+                f"the training rows (of positive weight) hold one class only; both {labels[0]!r} and {labels[1]!r} "
+                f"must occur{hint}"
+            )
         of_class = _class_weights(class_weight, labels, negative, positive)
         scaled, scale = scaled_weights(torch.tensor(of_class, dtype=torch.float64))
         (of_negative, of_positive), weight_scale = scaled.tolist(), weight_scale * scale

@@ -54,7 +54,8 @@ class TableDataModule(TensorDataModule):
             target.
         unseen: for levels that the fit has not seen: `error` refuses them, `reference` takes them for the
             reference level.
-        val_fraction: share of the rows kept back for validation, stratified by the target.
+        val_fraction: share of the rows kept back for validation, stratified by the target; of a class of two rows
+            or more at least one stays for training.
         test_fraction: share of the rows kept back for the test.
         batch_size: rows a batch; None is one batch of all rows.
         seed: of the split and of the shuffling.

@@ -40,7 +40,8 @@ class TensorDataModule(LightningDataModule):
         x: features, shape (n, d), a tensor or array of numbers.
         y: targets, shape (n,) or (n, 1), each 0 or 1.
         weight: sample weights, shape (n,), non-negative.
-        val_fraction: share of the rows kept back for validation, stratified by the target.
+        val_fraction: share of the rows kept back for validation, stratified by the target; of a class of two rows
+            or more at least one stays for training.
         test_fraction: share of the rows kept back for the test.
         batch_size: rows a batch; None is one batch of all rows.
         shuffle: shuffle the training rows anew each epoch; None does so where there is a batch size.

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
-from lr_lightning import InputError, TensorDataModule
+from lr_lightning import InputError, LogisticRegression, TableDataModule, TensorDataModule
 from lr_lightning.data.batches import Rows, TensorBatches
+from lr_lightning.data.splits import TEST, TRAIN, VAL, stratified_parts
 from lr_lightning.data.standardization import moments
+from tests.conftest import QUIET_TRAINER
 
 
 def rows(n=10, weight=False):
@@ -135,6 +138,67 @@ def test_impossible_splits_are_refused(fractions):
     data = TensorDataModule(torch.ones(20, 1), [0, 1] * 10, val_fraction=fractions[0], test_fraction=fractions[1])
     with pytest.raises(InputError, match="fraction"):
         data.setup("fit")
+
+
+FRACTIONS = [(0.2, 0.0), (0.8, 0.0), (0.0, 0.9), (0.2, 0.2), (0.3, 0.3), (0.5, 0.4), (0.5, 0.49), (0.05, 0.9)]
+
+
+@pytest.mark.parametrize(("val_fraction", "test_fraction"), FRACTIONS)
+def test_training_keeps_a_row_of_each_class_that_has_two(val_fraction, test_fraction):
+    """And where it would have one anyway, the split is what the rounded shares of a random order are."""
+    for rare in range(2, 9):
+        y = torch.cat([torch.zeros(40), torch.ones(rare)])
+        part = stratified_parts(y, val_fraction=val_fraction, test_fraction=test_fraction, seed=3)
+        generator = torch.Generator().manual_seed(3)
+        for label, n in ((0, 40), (1, rare)):
+            order = torch.randperm(n, generator=generator, dtype=torch.int32).long()
+            n_val, n_test = round(val_fraction * n), round(test_fraction * n)
+            expected = torch.full((n,), TRAIN, dtype=torch.uint8)
+            expected[order[:n_val]] = VAL
+            expected[order[n_val : n_val + n_test]] = TEST
+            differing = int((part[y == label] != expected).sum())
+            if n_val + n_test < n:
+                assert not differing
+            else:
+                assert int((part[y == label] == TRAIN).sum()) == 1
+                assert 1 <= differing <= 2  # test rows are those after the validation rows
+
+
+def test_a_tiny_table_has_a_row_in_each_part():
+    part = stratified_parts(torch.tensor([0, 0, 1, 1]), val_fraction=0.3, test_fraction=0.3, seed=0)
+    assert [int((part == code).sum()) for code in (TRAIN, VAL, TEST)] == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("y", "fractions", "words"),
+    [
+        (
+            [0, 0, 0, 1],
+            (0.6, 0.0),
+            "val_fraction 0.6 .*the only row with the label {1!r}, .*lower them or set them to 0",
+        ),
+        ([0, 1, 1, 1], (0.3, 0.6), "test_fraction 0.6 .*the only row with the label {0!r}, .*lower them"),
+        ([0, 0, 1, 1], (0.2, 0.0), "val_fraction 0.2 of 4 rows leaves no val rows, .*raise it or set it to 0"),
+    ],
+)
+def test_a_split_that_cannot_be_had_is_the_reason(y, fractions, words):
+    options = {"val_fraction": fractions[0], "test_fraction": fractions[1]}
+    table = TableDataModule({"a": range(4), "y": ["ny"[code] for code in y]}, "y", **options)
+    for data, labels in ((table, "ny"), (TensorDataModule(torch.arange(4.0)[:, None], y, **options), (0, 1))):
+        with pytest.raises(InputError, match=words.format(*labels)):
+            data.setup("fit")
+
+
+def test_weights_that_leave_training_one_class_blame_the_split():
+    """Of the rare class one row weighs something, and that is a validation row."""
+    y, weight = torch.tensor([0.0] * 8 + [1.0] * 3), torch.tensor([1.0] * 9 + [0.0] * 2)
+    seed = next(
+        seed for seed in range(20) if stratified_parts(y, val_fraction=0.4, test_fraction=0.0, seed=seed)[8] == VAL
+    )
+    trainer = Trainer(max_epochs=5, **QUIET_TRAINER)
+    data = TensorDataModule(torch.arange(11.0)[:, None], y, weight, val_fraction=0.4, seed=seed)
+    with pytest.raises(InputError, match=r"\(of positive weight\) hold one class only.*keep fewer rows back"):
+        trainer.fit(LogisticRegression(), data)
 
 
 def test_arrays_that_must_not_be_written_to_are_taken_as_they_are():
