@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
+from lr_lightning.data.notation import read
 from lr_lightning.data.schema import Column, Level
 
 MISSING, UNSEEN = -1, -2  # codes of a category
@@ -110,9 +112,36 @@ def coded(array: pa.Array) -> tuple[list[Level | None], np.ndarray]:
     array = plain(array)
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
+    elif len(array.dictionary) > len(array):  # a short piece of a long column
+        array = array.dictionary_decode().dictionary_encode()
     values = [level_of(value) for value in array.dictionary.to_pylist()]
     places = array.indices.cast(pa.int64()).fill_null(MISSING).to_numpy(zero_copy_only=False)
     return values, places
+
+
+def holds_text(dtype: pa.DataType) -> bool:
+    """Whether the values are text, as such or as the levels of a category."""
+    return kind_of(dtype.value_type if pa.types.is_dictionary(dtype) else dtype) == "category"
+
+
+def text_values(array: pa.Array, kind: str, notation: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Text as the values of a column of numbers, dates or times.
+
+    Args:
+        array: of text, n values.
+        kind: of the column.
+        notation: how the fit's column was written.
+
+    Returns:
+        float64 (n,), NaN where there is no value; and boolean (n,), where there is a text that has no value in the
+        notation, or may have two.
+    """
+    texts, places = coded(array)
+    values = [None if text is None else read(str(text), kind, notation) for text in texts]
+    table = np.array([*(math.nan if value is None else value for value in values), math.nan])
+    pairs = zip(texts, values, strict=True)
+    unreadable = np.array([*(text is not None and value is None for text, value in pairs), False])
+    return table[places], unreadable[places]
 
 
 def category_codes(array: pa.Array, levels: Mapping[Level, int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +19,11 @@ from lr_lightning.errors import InputError
 _MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "Null")
 MISSING_TEXT = [pad + text for text in _MISSING for pad in ("", " ")]
 _TRUE, _FALSE = ("true", "True", "TRUE", "1"), ("false", "False", "FALSE", "0")
+_CONVERSION = re.compile(
+    r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to ([^:]+): invalid value '(.*)'", re.DOTALL
+)
 STREAM_BLOCK_BYTES = 4 << 20  # rows of two bytes take fifty times that on their way, for Arrow reads ahead
 _WIDER = {  # what a column becomes in which a value does not fit the type that the first block suggested
-    pa.null(): pa.float64(),
     pa.int64(): pa.float64(),
     pa.date32(): pa.timestamp("s"),
     pa.timestamp("s"): pa.timestamp("ns"),
@@ -46,6 +49,11 @@ class DelimitedSource(Source):
         self._fixed: set[str] = set()  # columns whose type is known, not guessed
         self._found: dict[str, pa.DataType] = {}  # what the last sweep began with
         self.refuse_duplicates()
+
+    @property
+    def decimal_marks(self) -> Mapping[str, str]:
+        """As the beginning of the file shows them."""
+        return {self.names[place]: mark for place, mark in self.dialect.decimal_marks.items()}
 
     def expect(self, types: Mapping[str, pa.DataType]) -> None:
         """Parse these columns as these types instead of guessing."""
@@ -82,6 +90,8 @@ class DelimitedSource(Source):
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self._explained(error) from None
         self._check(table.schema)
+        if self._leave_as_text(columns, table.schema.types):
+            return self.load(columns)
         return MemorySource([table.rename_columns(list(columns))], columns, self)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -97,6 +107,8 @@ class DelimitedSource(Source):
             with self._stream() as stream, csv.open_csv(stream, **options) as reader:
                 self._check(reader.schema)
                 self._found = dict(zip(columns, reader.schema.types, strict=True))
+                if self._leave_as_text(columns, reader.schema.types):
+                    raise TypesChanged
                 for batch in reader:
                     yield batch.rename_columns(list(columns))
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -117,6 +129,17 @@ class DelimitedSource(Source):
             lambda _, fields: index < len(fields) and fields[index].strip() == value.strip(),
         )
         return f"line {found[0]}" if found else None
+
+    def _leave_as_text(self, columns: Sequence[str], types: Sequence[pa.DataType]) -> bool:
+        """Keep the parser from guessing at the decimal mark of a column; whether there is one that is news."""
+        marks = self.decimal_marks
+        guessed = [
+            name
+            for name, kind in zip(columns, types, strict=True)
+            if marks and kind == pa.float64() and name not in marks and name not in self._types
+        ]
+        self._types.update(dict.fromkeys(guessed, pa.string()))
+        return bool(guessed)
 
     def _stream(self) -> Any:
         return dialects.open_bytes(self.path, self.dialect.compression)
@@ -158,27 +181,33 @@ class DelimitedSource(Source):
         return dialects.encoding_error(self.name, *found)
 
     def _widen(self, error: Exception) -> None:
-        match = re.search(r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to ", str(error))
+        match = _CONVERSION.search(str(error))
         if match is None:
             return
         name = self.names[int(match[1])]
         if name in self._fixed:
             return
         current = self._types.get(name, self._found.get(name))
-        wider = _WIDER.get(current, pa.string())
+        wider = self._type_of(match[3]) if current == pa.null() else _WIDER.get(current, pa.string())
+        if wider == pa.float64() and self.decimal_marks and name not in self.decimal_marks:
+            wider = pa.string()
         if current == pa.string() or current is None:
             return
         self._types[name] = wider
         raise TypesChanged from None
 
+    def _type_of(self, text: str) -> pa.DataType:
+        """What the parser takes a column for that holds this text."""
+        convert = self._options(self.names)["convert_options"]
+        convert.include_columns, convert.column_types = [], {}
+        quoted = text.replace('"', '""')
+        options = csv.ReadOptions(column_names=["text"])
+        return csv.read_csv(io.BytesIO(f'"{quoted}"\n'.encode()), read_options=options, convert_options=convert)[0].type
+
     def _explained(self, error: Exception) -> InputError:
         """Pyarrow's complaint as one line with a line number."""
         text = str(error)
-        conversion = re.search(
-            r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to ([^:]+): invalid value '(.*)'",
-            text,
-            re.DOTALL,
-        )
+        conversion = _CONVERSION.search(text)
         if "invalid UTF8" in text or isinstance(error, UnicodeDecodeError):
             return self._encoding_error()
         if conversion:

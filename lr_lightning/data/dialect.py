@@ -10,20 +10,18 @@ import codecs
 import contextlib
 import csv
 import io
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from lr_lightning.data.notation import decimal_mark
 from lr_lightning.errors import InputError
 
 SAMPLE_BYTES = 1 << 18
 LONGEST_HEADER = 1 << 24
 DELIMITERS = ",;\t|"
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
-_DECIMAL_POINT = re.compile(r"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?")
 _FOREIGN_MAGIC = (  # files people take for a table of text
     (b"PK\x03\x04", "an Excel workbook or a zip archive; export or unpack it as CSV"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook; export it as CSV"),
@@ -47,13 +45,19 @@ class Dialect:
         compression: pyarrow's name of the codec; None for plain text.
         header: the column names as the first line spells them.
         delimiter: between two fields.
-        decimal_point: "." or ",".
+        decimal_marks: empty where no decimal comma is seen. Else the columns, by place, that beyond doubt have the
+            decimal mark that most have, and that mark.
     """
 
     compression: str | None
     header: tuple[str, ...]
     delimiter: str
-    decimal_point: str
+    decimal_marks: dict[int, str]
+
+    @property
+    def decimal_point(self) -> str:
+        """What pyarrow takes for the decimal mark of all columns."""
+        return next(iter(self.decimal_marks.values()), ".")
 
 
 def compression_of(first_bytes: bytes) -> str | None:
@@ -95,7 +99,7 @@ def probe(path: Path, name: str) -> Dialect:
     sample = rows.get(delimiter) or _sample_rows(text, delimiter, cut)
     if not sample:
         raise InputError(f"{name}: the first line is longer than {LONGEST_HEADER} bytes; is it a table of text?")
-    return Dialect(compression, tuple(sample[0]), delimiter, _decimal_point(sample, delimiter))
+    return Dialect(compression, tuple(sample[0]), delimiter, _decimal_marks(sample))
 
 
 def _decoded(head: bytes, name: str) -> str:
@@ -150,11 +154,17 @@ def _delimiter(rows: dict[str, list[list[str]]], tab_first: bool) -> str:
     return best or widest or "\x1f"
 
 
-def _decimal_point(sample: list[list[str]], delimiter: str) -> str:
-    fields = [field.strip() for row in sample[1:] for field in row]
-    commas = sum(_DECIMAL_COMMA.fullmatch(field) is not None for field in fields)
-    points = sum(_DECIMAL_POINT.fullmatch(field) is not None for field in fields)
-    return "," if delimiter != "," and commas > points else "."
+def _decimal_marks(sample: list[list[str]]) -> dict[int, str]:
+    with_comma = {place for row in sample[1:] for place, field in enumerate(row[: len(sample[0])]) if "," in field}
+    commas = {place for place in with_comma if decimal_mark(_column(sample, place)) == ","}
+    if not commas:
+        return {}
+    points = {place for place in range(len(sample[0])) if decimal_mark(_column(sample, place)) == "."}
+    return dict.fromkeys(commas, ",") if len(commas) >= len(points) else dict.fromkeys(points, ".")
+
+
+def _column(sample: list[list[str]], place: int) -> list[str]:
+    return [row[place].strip() for row in sample[1:] if place < len(row)]
 
 
 def lines(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:

@@ -18,13 +18,16 @@ from lr_lightning.data.columns import (
     UNSEEN,
     category_codes,
     coded,
+    holds_text,
     kind_of,
     missing_rows,
     numbers,
+    text_values,
     width,
 )
 from lr_lightning.data.files import open_source
 from lr_lightning.data.frames import to_arrow
+from lr_lightning.data.notation import NOTATION_OF_MARK, doubt_in_words, kind_of_text
 from lr_lightning.data.schema import Column, EncodedRows, TableSchema
 from lr_lightning.data.sources import BATCH_ROWS, MemorySource, Source, shown
 from lr_lightning.errors import InputError
@@ -109,7 +112,7 @@ class Encoder:
         column, array = self.schema.columns[j], batch.column(j)
         check_kind(column, array.type, self.source)
         if column.kind != "category":
-            values = numbers(array)
+            values = self._read(j, batch) if holds_text(array.type) else numbers(array)
             if column.kind == "boolean" and kind_of(array.type) == "number":
                 self._refuse_other_than_0_and_1(column, values, self._unused(batch))
             if column.fill is not None and values.dtype.kind == "f":
@@ -124,6 +127,31 @@ class Encoder:
         if column.fill is not None:
             codes[codes == MISSING] = self._levels[j][column.fill]
         return codes
+
+    def _read(self, j: int, batch: pa.RecordBatch) -> np.ndarray:
+        """A batch's column of text as numbers."""
+        column = self.schema.columns[j]
+        values, unreadable = text_values(batch.column(j), column.kind, column.notation)
+        if unreadable.any() and self.schema.missing == "drop":
+            unreadable &= ~self._left_out(batch)
+        if unreadable.any():
+            row = int(unreadable.argmax())
+            texts, places = coded(batch.column(j))
+            text = str(texts[places[row]])
+            what = doubt_in_words(text, column.kind) or f"not a {column.kind}"
+            if column.notation and kind_of_text(text) == column.kind:
+                what += f"; the fit had {column.kind}s written as {column.notation}"
+            raise InputError(
+                f"{self.source.name}, {self.source.place(self.n_rows + row)}: column {column.name} holds "
+                f"{shown(text)}, {what}"
+            )
+        return values
+
+    def _left_out(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Boolean (r,): rows with a missing value, at which nobody looks further where the fit said `drop`."""
+        absences = map(missing_rows, batch.columns[: len(self.names)])
+        nowhere = np.zeros(batch.num_rows, bool)
+        return np.logical_or.reduce([nowhere, *(absent for absent in absences if absent is not None)])
 
     def _fill(self, x: np.ndarray, missing: np.ndarray, prepared: list[np.ndarray], first: int) -> None:
         """Write the rows from `first` on into x (d, k), and mark in `missing` (k,) what x cannot show."""
@@ -153,9 +181,7 @@ class Encoder:
             codes[unused & (codes == UNSEEN)] = MISSING
         elif self.schema.missing == "drop":
             # The fit has not looked at the levels of rows that it left out, and nobody will.
-            for absent in map(missing_rows, batch.columns[: len(self.names)]):
-                if absent is not None:
-                    codes[absent & (codes == UNSEEN)] = MISSING
+            codes[self._left_out(batch) & (codes == UNSEEN)] = MISSING
         unseen = codes == UNSEEN
         if unseen.any():
             row = int(unseen.argmax())
@@ -218,6 +244,9 @@ def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
     """Raise InputError if values of an Arrow type cannot stand in the column."""
     kind = kind_of(dtype)
     wanted = column.kind
+    may_be_read = column.notation is not None or source.decimal_marks is not None
+    if may_be_read and holds_text(dtype) and wanted in ("number", "date", "time"):
+        return
     if kind == wanted == "category":
         value_type = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
         kind = "category" if kind_of(value_type) == "category" else "number"
@@ -235,6 +264,7 @@ def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
 def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> None:
     """Tell the source what the schema knows of the columns' types, so that text is not guessed at."""
     types = {column.name: _TYPES[column.kind] for column in schema.columns if column.kind in _TYPES}
+    types |= {name: pa.string() for name in _read_from_text(schema, source)}
     types |= {c.name: pa.string() for c in schema.columns if c.levels and isinstance(c.levels[0], str)}
     if labelled:
         label = schema.labels[0]
@@ -242,8 +272,20 @@ def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> N
             pa.bool_() if isinstance(label, bool) else pa.string() if isinstance(label, str) else pa.float64()
         )
         if schema.weight:
-            types[schema.weight] = pa.float64()
+            types[schema.weight] = pa.string() if source.decimal_marks else pa.float64()
     source.expect(types)
+
+
+def _read_from_text(schema: TableSchema, source: Source) -> list[str]:
+    """The columns of numbers that a text file's parser could not read, or not as the fit did."""
+    marks = source.decimal_marks or {}
+    found = []
+    for column in schema.columns:
+        mark = marks.get(column.name)
+        parsed_alike = (mark or not marks) if column.notation is None else column.notation == NOTATION_OF_MARK.get(mark)
+        if column.kind == "number" and not parsed_alike:
+            found.append(column.name)
+    return found
 
 
 def _open(schema: TableSchema, data: Any, name: str | None) -> Source:

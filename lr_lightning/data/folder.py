@@ -84,6 +84,17 @@ class FolderSource(Source):
                 names = ", ".join(differing[:5])
                 raise InputError(f"{part.name} has not the columns of {parts[0].name}: they differ in {names}")
 
+    @property
+    def decimal_marks(self) -> Mapping[str, str] | None:
+        """Those in which the parts agree."""
+        marks = [part.decimal_marks for part in self.parts]
+        known = [of_part for of_part in marks if of_part is not None]
+        if len(known) < len(marks):
+            return None
+        columns = {name for of_part in known for name in of_part}
+        found = {name: {of_part[name] for of_part in known if name in of_part} for name in columns}
+        return {name: of_column.pop() for name, of_column in found.items() if len(of_column) == 1}
+
     def expect(self, types: Mapping[str, pa.DataType]) -> None:
         """Say so to every part."""
         for part in self.parts:
@@ -116,17 +127,18 @@ class FolderSource(Source):
     def load(self, columns: Sequence[str]) -> Source:
         """All parts in memory."""
         while True:
-            self._rows, kinds, tables = [], _Kinds(self.parts), []
+            self._rows, kinds, tables, texts = [], _Kinds(self.parts), [], frozenset()
             try:
                 for part in self.parts:
-                    batches = list(part.load(columns).batches(columns))
+                    loaded = part.load(columns)
+                    batches, texts = list(loaded.batches(columns)), texts | loaded.texts
                     for batch in batches:
                         kinds.check(part, batch.schema)
                     tables.extend(pa.Table.from_batches([batch]) for batch in batches)
                     self._rows.append(sum(batch.num_rows for batch in batches))
             except TypesChanged:
                 continue
-            return MemorySource(tables, columns, self)
+            return MemorySource(tables, columns, self, texts)
 
     def place(self, row: int) -> str:
         """The file, and where the row is in it."""

@@ -12,7 +12,15 @@ import pyarrow as pa
 import torch
 
 from lr_lightning.data.choices import Choices
-from lr_lightning.data.columns import KIND_IN_WORDS, is_single, kind_of, missing_rows, numbers
+from lr_lightning.data.columns import (
+    KIND_IN_WORDS,
+    holds_text,
+    is_single,
+    kind_of,
+    missing_rows,
+    numbers,
+    text_values,
+)
 from lr_lightning.data.labels import label_codes
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.sources import Source
@@ -121,10 +129,14 @@ def checked_weights(
         InputError: if one of the rows `kept`, None for all, is missing, infinite or negative; `place(row)` names it.
     """
     kind = kind_of(array.type)
-    if kind not in ("number", "missing"):
+    values, unreadable = None, None
+    if holds_text(array.type):
+        values, unreadable = text_values(array, "number", None)
+    if kind not in ("number", "missing") and (unreadable is None or unreadable.any()):
         found = KIND_IN_WORDS.get(kind or "", f"values of type {array.type}")
         raise InputError(f"{table}: the weight {name} holds {found}; it must hold numbers")
-    values = np.array(numbers(array), dtype=np.float64)
+    if values is None:
+        values = np.array(numbers(array), dtype=np.float64)
     wrong = ~((values >= 0) & np.isfinite(values))
     if kept is not None:
         wrong &= kept

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from lr_lightning.data.notation import is_notation
 from lr_lightning.errors import InputError
 from lr_lightning.plain_data import misfit
 
@@ -30,12 +31,15 @@ class Column:
             (a time of day or a duration, in days).
         levels: of a category, sorted; the first is the reference.
         fill: what stands in for a missing value where the fit imputes: a number, or one of the levels.
+        notation: of a number, date or time that the fit read from text, how it was written (see `notation.KINDS`);
+            None where the table said it by its types, or by numbers and dates as programs write them.
     """
 
     name: str
     kind: str = "number"
     levels: tuple[Level, ...] = ()
     fill: Level | None = None
+    notation: str | None = None
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -54,6 +58,8 @@ class Column:
             return "has levels that are not all text, or not all finite numbers"
         if len(set(self.levels)) < len(self.levels):
             return "has a level twice"
+        if self.notation is not None and not is_notation(self.notation, self.kind):
+            return f"is written as {self.notation!r}"
         if self.fill is None and not imputed:
             return None
         if self.kind == "category":

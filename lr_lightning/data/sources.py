@@ -27,6 +27,17 @@ class Source(ABC):
 
     name: str
     names: list[str]
+    texts: frozenset[str] = frozenset()
+    """Columns of text that come as dictionaries; any other dictionary is a category that somebody declared."""
+
+    @property
+    def decimal_marks(self) -> Mapping[str, str] | None:
+        """How numbers are written in a text file; None where a table has types.
+
+        Empty but where decimal commas are seen: then the decimal mark of each column whose numbers the parser reads.
+        It leaves other numbers with a mark as text.
+        """
+        return None
 
     def expect(self, types: Mapping[str, pa.DataType]) -> None:  # noqa: B027 (most formats know them)
         """Say which types columns have, where the format itself does not. Other names are ignored."""
@@ -60,7 +71,13 @@ class Source(ABC):
         return f"row {row + 1}"
 
     def place_of(self, column: str, value: str) -> str | None:
-        """Where `column` first holds the text `value`; None where that is not known."""
+        """Where `column` first holds the text `value`, without the blanks around it; None where it does not."""
+        start = 0
+        for batch in self.batches([column]):
+            values = ["" if value is None else str(value).strip() for value in batch.column(0).to_pylist()]
+            if value in values:
+                return self.place(start + values.index(value))
+            start += len(values)
         return None
 
     @property
@@ -84,19 +101,32 @@ class MemorySource(Source):
         tables: the rows, in order. Each holds at least `columns`; text becomes a dictionary once and for all.
         columns: names of the columns.
         origin: where the rows were read from, or the name of a table that a caller passed.
+        texts: columns of text that are dictionaries already.
     """
 
-    def __init__(self, tables: Sequence[pa.Table], columns: Sequence[str], origin: Source | str):
+    def __init__(
+        self,
+        tables: Sequence[pa.Table],
+        columns: Sequence[str],
+        origin: Source | str,
+        texts: frozenset[str] = frozenset(),
+    ):
         self.names = list(columns)
         self._origin = origin if isinstance(origin, Source) else None
         self.name = origin if isinstance(origin, str) else origin.name
         self.refuse_duplicates()
+        self.texts = texts.union(field.name for table in tables for field in table.schema if is_text(field.type))
         self._tables = [_with_dictionaries(table) for table in tables]
 
     @property
     def unnamed(self) -> list[int]:
         """As in the file, if the table came from one."""
         return super().unnamed if self._origin is None else self._origin.unnamed
+
+    @property
+    def decimal_marks(self) -> Mapping[str, str] | None:
+        """As in the file, if the table came from one."""
+        return super().decimal_marks if self._origin is None else self._origin.decimal_marks
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
         """Nothing: the table is there already."""
@@ -120,20 +150,21 @@ class MemorySource(Source):
 
     def place_of(self, column: str, value: str) -> str | None:
         """Where the text was in the file, if the table came from one."""
-        return None if self._origin is None else self._origin.place_of(column, value)
+        return super().place_of(column, value) if self._origin is None else self._origin.place_of(column, value)
 
 
 def _with_dictionaries(table: pa.Table) -> pa.Table:
     for position, field in enumerate(table.schema):
         if pa.types.is_string_view(field.type):
             table = table.set_column(position, field.name, table.column(position).cast(pa.large_string()))
-        if (
-            pa.types.is_string(field.type)
-            or pa.types.is_large_string(field.type)
-            or pa.types.is_string_view(field.type)
-        ):
+        if is_text(field.type):
             table = table.set_column(position, field.name, table.column(position).dictionary_encode())
     return table
+
+
+def is_text(dtype: pa.DataType) -> bool:
+    """Whether an Arrow type is that of text, as such and not as a category."""
+    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype)
 
 
 def shown(value: Any) -> str:

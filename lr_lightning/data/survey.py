@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from dataclasses import dataclass, field
 from logging import INFO, WARNING
 
@@ -10,9 +10,22 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
-from lr_lightning.data.choices import Choices
+from lr_lightning.data.choices import Choices, listed
 from lr_lightning.data.columns import coded, is_single, kind_of, missing_rows, plain
 from lr_lightning.data.labels import MOST_VALUES, choose_labels, target_values
+from lr_lightning.data.notation import (
+    COMMA,
+    LARGEST_EXACT_INTEGER,
+    NOTATION_OF_MARK,
+    Evidence,
+    doubt_in_words,
+    has_short_year,
+    in_words,
+    is_integer,
+    kind_of_text,
+    read,
+    unit_of,
+)
 from lr_lightning.data.rows import (
     Survey,
     checked_weights,
@@ -23,12 +36,11 @@ from lr_lightning.data.rows import (
     usable_rows,
 )
 from lr_lightning.data.schema import Column, Level, TableSchema
-from lr_lightning.data.sources import Source, TypesChanged, shown
+from lr_lightning.data.sources import Source, TypesChanged, is_text, shown
 from lr_lightning.errors import InputError
 
 MOST_LEVELS = 1000
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-LARGEST_EXACT_INTEGER = 2**53
+FEWEST_ROWS_OF_IDS = 20
 
 
 def survey(source: Source, choices: Choices) -> Survey:
@@ -57,6 +69,8 @@ class _Sweep:
     single: bool = True
     kinds: dict[str, str] = field(default_factory=dict)
     levels: dict[str, dict[Level, int]] = field(default_factory=dict)
+    texts: set[str] = field(default_factory=set)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)
     labels: dict[Level, int] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
@@ -115,6 +129,8 @@ class _Sweep:
             if kind in ("date", "time"):
                 raise InputError(f"{self.source.name}: column {name} holds dates, which --data.categorical cannot take")
             kind = "category" if kind == "number" else kind
+        elif is_text(dtype) or name in self.source.texts:
+            self.texts.add(name)
         known = self.kinds.get(name, "missing")
         if known != "missing" and kind not in (known, "missing"):
             raise InputError(f"{self.source.name}: column {name} changes its type, from {known} to {kind}")
@@ -129,36 +145,85 @@ class _Sweep:
     def _add_levels(self, name: str, array: pa.Array, kept: np.ndarray | None) -> None:
         values, places = coded(array)
         places = places[places >= 0] if kept is None else places[kept & (places >= 0)]
+        counts = zip(values, np.bincount(places, minlength=len(values)).tolist(), strict=True)
+        present = {value: count for value, count in counts if value is not None and count}
+        if name in self.evidence:  # more values than a category may have: there is no need to keep them
+            odd = self.evidence[name].add(str(value) for value in present)
+            if odd is not None:
+                self._refuse_odd(name, odd, self.evidence[name])
+            return
         found = self.levels.setdefault(name, {})
-        for value, count in zip(values, np.bincount(places, minlength=len(values)).tolist(), strict=True):
-            if value is not None and count:
-                found[value] = found.get(value, 0) + count
+        for value, count in present.items():
+            found[value] = found.get(value, 0) + count
         if len(found) > MOST_LEVELS:
-            self._refuse_many_levels(name, list(found))
+            evidence = self._evidence_of(name)
+            if evidence is None:
+                self._refuse_many_levels(name)
+            else:
+                self.evidence[name] = evidence
 
-    def _refuse_many_levels(self, name: str, values: list[Level]) -> None:
-        self._refuse_spoilt_number(name, values)
+    def _evidence_of(self, name: str) -> Evidence | None:
+        """What makes a column of text one of numbers, dates or times; None if it is a category."""
+        if name in self.evidence:
+            return self.evidence[name]
+        evidence = Evidence()
+        if name not in self.texts or evidence.add(str(value) for value in self.levels[name]) is not None:
+            return None
+        return None if evidence.codes else evidence
+
+    def _refuse_many_levels(self, name: str) -> None:
+        self._refuse_spoilt(name)
         raise InputError(
             f"{self.source.name}: column {name} has more than {MOST_LEVELS} levels, such as "
-            f"{shown(values[0])} (an id?); name the columns to use with --data.features"
+            f"{shown(next(iter(self.levels[name])))} (an id?); name the columns to use with --data.features"
         )
 
-    def _refuse_spoilt_number(self, name: str, values: list[Level]) -> None:
-        """Refuse text that would be numbers if a few values were not."""
-        text = [value for value in values if isinstance(value, str)]
-        other = [value for value in text if not _NUMBER.fullmatch(value)]
-        numeric = len(text) - len(other)
-        if not other or numeric <= len(other) or name in self.choices.categorical:
-            return
-        where = self.source.place_of(name, other[0])
-        fractional = any("." in value for value in text if _NUMBER.fullmatch(value))
-        if numeric > 20 or fractional or numeric > self.n_rows / 2:
-            at = f"{self.source.name}, {where}" if where else self.source.name
+    def _refuse_ids(self, name: str) -> None:
+        """Refuse a category of which most rows have a level of their own."""
+        counts = self.levels[name]
+        n_rows, once = sum(counts.values()), [value for value, count in counts.items() if count == 1]
+        if n_rows >= FEWEST_ROWS_OF_IDS and 2 * len(once) > n_rows and name not in self.choices.categorical:
             raise InputError(
-                f"{at}: column {name} holds {shown(other[0])}, which is no number, though most of its values "
-                "are; correct it, or declare the column with --data.categorical"
+                f"{self.source.name}: column {name} has a level of its own in {len(once)} of {n_rows} rows, such as "
+                f"{shown(once[0])} (an id?); name the columns to use with --data.features, or declare this one with "
+                "--data.categorical"
             )
+
+    def _refuse_spoilt(self, name: str) -> None:
+        """Refuse text that would be numbers, dates or times if a few values were not, or all were written alike."""
+        kinds = {value: kind_of_text(value) for value in self.levels[name] if isinstance(value, str)}
+        counts = Counter(kind for kind in kinds.values() if kind is not None)
+        if not counts or name in self.choices.categorical:
+            return
+        kind, n_alike = counts.most_common(1)[0]
+        other = [value for value, found in kinds.items() if found != kind]
+        if not other and name in self.texts:
+            evidence = Evidence()
+            odd = evidence.add(kinds)
+            if odd is not None:
+                self._refuse_odd(name, odd, evidence)
+        if not other or n_alike <= len(other):
+            return
+        measured = kind != "number" or any(kind == found and not is_integer(value) for value, found in kinds.items())
+        if n_alike > 20 or measured or n_alike > self.n_rows / 2:
+            self._refuse_value(name, other[0], f"which is no {kind}, though most of its values are; correct it")
         self._note(WARNING, f"column {name} is taken as categorical because of {shown(other[0])}")
+
+    def _refuse_odd(self, name: str, odd: str, evidence: Evidence) -> None:
+        """Refuse a value that no notation explains together with those before it."""
+        if has_short_year(odd):
+            self._refuse_value(name, odd, "a date whose year has two digits; write all four")
+        if evidence.example is not None and kind_of_text(odd) != evidence.kind:
+            what = f"which is no {evidence.kind}, though most of its values are; correct it"
+            self._refuse_value(name, odd, what)
+        example = shown(evidence.example)
+        self._refuse_value(name, odd, f"which is written in another way than {example}; write all values in one way")
+
+    def _refuse_value(self, name: str, value: str, what: str) -> None:
+        where = self.source.place_of(name, value)
+        at = f"{self.source.name}, {where}" if where else self.source.name
+        hint = "or declare the column with --data.categorical"
+        raise InputError(f"{at}: column {name} holds {shown(value)}, {what}, {hint}")
 
     def _add_target(self, array: pa.Array, kept: np.ndarray | None) -> None:
         target, array = self.choices.target, plain(array)
@@ -197,6 +262,7 @@ class _Sweep:
                 raise InputError(
                     f"{source.name}: column {name} holds no value at all; name the columns to use with --data.features"
                 )
+        self._settle_notations()
         labels = self._chosen_labels()
         schema = self._schema(labels)
         y = np.empty(sum(map(len, self.targets)), dtype=np.uint8)
@@ -213,6 +279,24 @@ class _Sweep:
                 left = "" if kept is None else " that is left"
                 raise InputError(f"{source.name}: the weight {self.choices.weight} is 0 in every row{left}")
         return Survey(schema, y, weight, kept, self.single, self.notes)
+
+    def _settle_notations(self) -> None:
+        """Find the columns of text that are numbers, dates or times; refuse those that can mean two things."""
+        for name in self.features:
+            evidence = self._evidence_of(name) if name in self.texts else None
+            if evidence is not None:
+                if evidence.codes:
+                    self._refuse_many_levels(name)
+                self.evidence[name] = evidence
+        commas = bool(self.source.decimal_marks) or any(found.notations == [COMMA] for found in self.evidence.values())
+        with_comma = [name for name, mark in (self.source.decimal_marks or {}).items() if mark == ","]
+        parsed = [name for name in self.features if name in set(with_comma) and self.kinds[name] == "number"]
+        if parsed:
+            self._note(INFO, f"numbers are read with a decimal comma in column {listed(parsed)}")
+        for name, evidence in self.evidence.items():
+            if evidence.ambiguous or (evidence.plain and commas):
+                doubt = str(evidence.doubt)
+                self._refuse_value(name, doubt, str(doubt_in_words(doubt, evidence.kind)))
 
     def _note(self, level: int, text: str) -> None:
         self.notes.append((level, " ".join(f"{self.source.name}: {text}".splitlines())))
@@ -251,19 +335,31 @@ class _Sweep:
         return schema
 
     def _column(self, name: str) -> Column:
-        kind = self.kinds[name]
+        kind, notation = self.kinds[name], None
+        evidence = self.evidence.get(name)
+        if evidence is not None:
+            kind, notation, text = evidence.kind, evidence.notation, evidence.telling
+            value = in_words(read(text, kind, notation) or 0.0, kind)
+            self._note(INFO, f"column {name} holds text that is read as {kind}s: {shown(text)} is {value}")
+        elif kind == "number":
+            notation = NOTATION_OF_MARK.get((self.source.decimal_marks or {}).get(name))
         if kind in ("date", "time"):
             unit = "days since 1970-01-01" if kind == "date" else "days"
             self._note(INFO, f"column {name} is used as a number, {unit}")
-        if kind == "number" and self.largest.get(name, 0) > LARGEST_EXACT_INTEGER:
+        rounded = self.largest.get(name, 0) > LARGEST_EXACT_INTEGER
+        if rounded or (evidence is not None and evidence.beyond_exact_integers):
             self._note(
                 WARNING,
                 f"column {name} holds integers beyond 2**53, which floating-point numbers round (an id?)",
             )
         if kind != "category":
-            return Column(name, kind)
+            return Column(name, kind, notation=notation)
         levels = tuple(sorted(self.levels[name], key=lambda v: (isinstance(v, str), v)))
-        self._refuse_spoilt_number(name, list(self.levels[name]))
+        self._refuse_spoilt(name)
+        self._refuse_ids(name)
+        units = {unit_of(level) if isinstance(level, str) else None for level in levels}
+        if len(levels) > 2 and len(units) == 1 and (unit := units.pop()) and name not in self.choices.categorical:
+            self._note(WARNING, f"column {name} is taken as categorical; its values are numbers with {shown(unit)}")
         if len(levels) == 1:
             self._note(WARNING, f"column {name} is constant ({levels[0]}) and makes no feature")
         return Column(name, kind, levels)

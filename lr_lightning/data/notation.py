@@ -1,0 +1,338 @@
+"""Numbers, dates and times as people write them: what a text can mean, and what a column's texts have in common.
+
+Which of `.` and `,` is the decimal mark, and which of day and month comes first, is a property of a column. All else
+that is read here (blanks and apostrophes between thousands, other digits, other signs for minus) means one thing only.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from datetime import date, timedelta
+from typing import NamedTuple
+
+POINT, COMMA = "1234.5", "1234,5"
+POINT_GROUPED, COMMA_GROUPED = "1,234.5", "1.234,5"
+DAY_FIRST, MONTH_FIRST, YEAR_FIRST = "day/month/year", "month/day/year", "year-month-day"
+TIME = "hour:minute"
+UTC = "UTC"
+NOTATION_OF_MARK: dict[str | None, str] = {".": POINT, ",": COMMA}
+KINDS = {  # of a column, by its notation
+    **dict.fromkeys((POINT, COMMA, POINT_GROUPED, COMMA_GROUPED), "number"),
+    **dict.fromkeys((DAY_FIRST, MONTH_FIRST, YEAR_FIRST), "date"),
+    TIME: "time",
+}
+_UNGROUPED = {POINT_GROUPED: POINT, COMMA_GROUPED: COMMA}
+LARGEST_EXACT_INTEGER = 2**53
+
+_CURRENCY = r"(?:[A-Z]{0,3}[$£¥֏؋฿\u20a0-\u20cf]|USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|NZD|SEK|NOK|DKK|PLN|CZK|HUF|BRL)"
+_SAME = str.maketrans(
+    {
+        **dict.fromkeys("\u00a0\u2007\u2009\u202f", " "),  # blanks that keep a number on one line
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"),
+        **dict.fromkeys("\u2019\u02bc\u066c", "'"),  # the last is Arabic, and as unequivocal as an apostrophe
+        **dict.fromkeys("\u200b\u200e\u200f\u061c\u2060\ufeff", None),  # marks that nobody sees
+        **dict(zip("\u066b\uff0b\uff0e\uff0c\uff0f\uff1a\uff05\u066a\uff04\uffe1\uffe5", ".+.,/:%%$£¥", strict=True)),
+    }
+)
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
+_DAY_SECONDS = 86_400
+_EPOCH = date(1970, 1, 1)
+
+
+class Meaning(NamedTuple):
+    """What a text means in a notation.
+
+    Attributes:
+        value: the number; days since 1970-01-01; or days.
+        affix: a currency, `%` or UTC: what all texts of a column must share.
+        grouped: whether the mark that is not the decimal one stands between thousands.
+    """
+
+    value: float
+    affix: str = ""
+    grouped: bool = False
+
+
+def _number_pattern(decimal: str, other: str) -> re.Pattern[str]:
+    groups = "|".join(rf"[1-9]\d{{0,2}}(?:{mark}\d{{3}})+" for mark in (other, " ", "'"))
+    indian = rf"[1-9]\d?(?:{other}\d\d)+{other}\d{{3}}"
+    return re.compile(
+        rf"(?P<sign>[+-]? ?)(?P<before>{_CURRENCY})? ?(?P<inner>[+-]?)(?=[\d{decimal}])"
+        rf"(?P<whole>{groups}|{indian}|\d*)(?:{decimal}(?P<fraction>\d*))?"
+        rf"(?:(?(fraction)[eEdD]|[eE])(?P<exponent>[+-]?\d{{1,9}}))? ?(?P<after>%|{_CURRENCY})?",
+        re.ASCII,
+    )
+
+
+_NUMBERS = {".": _number_pattern(r"\.", ","), ",": _number_pattern(",", r"\.")}
+_NOT_DIGITS = re.compile(r"\D", re.ASCII)
+_WITH_UNIT = re.compile(r"(?P<number>[^\w\s]?\d[\d.,' ]*?) ?(?P<unit>[^\W\d]{1,4}|°[CF]?)")
+_PLAIN_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_CLOCK = (
+    r"(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.(?P<fraction>\d{1,9})\d*)?)?"
+    r"(?:\ ?(?P<half>[AaPp])\.?[Mm]\.?)?"
+)
+_TIME = re.compile(_CLOCK, re.ASCII)
+_DATE = re.compile(
+    rf"""(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\ )?
+    (?:(?P<y1>\d{{4}})(?P<mark1>[-/.])(?P<m1>\d{{1,2}})(?P=mark1)(?P<d1>\d{{1,2}})
+      |(?P<a>\d{{1,2}})(?P<mark2>[-/.\ ])(?P<b>\d{{1,2}})(?P=mark2)(?P<y2>\d{{4}}|\d\d)
+      |(?P<d3>\d{{1,2}})(?:st|nd|rd|th)?[-/.,\ ]{{0,2}}(?P<m3>[a-z]{{3,9}})[-/.,\ ]{{0,2}}(?P<y3>\d{{4}}|\d\d)
+      |(?P<m4>[a-z]{{3,9}})\.?[-\ ](?P<d4>\d{{1,2}})(?:st|nd|rd|th)?(?:,\ ?|[-\ ])(?P<y4>\d{{4}}))
+    (?:(?:[Tt]|,?\ )(?:{_CLOCK}|(?P<only_hour>\d\d))
+      \ ?(?P<zone>Z|UTC|GMT|(?P<east>[+-]\d\d):?(?P<east_minute>\d\d)?)?)?""",
+    re.ASCII | re.VERBOSE | re.IGNORECASE,
+)
+
+
+def _unified(text: str) -> str:
+    """The text with digits and marks that ASCII has."""
+    if text.isascii():
+        return text
+    return "".join(str(unicodedata.decimal(char, char)) for char in text.translate(_SAME))
+
+
+def _number(text: str, decimal: str) -> Meaning | None:
+    match = _NUMBERS[decimal].fullmatch(_unified(text))
+    if match is None:
+        return None
+    sign, before, inner, whole, fraction, exponent, after = match.groups()
+    if (sign.strip() and inner) or (before and after) or not (whole or fraction):
+        return None
+    affix = before or after or ""
+    power = int(exponent or 0) - (2 if affix == "%" else 0)
+    value = float(f"{(sign or inner).strip()}{_NOT_DIGITS.sub('', whole)}.{fraction or ''}e{power}")
+    return Meaning(value, affix, (",", ".")[decimal == ","] in whole)
+
+
+def _clock_seconds(match: re.Match[str]) -> int | None:
+    """Whole seconds since midnight."""
+    hour, minute, second = (int(match[part] or 0) for part in ("hour", "minute", "second"))
+    if match["half"]:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + (12 if match["half"] in "pP" else 0)
+    return hour * 3600 + minute * 60 + second if hour < 24 and minute < 60 and second < 60 else None
+
+
+def _in_days(seconds: int, fraction: str | None) -> float:
+    if not fraction:
+        return seconds / _DAY_SECONDS
+    return float(seconds * 10**9 + int(fraction.ljust(9, "0"))) / (_DAY_SECONDS * 10**9)
+
+
+def _time(text: str) -> Meaning | None:
+    match = _TIME.fullmatch(_unified(text))
+    seconds = None if match is None else _clock_seconds(match)
+    return None if match is None or seconds is None else Meaning(_in_days(seconds, match["fraction"]))
+
+
+def _date(text: str, day_first: bool) -> Meaning | None:
+    match = _DATE.fullmatch(_unified(text))
+    if match is None:
+        return None
+    year, month, day = match["y1"], match["m1"], match["d1"]
+    if match["a"]:
+        day, month = (match["a"], match["b"]) if day_first else (match["b"], match["a"])
+        year = match["y2"]
+    elif name := match["m3"] or match["m4"]:
+        day, year = match["d3"] or match["d4"], match["y3"] or match["y4"]
+        month = next((i for i, full in enumerate(_MONTHS, 1) if full.startswith(name.lower())), 0)
+        month = 9 if name.lower() == "sept" else month
+    if len(year) == 2:
+        return None
+    try:
+        days = (date(int(year), int(month), int(day)) - _EPOCH).days
+    except ValueError:
+        return None
+    seconds = int(match["only_hour"]) * 3600 if match["only_hour"] else _clock_seconds(match) if match["hour"] else 0
+    if seconds is None or seconds >= _DAY_SECONDS:
+        return None
+    if match["east"]:
+        east = int(match["east"]) * 60
+        seconds -= (east + int(match["east_minute"] or 0) * (-1 if match["east"][0] == "-" else 1)) * 60
+    return Meaning(_in_days(days * _DAY_SECONDS + seconds, match["fraction"]), UTC if match["zone"] else "")
+
+
+_BASIC: dict[str, Callable[[str], Meaning | None]] = {
+    POINT: lambda text: _number(text, "."),
+    COMMA: lambda text: _number(text, ","),
+    DAY_FIRST: lambda text: _date(text, True),
+    MONTH_FIRST: lambda text: _date(text, False),
+    TIME: _time,
+}
+_OF_KIND = {kind: tuple(name for name in _BASIC if KINDS[name] == kind) for kind in ("number", "date", "time")}
+
+
+def kind_of_text(text: str) -> str | None:
+    """Whether a text is a number, a date or a time in any notation; also a date whose year has two digits."""
+    if not any(char.isdecimal() for char in text):
+        return None
+    kind = next((KINDS[name] for name, meaning in _BASIC.items() if meaning(text) is not None), None)
+    return kind or ("date" if has_short_year(text) else None)
+
+
+def has_short_year(text: str) -> bool:
+    """Whether a text is a date whose year has two digits."""
+    match = _DATE.fullmatch(_unified(text))
+    year = None if match is None else match["y2"] or match["y3"]
+    if match is None or year is None or len(year) > 2:
+        return False
+    start = match.start("y2" if match["y2"] else "y3")
+    longer = f"{_unified(text)[:start]}20{_unified(text)[start:]}"
+    return _date(longer, True) is not None or _date(longer, False) is not None
+
+
+def unit_of(text: str) -> str | None:
+    """What follows a number in a text such as 12 kg; None where the text is no such thing."""
+    match = _WITH_UNIT.fullmatch(text)
+    return None if match is None or kind_of_text(match["number"]) != "number" else match["unit"]
+
+
+def is_integer(text: str) -> bool:
+    """Whether a text is a whole number without any mark but its sign."""
+    return _PLAIN_INTEGER.fullmatch(_unified(text)) is not None
+
+
+def decimal_mark(texts: Iterable[str]) -> str | None:
+    """The decimal mark of texts that mostly are numbers; None where they leave it open or contradict one another."""
+    texts = [text for text in texts if text]
+    readable = [[mark for mark in ".," if _number(text, mark) is not None] for text in texts]
+    found = {marks[0] for marks in readable if len(marks) == 1}
+    return found.pop() if len(found) == 1 and 2 * sum(map(bool, readable)) > len(texts) else None
+
+
+def doubt_in_words(text: str, kind: str) -> str | None:
+    """Which two things a text can mean in a column of the kind, and how to write one; None if it cannot."""
+    values = [meaning.value for name in _OF_KIND[kind] if (meaning := _BASIC[name](text)) is not None]
+    if len(set(values)) < 2:
+        return None
+    way = "a decimal point and nothing between thousands" if kind == "number" else "the year first"
+    return f"which can mean {' or '.join(in_words(value, kind) for value in values)}; write all values with {way}"
+
+
+def in_words(value: float, kind: str) -> str:
+    """A value as a message shows it."""
+    if kind == "date" and -719_162 <= value < 2_932_896:  # years from 1 to 9999
+        return f"{_EPOCH + timedelta(days=value):%Y-%m-%d}"
+    return f"{value:.15g}"
+
+
+def is_notation(name: str, kind: str) -> bool:
+    """Whether columns of the kind can be written in the notation."""
+    basic, _, affix = name.partition(" ")
+    return KINDS.get(basic) == kind and len(affix) <= 8
+
+
+def read(text: str, kind: str, notation: str | None) -> float | None:
+    """The value of a text in a column of the kind; None if it has none, or may have two.
+
+    Args:
+        text: without blanks around it.
+        kind: number, date or time.
+        notation: that of the fit's column; None where all that is known is that a text must mean one thing only.
+    """
+    basic, _, affix = (notation or "").partition(" ")
+    # An amount without its currency is the same number. A percentage without its sign is another one.
+    allowed = (affix,) if affix in ("%", UTC) else ("", affix, UTC if notation is None else "")
+    found = {
+        name: meaning
+        for name in _OF_KIND[kind]
+        if (meaning := _BASIC[name](text)) is not None and meaning.affix in allowed
+    }
+    own = found.get(_UNGROUPED.get(basic, basic))
+    if own is not None and (basic in _UNGROUPED or not own.grouped):
+        return own.value
+    values = {meaning.value for meaning in found.values()}
+    return values.pop() if len(values) == 1 else None
+
+
+class Evidence:
+    """What the texts of a column have shown so far.
+
+    Attributes:
+        notations: those that explain every text, short of how thousands are grouped; at most two, which differ in
+            the decimal mark or in the order of day and month.
+        doubt: the first text that two notations read differently, both of which explained all texts before.
+        example: the first text.
+    """
+
+    def __init__(self) -> None:
+        self.notations = list(_BASIC)
+        self.doubt: str | None = None
+        self.example: str | None = None
+        self._affix = ""
+        self._grouped: dict[str, str] = {}  # the first text with grouped thousands, by notation
+        self._commas = self._leading_zeros = False
+        self._only_digits = True
+        self._largest = 0.0
+
+    def add(self, texts: Iterable[str]) -> str | None:
+        """Take texts into account, up to the first that no notation explains together with all before; that one."""
+        for text in texts:
+            found = {name: meaning for name in self.notations if (meaning := _BASIC[name](text)) is not None}
+            affix = next((meaning.affix for meaning in found.values()), "")
+            if not found or (self.example is not None and affix != self._affix):
+                return text
+            if self.example is None:
+                self.example, self._affix = text, affix
+            self.notations = list(found)
+            if self.doubt is None and len({meaning.value for meaning in found.values()}) > 1:
+                self.doubt = text
+            for name, meaning in found.items():
+                if meaning.grouped:
+                    self._grouped.setdefault(name, text)
+            self._commas = self._commas or "," in _unified(text)
+            self._only_digits = self._only_digits and text.isdecimal()
+            self._leading_zeros = self._leading_zeros or (text[0] == "0" and len(text) > 1)
+            self._largest = max(self._largest, *(abs(meaning.value) for meaning in found.values()))
+        return None
+
+    @property
+    def telling(self) -> str:
+        """A text that shows how the column is written."""
+        return str(self.doubt or self._grouped.get(self.notations[0]) or self.example)
+
+    @property
+    def kind(self) -> str:
+        """The kind of column that the texts make: number, date or time."""
+        return KINDS[self.notations[0]]
+
+    @property
+    def codes(self) -> bool:
+        """Whether the texts are codes of digits, such as 01234, and no numbers."""
+        return self._only_digits and self._leading_zeros
+
+    @property
+    def beyond_exact_integers(self) -> bool:
+        """Whether the texts are integers, some of which floating-point numbers round."""
+        return self._only_digits and self._largest > LARGEST_EXACT_INTEGER
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether the texts as a whole can mean two things, as 1,234 and 03.02.2021 can."""
+        return self._open and (self.kind == "date" or self._commas)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the texts can mean two things, one of which is a plain number such as 1.234."""
+        return self._open and not self.ambiguous
+
+    @property
+    def _open(self) -> bool:
+        return self.doubt is not None and len(self.notations) > 1
+
+    @property
+    def notation(self) -> str:
+        """The name of the notation, with the currency, `%` or UTC that all texts share."""
+        name = self.notations[0]
+        if name in self._grouped and not self.plain:
+            name = {POINT: POINT_GROUPED, COMMA: COMMA_GROUPED}[name]
+        if name == DAY_FIRST and len(self.notations) > 1:
+            name = YEAR_FIRST
+        return f"{name} {self._affix}".rstrip()
