@@ -61,17 +61,9 @@ class DelimitedSource(Source):
         self._types.update(known)
         self._fixed.update(known)
 
-    def settle(self, columns: Sequence[str]) -> None:
-        """Read the columns whose types are only guessed, until the guess holds for every row."""
-        guessed = [name for name in columns if name not in self._fixed]
-        while guessed:
-            try:
-                for _ in self.batches(guessed):
-                    pass
-            except TypesChanged:
-                continue
-            self.expect(self._found)
-            break
+    def guess(self, types: Mapping[str, pa.DataType]) -> None:
+        """Parse these columns as these types while they fit."""
+        self._types.update({name: kind for name, kind in types.items() if name in self.names})
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
         """About eight bytes a field, guessed from the size of the file."""
@@ -84,15 +76,17 @@ class DelimitedSource(Source):
 
     def load(self, columns: Sequence[str]) -> Source:
         """The whole file in memory; the types take every row into account."""
-        try:
-            with self._stream() as stream:
-                table = csv.read_csv(stream, **self._options(columns))
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise self._explained(error) from None
-        self._check(table.schema)
-        if self._leave_as_text(columns, table.schema.types):
-            return self.load(columns)
-        return MemorySource([table.rename_columns(list(columns))], columns, self)
+        while True:
+            try:
+                with self._stream() as stream:
+                    table = csv.read_csv(stream, **self._options(columns))
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                if not self._widen(error):
+                    raise self._explained(error) from None
+                continue
+            self._check(table.schema)
+            if not self._leave_as_text(columns, table.schema.types):
+                return MemorySource([table.rename_columns(list(columns))], columns, self)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Blocks of rows, in constant memory.
@@ -112,7 +106,8 @@ class DelimitedSource(Source):
                 for batch in reader:
                     yield batch.rename_columns(list(columns))
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            self._widen(error)
+            if self._widen(error):
+                raise TypesChanged from None
             raise self._explained(error) from None
 
     def place(self, row: int) -> str:
@@ -180,21 +175,20 @@ class DelimitedSource(Source):
             return InputError(f"{self.name}: column {column} is not UTF-8 text; save the file as UTF-8")
         return dialects.encoding_error(self.name, *found)
 
-    def _widen(self, error: Exception) -> None:
+    def _widen(self, error: Exception) -> bool:
+        """Give the column that an error is about a type that fits; whether there is one."""
         match = _CONVERSION.search(str(error))
-        if match is None:
-            return
-        name = self.names[int(match[1])]
-        if name in self._fixed:
-            return
+        name = None if match is None else self.names[int(match[1])]
+        if match is None or name is None or name in self._fixed:
+            return False
         current = self._types.get(name, self._found.get(name))
         wider = self._type_of(match[3]) if current == pa.null() else _WIDER.get(current, pa.string())
         if wider == pa.float64() and self.decimal_marks and name not in self.decimal_marks:
             wider = pa.string()
         if current == pa.string() or current is None:
-            return
+            return False
         self._types[name] = wider
-        raise TypesChanged from None
+        return True
 
     def _type_of(self, text: str) -> pa.DataType:
         """What the parser takes a column for that holds this text."""

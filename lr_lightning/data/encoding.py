@@ -29,7 +29,7 @@ from lr_lightning.data.files import open_source
 from lr_lightning.data.frames import to_arrow
 from lr_lightning.data.notation import NOTATION_OF_MARK, doubt_in_words, kind_of_text
 from lr_lightning.data.schema import Column, EncodedRows, TableSchema
-from lr_lightning.data.sources import BATCH_ROWS, MemorySource, Source, shown
+from lr_lightning.data.sources import BATCH_ROWS, MemorySource, Source, TypesChanged, shown
 from lr_lightning.errors import InputError
 
 BLOCK_BYTES = 2 << 20  # a block of float64 rows that stays in the cache while it is worked on
@@ -264,7 +264,9 @@ def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
 def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> None:
     """Tell the source what the schema knows of the columns' types, so that text is not guessed at."""
     types = {column.name: _TYPES[column.kind] for column in schema.columns if column.kind in _TYPES}
-    types |= {name: pa.string() for name in _read_from_text(schema, source)}
+    of_text = set(_read_from_text(schema, source))
+    source.guess({name: kind for name, kind in types.items() if kind == pa.float64() and name not in of_text})
+    types = {name: kind for name, kind in types.items() if kind != pa.float64()} | dict.fromkeys(of_text, pa.string())
     types |= {c.name: pa.string() for c in schema.columns if c.levels and isinstance(c.levels[0], str)}
     if labelled:
         label = schema.labels[0]
@@ -326,6 +328,22 @@ def _in_slices(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield from (batch.slice(start, BATCH_ROWS) for start in range(0, batch.num_rows, BATCH_ROWS))
 
 
+def _whatever_their_types(source: Source, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Every row once, in order, though columns of a text file may change their types on the way."""
+    n_given = 0
+    while True:
+        first = 0
+        try:
+            for batch in source.batches(columns):
+                if first + batch.num_rows > n_given:
+                    yield batch.slice(n_given - first)
+                    n_given = first + batch.num_rows
+                first += batch.num_rows
+        except TypesChanged:
+            continue
+        return
+
+
 def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: str | None) -> Iterator[EncodedRows]:
     """See `TableSchema.encode_blocks`."""
     source = _open(schema, data, name)
@@ -335,9 +353,8 @@ def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: 
         if identifier not in columns:
             source.expect({identifier: pa.string()})
             columns.append(identifier)
-    source.settle(columns)
     encoder = Encoder(schema, source)
-    for batch in _in_slices(source.batches(columns)):
+    for batch in _in_slices(_whatever_their_types(source, columns)):
         ids = None if identifier is None else batch.column(columns.index(identifier))
         yield EncodedRows(torch.cat(list(_encoded(encoder, [batch]))), ids)
     if not encoder.n_rows:  # a header alone predicts a header alone

@@ -100,10 +100,10 @@ class FolderSource(Source):
         for part in self.parts:
             part.expect(types)
 
-    def settle(self, columns: Sequence[str]) -> None:
-        """Settle every part."""
+    def guess(self, types: Mapping[str, pa.DataType]) -> None:
+        """Say so to every part."""
         for part in self.parts:
-            part.settle(columns)
+            part.guess(types)
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
         """The sum over the parts."""

@@ -106,8 +106,9 @@ def _number(text: str, decimal: str) -> Meaning | None:
         return None
     affix = before or after or ""
     power = int(exponent or 0) - (2 if affix == "%" else 0)
-    value = float(f"{(sign or inner).strip()}{_NOT_DIGITS.sub('', whole)}.{fraction or ''}e{power}")
-    return Meaning(value, affix, (",", ".")[decimal == ","] in whole)
+    digits = whole if whole.isdigit() else _NOT_DIGITS.sub("", whole)
+    value = float(f"{(sign or inner).strip()}{digits}.{fraction or ''}e{power}")
+    return Meaning(value, affix, ("," if decimal == "." else ".") in whole)
 
 
 def _clock_seconds(match: re.Match[str]) -> int | None:
@@ -200,11 +201,14 @@ def is_integer(text: str) -> bool:
 
 
 def decimal_mark(texts: Iterable[str]) -> str | None:
-    """The decimal mark of texts that mostly are numbers; None where they leave it open or contradict one another."""
+    """The decimal mark of texts that mostly are numbers: of the first that can have but one; None if none is so."""
     texts = [text for text in texts if text]
-    readable = [[mark for mark in ".," if _number(text, mark) is not None] for text in texts]
-    found = {marks[0] for marks in readable if len(marks) == 1}
-    return found.pop() if len(found) == 1 and 2 * sum(map(bool, readable)) > len(texts) else None
+    first = texts[:100]
+    if 2 * sum(kind_of_text(text) == "number" for text in first) <= len(first):
+        return None
+    marked = (text for text in texts if "," in text or "." in text)
+    readable = ([mark for mark in ".," if _number(text, mark) is not None] for text in marked)
+    return next((marks[0] for marks in readable if len(marks) == 1), None)
 
 
 def doubt_in_words(text: str, kind: str) -> str | None:
@@ -240,15 +244,12 @@ def read(text: str, kind: str, notation: str | None) -> float | None:
     basic, _, affix = (notation or "").partition(" ")
     # An amount without its currency is the same number. A percentage without its sign is another one.
     allowed = (affix,) if affix in ("%", UTC) else ("", affix, UTC if notation is None else "")
-    found = {
-        name: meaning
-        for name in _OF_KIND[kind]
-        if (meaning := _BASIC[name](text)) is not None and meaning.affix in allowed
-    }
-    own = found.get(_UNGROUPED.get(basic, basic))
-    if own is not None and (basic in _UNGROUPED or not own.grouped):
-        return own.value
-    values = {meaning.value for meaning in found.values()}
+    own = _BASIC.get(_UNGROUPED.get(basic, basic))
+    meaning = None if own is None else own(text)
+    if meaning is not None and meaning.affix in allowed and (basic in _UNGROUPED or not meaning.grouped):
+        return meaning.value
+    found = filter(None, (_BASIC[name](text) for name in _OF_KIND[kind]))
+    values = {meaning.value for meaning in found if meaning.affix in allowed}
     return values.pop() if len(values) == 1 else None
 
 

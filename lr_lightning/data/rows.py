@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import WARNING
 from typing import TypeVar
@@ -23,7 +24,7 @@ from lr_lightning.data.columns import (
 )
 from lr_lightning.data.labels import label_codes
 from lr_lightning.data.schema import TableSchema
-from lr_lightning.data.sources import Source
+from lr_lightning.data.sources import Source, TypesChanged
 from lr_lightning.data.weights import scaled_weights
 from lr_lightning.errors import InputError
 
@@ -64,6 +65,12 @@ def review(source: Source, schema: TableSchema) -> Survey:
     Raises:
         InputError: if a label is missing or unknown, or a weight is not a finite number of at least 0.
     """
+    while True:
+        with suppress(TypesChanged):
+            return _reviewed(source, schema)
+
+
+def _reviewed(source: Source, schema: TableSchema) -> Survey:
     names = [column.name for column in schema.columns]
     columns = [*names, schema.target, *([schema.weight] if schema.weight else [])]
     codes, weights, masks, single = [], [], [], True

@@ -42,8 +42,8 @@ class Source(ABC):
     def expect(self, types: Mapping[str, pa.DataType]) -> None:  # noqa: B027 (most formats know them)
         """Say which types columns have, where the format itself does not. Other names are ignored."""
 
-    def settle(self, columns: Sequence[str]) -> None:  # noqa: B027
-        """Make sure that `batches` of these columns will not raise TypesChanged."""
+    def guess(self, types: Mapping[str, pa.DataType]) -> None:  # noqa: B027
+        """Say which types columns have at first sight; what does not fit is text."""
 
     @abstractmethod
     def decoded_bytes(self, columns: Sequence[str]) -> int:

@@ -262,8 +262,6 @@ class TableDataModule(TensorDataModule):
         found = cache.open(key)
         if found is not None:
             return found
-        if self._given is not None:
-            source.settle(columns)  # a survey finds the types by itself
         with cache.writer(key) as writer:
             sweeps = self._sweeps(source)
             sweeps.write(sweeps.dtype(self._dtype()), writer.append)
