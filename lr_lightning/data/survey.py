@@ -36,7 +36,7 @@ from lr_lightning.data.rows import (
     usable_rows,
 )
 from lr_lightning.data.schema import Column, Level, TableSchema
-from lr_lightning.data.sources import Source, TypesChanged, is_text, shown
+from lr_lightning.data.sources import Source, TypesChanged, shown
 from lr_lightning.errors import InputError
 
 MOST_LEVELS = 1000
@@ -129,7 +129,7 @@ class _Sweep:
             if kind in ("date", "time"):
                 raise InputError(f"{self.source.name}: column {name} holds dates, which --data.categorical cannot take")
             kind = "category" if kind == "number" else kind
-        elif is_text(dtype) or name in self.source.texts:
+        elif kind == "category" and (name in self.source.texts or not pa.types.is_dictionary(dtype)):
             self.texts.add(name)
         known = self.kinds.get(name, "missing")
         if known != "missing" and kind not in (known, "missing"):

@@ -32,6 +32,7 @@ class TableDataModule(TensorDataModule):
 
     Numbers, booleans, text (treatment-coded, the first level in code-point order being the reference) and
     dates (as days) become features, standardised in float64 by the means and scales of the training rows.
+    Text that as a whole column can mean one thing only is read as numbers, dates or times.
     What was chosen on the way (the positive class, dates taken as days, rows left out, constant columns) is
     logged to `logging.getLogger("lr_lightning")`, one line each. Rows are float64 whatever the Trainer's
     precision, unless all features are stored in single precision, or are more than 2**25 numbers before they
@@ -48,7 +49,8 @@ class TableDataModule(TensorDataModule):
         features: the columns to predict from, in the order of the weights; all others by default.
         weight: the column of sample weights.
         positive: the positive label; the later of the two in sorted order by default.
-        categorical: columns of numbers that are codes of categories.
+        categorical: columns of numbers that are codes of categories, and of text that is taken as it stands, even
+            if it looks like numbers or dates, or most rows have a text of their own.
         missing: for rows with a missing value: `error` refuses them, `drop` leaves them out, `impute` fills
             in features by their (weighted) training mean or most frequent level, and leaves out rows without a
             target.

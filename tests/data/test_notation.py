@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lr_lightning.data import delimited
 from lr_lightning.data.schema import TableSchema
+from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.predictor import Predictor, load
 from lr_lightning.scoring import scoring_file
@@ -261,6 +262,23 @@ def test_blocks_and_the_whole_are_read_alike(write, monkeypatch, tmp_path):
     for cache in (None, str(tmp_path / "cache")):
         message = refusal(path, missing="impute", cache_dir=cache)
         assert message.startswith("t.csv, line 3001: column thousands holds '-', which is no number, though most")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_test_reads_as_the_fit_did(write, monkeypatch, tmp_path, cached):
+    """What was plain numbers to the fit may be written otherwise later on, where it can mean one thing only."""
+    monkeypatch.setattr(delimited, "STREAM_BLOCK_BYTES", 2048)
+    fit = fitted({"x": np.arange(3000.0), "y": np.arange(3000) % 2})
+    rows = "".join(f'"{i:,}.5",{i % 2}\n' if i > 2000 else f"{i % 1000}.5,{i % 2}\n" for i in range(3000))
+    data = TableDataModule(write("t.csv", "x,y\n" + rows), "y", cache_dir=str(tmp_path / "cache") if cached else None)
+    data.use_schema(fit.schema, fit.training, every_row=True)
+    data.prepare_data()
+    data.setup("test")
+    expected = [(i if i > 2000 else i % 1000) + 0.5 for i in range(3000)]
+    np.testing.assert_allclose(data.test_rows.x[:, 0] * fit.served.scale + fit.served.mean, expected, rtol=1e-3)
+    assert np.concatenate([block.x for block in fit.schema.encode_blocks("t.csv")])[:, 0].tolist() == expected
+    with pytest.raises(InputError, match=r"u.csv, line 3002: column x holds '9,999', which can mean 9999 or 9.999"):
+        list(fit.schema.encode_blocks(write("u.csv", "x,y\n" + rows + '"9,999",1\n')))
 
 
 def test_files_of_a_folder_may_be_written_in_two_ways(write):
