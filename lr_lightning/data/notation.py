@@ -71,13 +71,14 @@ def _number_pattern(decimal: str, other: str) -> re.Pattern[str]:
 
 _NUMBERS = {".": _number_pattern(r"\.", ","), ",": _number_pattern(",", r"\.")}
 _NOT_DIGITS = re.compile(r"\D", re.ASCII)
-_WITH_UNIT = re.compile(r"(?P<number>[^\w\s]?\d[\d.,' ]*?) ?(?P<unit>[^\W\d]{1,4}|°[CF]?)")
+_WITH_UNIT = re.compile(r"(?P<number>[^\w\s]?\d[\d.,' ]*?) ?(?P<unit>[^\s\d.,'%$€][^\d]{0,4})")
 _PLAIN_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _CLOCK = (
     r"(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.(?P<fraction>\d{1,9})\d*)?)?"
     r"(?:\ ?(?P<half>[AaPp])\.?[Mm]\.?)?"
 )
 _TIME = re.compile(_CLOCK, re.ASCII)
+_CHINESE_DATE = re.compile(r"^(\d{4})年(\d\d?)月(\d\d?)日", re.ASCII)
 _DATE = re.compile(
     rf"""(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\ )?
     (?:(?P<y1>\d{{4}})(?P<mark1>[-/.])(?P<m1>\d{{1,2}})(?P=mark1)(?P<d1>\d{{1,2}})
@@ -134,7 +135,7 @@ def _time(text: str) -> Meaning | None:
 
 
 def _date(text: str, day_first: bool) -> Meaning | None:
-    match = _DATE.fullmatch(_unified(text))
+    match = _DATE.fullmatch(_CHINESE_DATE.sub(r"\1-\2-\3", _unified(text)))
     if match is None:
         return None
     year, month, day = match["y1"], match["m1"], match["d1"]
@@ -190,7 +191,7 @@ def has_short_year(text: str) -> bool:
 
 
 def unit_of(text: str) -> str | None:
-    """What follows a number in a text such as 12 kg; None where the text is no such thing."""
+    """What follows a number in a text such as 12 kg or 3.5k; None where the text is no such thing."""
     match = _WITH_UNIT.fullmatch(text)
     return None if match is None or kind_of_text(match["number"]) != "number" else match["unit"]
 

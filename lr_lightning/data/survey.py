@@ -357,9 +357,16 @@ class _Sweep:
         levels = tuple(sorted(self.levels[name], key=lambda v: (isinstance(v, str), v)))
         self._refuse_spoilt(name)
         self._refuse_ids(name)
-        units = {unit_of(level) if isinstance(level, str) else None for level in levels}
-        if len(levels) > 2 and len(units) == 1 and (unit := units.pop()) and name not in self.choices.categorical:
-            self._note(WARNING, f"column {name} is taken as categorical; its values are numbers with {shown(unit)}")
+        self._note_units(name)
         if len(levels) == 1:
             self._note(WARNING, f"column {name} is constant ({levels[0]}) and makes no feature")
         return Column(name, kind, levels)
+
+    def _note_units(self, name: str) -> None:
+        """Say so where a column of text is a category, though its values are numbers with a unit."""
+        texts = [str(level) for level in self.levels[name]]
+        units = {unit_of(text) for text in texts}
+        alike = len(units) == 1 or any("." in text or "," in text for text in texts)
+        if name in self.texts and len(texts) > 2 and None not in units and alike:
+            what = f"its values look like numbers with a unit, such as {shown(texts[0])}"
+            self._note(WARNING, f"column {name} is taken as categorical, though {what}")

@@ -109,6 +109,12 @@ def test_dates_are_read_in_the_order_of_their_column(write, form, clock):
         assert data.schema.encode(table)[:, 0].tolist() == expected
 
 
+def test_dates_are_read_in_chinese():
+    table = table_of([f"2021年{1 + i % 12}月{1 + i % 28}日" for i in range(24)])
+    expected = [(datetime.date(2021, 1 + i % 12, 1 + i % 28) - datetime.date(1970, 1, 1)).days for i in range(24)]
+    assert fitted(table).schema.encode(table)[:, 0].tolist() == expected
+
+
 def test_a_zone_shifts_a_time(write):
     texts = [f"{day:02}.01.2021 01:30 +02:00" for day in range(9, 21)]
     expected = [18628 + day - 1 - 0.5 / 24 for day in range(9, 21)]
@@ -308,13 +314,23 @@ def test_what_is_read_is_told(write, messages):
     assert ("INFO", "t.csv: column x holds text that is read as numbers: '5%' is 0.05") in messages
     fitted(write("t.csv", "a;x;y\n1;0,5;0\n2;1,5;1\n2;3,5;0\n"))
     assert ("INFO", "t.csv: numbers are read with a decimal comma in column x") in messages
-    fitted(table_of(["12 kg", "15 kg", "20 kg"] * 8))
-    assert any(level == "WARNING" and "column x" in line and "'kg'" in line for level, line in messages)
+    for texts in (["12 kg", "15 kg", "20 kg"], ["1.2M", "900k", "350k"], ["0.4-", "1.5-", "3.2-"]):
+        fitted(table_of(texts * 8))
+        line = (
+            f"column x is taken as categorical, though its values look like numbers with a unit, such as {texts[0]!r}"
+        )
+        assert ("WARNING", f"the table: {line}") in messages
 
 
 def test_categories_stay_categories(write, messages):
     """What looks like numbers and is a code, a range, or declared."""
-    for texts in (["01234", "12345", "02345"], ["10-20", "20-30", "5-10"], ["Q1", "Q2", "Q3"], ["$", "$$", "$$$"]):
+    for texts in (
+        ["01234", "12345", "02345"],
+        ["10-20", "20-30", "5-10"],
+        ["Q1", "Q2", "Q3"],
+        ["$", "$$", "$$$"],
+        ["5a", "5b", "6a"],
+    ):
         assert fitted(table_of(texts * 8)).schema.columns[0].levels == tuple(sorted(texts))
     frame = pd.DataFrame(table_of(["1.5", "2.5", "3.5"] * 8))
     assert fitted(frame, categorical=["x"]).schema.columns[0].kind == "category"
