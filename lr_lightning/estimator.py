@@ -24,6 +24,7 @@ except ImportError as error:
         "pip install 'lr-lightning[sklearn]'"
     ) from error
 
+from lr_lightning.data.spelling import weights_by_label
 from lr_lightning.estimator_penalty import penalty_in_use
 
 __all__ = ["LogisticRegressionClassifier"]
@@ -239,7 +240,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         _refuse_sum(weight)
         if self.class_weight is not None:
-            of_class = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weight)
+            of_class = self._class_weights(classes, y, weight)
             if not (np.isfinite(of_class) & (of_class >= 0)).all():
                 raise ValueError(f"class_weight must be finite and not negative, not {self.class_weight}")
             weight = weight * of_class[codes]
@@ -251,6 +252,15 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
                 f"weight is not zero: {classes[weighty[0]]!r}"
             )
         return weight
+
+    def _class_weights(self, classes: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """The weight of each of the two labels, (2,); scikit-learn's own function does not find text that is digits."""
+        if self.class_weight == "balanced":
+            return compute_class_weight("balanced", classes=classes, y=y, sample_weight=weight)
+        found, unknown = weights_by_label(classes, self.class_weight)
+        if unknown and len(found) < len(classes):  # beside both labels others may be named, as in scikit-learn
+            raise ValueError(f"class_weight names {unknown}, but the classes are {classes.tolist()}")
+        return np.array([found.get(place, 1.0) for place in range(len(classes))])
 
     def _start(self) -> tuple[np.ndarray, float] | None:
         """Coefficients (d,) and intercept of the last fit, where the next one is to begin there."""

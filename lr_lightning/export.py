@@ -54,9 +54,9 @@ def to_onnx(predictor: Predictor) -> onnx.ModelProto:
     # Spelled out, because the runtime's own Sigmoid loses the small probabilities: it is 0 at a logit of −40.
     odds_against = graph.node("Exp", graph.node("Neg", logit))
     probability = graph.node("Reciprocal", graph.node("Add", one, odds_against), output="probability")
-    label_type = _prediction(graph, probability, predictor.threshold, schema.labels)
+    label_type = _prediction(graph, probability, predictor.threshold, schema.predicted_labels)
 
-    positive = f"P({schema.target} = {schema.labels[1]})"
+    positive = f"P({schema.target} = {schema.written_labels[1]})"
     proto = helper.make_graph(
         graph.nodes,
         "logistic_regression",
@@ -78,8 +78,8 @@ def to_onnx(predictor: Predictor) -> onnx.ModelProto:
     metadata = {
         "version": __version__,
         "target": schema.target,
-        "negative_label": schema.labels[0],
-        "positive_label": schema.labels[1],
+        "negative_label": schema.written_labels[0],
+        "positive_label": schema.written_labels[1],
         "threshold": predictor.threshold,
         "schema": schema.to_dict(),
     }

@@ -150,7 +150,7 @@ class Predictor:
 
     def labels_of(self, probability: Tensor) -> np.ndarray:
         """The original labels, shape (n,), of probabilities (n,)."""
-        labels = np.array([*self.schema.labels, None], dtype=object)
+        labels = np.array([*self.schema.predicted_labels, None], dtype=object)
         index = torch.where(probability.isnan(), 2, (probability > self.threshold).long()).numpy()
         predicted = labels[index]
         # Numbers and booleans get their own dtype back; text stays text.

@@ -37,8 +37,8 @@ def scoring_file(predictor: Predictor) -> dict[str, Any]:
     return {
         "version": __version__,
         "target": schema.target,
-        "negative_label": schema.labels[0],
-        "positive_label": schema.labels[1],
+        "negative_label": schema.written_labels[0],
+        "positive_label": schema.written_labels[1],
         "threshold": predictor.threshold,
         "missing": schema.missing,
         "unseen": schema.unseen,

@@ -113,7 +113,7 @@ def summarize(trainer: Trainer, data: Any, class_weight: str | Mapping[Any, floa
         rows = [data.train_rows.as_batch()]
         split = data.val_rows is not None or data.test_rows is not None
         return TrainingSummary.of(
-            rows, class_weight, data.schema.labels, data.training_as_served, data.weight_scale, split=split
+            rows, class_weight, data.schema.written_labels, data.training_as_served, data.weight_scale, split=split
         )
     if trainer.world_size > 1:
         raise InputError(

@@ -146,7 +146,7 @@ class RunRecord(Callback):
             yield "roc", figures.roc(logits, y, weight)
             yield "precision_recall", figures.precision_recall(logits, y, weight)
         yield "reliability", figures.reliability(probability, y, weight)
-        negative, positive = (str(label) for label in data.schema.labels)
+        negative, positive = (str(label) for label in data.schema.written_labels)
         yield (
             "confusion_matrix",
             figures.confusion_matrix(probability, y, weight, threshold=report.threshold, labels=(negative, positive)),

@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser
 
 from lr_lightning.checkpoint import write_whole
 from lr_lightning.data.schema import EncodedRows
+from lr_lightning.data.spelling import Level
 from lr_lightning.errors import InputError
 from lr_lightning.parsing import output_file, parse, refuse_impossible_level
 from lr_lightning.predictor import Predictor, load
@@ -41,14 +42,17 @@ def run(arguments: Sequence[str]) -> None:
     if options.id in (*PREDICTIONS, *LIMITS):
         raise InputError(f"option id: {options.id} is a column of the predictions; rename that of the table")
     level = options.level if options.interval else None
-    tables = _predictions(predictor, _blocks(predictor, options.data.path, options.id), options.id, level)
+    schema = predictor.schema
+    typed = output is not None and output.suffix == ".parquet"
+    labels = schema.predicted_labels if typed else schema.written_labels
+    tables = _predictions(predictor, _blocks(predictor, options.data.path, options.id), options.id, level, labels)
     if output is not None:
-        write_whole(output, lambda path: _write(tables, path, output.suffix, predictor.schema.labels))
+        write_whole(output, lambda path: _write(tables, path, output.suffix, labels))
         return
     # A mistake in the last row must leave nothing on stdout.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "predictions.csv"
-        _write(tables, path, ".csv", predictor.schema.labels)
+        _write(tables, path, ".csv", labels)
         with path.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
         sys.stdout.flush()
@@ -92,21 +96,22 @@ def _blocks(predictor: Predictor, path: str | None, identifier: str | None) -> I
 
 
 def _predictions(
-    predictor: Predictor, blocks: Iterator[EncodedRows], identifier: str | None, level: float | None
+    predictor: Predictor,
+    blocks: Iterator[EncodedRows],
+    identifier: str | None,
+    level: float | None,
+    labels: tuple[Level, Level],
 ) -> Iterator[pa.Table]:
     for rows in blocks:
         probability = torch.sigmoid(predictor.model.logits(rows.x))
         columns = {} if identifier is None or rows.ids is None else {identifier: rows.ids}
         columns["probability"] = pa.array(probability.numpy(), mask=probability.isnan().numpy())
-        columns["prediction"] = pa.array(predictor.labels_of(probability).tolist(), type=_label_type(predictor))
+        positive = pa.array((probability > predictor.threshold).numpy(), mask=probability.isnan().numpy())
+        columns["prediction"] = pa.array(labels).take(positive.cast(pa.int8()))
         if level is not None:
             for name, limit in zip(LIMITS, predictor.interval_of(rows.x, level), strict=True):
                 columns[name] = pa.array(limit.numpy(), mask=limit.isnan().numpy())
         yield pa.table(columns)
-
-
-def _label_type(predictor: Predictor) -> pa.DataType:
-    return pa.array(predictor.schema.labels).type
 
 
 def _write(tables: Iterator[pa.Table], path: Path, suffix: str, labels: Sequence[object]) -> None:

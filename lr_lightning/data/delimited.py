@@ -41,6 +41,8 @@ class DelimitedSource(Source):
         InputError: if it cannot be a table: empty, not UTF-8, two columns of one name.
     """
 
+    typed = False
+
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
         self.dialect = dialects.probe(path, name)

@@ -269,10 +269,7 @@ def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> N
     types = {name: kind for name, kind in types.items() if kind != pa.float64()} | dict.fromkeys(of_text, pa.string())
     types |= {c.name: pa.string() for c in schema.columns if c.levels and isinstance(c.levels[0], str)}
     if labelled:
-        label = schema.labels[0]
-        types[schema.target] = (
-            pa.bool_() if isinstance(label, bool) else pa.string() if isinstance(label, str) else pa.float64()
-        )
+        types[schema.target] = pa.string()  # labels are compared as values, however they are spelled
         if schema.weight:
             types[schema.weight] = pa.string() if source.decimal_marks else pa.float64()
     source.expect(types)

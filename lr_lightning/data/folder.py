@@ -77,6 +77,8 @@ class FolderSource(Source):
     def __init__(self, parts: Sequence[Source], name: str):
         self.name, self.parts = name, parts
         self.names = parts[0].names
+        self.typed = all(part.typed for part in parts)
+        self._told: set[str] = set()  # columns whose reader takes any type
         self._rows: list[int] = []  # of the parts that a sweep has finished
         for part in parts[1:]:
             differing = sorted(set(part.names) ^ set(self.names))
@@ -97,6 +99,7 @@ class FolderSource(Source):
 
     def expect(self, types: Mapping[str, pa.DataType]) -> None:
         """Say so to every part."""
+        self._told.update(name for name, kind in types.items() if pa.types.is_string(kind))
         for part in self.parts:
             part.expect(types)
 
@@ -115,7 +118,7 @@ class FolderSource(Source):
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The rows of one part after the other."""
-        self._rows, kinds = [], _Kinds(self.parts)
+        self._rows, kinds = [], _Kinds(self.parts, self._told)
         for part in self.parts:
             n_rows = 0
             for batch in part.batches(columns):
@@ -127,7 +130,7 @@ class FolderSource(Source):
     def load(self, columns: Sequence[str]) -> Source:
         """All parts in memory."""
         while True:
-            self._rows, kinds, tables, texts = [], _Kinds(self.parts), [], frozenset()
+            self._rows, kinds, tables, texts = [], _Kinds(self.parts, self._told), [], frozenset()
             try:
                 for part in self.parts:
                     loaded = part.load(columns)
@@ -159,8 +162,8 @@ class FolderSource(Source):
 class _Kinds:
     """What kind of column the parts have shown so far."""
 
-    def __init__(self, parts: Sequence[Source]):
-        self._parts = parts
+    def __init__(self, parts: Sequence[Source], told: set[str]):
+        self._parts, self._told = parts, told
         self._known: dict[str, tuple[str | None, Source]] = {}
 
     def check(self, part: Source, schema: pa.Schema) -> None:
@@ -171,7 +174,7 @@ class _Kinds:
         """
         for field in schema:
             kind = kind_of(field.type)
-            if kind == "missing":
+            if kind == "missing" or field.name in self._told:
                 continue
             known, first = self._known.setdefault(field.name, (kind, part))
             if kind == known:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from torch import Tensor
 from lr_lightning.data.columns import coded, kind_of
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.sources import shown
+from lr_lightning.data.spelling import find_label, values_of
 from lr_lightning.errors import InputError
 
 MOST_VALUES = 1000  # of a target, before it is called continuous without reading on
@@ -30,19 +32,43 @@ def target_values(array: pa.Array) -> tuple[list[Level | None], np.ndarray]:
     return values, places
 
 
-def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name: str) -> tuple[Level, Level]:
+class Labels(NamedTuple):
+    """The two labels of a target, negative first.
+
+    Attributes:
+        labels: as values.
+        spelling: in a text file, where the labels themselves are no text and no plain integers; None otherwise.
+        counts: rows of each.
+        of_value: the code, 0 or 1, of each of the target's values as they stand.
+    """
+
+    labels: tuple[Level, Level]
+    spelling: tuple[str, str] | None
+    counts: tuple[int, int]
+    of_value: dict[Level, int]
+
+
+def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name: str, *, typed: bool) -> Labels:
     """The negative and the positive label of a target.
 
     Args:
-        counts: how many rows hold each value.
+        counts: how many rows hold each value as it stands; in a text file, each text.
         positive: the positive one, as a person spells it; None for the later one in sorted order.
         target: name of the column, for messages.
         name: of the table, for messages.
+        typed: whether the table says by types what is text and what is a number. In a text file 1 and 1.0 are two
+            spellings of one label, of which the more frequent is the table's.
 
     Raises:
         InputError: if there are not two values, or `positive` is none of them.
     """
-    values = sorted((value for value, count in counts.items() if count), key=lambda v: (isinstance(v, str), v))
+    in_use = {value: count for value, count in counts.items() if count}
+    meanings = {value: value for value in in_use} if typed else values_of(in_use)
+    spelled: dict[Level, Level] = {}  # the most frequent spelling of each value
+    for value, meaning in meanings.items():
+        if meaning not in spelled or in_use[value] > in_use[spelled[meaning]]:
+            spelled[meaning] = value
+    values = sorted((meanings[value] for value in spelled.values()), key=lambda v: (isinstance(v, str), v))
     if len(values) != 2:
         found = ", ".join(shown(value) for value in values[:6]) + (", …" if len(values) > 6 else "")
         count = f"more than {MOST_VALUES}" if len(values) > MOST_VALUES else str(len(values))
@@ -51,34 +77,27 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
             f"{name}: the target {target} must have two different values; it has {count} value{plural}"
             + (f": {found}" if found else "")
         )
-    if positive is None:
-        return values[0], values[1]
-    matching = [value for value in values if _same(value, positive)]
-    if not matching:
+    infinite = next((value for value in values if isinstance(value, float) and math.isinf(value)), None)
+    if infinite is not None:
+        raise InputError(f"{name}: the target {target} holds an infinite value; correct it")
+    place = 1 if positive is None else find_label([spelled[value] for value in values], positive)
+    if place is None:
         raise InputError(
             f"{name}: --data.positive {positive} is no value of the target {target}, which holds "
-            f"{shown(values[0])} and {shown(values[1])}"
+            f"{shown(spelled[values[0]])} and {shown(spelled[values[1]])}"
         )
-    negative = values[0] if matching[0] is values[1] else values[1]
-    return negative, matching[0]
-
-
-def _same(value: Level, spelled: Any) -> bool:
-    """Whether a person who writes `spelled` means `value`."""
-    text = str(spelled).strip()
-    if isinstance(value, bool):
-        return text.lower() == str(value).lower()
-    if isinstance(value, str):
-        return text == value
-    try:
-        return float(text) == value
-    except ValueError:
-        return False
-
-
-def label_table(labels: tuple[Level, Level]) -> dict[Level, int]:
-    """The code of each label."""
-    return {labels[0]: 0, labels[1]: 1}
+    if place == 0:
+        values.reverse()
+    texts = tuple(str(spelled[value]) for value in values)
+    if any(isinstance(value, float) for value in values) and not typed:
+        values = [float(value) for value in values]
+    plain = typed or all(
+        isinstance(value, str) or (type(value) is int and str(value) == text)
+        for value, text in zip(values, texts, strict=True)
+    )
+    of_value = {value: values.index(meaning) for value, meaning in meanings.items()}
+    in_class = [sum(in_use[value] for value, code in of_value.items() if code == place) for place in (0, 1)]
+    return Labels((values[0], values[1]), None if plain else (texts[0], texts[1]), (in_class[0], in_class[1]), of_value)
 
 
 def decode_target(schema: TableSchema, values: Any, name: str) -> Tensor:
@@ -99,8 +118,9 @@ def label_codes(
     if kind_of(array.type) not in ("number", "boolean", "category", "missing"):
         raise InputError(f"{name}: the target {schema.target} holds values of type {array.type}")
     values, places = target_values(array)
-    table = label_table(schema.labels)
-    codes = np.array([table.get(v, -1) if v is not None else -1 for v in values] + [-1], dtype=np.int64)[places]
+    labels = schema.written_labels
+    found = [None if value is None else find_label(labels, value) for value in values]
+    codes = np.array([*(-1 if code is None else code for code in found), -1], dtype=np.int64)[places]
     wrong = codes < 0 if kept is None else (codes < 0) & kept
     if wrong.any():
         row = int(wrong.argmax())
@@ -108,6 +128,6 @@ def label_codes(
         what = "has no value" if value is None else f"holds {shown(value)}"
         raise InputError(
             f"{name}, {place(row)}: the target {schema.target} {what}; the fit's labels are "
-            f"{shown(schema.labels[0])} and {shown(schema.labels[1])}"
+            f"{shown(labels[0])} and {shown(labels[1])}"
         )
     return codes

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lr_lightning.data.notation import is_notation
+from lr_lightning.data.spelling import Level, is_usual, value_of
 from lr_lightning.errors import InputError
 from lr_lightning.plain_data import misfit
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-Level: TypeAlias = str | int | float | bool
 KINDS = ("number", "boolean", "category", "date", "time")
 MISSING_RULES = ("error", "drop", "impute")
 UNSEEN_RULES = ("error", "reference")
@@ -95,10 +95,11 @@ class TableSchema:
     Attributes:
         columns: the raw columns, in the order of the weights.
         target: name of the target column.
-        labels: the negative and the positive label, as the table spells them.
+        labels: the negative and the positive label, as values.
         weight: name of the column of sample weights.
         missing: what happens to a row with a missing feature: `error`, `drop` or `impute`.
         unseen: what happens to a level that the fit has not seen: `error`, or `reference` (the first level).
+        spelling: of the labels in the table, where that was text and the labels are not; None otherwise.
 
     Example:
         >>> from lr_lightning import TableSchema
@@ -118,6 +119,19 @@ class TableSchema:
     weight: str | None = None
     missing: str = "error"
     unseen: str = "error"
+    spelling: tuple[str, str] | None = None
+
+    @property
+    def predicted_labels(self) -> tuple[Level, Level]:
+        """The labels as predictions give them: a number that is spelled in a way of its own, such as 01, is text."""
+        if self.spelling is None or all(isinstance(label, bool) for label in self.labels):
+            return self.labels
+        return self.labels if all(map(is_usual, self.labels, self.spelling)) else self.spelling
+
+    @property
+    def written_labels(self) -> tuple[Level, Level]:
+        """The labels as a text file is to hold them."""
+        return self.labels if self.spelling is None else self.spelling
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -132,7 +146,8 @@ class TableSchema:
     def to_dict(self) -> dict[str, Any]:
         """Nothing but str, int, float, bool, None, list and dict."""
         columns = [{**vars(column), "levels": list(column.levels)} for column in self.columns]
-        return {**vars(self), "columns": columns, "labels": list(self.labels)}
+        spelling = None if self.spelling is None else list(self.spelling)
+        return {**vars(self), "columns": columns, "labels": list(self.labels), "spelling": spelling}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TableSchema:
@@ -145,7 +160,8 @@ class TableSchema:
         if problem is None:
             try:
                 columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"])
-                schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"])})
+                spelling = None if data.get("spelling") is None else tuple(data["spelling"])
+                schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"]), "spelling": spelling})
             except TypeError as error:
                 problem = str(error)
             else:
@@ -161,6 +177,8 @@ class TableSchema:
             return f"missing is {self.missing!r}, unseen is {self.unseen!r}"
         if len(self.labels) != 2 or not _are_levels(self.labels) or self.labels[0] == self.labels[1]:
             return f"its labels are {self.labels}"
+        if self.spelling is not None and tuple(map(value_of, self.spelling)) != self.labels:
+            return f"its labels {self.labels} are spelled {self.spelling}"
         for column in self.columns:
             if problem := column.problem(imputed=self.missing == "impute"):
                 return f"column {column.name} {problem}"

@@ -27,6 +27,9 @@ class Source(ABC):
 
     name: str
     names: list[str]
+    typed: bool = True
+    """Whether the table says by types what is text and what is a number; a text file does not."""
+
     texts: frozenset[str] = frozenset()
     """Columns of text that come as dictionaries; any other dictionary is a category that somebody declared."""
 
@@ -114,6 +117,7 @@ class MemorySource(Source):
         self.names = list(columns)
         self._origin = origin if isinstance(origin, Source) else None
         self.name = origin if isinstance(origin, str) else origin.name
+        self.typed = True if isinstance(origin, str) else origin.typed
         self.refuse_duplicates()
         self.texts = texts.union(field.name for table in tables for field in table.schema if is_text(field.type))
         self._tables = [_with_dictionaries(table) for table in tables]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lr_lightning.data.spelling import weights_by_label
 from lr_lightning.data.standardization import Standardization, moments
 from lr_lightning.data.weights import scaled_weights
 from lr_lightning.errors import InputError
@@ -144,12 +145,14 @@ def _class_weights(
         return half / negative, half / positive
     if isinstance(class_weight, str):
         raise InputError(f"class_weight must be balanced or a weight for each label, not {class_weight!r}")
-    # Keys that were written in YAML or JSON may have become text.
-    by_text = {str(label): float(weight) for label, weight in class_weight.items()}
-    unknown = sorted(set(by_text) - {str(label) for label in labels})
+    try:
+        found, unknown = weights_by_label(labels, class_weight)
+        negative_weight, positive_weight = (float(found.get(place, 1.0)) for place in (0, 1))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{error}; class_weight holds a number for each label") from None
     if unknown:
-        raise InputError(f"class_weight names {', '.join(unknown)}, but the labels are {labels[0]!r} and {labels[1]!r}")
-    negative_weight, positive_weight = (by_text.get(str(label), 1.0) for label in labels)
+        names = ", ".join(sorted(map(str, unknown)))
+        raise InputError(f"class_weight names {names}, but the labels are {labels[0]!r} and {labels[1]!r}")
     if not (0 < negative_weight < float("inf") and 0 < positive_weight < float("inf")):
         raise InputError("every class weight must be a positive number")
     return negative_weight, positive_weight

@@ -12,7 +12,7 @@ from pyarrow import compute
 
 from lr_lightning.data.choices import Choices, listed
 from lr_lightning.data.columns import coded, is_single, kind_of, missing_rows, plain
-from lr_lightning.data.labels import MOST_VALUES, choose_labels, target_values
+from lr_lightning.data.labels import MOST_VALUES, Labels, choose_labels, target_values
 from lr_lightning.data.notation import (
     COMMA,
     LARGEST_EXACT_INTEGER,
@@ -237,7 +237,7 @@ class _Sweep:
             if value is not None:
                 self.labels.setdefault(value, len(self.labels))
         if len(self.labels) > MOST_VALUES:
-            choose_labels(dict.fromkeys(self.labels, 1), None, str(target), self.source.name)
+            choose_labels(dict.fromkeys(self.labels, 1), None, str(target), self.source.name, typed=self.source.typed)
         table = np.array([-1 if value is None else self.labels[value] for value in values] + [-1], dtype=np.int16)
         codes = table[places]
         if kept is not None:
@@ -265,11 +265,12 @@ class _Sweep:
         self._settle_notations()
         labels = self._chosen_labels()
         schema = self._schema(labels)
+        positive = np.array([labels.of_value.get(value) == 1 for value in self.labels])
         y = np.empty(sum(map(len, self.targets)), dtype=np.uint8)
         rest = y
         while self.targets:
             codes = self.targets.pop(0)
-            rest[: len(codes)] = codes == self.labels[labels[1]]
+            rest[: len(codes)] = positive[codes]
             rest = rest[len(codes) :]
         weight = None
         if self.weights:
@@ -301,11 +302,11 @@ class _Sweep:
     def _note(self, level: int, text: str) -> None:
         self.notes.append((level, " ".join(f"{self.source.name}: {text}".splitlines())))
 
-    def _chosen_labels(self) -> tuple[Level, Level]:
-        target = str(self.choices.target)
+    def _chosen_labels(self) -> Labels:
+        target, source = str(self.choices.target), self.source
         counts = {value: self.counts[code] for value, code in self.labels.items()}
         try:
-            labels = choose_labels(counts, self.choices.positive, target, self.source.name)
+            found = choose_labels(counts, self.choices.positive, target, source.name, typed=source.typed)
         except InputError as error:
             left = {code for code, count in self.counts.items() if count}
             if len(left) > 1 or not self.lost - left - {-1}:
@@ -313,19 +314,28 @@ class _Sweep:
             n_left_out = self.n_rows - sum(counts.values())
             raise InputError(
                 f"{error} after {n_left_out} of {self.n_rows} rows with missing values were left out; "
-                + most_missing(self.source, self.columns)
+                + most_missing(source, self.columns)
             ) from None
+        negative, positive = found.spelling or found.labels
         self._note(
             INFO,
-            f"{target} = {labels[1]} is the positive class ({counts[labels[1]]} of {sum(counts.values())} "
-            f"rows), {labels[0]} the negative one",
+            f"{target} = {positive} is the positive class ({found.counts[1]} of {sum(found.counts)} "
+            f"rows), {negative} the negative one",
         )
-        return labels
+        return found
 
-    def _schema(self, labels: tuple[Level, Level]) -> TableSchema:
+    def _schema(self, found: Labels) -> TableSchema:
         choices = self.choices
         columns = tuple(self._column(name) for name in self.features)
-        schema = TableSchema(columns, str(choices.target), labels, choices.weight, choices.missing, choices.unseen)
+        schema = TableSchema(
+            columns,
+            str(choices.target),
+            found.labels,
+            choices.weight,
+            choices.missing,
+            choices.unseen,
+            found.spelling,
+        )
         names = schema.feature_names
         if not names:
             raise InputError(f"{self.source.name}: no feature is left; every column has a single level")

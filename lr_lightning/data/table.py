@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -222,6 +223,7 @@ class TableDataModule(TensorDataModule):
         source = open_source(self.path)
         if self._given is None:
             names = [*self._choices.feature_columns(source), self._choices.target, self._choices.weight]
+            source.expect({str(self._choices.target): pa.string()})  # how a text file spells its labels
             return source, [name for name in names if name is not None]
         schema = self._given[0]
         names = [column.name for column in schema.columns]

@@ -180,7 +180,7 @@ class TensorDataModule(LightningDataModule):
         x, _ = self.points(len(self.train_rows.y))
         low, high = float(x.min()), float(x.max())
         margin = 0.1 * (high - low)
-        target, positive = self.schema.target, self.schema.labels[1]
+        target, positive = self.schema.target, self.schema.written_labels[1]
         return {
             "low": low - margin,
             "high": high + margin,
