@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from pyarrow import compute
 
 from lr_lightning.data.notation import read
 from lr_lightning.data.schema import Column, Level
+from lr_lightning.data.sources import Source
+from lr_lightning.errors import InputError
 
 MISSING, UNSEEN = -1, -2  # codes of a category
 
@@ -36,7 +38,7 @@ def kind_of(dtype: pa.DataType) -> str | None:
     types = pa.types
     if types.is_dictionary(dtype):
         inner = kind_of(dtype.value_type)
-        return "category" if inner in ("number", "boolean", "category") else inner
+        return "category" if inner in ("number", "category") else inner  # truth values need no levels
     if types.is_run_end_encoded(dtype):
         return kind_of(dtype.value_type)
     if types.is_boolean(dtype):
@@ -149,6 +151,17 @@ def category_codes(array: pa.Array, levels: Mapping[Level, int]) -> np.ndarray:
     values, places = coded(array)
     table = [MISSING if value is None else levels.get(value, UNSEEN) for value in values]
     return np.array([*table, MISSING], dtype=np.int64)[places]  # place −1 is the last entry
+
+
+def refuse_infinite_level(
+    values: Sequence[Level | None], places: np.ndarray, name: str, source: Source, start: int
+) -> None:
+    """Raise InputError if a category, as `coded` gives it, holds an infinite number; `start` is its first row."""
+    infinite = [i for i, value in enumerate(values) if isinstance(value, float) and math.isinf(value)]
+    found = np.isin(places, infinite) if infinite else np.zeros(0, dtype=bool)
+    if found.any():
+        where = source.place(start + int(found.argmax()))
+        raise InputError(f"{source.name}, {where}: column {name} holds an infinite value, which is no level; correct it")
 
 
 def missing_rows(array: pa.Array) -> np.ndarray | None:

@@ -22,6 +22,7 @@ from lr_lightning.data.columns import (
     kind_of,
     missing_rows,
     numbers,
+    refuse_infinite_level,
     text_values,
     width,
 )
@@ -123,6 +124,7 @@ class Encoder:
         codes = category_codes(array, self._levels[j])
         unseen = codes == UNSEEN
         if unseen.any():
+            refuse_infinite_level(*coded(array), column.name, self.source, self.n_rows)
             self._take_unseen(j, codes, batch)
         if column.fill is not None:
             codes[codes == MISSING] = self._levels[j][column.fill]

@@ -95,6 +95,8 @@ def _array(values: Any) -> Any:
         return values
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
+    if type(getattr(values, "dtype", None)).__name__ == "SparseDtype":  # of pandas
+        values = np.asarray(values)
     if isinstance(values, np.ndarray):
         values = np.ascontiguousarray(values)
     # pandas takes NaN in a column of objects for missing; so does this.

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from lr_lightning.data.choices import Choices, listed
-from lr_lightning.data.columns import coded, is_single, kind_of, missing_rows, plain
+from lr_lightning.data.columns import coded, is_single, kind_of, missing_rows, plain, refuse_infinite_level
 from lr_lightning.data.labels import MOST_VALUES, Labels, choose_labels, target_values
 from lr_lightning.data.notation import (
     COMMA,
@@ -144,6 +144,7 @@ class _Sweep:
 
     def _add_levels(self, name: str, array: pa.Array, kept: np.ndarray | None) -> None:
         values, places = coded(array)
+        refuse_infinite_level(values, places, name, self.source, self.n_rows)
         places = places[places >= 0] if kept is None else places[kept & (places >= 0)]
         counts = zip(values, np.bincount(places, minlength=len(values)).tolist(), strict=True)
         present = {value: count for value, count in counts if value is not None and count}
