@@ -31,10 +31,11 @@ from lr_lightning.data.frames import to_arrow
 from lr_lightning.data.notation import NOTATION_OF_MARK, doubt_in_words, kind_of_text
 from lr_lightning.data.schema import Column, EncodedRows, TableSchema
 from lr_lightning.data.sources import BATCH_ROWS, MemorySource, Source, TypesChanged, shown
+from lr_lightning.data.spelling import value_of
 from lr_lightning.errors import InputError
 
 BLOCK_BYTES = 2 << 20  # a block of float64 rows that stays in the cache while it is worked on
-_TYPES = {"number": pa.float64(), "boolean": pa.bool_()}
+_TYPES = {"number": pa.float64(), "boolean": pa.string()}  # of columns in text files; truth has several spellings
 
 
 class Block(NamedTuple):
@@ -113,7 +114,10 @@ class Encoder:
         column, array = self.schema.columns[j], batch.column(j)
         check_kind(column, array.type, self.source)
         if column.kind != "category":
-            values = self._read(j, batch) if holds_text(array.type) else numbers(array)
+            if not holds_text(array.type):
+                values = numbers(array)
+            else:
+                values = self._truth(column, array, self._unused(batch)) if column.kind == "boolean" else self._read(j, batch)
             if column.kind == "boolean" and kind_of(array.type) == "number":
                 self._refuse_other_than_0_and_1(column, values, self._unused(batch))
             if column.fill is not None and values.dtype.kind == "f":
@@ -198,6 +202,23 @@ class Encoder:
         """Which rows of the batch that is being coded are not in use: boolean (n,), None where nobody has said."""
         return None if self._in_use is None else ~self._in_use[self.n_rows : self.n_rows + batch.num_rows]
 
+    def _truth(self, column: Column, array: pa.Array, unused: np.ndarray | None) -> np.ndarray:
+        """Text as 0 and 1, NaN where missing: float64 (r,)."""
+        texts, places = coded(array)
+        meanings = [None if text is None else value_of(text) for text in texts]
+        known = [value if value in (0, 1) else None for value in meanings]
+        wrong = np.array([value is not None and value not in (0, 1) for value in meanings] + [False])[places]
+        if unused is not None:
+            wrong &= ~unused
+        if wrong.any():
+            row = int(wrong.argmax())
+            where = self.source.place(self.n_rows + row)
+            raise InputError(
+                f"{self.source.name}, {where}: column {column.name} holds {shown(texts[places[row]])}, "
+                "not true or false"
+            )
+        return np.array([np.nan if value is None else float(value) for value in known] + [np.nan])[places]
+
     def _refuse_other_than_0_and_1(self, column: Column, values: np.ndarray, unused: np.ndarray | None) -> None:
         wrong = (
             ~(np.isnan(values) | (values == 0) | (values == 1))
@@ -257,7 +278,7 @@ def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
         kind = "number" if kind == "boolean" else kind
     if pa.types.is_dictionary(dtype) and wanted != "category":
         kind = kind_of(dtype.value_type)
-    if kind in (wanted, "missing") or (wanted == "boolean" and kind == "number"):
+    if kind in (wanted, "missing") or (wanted == "boolean" and kind in ("number", "category")):
         return
     found = KIND_IN_WORDS.get(kind or "", f"values of type {dtype}")
     raise InputError(f"{source.name}: column {column.name} holds {found}, where the fit had {KIND_IN_WORDS[wanted]}")
