@@ -744,3 +744,14 @@ def test_weights_that_have_no_sum_are_refused(weight, C):
     x, y = np.arange(10.0)[:, None], np.arange(10) % 2
     with pytest.raises(ValueError, match=r"sum|non-zero"):
         LogisticRegressionClassifier(C=C).fit(x, y, sample_weight=weight)
+
+
+@pytest.mark.parametrize("labels", [["1", "2"], ["01", "02"], [1.0, 2.0]])
+def test_class_weights_are_named_by_value(labels):
+    X = np.array([0.4, 1.1, 1.9, 2.2, 2.8, 3.1, 3.9, 4.2, 4.8, 5.3])[:, None]
+    y = np.array([0, 0, 1, 0, 0, 1, 0, 1, 1, 1])
+    right = LogisticRegression(class_weight={0: 1, 1: 5}, tol=1e-10, max_iter=1000).fit(X, y).coef_
+    found = LogisticRegressionClassifier(class_weight={labels[0]: 1, labels[1]: 5}).fit(X, np.array(labels)[y])
+    np.testing.assert_allclose(found.coef_, right, rtol=1e-6)
+    found = LogisticRegressionClassifier(class_weight={"1": 1, "2": 5}).fit(X, np.array(labels)[y])
+    np.testing.assert_allclose(found.coef_, right, rtol=1e-6)

@@ -28,6 +28,7 @@ class Choices:
     categorical: tuple[str, ...] = ()
     missing: str = "error"
     unseen: str = "error"
+    na: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING_RULES:

@@ -161,7 +161,9 @@ def refuse_infinite_level(
     found = np.isin(places, infinite) if infinite else np.zeros(0, dtype=bool)
     if found.any():
         where = source.place(start + int(found.argmax()))
-        raise InputError(f"{source.name}, {where}: column {name} holds an infinite value, which is no level; correct it")
+        raise InputError(
+            f"{source.name}, {where}: column {name} holds an infinite value, which is no level; correct it"
+        )
 
 
 def missing_rows(array: pa.Array) -> np.ndarray | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from lr_lightning.data.sources import MemorySource, Source, TypesChanged, shown
 from lr_lightning.errors import InputError
 
 _MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "Null")
-MISSING_TEXT = [pad + text for text in _MISSING for pad in ("", " ")]
 _TRUE, _FALSE = ("true", "True", "TRUE", "1"), ("false", "False", "FALSE", "0")
 _CONVERSION = re.compile(
     r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to ([^:]+): invalid value '(.*)'", re.DOTALL
@@ -42,6 +41,7 @@ class DelimitedSource(Source):
     """
 
     typed = False
+    usual = _MISSING
 
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
@@ -88,7 +88,7 @@ class DelimitedSource(Source):
                 continue
             self._check(table.schema)
             if not self._leave_as_text(columns, table.schema.types):
-                return MemorySource([table.rename_columns(list(columns))], columns, self)
+                return MemorySource([self._cleaned(table.rename_columns(list(columns)))], columns, self)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Blocks of rows, in constant memory.
@@ -106,7 +106,7 @@ class DelimitedSource(Source):
                 if self._leave_as_text(columns, reader.schema.types):
                     raise TypesChanged
                 for batch in reader:
-                    yield batch.rename_columns(list(columns))
+                    yield self._cleaned_batch(batch.rename_columns(list(columns)))
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             if self._widen(error):
                 raise TypesChanged from None
@@ -138,6 +138,9 @@ class DelimitedSource(Source):
         self._types.update(dict.fromkeys(guessed, pa.string()))
         return bool(guessed)
 
+    def _missing_texts(self) -> Collection[str]:
+        return self.usual if self.missing is None or self.missing.na is None else self.missing.na
+
     def _stream(self) -> Any:
         return dialects.open_bytes(self.path, self.dialect.compression)
 
@@ -151,10 +154,10 @@ class DelimitedSource(Source):
             "convert_options": csv.ConvertOptions(
                 include_columns=[spelled[name] for name in columns],
                 column_types={spelled[name]: kind for name, kind in self._types.items()},
-                null_values=MISSING_TEXT,
+                null_values=[pad + text for text in self._missing_texts() for pad in ("", " ")],
                 true_values=[pad + text for text in _TRUE for pad in ("", " ")],
                 false_values=[pad + text for text in _FALSE for pad in ("", " ")],
-                strings_can_be_null=True,
+                strings_can_be_null=False,
                 decimal_point=self.dialect.decimal_point,
             ),
         }

@@ -30,7 +30,7 @@ from lr_lightning.data.files import open_source
 from lr_lightning.data.frames import to_arrow
 from lr_lightning.data.notation import NOTATION_OF_MARK, doubt_in_words, kind_of_text
 from lr_lightning.data.schema import Column, EncodedRows, TableSchema
-from lr_lightning.data.sources import BATCH_ROWS, MemorySource, Source, TypesChanged, shown
+from lr_lightning.data.sources import BATCH_ROWS, MemorySource, MissingTexts, Source, TypesChanged, shown
 from lr_lightning.data.spelling import value_of
 from lr_lightning.errors import InputError
 
@@ -296,6 +296,9 @@ def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> N
         if schema.weight:
             types[schema.weight] = pa.string() if source.decimal_marks else pa.float64()
     source.expect(types)
+    known = {c.name: [level for level in c.levels if isinstance(level, str)] for c in schema.columns}
+    known[schema.target] = [str(label) for label in schema.written_labels]
+    source.count_as_missing(MissingTexts(schema.na, known))
 
 
 def _read_from_text(schema: TableSchema, source: Source) -> list[str]:
@@ -373,9 +376,17 @@ def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: 
         if identifier not in columns:
             source.expect({identifier: pa.string()})
             columns.append(identifier)
+    as_text = None
+    if identifier in columns[: len(schema.columns)] and not source.typed:
+        # A second reading in equal blocks, for an identifier is repeated as it stands in the file.
+        twin = open_source(data, name)
+        twin.expect({identifier: pa.string()})
+        as_text = _in_slices(twin.batches([identifier]))
     encoder = Encoder(schema, source)
     for batch in _in_slices(_whatever_their_types(source, columns)):
         ids = None if identifier is None else batch.column(columns.index(identifier))
+        if as_text is not None:
+            ids = next(as_text).column(0)
         yield EncodedRows(torch.cat(list(_encoded(encoder, [batch]))), ids)
     if not encoder.n_rows:  # a header alone predicts a header alone
         ids = None if identifier is None else pa.array([], pa.string())

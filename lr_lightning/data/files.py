@@ -58,7 +58,7 @@ class ParquetSource(_FileSource):
             n_rows = 0
             for batch in file.iter_batches(STREAM_BATCH_ROWS, columns=list(columns)):
                 n_rows += batch.num_rows
-                yield batch.select(list(columns))
+                yield self._cleaned_batch(batch.select(list(columns)))
             self._check_rows(n_rows)
 
     def load(self, columns: Sequence[str]) -> Source:
@@ -66,7 +66,7 @@ class ParquetSource(_FileSource):
         with _explained(self.name, "Parquet"), self._open(pre_buffer=True) as file:
             table = file.read(columns=list(columns), use_threads=True)
         self._check_rows(table.num_rows)
-        return MemorySource([table.select(list(columns))], columns, self)
+        return MemorySource([self._cleaned(table.select(list(columns)))], columns, self)
 
 
 class ArrowSource(_FileSource):
@@ -95,7 +95,7 @@ class ArrowSource(_FileSource):
             for batch in parts:
                 selected = batch.select(list(columns))
                 selected.validate(full=True)  # Arrow believes a file's offsets, and would follow them anywhere
-                table = pa.Table.from_batches([selected])
+                table = self._cleaned(pa.Table.from_batches([selected]))
                 yield from table.to_batches(max_chunksize=BATCH_ROWS)
 
 

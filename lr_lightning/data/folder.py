@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from lr_lightning.data.columns import KIND_IN_WORDS, kind_of
 from lr_lightning.data.delimited import DelimitedSource
-from lr_lightning.data.sources import MemorySource, Source, TypesChanged
+from lr_lightning.data.sources import MemorySource, MissingTexts, Source, TypesChanged
 from lr_lightning.errors import InputError
 
 _SUFFIXES = (
@@ -107,6 +107,12 @@ class FolderSource(Source):
         """Say so to every part."""
         for part in self.parts:
             part.guess(types)
+
+    def count_as_missing(self, missing: MissingTexts) -> None:
+        """Say so to every part."""
+        super().count_as_missing(missing)
+        for part in self.parts:
+            part.count_as_missing(missing)
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
         """The sum over the parts."""

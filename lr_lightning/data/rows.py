@@ -211,4 +211,5 @@ def refuse_missing(source: Source, features: Sequence[str]) -> None:
         raise InputError(
             f"{source.name} has missing values in {counts}; fit with --data.missing drop to leave such rows "
             "out, or --data.missing impute to fill in the training mean or the most frequent level"
+            + (f"; {doubt}" if (doubt := source.missing_in_words(features)) else "")
         )

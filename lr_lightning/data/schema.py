@@ -100,6 +100,7 @@ class TableSchema:
         missing: what happens to a row with a missing feature: `error`, `drop` or `impute`.
         unseen: what happens to a level that the fit has not seen: `error`, or `reference` (the first level).
         spelling: of the labels in the table, where that was text and the labels are not; None otherwise.
+        na: the texts that count as missing; None for those that are usual in a file of the table's format.
 
     Example:
         >>> from lr_lightning import TableSchema
@@ -120,6 +121,7 @@ class TableSchema:
     missing: str = "error"
     unseen: str = "error"
     spelling: tuple[str, str] | None = None
+    na: tuple[str, ...] | None = None
 
     @property
     def predicted_labels(self) -> tuple[Level, Level]:
@@ -146,8 +148,8 @@ class TableSchema:
     def to_dict(self) -> dict[str, Any]:
         """Nothing but str, int, float, bool, None, list and dict."""
         columns = [{**vars(column), "levels": list(column.levels)} for column in self.columns]
-        spelling = None if self.spelling is None else list(self.spelling)
-        return {**vars(self), "columns": columns, "labels": list(self.labels), "spelling": spelling}
+        spelling, na = (None if texts is None else list(texts) for texts in (self.spelling, self.na))
+        return {**vars(self), "columns": columns, "labels": list(self.labels), "spelling": spelling, "na": na}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TableSchema:
@@ -160,8 +162,8 @@ class TableSchema:
         if problem is None:
             try:
                 columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"])
-                spelling = None if data.get("spelling") is None else tuple(data["spelling"])
-                schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"]), "spelling": spelling})
+                texts = {key: None if data.get(key) is None else tuple(data[key]) for key in ("spelling", "na")}
+                schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"]), **texts})
             except TypeError as error:
                 problem = str(error)
             else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+from pyarrow import compute
 
 from lr_lightning.errors import InputError
 
@@ -15,6 +16,50 @@ BATCH_ROWS = 1 << 17
 
 class TypesChanged(Exception):  # noqa: N818 (not an error: a request)
     """A streamed file turned out to hold other types than its beginning suggested: sweep it again."""
+
+
+class MissingTexts:
+    """Which texts of a table's columns of text count as missing.
+
+    Args:
+        na: the texts, as a person names them; None for what is usual in a file of this format.
+        known: the columns where they do, and in each what the fit knew as a level or label and is no missing value.
+
+    Attributes:
+        found: the texts that were found so far, by column; those of blanks alone are left out.
+    """
+
+    def __init__(self, na: Sequence[str] | None, known: Mapping[str, Collection[str]]):
+        self.na = None if na is None else frozenset(text.strip() for text in na)
+        self._known = known
+        self.found: dict[str, set[str]] = {}
+
+    def without(self, table: pa.Table, usual: Collection[str]) -> pa.Table:
+        """The table with nulls in the place of such texts; `usual` are those of its format."""
+        for position, field in enumerate(table.schema):
+            if field.name in self._known and is_text(_value_type(field.type)):
+                texts = set(usual if self.na is None else self.na) - set(self._known[field.name])
+                texts = pa.array(sorted(texts), pa.large_string())
+                chunks = [self._nulled(field.name, chunk, texts) for chunk in table.column(position).chunks]
+                if any(chunk is not None for chunk in chunks):
+                    old = table.column(position).chunks
+                    new = [a if b is None else b for a, b in zip(old, chunks, strict=True)]
+                    table = table.set_column(position, field.name, pa.chunked_array(new, field.type))
+        return table
+
+    def _nulled(self, name: str, array: pa.Array, texts: pa.Array) -> pa.Array | None:
+        """The array with nulls, or None where nothing changes."""
+        if pa.types.is_dictionary(array.type):
+            values = self._nulled(name, array.dictionary, texts)
+            return None if values is None else pa.DictionaryArray.from_arrays(array.indices, values)
+        trimmed = compute.call_function("utf8_trim_whitespace", [array.cast(pa.large_string())])
+        missing = compute.call_function("is_in", [trimmed], compute.SetLookupOptions(texts))
+        if not compute.call_function("any", [missing]).as_py():
+            return None
+        found = set(trimmed.filter(missing).unique().to_pylist()) - {""}
+        if found:
+            self.found.setdefault(name, set()).update(found)
+        return compute.call_function("if_else", [missing, pa.scalar(None, array.type), array])
 
 
 class Source(ABC):
@@ -27,6 +72,9 @@ class Source(ABC):
 
     name: str
     names: list[str]
+    missing: MissingTexts | None = None
+    usual: Collection[str] = ()
+    """Texts that count as missing in a table of this format unless a person names others."""
     typed: bool = True
     """Whether the table says by types what is text and what is a number; a text file does not."""
 
@@ -47,6 +95,30 @@ class Source(ABC):
 
     def guess(self, types: Mapping[str, pa.DataType]) -> None:  # noqa: B027
         """Say which types columns have at first sight; what does not fit is text."""
+
+    def count_as_missing(self, missing: MissingTexts) -> None:
+        """Take texts for missing values; call it before the rows are read."""
+        self.missing = missing
+
+    def _cleaned(self, table: pa.Table) -> pa.Table:
+        """The table without the texts that count as missing."""
+        return table if self.missing is None else self.missing.without(table, self.usual)
+
+    def _cleaned_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if self.missing is None or not batch.num_rows:
+            return batch
+        return self._cleaned(pa.Table.from_batches([batch])).to_batches()[0]
+
+    def missing_in_words(self, columns: Iterable[str] | None = None) -> str:
+        """Which texts were taken for missing values though nobody named them, for messages; empty if none were."""
+        found = {} if self.missing is None or self.missing.na is not None else self.missing.found
+        texts = sorted({text for name in found if columns is None or name in columns for text in found[name]})
+        if not texts:
+            return ""
+        verb = "counts" if len(texts) == 1 else "count"
+        return (
+            f"{', '.join(map(shown, texts))} {verb} as missing; --data.na says which texts do, as in --data.na '[\"\"]'"
+        )
 
     @abstractmethod
     def decoded_bytes(self, columns: Sequence[str]) -> int:
@@ -118,6 +190,7 @@ class MemorySource(Source):
         self._origin = origin if isinstance(origin, Source) else None
         self.name = origin if isinstance(origin, str) else origin.name
         self.typed = True if isinstance(origin, str) else origin.typed
+        self.missing = None if isinstance(origin, str) else origin.missing
         self.refuse_duplicates()
         self.texts = texts.union(field.name for table in tables for field in table.schema if is_text(field.type))
         self._tables = [_with_dictionaries(table) for table in tables]
@@ -138,6 +211,11 @@ class MemorySource(Source):
 
     def identity(self) -> None:
         """Nobody can tell whether a table in memory has changed."""
+
+    def count_as_missing(self, missing: MissingTexts) -> None:
+        """Once and for all."""
+        super().count_as_missing(missing)
+        self._tables = [self._cleaned(table) for table in self._tables]
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Slices of the tables, without a copy."""
@@ -164,6 +242,10 @@ def _with_dictionaries(table: pa.Table) -> pa.Table:
         if is_text(field.type):
             table = table.set_column(position, field.name, table.column(position).dictionary_encode())
     return table
+
+
+def _value_type(dtype: pa.DataType) -> pa.DataType:
+    return dtype.value_type if pa.types.is_dictionary(dtype) else dtype
 
 
 def is_text(dtype: pa.DataType) -> bool:

@@ -264,6 +264,8 @@ class _Sweep:
                     f"{source.name}: column {name} holds no value at all; name the columns to use with --data.features"
                 )
         self._settle_notations()
+        if doubt := source.missing_in_words():
+            self._note(WARNING, f"the text {doubt}")
         labels = self._chosen_labels()
         schema = self._schema(labels)
         positive = np.array([labels.of_value.get(value) == 1 for value in self.labels])
@@ -336,6 +338,7 @@ class _Sweep:
             choices.missing,
             choices.unseen,
             found.spelling,
+            choices.na,
         )
         names = schema.feature_names
         if not names:

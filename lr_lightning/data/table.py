@@ -19,7 +19,7 @@ from lr_lightning.data.decoding import PARTS, Split, Sweeps
 from lr_lightning.data.encoding import prepare
 from lr_lightning.data.files import open_source
 from lr_lightning.data.schema import Level, TableSchema
-from lr_lightning.data.sources import Source
+from lr_lightning.data.sources import MissingTexts, Source
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
@@ -52,6 +52,8 @@ class TableDataModule(TensorDataModule):
         positive: the positive label; the later of the two in sorted order by default.
         categorical: columns of numbers that are codes of categories, and of text that is taken as it stands, even
             if it looks like numbers or dates, or most rows have a text of their own.
+        na: the texts that count as missing, without outer blanks, in text files and columns of text; by default, in
+            text files, the empty one, NA, N/A, NaN, null and their like.
         missing: for rows with a missing value: `error` refuses them, `drop` leaves them out, `impute` fills
             in features by their (weighted) training mean or most frequent level, and leaves out rows without a
             target.
@@ -96,6 +98,7 @@ class TableDataModule(TensorDataModule):
         weight: str | None = None,
         positive: str | int | float | bool | None = None,
         categorical: list[str] | None = None,
+        na: list[str] | None = None,
         missing: str = "error",
         unseen: str = "error",
         val_fraction: float = 0.2,
@@ -113,6 +116,9 @@ class TableDataModule(TensorDataModule):
         features, categorical = (
             None if names is None else [str(name) for name in names] for names in (features, categorical)
         )
+        if isinstance(na, str):
+            raise InputError(f'--data.na must be a list of texts, such as ["", "NA"], not {na!r}')
+        na = None if na is None else [str(text).strip() for text in na]
         positive = _plain(positive)
         cache_dir = None if cache_dir is None else str(os.fspath(cache_dir))
         self.save_hyperparameters(ignore=["path"] if in_memory else [])
@@ -131,6 +137,7 @@ class TableDataModule(TensorDataModule):
             tuple(categorical or ()),
             missing,
             unseen,
+            None if na is None else tuple(na),
         )
         self._given: tuple[TableSchema, Standardization] | None = None
         self._every_row = False
@@ -224,7 +231,9 @@ class TableDataModule(TensorDataModule):
         if self._given is None:
             names = [*self._choices.feature_columns(source), self._choices.target, self._choices.weight]
             source.expect({str(self._choices.target): pa.string()})  # how a text file spells its labels
-            return source, [name for name in names if name is not None]
+            names = [name for name in names if name is not None]
+            source.count_as_missing(MissingTexts(self._choices.na, dict.fromkeys(names, ())))
+            return source, names
         schema = self._given[0]
         names = [column.name for column in schema.columns]
         refuse_absent(names, source)

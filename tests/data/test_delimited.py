@@ -188,3 +188,40 @@ def test_types_are_found_wherever_in_the_file_they_show(write, monkeypatch, tmp_
 def test_lines_longer_than_the_sample(write):
     assert "never closed" in refusal(write("t.csv", 'a,y\n"' + "x" * 3_000_000))
     assert "longer than" in refusal(write("u.csv", "x" * 600_000))
+
+
+@pytest.mark.parametrize("missing", ["    NA", "NA ", " NA", "      ", "\tnan  "])
+def test_a_padded_missing_value_is_missing(write, missing):
+    values = [0.4, 1.1, 1.9, None, 2.8, 3.1]
+    cells = [missing if value is None else f"{value:6.2f}" for value in values]
+    data = fitted(write("t.csv", "x,y\n" + "".join(f"{c},{i % 2}\n" for i, c in enumerate(cells))), missing="drop")
+    assert data.schema.feature_names == ("x",)
+    np.testing.assert_allclose(raw(data)[:, 0], [v for v in values if v is not None], atol=1e-6)
+
+
+def test_texts_that_count_as_missing_are_a_choice(write, messages):
+    path = write("t.csv", "s,y\nNA,0\nDE,1\n-,1\nDE,0\nFR,0\nFR,1\n")
+    assert fitted(path, missing="drop").schema.columns[0].levels == ("-", "DE", "FR")
+    assert any(level == "WARNING" and "'NA' counts as missing; --data.na" in line for level, line in messages)
+    assert "'NA' counts as missing" in refusal(path)
+    messages.clear()
+    named = fitted(path, na=["", " - "], missing="drop")
+    assert named.schema.columns[0].levels == ("DE", "FR", "NA")
+    assert named.schema.na == ("", "-")
+    assert not any("counts as missing" in line for _, line in messages)
+    later = write("u.csv", "s\nNA\n -\n")
+    encoded = named.schema.from_dict(named.schema.to_dict()).encode(later)
+    assert encoded[0].tolist() == [0, 1]
+    assert encoded[1].isnan().all()
+    frame = pd.DataFrame({"s": ["a", "-", "b", "a"], "y": [0, 1, 1, 0]})
+    assert fitted(frame, na=["-"], missing="drop").schema.columns[0].levels == ("a", "b")
+    assert "list of texts" in refusal(path, na="NA")
+
+
+def test_identifiers_are_repeated_as_they_stand(write):
+    schema = fitted(write("t.csv", "x,y\n1,0\n2,1\n3,0\n4,1\n")).schema
+    ids = ["NA", "null", "nan", "n/a", " padded ", "007", "1e5", ""]
+    path = write("new.csv", "id,x\n" + "".join(f"{i},{x}\n" for x, i in enumerate(ids)))
+    assert [i.as_py() for block in schema.encode_blocks(path, identifier="id") for i in block.ids] == ids
+    path = write("new.csv", "x\n007\n1e5\n")
+    assert [i.as_py() for block in schema.encode_blocks(path, identifier="x") for i in block.ids] == ["007", "1e5"]

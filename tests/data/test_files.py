@@ -288,3 +288,30 @@ def test_hyperparameters_are_plain(tmp_path):
     assert {type(value) for value in data.hparams.values()} <= {str, list, int, float, bool, type(None)}
     with pytest.raises(InputError, match="batch_size"):
         TableDataModule(path, "y", batch_size=0)
+
+
+def test_a_category_of_booleans_is_boolean(tmp_path):
+    frame = pd.DataFrame({"c": pd.Categorical([True, False, None, True]), "y": [0, 1, 1, 0]})
+    pyarrow.feather.write_feather(pa.Table.from_pandas(frame), str(tmp_path / "t.feather"))
+    for table in (frame, str(tmp_path / "t.feather")):
+        data = fitted(table, missing="drop")
+        assert data.schema.columns[0].kind == "boolean"
+        assert raw(data)[:, 0].tolist() == pytest.approx([1, 0, 1], abs=1e-6)
+        assert data.schema.encode({"c": [True, False]}).tolist() == [[1], [0]]
+
+
+def test_sparse_columns_of_pandas_are_numbers():
+    dense = pd.DataFrame({"f": [0, 1.5, 0, 2], "b": [True, False, False, True], "i": [0, 3, 0, 0], "y": [0, 1, 1, 0]})
+    sparse = dense.astype({name: pd.SparseDtype(dense[name].dtype) for name in dense})
+    for table in (sparse, {name: sparse[name].array for name in sparse}):
+        data = fitted(table)
+        np.testing.assert_allclose(raw(data), dense[["f", "b", "i"]].astype(float), atol=1e-6)
+        assert data.train_rows.y.tolist() == [0, 1, 1, 0]
+
+
+def test_an_infinite_level_is_refused_by_its_place(tmp_path):
+    (tmp_path / "t.csv").write_text("c,y\n1,0\ninf,0\n2,1\n1,1\n")
+    assert "t.csv, line 3: column c holds an infinite value" in refusal(str(tmp_path / "t.csv"), categorical=["c"])
+    schema = fitted({"c": [1, 2, 2.5, 1], "y": [0, 1, 0, 1]}, categorical=["c"], unseen="reference").schema
+    with pytest.raises(InputError, match="row 2: column c holds an infinite value"):
+        schema.encode({"c": [1, -np.inf]})

@@ -218,7 +218,7 @@ class TestBlocks:
     def test_may_use_a_feature_as_id(self, schema, write):
         pd.DataFrame(NEW).to_csv(write("new.csv", ""), index=False)
         (block,) = schema.encode_blocks("new.csv", identifier="k")
-        assert block.ids.to_pylist() == [10, 1]
+        assert block.ids.to_pylist() == ["10", "1"]  # as they stand in the file, 007 too
         assert block.x.tolist() == CODED
 
     def test_name_the_line_of_a_mistake(self, write, monkeypatch):
@@ -299,3 +299,20 @@ def test_arrays_need_neither_lightning_nor_pyarrow():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("texts", [("1.0", "0.0"), ("1", "0"), ("TRUE", "FALSE"), ("true", " False"), ("1.00", "0e0")])
+def test_truth_values_are_read_in_every_spelling(schema, write, texts):
+    one, zero = texts
+    path = write("new.csv", f"n,s,t,k,d\n7.5,c,{zero},10,2021-01-01\n8,a,{one},1,1969-12-31\n")
+    assert schema.encode(path).tolist() == CODED
+    path = write("new.csv", f"n,s,t,k,d\n7.5,c,{zero},10,2021-01-01\n8,a,2,1,1969-12-31\n")
+    assert refused(schema, path) == "new.csv, line 3: column t holds '2', not true or false"
+
+
+def test_a_level_that_the_fit_knew_is_no_missing_value(write):
+    table = {"s": ["NA", "DE", "NA", "DE", "FR"], "y": ["null", "x", "x", "null", "x"]}
+    schema = fitted(table).schema
+    path = write("new.csv", "s,y\nNA,null\nDE,x\n")
+    assert schema.encode(path).tolist() == [[0, 1], [0, 0]]
+    assert schema.feature_names == ("s=FR", "s=NA")

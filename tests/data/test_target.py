@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from lr_lightning.data.schema import TableSchema
+from lr_lightning.data.spelling import find_label, weights_by_label
+from lr_lightning.data.summary import TrainingSummary
 from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
 from tests.data.conftest import fitted, refusal
@@ -65,6 +67,7 @@ def test_the_choice_is_said(messages):
         ([1, 0, np.nan, 1], "row 3: the target y has no value"),
         (["a", "b", " ", "a"], "row 3: the target y has no value"),
         ([[1], [0], [1], [0]], "values of type list"),
+        ([0.0, np.inf, np.inf, 0.0], "infinite"),
         (pd.to_datetime(["2020-01-01", "2020-01-02"] * 2), "values of type timestamp"),
     ],
 )
@@ -224,3 +227,45 @@ def test_decode_target():
     assert named.decode_target(pa.array([" yes", "no"])).tolist() == [1, 0]
     with pytest.raises(InputError, match="row 1"):
         named.decode_target([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "predicted"),
+    [
+        (("01", "02"), (1, 2), ("01", "02")),
+        (("-1", "+1"), (-1, 1), ("-1", "+1")),
+        (("False", "True"), (False, True), (False, True)),
+        (("FALSE", "TRUE"), (False, True), (False, True)),
+        (("0.0", "1.0"), (0.0, 1.0), (0.0, 1.0)),
+    ],
+)
+def test_labels_of_a_text_file_keep_their_spelling(write, texts, labels, predicted):
+    rows = "".join(f"{i},{texts[i % 2]}\n" for i in range(8))
+    data = fitted(write("t.csv", f"a,y\n{rows}"))
+    schema = TableSchema.from_dict(data.schema.to_dict())
+    assert schema.labels == labels
+    assert schema.written_labels == texts
+    assert schema.predicted_labels == predicted
+    assert data.train_rows.y.tolist() == [i % 2 for i in range(8)]
+    assert schema.decode_target(pa.array(labels)).tolist() == [0, 1]
+    assert schema.decode_target(pa.array(texts)).tolist() == [0, 1]
+
+
+def test_two_spellings_of_a_label_are_one_label(write):
+    data = fitted(write("t.csv", "a,y\n1,1\n2,1.0\n3,0\n5,1\n"))
+    assert data.schema.written_labels == (0, 1)
+    assert data.train_rows.y.tolist() == [1, 1, 0, 1]
+    assert "3 values: 'No', 'Yes', 'yes'" in refusal(write("t.csv", "a,y\n1,yes\n2,Yes \n3,No\n5,No\n"))
+
+
+def test_one_rule_says_which_label_is_meant():
+    for labels in ((0, 1), (0.0, 1.0), (False, True), ("0", "1"), ("00", "01"), ("false", "true")):
+        for one in (1, 1.0, True, np.int64(1), "1", "1.0", " 01", "true", "TRUE"):
+            assert find_label(labels, one) == 1
+    assert find_label(("no", "yes"), "Yes") is None
+    assert [find_label(("1", "01"), text) for text in ("1", "01", "1.0", 1)] == [0, 1, None, None]
+    with pytest.raises(ValueError, match="twice"):
+        weights_by_label((0, 1), {"1": 1, "1.0": 2})
+    batches = [(torch.zeros(4, 1), torch.tensor([0.0, 1, 1, 1]))]
+    for labels, weights in (((0.0, 1.0), {0: 2, 1: 5}), ((False, True), {"false": 2, "true": 5})):
+        assert TrainingSummary.of(batches, weights, labels).class_weights == (2.0, 5.0)
