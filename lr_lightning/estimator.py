@@ -257,7 +257,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         """The weight of each of the two labels, (2,); scikit-learn's own function does not find text that is digits."""
         if self.class_weight == "balanced":
             return compute_class_weight("balanced", classes=classes, y=y, sample_weight=weight)
-        found, unknown = weights_by_label(classes, self.class_weight)
+        found, unknown = weights_by_label(list(classes), self.class_weight)
         if unknown and len(found) < len(classes):  # beside both labels others may be named, as in scikit-learn
             raise ValueError(f"class_weight names {unknown}, but the classes are {classes.tolist()}")
         return np.array([found.get(place, 1.0) for place in range(len(classes))])

@@ -128,7 +128,6 @@ class Encoder:
         codes = category_codes(array, self._levels[j])
         unseen = codes == UNSEEN
         if unseen.any():
-            refuse_infinite_level(*coded(array), column.name, self.source, self.n_rows)
             self._take_unseen(j, codes, batch)
         if column.fill is not None:
             codes[codes == MISSING] = self._levels[j][column.fill]
@@ -192,6 +191,7 @@ class Encoder:
         if unseen.any():
             row = int(unseen.argmax())
             values, places = coded(batch.column(j))
+            refuse_infinite_level(values, places, self.names[j], self.source, self.n_rows)
             raise InputError(
                 f"{self.source.name}, {self.source.place(self.n_rows + row)}: column {self.names[j]} holds "
                 f"{shown(values[places[row]])}, a level the fit has not seen; "

@@ -95,7 +95,7 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
         isinstance(value, str) or (type(value) is int and str(value) == text)
         for value, text in zip(values, texts, strict=True)
     )
-    of_value = {value: values.index(meaning) for value, meaning in meanings.items()}
+    of_value = {value: int(meaning == values[1]) for value, meaning in meanings.items()}
     in_class = [sum(in_use[value] for value, code in of_value.items() if code == place) for place in (0, 1)]
     return Labels((values[0], values[1]), None if plain else (texts[0], texts[1]), (in_class[0], in_class[1]), of_value)
 

@@ -312,6 +312,6 @@ def test_sparse_columns_of_pandas_are_numbers():
 def test_an_infinite_level_is_refused_by_its_place(tmp_path):
     (tmp_path / "t.csv").write_text("c,y\n1,0\ninf,0\n2,1\n1,1\n")
     assert "t.csv, line 3: column c holds an infinite value" in refusal(str(tmp_path / "t.csv"), categorical=["c"])
-    schema = fitted({"c": [1, 2, 2.5, 1], "y": [0, 1, 0, 1]}, categorical=["c"], unseen="reference").schema
+    schema = fitted({"c": [1, 2, 2.5, 1], "y": [0, 1, 0, 1]}, categorical=["c"]).schema
     with pytest.raises(InputError, match="row 2: column c holds an infinite value"):
         schema.encode({"c": [1, -np.inf]})
