@@ -128,6 +128,6 @@ def label_codes(
         what = "has no value" if value is None else f"holds {shown(value)}"
         raise InputError(
             f"{name}, {place(row)}: the target {schema.target} {what}; the fit's labels are "
-            f"{shown(labels[0])} and {shown(labels[1])}"
+            f"{shown(schema.predicted_labels[0])} and {shown(schema.predicted_labels[1])}"
         )
     return codes
