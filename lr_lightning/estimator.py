@@ -259,7 +259,8 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
             return compute_class_weight("balanced", classes=classes, y=y, sample_weight=weight)
         found, unknown = weights_by_label(list(classes), self.class_weight)
         if unknown and len(found) < len(classes):  # beside both labels others may be named, as in scikit-learn
-            raise ValueError(f"class_weight names {unknown}, but the classes are {classes.tolist()}")
+            unnamed = [label for place, label in enumerate(classes.tolist()) if place not in found]
+            raise ValueError(f"The classes, {unnamed}, are not in class_weight")
         return np.array([found.get(place, 1.0) for place in range(len(classes))])
 
     def _start(self) -> tuple[np.ndarray, float] | None:

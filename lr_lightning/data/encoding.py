@@ -117,9 +117,9 @@ class Encoder:
             if not holds_text(array.type):
                 values = numbers(array)
             else:
-                values = self._truth(column, array, self._unused(batch)) if column.kind == "boolean" else self._read(j, batch)
+                values = self._truth(j, batch) if column.kind == "boolean" else self._read(j, batch)
             if column.kind == "boolean" and kind_of(array.type) == "number":
-                self._refuse_other_than_0_and_1(column, values, self._unused(batch))
+                self._refuse_other_than_0_and_1(column, values, batch)
             if column.fill is not None and values.dtype.kind == "f":
                 absent = np.isnan(values)
                 if absent.any():
@@ -137,7 +137,7 @@ class Encoder:
         """A batch's column of text as numbers."""
         column = self.schema.columns[j]
         values, unreadable = text_values(batch.column(j), column.kind, column.notation)
-        if unreadable.any() and self.schema.missing == "drop":
+        if unreadable.any():
             unreadable &= ~self._left_out(batch)
         if unreadable.any():
             row = int(unreadable.argmax())
@@ -153,10 +153,14 @@ class Encoder:
         return values
 
     def _left_out(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Boolean (r,): rows with a missing value, at which nobody looks further where the fit said `drop`."""
-        absences = map(missing_rows, batch.columns[: len(self.names)])
-        nowhere = np.zeros(batch.num_rows, bool)
-        return np.logical_or.reduce([nowhere, *(absent for absent in absences if absent is not None)])
+        """Boolean (r,): rows of the batch that is being coded at which nobody looks, in which anything may stand."""
+        if self._in_use is not None:
+            return ~self._in_use[self.n_rows : self.n_rows + batch.num_rows]
+        left_out = np.zeros(batch.num_rows, bool)
+        if self.schema.missing == "drop":
+            absences = map(missing_rows, batch.columns[: len(self.names)])
+            left_out = np.logical_or.reduce([left_out, *(absent for absent in absences if absent is not None)])
+        return left_out
 
     def _fill(self, x: np.ndarray, missing: np.ndarray, prepared: list[np.ndarray], first: int) -> None:
         """Write the rows from `first` on into x (d, k), and mark in `missing` (k,) what x cannot show."""
@@ -181,12 +185,7 @@ class Encoder:
         if self.schema.unseen == "reference":
             codes[codes == UNSEEN] = 0
             return
-        unused = self._unused(batch)
-        if unused is not None:
-            codes[unused & (codes == UNSEEN)] = MISSING
-        elif self.schema.missing == "drop":
-            # The fit has not looked at the levels of rows that it left out, and nobody will.
-            codes[self._left_out(batch) & (codes == UNSEEN)] = MISSING
+        codes[self._left_out(batch) & (codes == UNSEEN)] = MISSING
         unseen = codes == UNSEEN
         if unseen.any():
             row = int(unseen.argmax())
@@ -198,35 +197,31 @@ class Encoder:
                 "fit with --data.unseen reference to take it for the reference level"
             )
 
-    def _unused(self, batch: pa.RecordBatch) -> np.ndarray | None:
-        """Which rows of the batch that is being coded are not in use: boolean (n,), None where nobody has said."""
-        return None if self._in_use is None else ~self._in_use[self.n_rows : self.n_rows + batch.num_rows]
-
-    def _truth(self, column: Column, array: pa.Array, unused: np.ndarray | None) -> np.ndarray:
-        """Text as 0 and 1, NaN where missing: float64 (r,)."""
-        texts, places = coded(array)
+    def _truth(self, j: int, batch: pa.RecordBatch) -> np.ndarray:
+        """A batch's column of text as 0 and 1, NaN where missing: float64 (r,)."""
+        texts, places = coded(batch.column(j))
         meanings = [None if text is None else value_of(text) for text in texts]
         known = [value if value in (0, 1) else None for value in meanings]
         wrong = np.array([value is not None and value not in (0, 1) for value in meanings] + [False])[places]
-        if unused is not None:
-            wrong &= ~unused
+        if wrong.any():
+            wrong &= ~self._left_out(batch)
         if wrong.any():
             row = int(wrong.argmax())
             where = self.source.place(self.n_rows + row)
             raise InputError(
-                f"{self.source.name}, {where}: column {column.name} holds {shown(texts[places[row]])}, "
+                f"{self.source.name}, {where}: column {self.names[j]} holds {shown(texts[places[row]])}, "
                 "not true or false"
             )
         return np.array([np.nan if value is None else float(value) for value in known] + [np.nan])[places]
 
-    def _refuse_other_than_0_and_1(self, column: Column, values: np.ndarray, unused: np.ndarray | None) -> None:
+    def _refuse_other_than_0_and_1(self, column: Column, values: np.ndarray, batch: pa.RecordBatch) -> None:
         wrong = (
             ~(np.isnan(values) | (values == 0) | (values == 1))
             if values.dtype.kind == "f"
             else values * (values - 1) != 0
         )
-        if unused is not None:
-            wrong &= ~unused
+        if wrong.any():
+            wrong &= ~self._left_out(batch)
         if wrong.any():
             row = int(wrong.argmax())
             raise InputError(

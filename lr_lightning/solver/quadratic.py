@@ -73,7 +73,8 @@ def support_step(block: Tensor, point: Tensor, gradient: Tensor, l1: Tensor, ran
     outside = torch.ones_like(point, dtype=torch.bool)
     outside[index] = False
     p = torch.zeros_like(point)
-    p[index] = solve_spd(block, -(gradient + l1 * point.sign())[index], rank_tolerance)
+    if len(index):
+        p[index] = solve_spd(block, -(gradient + l1 * point.sign())[index], rank_tolerance)
     crosses = (l1 > 0) & ((point + p) * point.sign() < 0)
     if bool(crosses.any()) or bool((outside & (gradient.abs() > l1)).any()):
         return None
