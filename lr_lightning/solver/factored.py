@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lr_lightning.decompositions import singular_values, svd
 from lr_lightning.solver.curvature import DenseCurvature
 
 _RANK_TOLERANCE = (
@@ -67,7 +68,7 @@ class FactoredCurvature(DenseCurvature):
         if float(factor.diagonal().abs().min()) > least:
             half = torch.linalg.solve_triangular(factor.T, r[:, None], upper=False)
             return torch.linalg.solve_triangular(factor, half, upper=True)[:, 0] / scale
-        _, values, vectors = torch.linalg.svd(factor)
+        _, values, vectors = svd(factor)
         least *= float(values[0])
         parts = vectors @ r
         # A gradient along a direction that the rows hardly have: only rounding where columns do depend on each other.
@@ -78,7 +79,7 @@ class FactoredCurvature(DenseCurvature):
     def nullity(self) -> int:
         """Number of directions, columns of zeros aside, whose curvature is rounding."""
         factor, _ = self._scaled()
-        values = torch.linalg.svdvals(factor)
+        values = singular_values(factor)
         return int((values <= _RANK_TOLERANCE * len(values) * values[0]).sum()) - int((factor == 0).all(0).sum())
 
     def noise(self) -> float:

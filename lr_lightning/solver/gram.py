@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.blocks import block_rows
+from lr_lightning.decompositions import eigenvalues
 
 _COLUMNS = 4096  # more float32 terms in one sum would lose digits
 _TILE = 256  # rows: of the symmetric product only the tiles on and below the diagonal are computed
@@ -53,7 +54,7 @@ def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor, *, is_needed: bool = Fa
     scale = inverse.sqrt().to(torch.float64 if coarse else torch.float32)
     if n > _FEW_ROWS and not is_needed:
         part = _products(x[:: n // (_FEW_ROWS // 2)], scale)
-        if float(torch.linalg.eigvalsh(part)[-1]) < _SPREAD * float(part.diagonal().mean()):
+        if float(eigenvalues(part)[-1]) < _SPREAD * float(part.diagonal().mean()):
             return None
     return _products(x, scale)
 

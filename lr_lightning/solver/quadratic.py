@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.decompositions import eigenvalues, eigh
+
 RANK_TOLERANCE = 1e-13  # relative to a unit diagonal, times the size: pivots below are rounding
 _ROUNDING = 0.01  # times the root of the rank tolerance
 _MAX_ITERATIONS = 200  # against rounding
@@ -42,7 +44,7 @@ def solve_spd(matrix: Tensor, rhs: Tensor, rank_tolerance: float = RANK_TOLERANC
     factor, info = torch.linalg.cholesky_ex(scaled)
     if not info and float(factor.diagonal().square().min()) > rank_tolerance * size:
         return torch.cholesky_solve(r[:, None], factor)[:, 0] * scale
-    values, vectors = torch.linalg.eigh(scaled)
+    values, vectors = eigh(scaled)
     parts = vectors.T @ r
     least = rank_tolerance * size
     rounding = (values < least) & (parts.abs() < _ROUNDING * rank_tolerance**0.5)
@@ -105,7 +107,7 @@ def nullity(matrix: Tensor, rank_tolerance: float = RANK_TOLERANCE) -> int:
     if smallest_pivot(matrix) > least:
         return 0
     scaled, _ = _unit_diagonal(matrix)
-    return int((torch.linalg.eigvalsh(scaled) < least).sum()) - int((matrix.diagonal() <= 0).sum())
+    return int((eigenvalues(scaled) < least).sum()) - int((matrix.diagonal() <= 0).sum())
 
 
 def _unit_diagonal(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,8 @@ PARTIAL = (
     "no pass of the fit has seen all training rows (trainer.limit_train_batches, overfit_batches, max_steps and the "
     "like): the estimates are those of a part of them, and have no standard errors"
 )
-SINGULAR = (
-    "there are no standard errors: the Hessian cannot be inverted in double precision; some columns nearly depend on "
-    "each other, or some probabilities are all but 0 or 1"
-)
 _PENALTY = "add a penalty (l2)"
+_IF_LARGE = f"if coefficients are very large, {_PENALTY}"
 _MIN_EVENTS = 10  # per parameter: Peduzzi et al. 1996
 _RARE = 0.05
 _MOST_NAMES = 10
@@ -29,6 +26,14 @@ _MOST_NAMES = 10
 def too_wide(size: int, limit: int) -> str:
     """For a Hessian that does not fit."""
     return f"there are no standard errors: {size} parameters are more than the {limit} that they are computed for"
+
+
+def undetermined(names: Sequence[str]) -> str:
+    """For coefficients along which the likelihood is flat, as far as float64 shows."""
+    return (
+        f"{_listed(names)}: there are no standard errors, for the rows hardly tell these coefficients: their columns "
+        "depend on each other but for the last digits, or some probabilities are all but 0 or 1"
+    )
 
 
 def not_converged(passes: int, *, exact: bool) -> str:
@@ -41,9 +46,24 @@ def not_converged(passes: int, *, exact: bool) -> str:
 
 
 def of_data(
-    *, constant: Sequence[str], relations: Sequence[str], aliased: Sequence[str], penalized: bool, single: bool
+    *,
+    constant: Sequence[str],
+    relations: Sequence[str],
+    aliased: Sequence[str],
+    penalized: bool,
+    single: bool,
+    settled: bool,
 ) -> list[str]:
-    """About columns that cannot have a coefficient of their own, as far as the digits of float32 (`single`) show."""
+    """About columns that cannot have a coefficient of their own.
+
+    Args:
+        constant: those that have one value alone.
+        relations: of the columns that depend on others, in words.
+        aliased: these columns.
+        penalized: whether there was a penalty.
+        single: whether float32's digits had to do.
+        settled: whether the digits that were compared are all that the table has.
+    """
     warnings = []
     if constant:
         are = "column is constant and has" if len(constant) == 1 else "columns are constant and have"
@@ -55,11 +75,11 @@ def of_data(
             else "the columns are linear functions of others"
         )
         digits = "float32" if single else "float64"
-        what = (
-            "the penalty alone decides how they share their weight"
-            if penalized
-            else "left out, which changes no prediction"
-        )
+        what = "left out, which changes no prediction"
+        if penalized:
+            what = "the penalty alone decides how they share their weight"
+        elif not settled:
+            what = "left out, and whether that changes predictions is not settled"
         shown = "; ".join(relations[:_MOST_NAMES])
         more = "" if len(relations) <= _MOST_NAMES else f"; and {len(relations) - _MOST_NAMES} more"
         closer = "; with --trainer.precision 64-true more digits are compared" if single else ""
@@ -88,27 +108,37 @@ def of_separation(kind: str | None, names: Sequence[str]) -> list[str]:
     return []
 
 
-def of_doubt(reason: str | None, size: int, limit: int) -> list[str]:
+def of_doubt(
+    reason: str | None, kind: str | None, size: int, limit: int, *, single: bool, huge: Sequence[str]
+) -> list[str]:
     """About a question that stays open: "width", "programme" or "rounding" (`Separation.doubt`).
 
     Args:
         reason: why; None if it does not.
+        kind: of the separation that is certain, if there is one.
         size: number of parameters.
         limit: of those that a linear programme is solved for.
+        single: whether the features were served in float32.
+        huge: columns in float64 with values beside which others have no digits left.
     """
     if reason is None:
         return []
-    if reason == "rounding":
-        return [
-            "whether the classes can be separated was not settled: the digits of float32 are too few for it, and "
-            "perhaps for the estimates and their standard errors; fit with --trainer.precision 64-true"
-        ]
-    why = (
-        f"{size} parameters are more than the {limit} that a linear programme is solved for"
-        if reason == "width"
-        else "the linear programme that decides it gave no certain answer"
-    )
-    return [f"whether the classes can be separated was not settled: {why}; if coefficients are very large, {_PENALTY}"]
+    if reason == "rounding" and single:
+        why = (
+            "the digits of float32 are too few for it, and perhaps for the estimates and their standard errors; fit "
+            "with --trainer.precision 64-true"
+        )
+    elif reason == "rounding":
+        why = (
+            f"beside the largest values of {_listed(huge)} float64 has no digits left for the others, nor perhaps for "
+            "the estimates; look for numbers that stand for something else, such as 999999999999 for a missing value"
+        )
+    elif reason == "width":
+        why = f"{size} parameters are more than the {limit} that a linear programme is solved for; {_IF_LARGE}"
+    else:
+        why = f"the linear programme that decides it gave no certain answer; {_IF_LARGE}"
+    what = "the classes can be separated" if kind is None else "other columns separate the classes too"
+    return [f"whether {what} was not settled: {why}"]
 
 
 def of_counts(positive: float, negative: float, slopes: int) -> list[str]:

@@ -81,7 +81,10 @@ def recalibration(logits: np.ndarray, y: np.ndarray, v: np.ndarray) -> tuple[flo
     for _ in range(100):
         wrong = torch.from_numpy(-(x @ theta) * sign).sigmoid().numpy()
         gradient = x.T @ (v * wrong * sign)
-        step = np.linalg.solve(x.T @ (x * (v * wrong * (1 - wrong))[:, None]), gradient)
+        try:
+            step = np.linalg.solve(x.T @ (x * (v * wrong * (1 - wrong))[:, None]), gradient)
+        except np.linalg.LinAlgError:  # every row lies so far out that none has any curvature
+            return None
         t = 1.0
         while (new := v @ np.logaddexp(0, -(x @ (theta + t * step)) * sign)) > loss and t > 1e-9:
             t /= 2

@@ -16,8 +16,11 @@ from lr_lightning.solver.separating_columns import SeparatingColumns
 
 _CPU_BLOCK = 2**20  # elements: 8 MiB; of smaller blocks, waking torch's threads costs more than the products
 _DEVICE_BLOCK = 2**25
-_MOST_DECIMALS = 4
 _DOUBLE = 2.0**-52
+_FINE = 0.01  # rounding of a whole number
+_TOLD = 1e-3  # of the smallest value
+_HUGE = 1e12  # with larger ones the batches may not hold the values themselves
+COMPUTED = 2.0**-40  # of its terms: what is told from 0 of a number that has been computed
 _SINGLE = 1e-8  # machine epsilon, above which the features are float32 or shorter
 
 
@@ -85,6 +88,7 @@ class DesignMatrix:
             served_scale[self.columns],
             origin[self.columns],
         )
+        self._served_error = _DOUBLE * kept_mean.abs()
         self._centre = mean[self.columns] if intercept else self._origin
         self._scale = torch.hypot(scale[self.columns], mean[self.columns] - self._centre)
         self.mean = (kept_mean + kept_scale * self._centre).numpy() if intercept else np.zeros(len(self.columns))
@@ -144,7 +148,7 @@ class DesignMatrix:
     def mean_error(self) -> np.ndarray:
         """How far `mean` may be off for the rounding of the served features, (k,), about."""
         served = self.epsilon * (self._centre.abs() + self._scale) * torch.from_numpy(self.scale) / self._scale
-        return served.numpy() + 2.0**-40 * np.abs(self.mean)
+        return served.numpy() + COMPUTED * np.abs(self.mean)
 
     def blocks(self) -> Iterator[Block]:
         """All rows of positive weight, in order."""
@@ -178,8 +182,8 @@ class DesignMatrix:
         scale, centre, origin = (t.to(block.x.device) for t in (self._scale, self._centre, self._origin))
         served = block.x[:, : len(self.columns)] * scale + centre
         epsilon = torch.full_like(scale, self.epsilon)
-        if restored:
-            epsilon[torch.from_numpy(self.decimals >= 0)] = _DOUBLE
+        if restored and self.single:
+            epsilon[torch.from_numpy(~self.rounded)] = _DOUBLE
         return (epsilon * (served.abs() + scale) + _DOUBLE * ((served - origin).abs() + centre.abs())) / scale
 
     def gradient_rounding(self, sums_of_squares: float, weight: float, squares: np.ndarray) -> np.ndarray:
@@ -197,38 +201,33 @@ class DesignMatrix:
         return off
 
     @cached_property
-    def decimals(self) -> np.ndarray:
-        """Of each column, how many decimals its values had before float32 rounded them, (k,); −1 if not known.
+    def rounded(self) -> np.ndarray:
+        """Which columns, (k,), hold values that may differ in the table and not any more here. Takes a sweep.
 
-        Known where the rounding is far finer than these decimals: 0 and 1, whole years, cents. Takes a sweep.
+        In float32 all but those of whole numbers, levels and years, which their rounding is far too fine to hide; in
+        float64 those where a few huge values, such as 999999999999 for a missing one, leave no digits for the others.
         """
-        k = len(self.columns)
-        candidates = 10.0 ** np.arange(_MOST_DECIMALS + 1)
-        fits = np.ones((len(candidates), k), bool)
+        inexact, least = np.zeros(len(self.columns), bool), np.full(len(self.columns), np.inf)
         for block in self.blocks():
-            if self.epsilon <= _DOUBLE:
-                return np.full(k, -1)
             original, error = self._original(block)
-            for row, unit in zip(fits, candidates, strict=True):
-                fine = (torch.round(original * unit) / unit - original).abs() <= 2 * error
-                row &= (fine & (error * 100 * unit <= 1)).all(0).cpu().numpy()
-        return np.where(fits.any(0), fits.argmax(0), -1)
+            whole = ((torch.round(original) - original).abs() <= 2 * error) & (error <= _FINE)
+            inexact |= ~whole.all(0).cpu().numpy()
+            size = torch.where(original.abs() > self._served_error.to(original.device), original.abs(), torch.inf)
+            least = np.minimum(least, size.amin(0).cpu().numpy())
+        size = np.abs(self.mean) + self.scale
+        return inexact & (self.single | (COMPUTED * size > _TOLD * least) | (size > _HUGE))
 
     def restored(self, block: Block) -> Tensor:
-        """Rows (r, p) with the digits that serving them in float32 has rounded away, where these are known.
+        """Rows (r, p) with the digits of whole numbers that serving them in float32 has rounded away.
 
         Equal values are equal again, and rows that lie exactly on a plane do so still.
         """
-        known = np.flatnonzero(self.decimals >= 0)
-        if not len(known) or not len(block.x):
+        if not self.single or self.rounded.all() or not len(block.x):
             return block.x
-        device = block.x.device
-        unit, mean, scale = (
-            torch.from_numpy(t[known]).to(device) for t in (10.0**self.decimals, self.mean, self.scale)
-        )
+        whole = np.flatnonzero(~self.rounded)
+        mean, scale = (torch.from_numpy(t[whole]).to(block.x.device) for t in (self.mean, self.scale))
         x = block.x.clone()
-        original = self._original(block)[0][:, known]
-        x[:, known] = (torch.round(original * unit) / unit - mean) / scale
+        x[:, whole] = (torch.round(self._original(block)[0][:, whole]) - mean) / scale
         return x
 
     def _original(self, block: Block) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -16,16 +15,16 @@ from lr_lightning.statistics.collinearity import (
     Collinearity,
     find_collinearity,
     relation_in_words,
-    variance_inflation,
 )
 from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.report import Coefficient, LikelihoodRatioTest, Report
 from lr_lightning.statistics.separation import MAX_COLUMNS as MAX_COLUMNS_SEPARATED
-from lr_lightning.statistics.separation import Separation, find_separation, moved_terms
+from lr_lightning.statistics.separation import Separation, find_separation, moved_terms, separates
 from lr_lightning.statistics.sums import Sums, sum_rows
 from lr_lightning.statistics.wald import Covariance, CovarianceType, chi_squared_p_value, covariance_factor
 
 MAX_COLUMNS = 4096  # of a Hessian
+_MOVED = 1e-9  # a lesser part in a direction without curvature is rounding
 
 
 class Inference(NamedTuple):
@@ -93,13 +92,10 @@ def make_report(
     design = DesignMatrix(batches, served=served, training=training, intercept=intercept)
     parameters = design.standardized(weight, bias)
     wide = design.size > MAX_COLUMNS
-    sums = sum_rows(design, parameters, meat=covariance != "nonrobust" and not penalized, matrices=not wide)
+    sums = sum_rows(design, parameters, matrices=not wide)
     k = len(design.columns)
     names = [feature_names[j] for j in design.columns.tolist()]  # of the columns that vary
-    if wide:
-        collinearity = Collinearity(np.arange(k), np.array([], int), np.array([], int), np.zeros((0, 0)))
-    else:
-        collinearity = find_collinearity(design, sums.gram)
+    collinearity = Collinearity.unknown(k) if wide else find_collinearity(design, sums.gram)
     keep = np.arange(design.size)
     if not penalized and len(collinearity.aliased):
         parameters, keep = collinearity.fold(parameters), np.sort(collinearity.basis)
@@ -112,15 +108,19 @@ def make_report(
         aliased=[names[j] for j in collinearity.aliased],
         penalized=penalized,
         single=design.single,
+        settled=not (design.single or (len(collinearity.aliased) and design.rounded[collinearity.aliased].any())),
     )
     if separation is not None:
         warnings += advice.of_separation(kind, [names[j] for j in separation.columns])
-        warnings += advice.of_doubt(separation.doubt, len(keep), MAX_COLUMNS_SEPARATED)
+        huge = [names[j] for j in design.rounded.nonzero()[0]] if separation.doubt == "rounding" else []
+        warnings += advice.of_doubt(
+            separation.doubt, kind, len(keep), MAX_COLUMNS_SEPARATED, single=design.single, huge=huge
+        )
     if not converged and kind is None:
         warnings.append(advice.not_converged(passes, exact=exact))
     warnings += advice.of_counts(*_counts(sums, class_weighted), len(keep) - intercept)
 
-    factor: np.ndarray | None = None
+    factor, undetermined = None, np.array([], int)
     if partial:
         warnings.append(advice.PARTIAL)
     elif penalized:
@@ -131,19 +131,19 @@ def make_report(
         warnings.append(advice.too_wide(design.size, MAX_COLUMNS))
     elif kind != "complete":
         free = None if separation is None or kind is None else separation.free[keep]
-        try:
-            factor = covariance_factor(sums, keep, covariance, free)
-            if covariance == "nonrobust":
-                factor /= math.sqrt(weight_scale)
-        except np.linalg.LinAlgError:
-            warnings.append(advice.SINGULAR)
+        factor, flat = covariance_factor(design, sums, parameters, keep, covariance, free)
+        if covariance == "nonrobust":
+            factor /= math.sqrt(weight_scale)
+        undetermined = moved_terms(design, flat, _MOVED)
+        if len(undetermined):
+            warnings.append(advice.undetermined([[*names, "(Intercept)"][j] for j in undetermined]))
 
     errors = _std_errors(design, factor, keep, separation)
+    errors[undetermined] = np.nan
     estimates = design.to_original(parameters)
     inflation = np.full(design.size, np.nan)
-    if not wide and not (penalized and len(collinearity.aliased)):
-        with suppress(np.linalg.LinAlgError):
-            inflation[collinearity.kept] = variance_inflation(design, sums.gram, collinearity.kept)
+    if not (penalized and len(collinearity.aliased)):
+        inflation[collinearity.kept] = collinearity.inflation
     columns = design.columns.tolist()
     rows = {
         columns[j]: Coefficient.of(names[j], float(estimates[j]), float(errors[j]), level, float(inflation[j]))
@@ -183,7 +183,7 @@ def make_report(
     )
     coefficients = torch.zeros(design.n_features, dtype=torch.float64)
     coefficients[design.columns] = torch.from_numpy(estimates[:k].copy())
-    whole = None if factor is None or kind is not None else Covariance.of(design, factor)
+    whole = None if factor is None or kind is not None or len(undetermined) else Covariance.of(design, factor)
     return Inference(report, whole, coefficients, float(estimates[k]) if intercept else 0.0)
 
 
@@ -192,7 +192,7 @@ def _separation(
 ) -> Separation:
     if not wide:
         return find_separation(design, parameters, sums, keep, converged=converged)
-    complete = sums.smallest_margin > 0
+    complete = sums.smallest_margin > 0 and separates(design, parameters)
     columns = np.arange(len(design.columns)) if complete else np.array([], int)
     doubt = None if complete else "width"
     return Separation("complete" if complete else None, doubt, columns, np.zeros((design.size, 0)))

@@ -6,6 +6,9 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
+
+from lr_lightning.decompositions import svd
 
 _LARGEST = 1e6  # component of a direction whose smallest margin is 1
 _RANK = 1e-9
@@ -134,7 +137,7 @@ def null_space(rows: np.ndarray) -> np.ndarray:
     if not len(rows):
         return np.eye(rows.shape[1])
     upper = np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
-    _, values, vectors = np.linalg.svd(upper, full_matrices=True)
+    _, values, vectors = (part.numpy() for part in svd(torch.from_numpy(upper)))
     rank = int((values > _RANK * max(values[0], math.sqrt(np.finfo(float).tiny))).sum())
     return vectors[rank:].T
 
@@ -145,7 +148,7 @@ def _coordinates(rows: np.ndarray) -> np.ndarray:
     In these HiGHS's tolerances mean the same whatever the scales and the correlations of the columns.
     """
     upper = np.linalg.qr(_scaled(rows), mode="r") if len(rows) > rows.shape[1] else _scaled(rows)
-    _, values, vectors = np.linalg.svd(upper, full_matrices=False)
+    _, values, vectors = (part.numpy() for part in svd(torch.from_numpy(upper), full_matrices=False))
     kept = values > _DIGITS * values[0]
     return vectors[kept].T * (math.sqrt(len(rows)) / values[kept])
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.decompositions import singular_values
 from lr_lightning.solver.separating_columns import SeparatingColumns, separating_columns
 from lr_lightning.statistics.collinearity import find_collinearity
-from lr_lightning.statistics.design_matrix import Block, DesignMatrix
+from lr_lightning.statistics.design_matrix import COMPUTED, Block, DesignMatrix
 from lr_lightning.statistics.linear_programme import few_columns, largest_support, null_space
 from lr_lightning.statistics.sums import Sums, sum_rows
 
@@ -24,7 +25,6 @@ _MORE_ROWS = 1000
 _OUTSIDE = 1e-7
 _CONDITION = 1e12  # of a Hessian of unit diagonal
 _DEVIATIONS = 4.0  # of a sum of roundings
-_SMALLEST = 2.0**-40  # margin, of the size of its terms, that is told from 0: the direction has been computed, too
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Separation:
     Attributes:
         kind: "complete", "quasi" or None.
         doubt: why `kind` is not proven: "width", there are too many columns for a linear programme; "programme", it
-            gave no certain answer; "rounding", the answer depends on how float32 rounded the columns. None if it is.
+            gave no certain answer; "rounding", the answer depends on how the columns were rounded, and `kind` is that
+            of the others alone. None if it is.
         columns: positions of the columns whose coefficients the direction moves; under complete separation, the few
             that suffice to tell the classes apart.
         free: orthonormal directions, (p, s), along which the likelihood keeps growing or does not change in the
@@ -52,7 +53,8 @@ def find_separation(
 ) -> Separation:
     r"""Whether a direction exists along which no row loses and some gain (Albert & Anderson 1984).
 
-    1. If the fitted parameters themselves put every row on its right side, the separation is complete.
+    1. If the fitted parameters themselves put every row on its right side, by more than the rounding of the
+       features could, the separation is complete.
     2. With g and H the gradient and the Hessian at the parameters: along any direction the third derivative is at
        most max_i |x̃_iᵀδ| times the second (Bach 2010), so that the likelihood has a
        maximum, and there is no separation, if ‖g‖_{H⁻¹}·max_i ‖x̃_i‖_{H⁻¹} < 1. A
@@ -62,6 +64,8 @@ def find_separation(
        the fit is at its limit, their likelihood has a maximum.
     4. Else a linear programme on some of the rows. If they are not separated, the whole is not. If they are, its
        direction is tried on all rows; those that lose are added, until none does or there is no direction left.
+       Rows that neither gain nor lose, by columns that have been rounded, may do either in the table's own digits:
+       then the other columns alone can prove a separation.
 
     Args:
         design: the rows; swept anew where needed.
@@ -77,18 +81,18 @@ def find_separation(
 
     if not len(keep):
         return nothing()
-    if sums.smallest_margin > 0:
+    slopes = keep[keep < len(design.columns)]
+    if sums.smallest_margin > 0 and (separates(design, parameters) or _separates_alone(design, slopes).any()):
         return _complete(design, keep, _first_rows(design, parameters, sums.n_rows, keep))
     if _maximum_exists(design, parameters, sums, keep):
         return nothing()
-    slopes = keep[keep < len(design.columns)]
     looks = _looks(design, slopes)
     if looks:
         return _beside(design, parameters, sums.n_rows, keep, looks, converged=converged)
     if len(keep) > MAX_COLUMNS:
         return nothing("width")
-    rounded = design.single and bool((design.decimals[slopes] < 0).any())
-    overlap = nothing("rounding" if rounded and converged else None)
+    rounded = bool(design.rounded[slopes].any())
+    overlap = nothing("rounding" if rounded and design.single and converged else None)
     rows = np.unique(_first_rows(design, parameters, sums.n_rows, keep), axis=0)
     for _ in range(_MAX_ROUNDS):
         answer = largest_support(rows)
@@ -112,17 +116,21 @@ def find_separation(
         whole = np.zeros((p, free.shape[1]))
         whole[keep] = free
         moved = moved_terms(design, whole)
-        return Separation("quasi", None, moved[moved < len(design.columns)], whole)
-    return nothing("rounding" if rounded else "programme")
+        moved = moved[moved < len(design.columns)]
+        if not design.rounded[moved].any():
+            return Separation("quasi", None, moved, whole)
+        break
+    if not rounded:
+        return nothing("programme")
+    exact = np.setdiff1d(keep, np.flatnonzero(design.rounded))
+    return replace(find_separation(design, parameters, sums, exact), doubt="rounding")
 
 
 def _looks(design: DesignMatrix, slopes: np.ndarray) -> list[SeparatingColumns]:
     """The columns that separate some rows by themselves, as far as their values are those of the table."""
     candidates = np.zeros(len(design.columns), bool)
     if design.intercept:
-        candidates[slopes] = True
-        if design.single:
-            candidates &= design.decimals >= 0
+        candidates[slopes] = ~design.rounded[slopes]
     return separating_columns(design.served_rows, torch.from_numpy(candidates)) if candidates.any() else []
 
 
@@ -165,14 +173,24 @@ def _beside(
     return Separation("quasi", None, moved[moved < k], free)
 
 
-def moved_terms(design: DesignMatrix, free: np.ndarray) -> np.ndarray:
-    """Positions of the parameters that directions (p, s) move in original units."""
+def separates(design: DesignMatrix, parameters: np.ndarray) -> bool:
+    """Whether the parameters (p,) put every row on its right side, in the table's own digits too."""
+    every = np.arange(design.size)
+    return all(
+        bool((margin > tolerance).all())
+        for block in design.blocks()
+        for margin, tolerance in [_margins(design, block, design.restored(block), every, parameters)]
+    )
+
+
+def moved_terms(design: DesignMatrix, free: np.ndarray, least: float = 1e-6) -> np.ndarray:
+    """Positions of the parameters that directions (p, s) move in original units, by more than rounding would."""
     k = len(design.columns)
     original, size = np.linalg.norm(design.to_original(free), axis=1), np.linalg.norm(free, axis=1)
     if design.intercept:
         size[k] = 1 + (np.abs(design.mean) / design.scale) @ size[:k]
     size[:k] = 1 / design.scale
-    return (original > 1e-6 * size).nonzero()[0]
+    return (original > least * size).nonzero()[0]
 
 
 def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray) -> bool:
@@ -186,7 +204,7 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
     except np.linalg.LinAlgError:
         return False
     inverse = np.linalg.inv(lower)
-    if np.linalg.norm(inverse, 2) ** 2 > _CONDITION:  # its digits cannot be trusted; each pivot's depend on the others'
+    if _norm(inverse) ** 2 > _CONDITION:  # its digits cannot be trusted; each pivot's depend on the others'
         return False
     inverse = inverse / root
 
@@ -195,7 +213,7 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
 
     # Σ v |y − p|² ≤ −log-likelihood, since r² ≤ −log(1 − r).
     at_most = design.gradient_rounding(-sums.log_likelihood, sums.weight, sums.gram.diagonal())
-    if decrement(at_most) * sums.largest_norm * np.linalg.norm(inverse, 2) < 0.5:
+    if decrement(at_most) * sums.largest_norm * _norm(inverse) < 0.5:
         return True
     largest, squares = 0.0, np.zeros(design.size)
     theta, k = torch.from_numpy(parameters), len(design.columns)
@@ -208,6 +226,10 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
             squares[:k] += (design.rounding(block) * wrong[:, None]).square().sum(0).cpu().numpy()
     # The roundings of different rows have nothing to do with each other.
     return decrement(_DEVIATIONS * np.sqrt(squares)) * math.sqrt(largest) < 0.5
+
+
+def _norm(matrix: np.ndarray) -> float:
+    return float(singular_values(torch.from_numpy(matrix))[0])
 
 
 def _complete(design: DesignMatrix, keep: np.ndarray, rows: np.ndarray) -> Separation:
@@ -271,23 +293,29 @@ def _try_direction(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Rows that lose along the direction (q,), rows that stay but move along `free` (q, s), and how many stay."""
     losing, staying = _Lowest(design, keep, _MORE_ROWS), _Lowest(design, keep, _MORE_ROWS)
-    n_zero, k = 0, len(design.columns)
-    slopes = keep[keep < k]
+    n_zero = 0
     for block in design.blocks():
         if not len(block.x):
             continue
         device = block.x.device
-        delta, directions = torch.from_numpy(direction).to(device), torch.from_numpy(free).to(device)
+        directions = torch.from_numpy(free).to(device)
         x = design.restored(block)[:, keep]
-        margin = (x @ delta) * block.sign
-        tolerance = 4 * design.rounding(block, restored=True)[:, slopes] @ delta[: len(slopes)].abs()
-        tolerance += _SMALLEST * (x.abs() @ delta.abs())
+        margin, tolerance = _margins(design, block, x, keep, direction)
         losing.add(block, margin, margin < -tolerance)
         zero = margin.abs() <= tolerance
         n_zero += int(zero.sum())
         moving = (x @ directions).norm(dim=1)
         staying.add(block, -moving, zero & (moving > max(_OUTSIDE, 64 * design.epsilon) * x.norm(dim=1)))
     return losing.rows, staying.rows, n_zero
+
+
+def _margins(
+    design: DesignMatrix, block: Block, x: Tensor, keep: np.ndarray, direction: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """(2y − 1)·xᵀδ of a block's restored rows x (r, q), and what of it may be rounding, each (r,)."""
+    delta, slopes = torch.from_numpy(direction).to(x.device), keep[keep < len(design.columns)]
+    rounding = 4 * design.rounding(block, restored=True)[:, slopes] @ delta[: len(slopes)].abs()
+    return (x @ delta) * block.sign, rounding + COMPUTED * (x.abs() @ delta.abs())
 
 
 class _Lowest:
@@ -311,7 +339,7 @@ class _Lowest:
 
 
 def _signed(design: DesignMatrix, block: Block, chosen: slice | Tensor, keep: np.ndarray) -> np.ndarray:
-    """(2y − 1)·x̃ of chosen rows of a block and the kept columns, (r, q), with the table's own decimals restored."""
+    """(2y − 1)·x̃ of chosen rows of a block and the kept columns, (r, q), with the table's whole numbers restored."""
     chosen = chosen if isinstance(chosen, slice) else chosen.to(block.x.device)
     part = Block(block.x[chosen], block.sign[chosen], block.weight[chosen], block.start)
     return (design.restored(part) * part.sign[:, None])[:, keep].cpu().numpy()

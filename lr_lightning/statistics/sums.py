@@ -1,8 +1,9 @@
-"""One sweep over the rows: likelihood, gradient, Hessian, cross products."""
+"""Sweeps over the rows: likelihood, gradient, Hessian, cross products, and triangular factors of these."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,6 @@ class Sums:
         gradient: of the log-likelihood, Σ v (y − p) x̃, (p,).
         hessian: of the negative log-likelihood, Σ v p (1 − p) x̃ x̃ᵀ, (p, p).
         gram: Σ v x̃ x̃ᵀ, (p, p).
-        meat: Σ v² (y − p)² x̃ x̃ᵀ, (p, p), or None where it was not asked for.
         smallest_margin: the smallest (2y − 1)·logit.
         largest_norm: the largest ‖x̃‖.
     """
@@ -41,7 +41,6 @@ class Sums:
     gradient: np.ndarray
     hessian: np.ndarray
     gram: np.ndarray
-    meat: np.ndarray | None
     smallest_margin: float
     largest_norm: float
 
@@ -52,7 +51,7 @@ class Sums:
         return sum(part * math.log(part / self.weight) for part in (positive, negative) if part > 0)
 
 
-def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, meat: bool = False, matrices: bool = True) -> Sums:
+def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = True) -> Sums:
     """Sweep over all rows at `parameters` (p,), intercept last.
 
     Without `matrices`, for tables too wide for them, the p × p sums are empty, (0, 0).
@@ -65,7 +64,7 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, meat: bool = False
     n_rows = n_positive = 0
     whole, smallest, largest = True, math.inf, 0.0
     totals, gradient = np.zeros(4), np.zeros(p)
-    hessian, gram, meat_sum = np.zeros((3, size, size))
+    hessian, gram = np.zeros((2, size, size))
     for x, sign, v, _ in design.blocks():
         if not len(x):
             continue
@@ -83,9 +82,6 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, meat: bool = False
             weighted = x * v[:, None]
             gram += _numpy(x.T @ weighted)
             hessian += _numpy((weighted * (right * wrong)[:, None]).T @ x)
-        if matrices and meat:
-            scores = x * residual[:, None]
-            meat_sum += _numpy(scores.T @ scores)
         whole = whole and bool((v == v.round()).all())
         smallest = min(smallest, float(margin.min()))
         largest = max(largest, float(x.square().sum(1).max()))
@@ -103,10 +99,57 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, meat: bool = False
         gradient=gradient,
         hessian=hessian,
         gram=gram,
-        meat=meat_sum if meat else None,
         smallest_margin=smallest,
         largest_norm=math.sqrt(largest),
     )
+
+
+def triangular_factor(rows: Iterable[torch.Tensor], size: int) -> np.ndarray:
+    """R, upper triangular, with RᵀR the Gram matrix of all rows (…, size) together, (size, size), float64.
+
+    A Gram matrix holds the squares of the rows' singular values, and loses the small ones twice as soon; a QR
+    factorisation of the rows, block after block, keeps them (Golub & Van Loan 2013, section 5.3.8; Demmel, Grigori,
+    Hoemmen & Langou 2012).
+    """
+    factor, waiting, n_waiting = torch.zeros(0, size, dtype=torch.float64), [], 0
+    for block in rows:
+        waiting.append(block)
+        n_waiting += len(block)
+        if n_waiting >= 2 * size:  # of fewer rows most of the work would be the factor's own
+            factor, waiting, n_waiting = _upper([factor.to(block.device), *waiting]), [], 0
+    if waiting:
+        factor = _upper([factor.to(waiting[0].device), *waiting])
+    return _numpy(torch.nn.functional.pad(factor, (0, 0, 0, size - len(factor))))
+
+
+def weighted_rows(design: DesignMatrix, columns: np.ndarray | list[int]) -> Iterator[torch.Tensor]:
+    """√v·x̃ of the columns: the Gram matrix of these rows is `Sums.gram`."""
+    for block in design.blocks():
+        yield block.x[:, columns] * block.weight.sqrt()[:, None]
+
+
+def curved_rows(
+    design: DesignMatrix, columns: np.ndarray | list[int], parameters: np.ndarray
+) -> Iterator[torch.Tensor]:
+    """√(v p (1 − p))·x̃ of the columns: the Gram matrix of these rows is `Sums.hessian`."""
+    for block in design.blocks():
+        logit = block.x @ torch.from_numpy(parameters).to(block.x.device)
+        curvature = block.weight * torch.sigmoid(logit) * torch.sigmoid(-logit)
+        yield block.x[:, columns] * curvature.sqrt()[:, None]
+
+
+def sum_squared_scores(design: DesignMatrix, parameters: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Σ v² (y − p)² u uᵀ with u = Fᵀ x̃, (r, r), of F (p, r)."""
+    total = np.zeros((factor.shape[1],) * 2)
+    for x, sign, v, _ in design.blocks():
+        theta, whitened = (torch.from_numpy(t).to(x.device) for t in (parameters, factor))
+        scores = (x @ whitened) * (v * torch.sigmoid(-(x @ theta) * sign))[:, None]
+        total += _numpy(scores.T @ scores)
+    return total
+
+
+def _upper(parts: list[torch.Tensor]) -> torch.Tensor:
+    return torch.linalg.qr(torch.cat(parts), mode="r").R
 
 
 def _numpy(sums: torch.Tensor) -> np.ndarray:

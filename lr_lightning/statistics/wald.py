@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.decompositions import eigh, svd
 from lr_lightning.statistics.design_matrix import DesignMatrix
-from lr_lightning.statistics.sums import Sums
+from lr_lightning.statistics.sums import Sums, curved_rows, sum_squared_scores, triangular_factor
 
+_CONDITION = 1e7  # trace of the inverse of a Hessian of unit diagonal, above which half of its digits are gone
+_ROUNDING = 1e-13  # of the largest singular value, times the root of their number
 CovarianceType = Literal["nonrobust", "HC0", "HC1"]
 
 
@@ -88,47 +91,77 @@ class Covariance:
 
 
 def covariance_factor(
-    sums: Sums, keep: np.ndarray, covariance: CovarianceType = "nonrobust", free: np.ndarray | None = None
-) -> np.ndarray:
+    design: DesignMatrix,
+    sums: Sums,
+    parameters: np.ndarray,
+    keep: np.ndarray,
+    covariance: CovarianceType = "nonrobust",
+    free: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     r"""F with covariance F Fᵀ of the parameters, (p, r), by default from the inverse Hessian.
 
     HC0 is the sandwich H⁻¹ (Σ v²·(y − p)²·x̃·x̃ᵀ) H⁻¹ (Huber 1967, White 1982);
     HC1 is n / (n - number of parameters) times that, n being the number of rows. A weighted row is one observation
     here (R's `sandwich`, Stata's pweights), not v equal ones.
 
+    The Hessian's own Cholesky factor serves where it has digits enough; else the rows are swept for theirs.
+
     Args:
-        sums: at the maximum of the likelihood; `sums.meat` is needed for HC0 and HC1.
+        design: the rows; swept only where the Hessian has lost its digits, or for a sandwich.
+        sums: at the parameters.
+        parameters: (p,), the maximum of the likelihood.
         keep: positions of the parameters that were estimated, (q,); the others get rows of zeros.
         covariance: which one.
         free: orthonormal directions (q, s) in which the likelihood has no maximum; they are left out.
 
-    Raises:
-        numpy.linalg.LinAlgError: if the Hessian is singular.
+    Returns:
+        F, and the directions (p, t) that have been left out because their curvature is no more than rounding.
     """
-    hessian = sums.hessian[np.ix_(keep, keep)]
     basis = np.eye(len(keep))
     if free is not None and free.shape[1]:
-        basis = np.linalg.svd(free, full_matrices=True)[0][:, free.shape[1] :]
-        hessian = basis.T @ hessian @ basis
-    root = np.sqrt(hessian.diagonal())
-    if not (root > 0).all():
-        raise np.linalg.LinAlgError("a parameter without curvature")
-    lower = np.linalg.cholesky(hessian / root[:, None] / root)
-    if len(lower) and lower.diagonal().min() ** 2 < 1e-14:
-        raise np.linalg.LinAlgError("the Hessian is singular in float64")
-    inverse_factor = np.linalg.inv(lower).T / root[:, None]
-    factor = basis @ inverse_factor
+        basis = svd(torch.from_numpy(free))[0][:, free.shape[1] :].numpy()
+    inverse = _inverse_root(basis.T @ sums.hessian[np.ix_(keep, keep)] @ basis)
+    null = np.zeros((basis.shape[1], 0))
+    if inverse is None:
+        rows = curved_rows(design, keep, parameters)
+        inverse, null = _inverse_triangular(triangular_factor(rows, len(keep)) @ basis)
+    factor, undetermined = (np.zeros((design.size, part.shape[1])) for part in (inverse, null))
+    factor[keep], undetermined[keep] = basis @ inverse, basis @ null
     if covariance != "nonrobust":
-        if sums.meat is None:
-            raise ValueError("a robust covariance needs sum_rows(…, meat=True)")
-        meat = basis.T @ sums.meat[np.ix_(keep, keep)] @ basis
-        values, vectors = np.linalg.eigh(inverse_factor.T @ meat @ inverse_factor)
-        factor = factor @ (vectors * np.sqrt(np.maximum(values, 0.0)))
+        values, vectors = eigh(torch.from_numpy(sum_squared_scores(design, parameters, factor)))
+        factor = factor @ (vectors * values.clamp(min=0).sqrt()).numpy()
         if covariance == "HC1":
             factor = factor * math.sqrt(sums.n_rows / (sums.n_rows - len(keep)))
-    whole = np.zeros((len(sums.hessian), factor.shape[1]))
-    whole[keep] = factor
-    return whole
+    return factor, undetermined
+
+
+def _inverse_root(hessian: np.ndarray) -> np.ndarray | None:
+    """F with F Fᵀ the inverse of a Hessian (q, q); None if its digits do not suffice."""
+    matrix = torch.from_numpy(hessian)
+    diagonal = matrix.diagonal()
+    if not bool((diagonal > 0).all()):
+        return None
+    scale = diagonal.rsqrt()
+    lower, info = torch.linalg.cholesky_ex(matrix * scale * scale[:, None])
+    if info:
+        return None
+    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
+    # Not the least pivot, whose own digits depend on the others'.
+    return None if float(inverse.square().sum()) > _CONDITION else (inverse.T * scale[:, None]).numpy()
+
+
+def _inverse_triangular(factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """F with F Fᵀ the inverse of RᵀR for R, (m, q), and the directions (q, t) that R does not tell from zero.
+
+    F has no part in these. Each column of R counts relative to its length.
+    """
+    matrix = torch.from_numpy(factor)
+    length = torch.linalg.vector_norm(matrix, dim=0)
+    length = torch.where(length > 0, length, 1.0)
+    _, values, vectors = svd(matrix / length, full_matrices=False)
+    told = values > _ROUNDING * math.sqrt(len(values)) * values.amax() if len(values) else values > 0
+    directions = (vectors / length).T
+    return (directions[:, told] / values[told]).numpy(), directions[:, ~told].numpy()
 
 
 def normal_quantile(level: float) -> float:

@@ -87,3 +87,13 @@ def test_unknown_criterion(rows, criterion):
 def test_threshold_needs_both_classes():
     with pytest.raises(ValueError, match="both classes"):
         choose_threshold(np.array([0.1, 0.2]), np.array([1, 1]), "f1")
+
+
+def test_no_line_where_the_rows_have_no_curvature(monkeypatch):
+    def singular(*_):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    z, y = np.array([-1.0, 0.0, 1.0, 2.0]), np.array([0, 1, 0, 1])
+    assert calibrate(z, y).slope is not None
+    monkeypatch.setattr(np.linalg, "solve", singular)
+    assert calibrate(z, y).slope is None

@@ -57,6 +57,24 @@ def test_nearly_is_not_exactly():
     assert found.aliased.tolist() == [3]
 
 
+@pytest.mark.parametrize("gap", [1e-6, 1e-8, 1e-10])
+def test_a_column_that_depends_on_a_nearly_dependent_one(gap):
+    """The Gram matrix has no digit of what c adds to a and b, and d is a function of it."""
+    rng = np.random.default_rng(5)
+    a, b, e, f = rng.normal(size=(4, 1000))
+    c = a + b + gap * e
+    for x, expected in (
+        (np.column_stack([a, b, c, f, 2 * c + a]), "e = a + 2·c"),
+        (np.column_stack([a, b, c, f, c + f + 1]), "e = c + d + 1"),
+    ):
+        design, found = find(x)
+        assert (found.kept.tolist(), found.aliased.tolist()) == ([0, 1, 2, 3], [4])
+        rows = next(design.blocks()).x.numpy()
+        assert rows[:, found.basis] @ found.relation[:, 0] == pytest.approx(rows[:, 4], abs=1e-12)
+        if gap > 1e-9:
+            assert relation_in_words(found, 0, design, list("abcde")) == expected
+
+
 def test_one_row_that_differs_is_enough():
     x = np.random.default_rng(3).normal(size=(1000, 2))
     x = np.column_stack([x, x[:, 0]])

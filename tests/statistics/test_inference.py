@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 import torch
+from lightning.pytorch import Trainer
 from scipy import stats
 
+from lr_lightning import LogisticRegression, TensorDataModule
+from lr_lightning.results import infer
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import Covariance, chi_squared_p_value, two_sided_p_value
+from tests.conftest import QUIET_TRAINER
 from tests.statistics.tables import report_of, rows_by_name
 
 SAMPLES = Path(__file__).parents[2] / "conf" / "samples"
@@ -235,6 +239,102 @@ def test_aliased_and_constant_columns_keep_their_row_with_nulls():
     assert found.covariance.logit_std_error(wide) == pytest.approx(errors, rel=1e-7)
 
 
+def nearly_dependent(gap, n=500, seed=9):
+    """Columns a, b and c = 2a − b + 3 + gap·e, as float64 has them, and (a, b, e): the same model, well conditioned."""
+    rng = np.random.default_rng(seed)
+    a, b, e = rng.normal(size=(3, n)) * [[2], [1], [1]] + [[10], [0], [0]]
+    y = (rng.random(n) < 1 / (1 + np.exp(0.5 * (10 - a) + b - 0.3 * e))).astype(float)
+    c = 2 * a - b + 3 + gap * e
+    return np.column_stack([a, b, c]), np.column_stack([a, b, (c - (2 * a - b + 3)) / gap]), y
+
+
+def logit_of(good, y, gap, *, cov_type="nonrobust", v=None):
+    """Estimates and covariance by statsmodels on (1, a, b, e), brought back to (1, a, b, c)."""
+    model = sm.GLM(y, sm.add_constant(good), family=sm.families.Binomial(), var_weights=v)
+    fitted = model.fit(tol=1e-13, maxiter=50, cov_type=cov_type)
+    # z = b0 + b1 a + b2 b + b3 (c − 2a + b − 3) / gap
+    back = np.eye(4)
+    back[:, 3] = np.array([-3, -2, 1, 1]) / gap
+    return fitted, back @ fitted.params, back @ fitted.cov_params() @ back.T
+
+
+@pytest.mark.parametrize("gap", [1e-5, 1e-7, 1e-9])
+@pytest.mark.parametrize("covariance", ["nonrobust", "HC0"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_errors_of_columns_that_depend_on_each_other_but_for_the_last_digits(gap, covariance, weighted):
+    x, good, y = nearly_dependent(gap)
+    v = np.random.default_rng(1).uniform(0.2, 5, len(y)) if weighted else None
+    expected, params, cov = logit_of(good, y, gap, cov_type=covariance, v=v)
+    inference = inferred(x, y, v, covariance)
+    report = inference.report
+    assert (report.separation, report.warnings) == (None, ())
+    assert report.log_likelihood == pytest.approx(expected.llf, rel=max(1e-9, 1e-16 / gap))
+    errors = np.sqrt(cov.diagonal())
+    assert [row.std_error for row in report.coefficients] == pytest.approx(errors, rel=max(1e-7, 1e-15 / gap))
+    assert np.abs([row.estimate for row in report.coefficients] - params) == pytest.approx(0, abs=1e-3 * errors.min())
+    # An interval of a prediction is that of the well-conditioned columns, for the prediction is the same.
+    rows = sm.add_constant(good)
+    logit_errors = np.sqrt(np.einsum("ij,jk,ik->i", rows, expected.cov_params(), rows))
+    assert inference.covariance.logit_std_error(x) == pytest.approx(logit_errors, rel=max(1e-6, 1e-13 / gap))
+
+
+def inferred(x, y, v=None, covariance="nonrobust"):
+    """By the exact solver in 64-true, which finds the maximum along nearly dependent columns too."""
+    model, data = LogisticRegression(), TensorDataModule(x, y, v)
+    Trainer(max_epochs=100, precision="64-true", **QUIET_TRAINER).fit(model, data)
+    assert model.converged
+    return infer(model, data, covariance=covariance)
+
+
+def test_variance_inflation_of_columns_that_nearly_depend_on_each_other():
+    gap = 1e-8
+    x, good, y = nearly_dependent(gap)
+    others = np.column_stack([np.ones(len(y)), good[:, :2]])
+    rest = gap * (good[:, 2] - others @ np.linalg.lstsq(others, good[:, 2])[0])  # of c, beside a and b
+    centred = x - x.mean(0)
+    expected = np.square(centred[:, 2]).sum() / np.square(rest).sum()
+    rows = rows_by_name(report_of(x, y).report)
+    assert rows["x2"].vif == pytest.approx(expected, rel=1e-6)
+    # From the point of view of a and b the rest is as large, but for the coefficients 2 and −1 of the relation.
+    for name, slope, column in (("x0", 2, 0), ("x1", -1, 1)):
+        share = np.square(slope * centred[:, column]).sum() / np.square(centred[:, 2]).sum()
+        assert rows[name].vif == pytest.approx(expected * share, rel=1e-6)
+
+
+def test_a_sum_that_was_stored_in_single_precision():
+    """totcoll = jc + univ but for a rounding: R keeps all columns, and so do we."""
+    table = np.genfromtxt(Path(__file__).with_name("rounded_sum.csv"), delimiter=",", names=True)
+    jc, univ, totcoll, exper, y = (table[name] for name in ("jc", "univ", "totcoll", "exper", "y"))
+    rounding = (totcoll - jc - univ) / 1e-7
+    assert 0 < np.abs(rounding).max() < 11
+    expected = sm.Logit(y, sm.add_constant(np.column_stack([jc, univ, rounding, exper]))).fit(disp=0, tol=1e-13)
+    assert expected.llf == pytest.approx(-1263.05878, abs=1e-5)
+    report = inferred(np.column_stack([jc, univ, totcoll, exper]), y).report
+    assert report.warnings == ()
+    assert report.log_likelihood == pytest.approx(expected.llf, rel=1e-9)
+    errors = [row.std_error for row in report.coefficients]
+    of_rounding = expected.bse[3] / 1e-7
+    assert [errors[0], errors[4]] == pytest.approx(expected.bse[[0, 4]], rel=1e-7)
+    assert errors[1:4] == pytest.approx([of_rounding] * 3, rel=1e-5)
+    assert report.coefficients[4].estimate == pytest.approx(0.38214595, rel=1e-7)
+
+
+@pytest.mark.parametrize("covariance", ["nonrobust", "HC0", "HC1"])
+def test_what_the_rows_do_not_tell_has_no_error_and_the_rest_has(covariance):
+    x, y = table()
+    x = (x - x.mean(0)) / x.std(0)
+    c = x[:, 0] - x[:, 1] + 1e-13 * np.where(np.arange(len(y)) % 2, 1, -1)  # beyond rounding; too little to be told
+    found = report_of(np.column_stack([x[:, :2], c, x[:, 2]]), y, names=list("abcd"), covariance=covariance)
+    expected = report_of(x, y, names=list("abd"), covariance=covariance).report
+    rows, alone = rows_by_name(found.report), rows_by_name(expected)
+    assert [rows[name].std_error for name in "abc"] == [None] * 3
+    assert rows["d"].std_error == pytest.approx(alone["d"].std_error, rel=0.01 if covariance == "HC1" else 1e-4)
+    said = [w for w in found.report.warnings if "there are no standard errors" in w]
+    assert len(said) == 1
+    assert "a, b and c" in said[0].split(":")[0]
+    assert found.covariance is None
+
+
 @pytest.mark.parametrize("gap", [0, 1e-7])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_no_more_is_said_of_dependent_columns_than_the_digits_show(gap, dtype):
@@ -244,14 +344,26 @@ def test_no_more_is_said_of_dependent_columns_than_the_digits_show(gap, dtype):
         np.column_stack([x, near]), y, names=list("abcd"), served_options={"dtype": dtype, "standardize": True}
     ).report
     said = [w for w in report.warnings if w.startswith("d: ")]
-    relation = (
-        "the column is a linear function of others (d = a \N{MINUS SIGN} c); left out, which changes no prediction"
-    )
+    relation = "the column is a linear function of others (d = a \N{MINUS SIGN} c)"
     if dtype == torch.float32:
-        more = "with --trainer.precision 64-true more digits are compared"
+        more = (
+            "left out, and whether that changes predictions is not settled; with --trainer.precision 64-true more "
+            "digits are compared"
+        )
         assert said == [f"d: to the digits of float32 {relation}; {more}"]
     else:
-        assert said == ([] if gap else [f"d: to the digits of float64 {relation}"])
+        assert said == (
+            [] if gap else [f"d: to the digits of float64 {relation}; left out, which changes no prediction"]
+        )
+
+
+def test_columns_that_a_sentinel_has_made_dependent_are_not_said_to_change_nothing():
+    x, y = table()
+    x[0] = 1e16
+    said = [w for w in report_of(x, y, names=list("abc")).report.warnings if "linear function" in w]
+    assert len(said) == 1
+    assert "c: to the digits of float64 the column" in said[0]
+    assert said[0].endswith("left out, and whether that changes predictions is not settled")
 
 
 def test_a_penalty_keeps_dependent_columns():

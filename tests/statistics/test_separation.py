@@ -12,7 +12,7 @@ from scipy.optimize import linprog
 from lr_lightning.statistics.linear_programme import largest_support
 from lr_lightning.statistics.separation import find_separation, moved_terms
 from lr_lightning.statistics.sums import sum_rows
-from tests.statistics.tables import design_of, maximize, report_of, rows_by_name
+from tests.statistics.tables import design_of, maximize, report_of
 
 
 def verdict(x, y, parameters=None, **options):
@@ -160,8 +160,9 @@ def on_a_plane(decimals):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_plane_of_a_few_decimals_is_found_though_float32_has_rounded_them(dtype):
+def test_a_plane_of_whole_numbers_is_found_though_float32_has_rounded_them(dtype):
     x, y = on_a_plane(3)
+    x = np.round(1000 * x)
     x[:, 2] = np.random.default_rng(1).normal(size=1500)  # its digits are lost
     design = design_of(x, y, dtype=dtype, standardize=True)
     for parameters in (np.zeros(4), maximize(design, 60)):
@@ -169,16 +170,87 @@ def test_a_plane_of_a_few_decimals_is_found_though_float32_has_rounded_them(dtyp
         assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", None, [0, 1])
 
 
-def test_what_float32_has_rounded_away_is_not_taken_for_overlap():
-    x, y = on_a_plane(17)
+@pytest.mark.parametrize("decimals", [3, 17])
+def test_what_float32_has_rounded_away_is_not_taken_for_overlap(decimals):
+    x, y = on_a_plane(decimals)
     report = report_of(x, y, steps=60).report
     assert (report.separation, report.converged) == ("quasi", False)
     report = report_of(x, y, steps=60, served_options={"dtype": torch.float32, "standardize": True}).report
     assert report.separation is None
-    assert rows_by_name(report)["x0"].std_error > 1e3
-    assert len(report.warnings) == 1
-    assert "not settled: the digits of float32 are too few" in report.warnings[0]
-    assert "--trainer.precision 64-true" in report.warnings[0]
+    said = [w for w in report.warnings if "not settled: the digits of float32 are too few" in w]
+    assert len(said) == 1
+    assert "--trainer.precision 64-true" in said[0]
+
+
+SENTINEL = [0.4, 0.9, 1.7, 2.2, 2.8, 3.1, 3.9, 4.5, 5.2], [0, 0, 1, 0, 0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("sentinel", "dtype"),
+    [
+        (1e12, torch.float32),
+        (-1e12, torch.float32),
+        (1e15, torch.float64),
+        (1e18, torch.float64),
+        (1e25, torch.float64),
+    ],
+)
+@pytest.mark.parametrize("standardize", [True, False])
+def test_separation_that_only_rounding_made_is_not_stated(sentinel, dtype, standardize):
+    """A sentinel leaves all other values equal; in truth they overlap, and the row of the sentinel is certain."""
+    x, y = np.array([*SENTINEL[0], sentinel])[:, None], np.array([*SENTINEL[1], sentinel > 0], float)
+    assert konis(x[:-1], y[:-1]) == pytest.approx(0, abs=1e-9)
+    # Where a fit may end: at 0, or where only the sentinel is told from the others.
+    for parameters in ([0.0, 0.0], [30.0 * np.sign(sentinel), 10.0]):
+        found = verdict(x, y, parameters, dtype=dtype, standardize=standardize or dtype == torch.float32)
+        assert (found.kind, found.doubt) == (None, "rounding")
+    options = {"dtype": dtype, "standardize": standardize or dtype == torch.float32}
+    warnings = report_of(x, y, names=["income"], steps=5, converged=False, served_options=options).report.warnings
+    said = [w for w in warnings if "not settled" in w]
+    assert len(said) == 1
+    assert ("float32" if dtype == torch.float32 else "beside the largest values of income float64") in said[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_level_of_one_outcome_is_certain_beside_a_column_that_has_lost_its_digits(dtype):
+    rng = np.random.default_rng(12)
+    x = np.column_stack([rng.normal(size=(200, 2)), np.arange(200) % 7 == 3])
+    y = (rng.random(200) < 0.5).astype(float)
+    y[x[:, 2] == 1] = 1
+    x[0, 1], y[0] = 1e15, 1
+    report = report_of(x, y, steps=8, converged=False, served_options={"dtype": dtype, "standardize": True}).report
+    assert report.separation == "quasi"
+    assert report.warnings[0].startswith("quasi-complete separation: moving the coefficients of x2 without end")
+    assert report.warnings[1].startswith("whether other columns separate the classes too was not settled: ")
+
+
+def test_complete_separation_that_only_float32_made_is_not_stated():
+    """Two columns are each other's opposite but for their last digits, and the labels those of how float32 has them."""
+    rng = np.random.default_rng(9)
+    x = rng.normal(size=(400, 1)) * [1, -1] + 1e-12 * rng.normal(size=(400, 2))
+    options = {"dtype": torch.float32, "standardize": True}
+    rounded = next(design_of(x, np.zeros(400), **options).blocks()).x.numpy()[:, :2].sum(1)
+    x, y = x[rounded != 0], (rounded > 0)[rounded != 0]
+    last_digits = 1e12 * x.sum(1)
+    assert konis(np.column_stack([x[:, 0], last_digits]), y) == pytest.approx(0, abs=1e-9)
+    parameters = [1e9, 1e9, 0]
+    design = design_of(x, y, **options)
+    assert sum_rows(design, np.array(parameters)).smallest_margin > 0
+    found = verdict(x, y, parameters, **options)
+    assert (found.kind, found.doubt is None) == (None, False)
+
+
+def test_levels_and_thresholds_are_certain_in_float32_too():
+    """A gap in a column of many digits, and a level of one outcome beside it."""
+    x = np.random.default_rng(10).normal(size=(400, 2)) ** 3
+    y = (x[:, 0] > 0.1).astype(float)
+    found = verdict(x, y, dtype=torch.float32, standardize=True)
+    assert (found.kind, found.doubt, found.columns.tolist()) == ("complete", None, [0])
+    y = (np.random.default_rng(11).random(400) < 0.5).astype(float)
+    x[:, 1] = np.arange(400) % 7 == 3
+    y[x[:, 1] == 1] = 1
+    found = verdict(x, y, dtype=torch.float32, standardize=True)
+    assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", None, [1])
 
 
 @pytest.mark.parametrize("gap", [1, 1e-3, 1e-5])

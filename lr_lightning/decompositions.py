@@ -1,0 +1,81 @@
+"""Eigenvalue and singular value decompositions that do not give up when LAPACK's fast routines do.
+
+These iterate, by divide and conquer, and on some matrices without a fault they do not converge; whether they do hangs
+on the last digits, the number of threads and the version of LAPACK. The plain QR iteration is slower and steadier.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lr_lightning.errors import InputError
+
+_NotConverged = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage]
+
+
+def svd(matrix: Tensor, *, full_matrices: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """U, the singular values S, descending, and Vᵀ, of U diag(S) Vᵀ.
+
+    Args:
+        matrix: (m, n), float64, on the CPU.
+        full_matrices: whether U is (m, m) and Vᵀ (n, n), or both have but as many vectors as there are values.
+
+    Raises:
+        InputError: if no routine finds them, as where a number is not finite.
+    """
+    try:
+        return torch.linalg.svd(matrix, full_matrices=full_matrices)
+    except _NotConverged:
+        from scipy import linalg
+
+        try:
+            parts = linalg.svd(matrix.numpy(), full_matrices=full_matrices, lapack_driver="gesvd")
+        except (linalg.LinAlgError, ValueError) as error:
+            raise _not_found(matrix, "singular") from error
+    left, values, right = (torch.from_numpy(part) for part in parts)
+    return left, values, right
+
+
+def singular_values(matrix: Tensor) -> Tensor:
+    """S of `svd` alone, which costs less."""
+    try:
+        return torch.linalg.svdvals(matrix)
+    except _NotConverged:
+        return svd(matrix)[1]
+
+
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors, as columns.
+
+    Args:
+        matrix: (k, k), symmetric, float64, on the CPU.
+
+    Raises:
+        InputError: if no routine finds them, as where a number is not finite.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+    except _NotConverged:
+        from scipy import linalg
+
+        try:
+            values, vectors = map(torch.from_numpy, linalg.eigh(matrix.numpy(), driver="ev"))
+        except (linalg.LinAlgError, ValueError) as error:
+            raise _not_found(matrix, "eigen") from error
+    return values, vectors
+
+
+def eigenvalues(matrix: Tensor) -> Tensor:
+    """Those of `eigh` alone, which cost less."""
+    try:
+        return torch.linalg.eigvalsh(matrix)
+    except _NotConverged:
+        return eigh(matrix)[0]
+
+
+def _not_found(matrix: Tensor, kind: str) -> InputError:
+    return InputError(
+        f"the {kind} values of a matrix of {len(matrix)} rows could not be found, so that the columns cannot be told "
+        "apart; leave out columns that depend on others, or whose values span many orders of magnitude"
+    )
