@@ -1,7 +1,8 @@
 """Numbers, dates and times as people write them: what a text can mean, and what a column's texts have in common.
 
 Which of `.` and `,` is the decimal mark, and which of day and month comes first, is a property of a column. All else
-that is read here (blanks and apostrophes between thousands, other digits, other signs for minus) means one thing only.
+that is read here (blanks and apostrophes between thousands, other digits, other signs for minus, parentheses around
+what is negative) means one thing only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ KINDS = {  # of a column, by its notation
 _UNGROUPED = {POINT_GROUPED: POINT, COMMA_GROUPED: COMMA}
 LARGEST_EXACT_INTEGER = 2**53
 
-_CURRENCY = r"(?:[A-Z]{0,3}[$£¥֏؋฿\u20a0-\u20cf]|USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|NZD|SEK|NOK|DKK|PLN|CZK|HUF|BRL)"
+_CURRENCY = (
+    r"(?:[A-Z]{0,3}[$£¥֏؋฿\u20a0-\u20cf]|[元円원]|Rs\.?|Rp\.?|kr\.?|zł|Kč"
+    r"|(?i:USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|NZD|SEK|NOK|DKK|PLN|CZK|HUF|BRL))"
+)
 _SAME = str.maketrans(
     {
         **dict.fromkeys("\u00a0\u2007\u2009\u202f", " "),  # blanks that keep a number on one line
@@ -51,27 +55,49 @@ class Meaning(NamedTuple):
         value: the number; days since 1970-01-01; or days.
         affix: a currency, `%` or UTC: what all texts of a column must share.
         grouped: whether the mark that is not the decimal one stands between thousands.
+        loose: whether the text may as well be a code, as 4D0, 1_001 and (1) may: such texts alone make no numbers.
     """
 
     value: float
     affix: str = ""
     grouped: bool = False
+    loose: bool = False
 
 
 def _number_pattern(decimal: str, other: str) -> re.Pattern[str]:
-    groups = "|".join(rf"[1-9]\d{{0,2}}(?:{mark}\d{{3}})+" for mark in (other, " ", "'"))
+    groups = "|".join(rf"[1-9]\d{{0,2}}(?:{mark}\d{{3}})+" for mark in (other, " ", "'", "_"))
     indian = rf"[1-9]\d?(?:{other}\d\d)+{other}\d{{3}}"
     return re.compile(
         rf"(?P<sign>[+-]? ?)(?P<before>{_CURRENCY})? ?(?P<inner>[+-]?)(?=[\d{decimal}])"
-        rf"(?P<whole>{groups}|{indian}|\d*)(?:{decimal}(?P<fraction>\d*))?"
-        rf"(?:(?(fraction)[eEdD]|[eE])(?P<exponent>[+-]?\d{{1,9}}))? ?(?P<after>%|{_CURRENCY})?",
+        rf"(?P<whole>{groups}|{indian}|\d*)(?:{decimal}(?:--?|(?P<fraction>\d*)))?"
+        rf"(?:[eEdD](?P<exponent>[+-]?\d{{1,9}})|(?P<owed>(?<={decimal}\d)-|(?<={decimal}\d\d)-))?"
+        rf" ?(?P<after>%|{_CURRENCY})?",
         re.ASCII,
     )
 
 
 _NUMBERS = {".": _number_pattern(r"\.", ","), ",": _number_pattern(",", r"\.")}
+_IN_PARENTHESES = re.compile(rf"({_CURRENCY})? ?\(([^()+-]*)\) ?(%|{_CURRENCY})?")
+_LOOSE = re.compile(r"\d+[dD]\d+|[\d_]*_\d+", re.ASCII)
 _NOT_DIGITS = re.compile(r"\D", re.ASCII)
 _WITH_UNIT = re.compile(r"(?P<number>[^\w\s]?\d[\d.,' ]*?) ?(?P<unit>[^\s\d.,'%$€][^\d]{0,4})")
+_A_NUMBER = r"[+-]?\d+(?:[.,]\d+)?"
+_MONTH_NAME = "|".join(rf"{name[:3]}(?:{name[3:]})?" for name in _MONTHS)
+_LOOKS = {  # what is told where a column of such text becomes a category
+    what: re.compile(pattern, re.IGNORECASE)
+    for what, pattern in {
+        "months": r"(?:1[89]|20)\d\d[-/. ]?(?:M?(?:0[1-9]|1[0-2]))|(?:0?[1-9]|1[0-2])[-/.](?:1[89]|20)\d\d"
+        rf"|(?:{_MONTH_NAME})\.?[-/ ']{{0,2}}(?:\d\d)?\d\d|\d{{4}}[-/ ]?(?:{_MONTH_NAME})"
+        r"|\d{4}年\d{1,2}月",
+        "fractions": r"(?:\d+[ -])?\d+/\d+|\d*[½⅓⅔¼¾⅕-⅞]",
+        "times": r"\d+:\d\d(?::\d\d(?:[.,]\d+)?)?|(?:\d+ ?h ?)?\d+ ?(?:min|m) ?(?:\d+ ?s)?|\d+ ?h ?(?:\d+)?"
+        r"|PT(?:\d+H)?(?:\d+M)?(?:\d+S)?",
+        "numbers": rf"[~≈=']{{1,2}}\"?{_A_NUMBER}\"?|{_A_NUMBER} ?(?:±|\+/-) ?{_A_NUMBER}"
+        rf"|{_A_NUMBER} ?[x×*·] ?10\^?{_A_NUMBER}|10\^{_A_NUMBER}|\d+[.,]\d*[+-]\d{{3}}|{_A_NUMBER} ?e ?[+-]? ?\d+"
+        r"|\d+d\d+|\(\d+[.,]\d+\)|\d{1,3}(?:_\d{3})+|0x[\da-f]+"
+        r"|\d+ ?['′] ?\d+(?:\.\d+)? ?[\"″]?|\d+° ?(?:\d+['′] ?)?[NSEW]?",
+    }.items()
+}
 _PLAIN_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _CLOCK = (
     r"(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:\.(?P<fraction>\d{1,9})\d*)?)?"
@@ -99,17 +125,23 @@ def _unified(text: str) -> str:
 
 
 def _number(text: str, decimal: str) -> Meaning | None:
-    match = _NUMBERS[decimal].fullmatch(_unified(text))
+    text = _unified(text)
+    loose = _LOOSE.fullmatch(text) is not None
+    if "(" in text and (owed := _IN_PARENTHESES.fullmatch(text)):  # as accountants write −5
+        text, loose = f"-{owed[1] or ''}{owed[2]}{owed[3] or ''}", True
+    match = _NUMBERS[decimal].fullmatch(text)
     if match is None:
         return None
-    sign, before, inner, whole, fraction, exponent, after = match.groups()
-    if (sign.strip() and inner) or (before and after) or not (whole or fraction):
+    sign, before, inner, whole, fraction, exponent, owed, after = match.groups()
+    signs = (sign.strip(), inner, owed)
+    if sum(map(bool, signs)) > 1 or (before and after) or not (whole or fraction):
         return None
-    affix = before or after or ""
+    affix = (before or after or "").rstrip(".")
+    affix = affix.upper() if len(affix) == 3 and affix.isalpha() else affix
     power = int(exponent or 0) - (2 if affix == "%" else 0)
     digits = whole if whole.isdigit() else _NOT_DIGITS.sub("", whole)
-    value = float(f"{(sign or inner).strip()}{digits}.{fraction or ''}e{power}")
-    return Meaning(value, affix, ("," if decimal == "." else ".") in whole)
+    value = float(f"{''.join(filter(None, signs))}{digits}.{fraction or ''}e{power}")
+    return Meaning(value, affix, ("," if decimal == "." else ".") in whole, loose)
 
 
 def _clock_seconds(match: re.Match[str]) -> int | None:
@@ -175,7 +207,8 @@ def kind_of_text(text: str) -> str | None:
     """Whether a text is a number, a date or a time in any notation; also a date whose year has two digits."""
     if not any(char.isdecimal() for char in text):
         return None
-    kind = next((KINDS[name] for name, meaning in _BASIC.items() if meaning(text) is not None), None)
+    meanings = ((name, meaning(text)) for name, meaning in _BASIC.items())
+    kind = next((KINDS[name] for name, found in meanings if found is not None and not found.loose), None)
     return kind or ("date" if has_short_year(text) else None)
 
 
@@ -194,6 +227,11 @@ def unit_of(text: str) -> str | None:
     """What follows a number in a text such as 12 kg or 3.5k; None where the text is no such thing."""
     match = _WITH_UNIT.fullmatch(text)
     return None if match is None or kind_of_text(match["number"]) != "number" else match["unit"]
+
+
+def looks_like(text: str) -> str | None:
+    """What a text that has no value in any notation looks like, though it may be a level all the same; or None."""
+    return next((what for what, pattern in _LOOKS.items() if pattern.fullmatch(_unified(text))), None)
 
 
 def is_integer(text: str) -> bool:
@@ -272,6 +310,7 @@ class Evidence:
         self._grouped: dict[str, str] = {}  # the first text with grouped thousands, by notation
         self._commas = self._leading_zeros = False
         self._only_digits = True
+        self._only_loose = True
         self._largest = 0.0
 
     def add(self, texts: Iterable[str]) -> str | None:
@@ -291,6 +330,7 @@ class Evidence:
                     self._grouped.setdefault(name, text)
             self._commas = self._commas or "," in _unified(text)
             self._only_digits = self._only_digits and text.isdecimal()
+            self._only_loose = self._only_loose and all(meaning.loose for meaning in found.values())
             self._leading_zeros = self._leading_zeros or (text[0] == "0" and len(text) > 1)
             self._largest = max(self._largest, *(abs(meaning.value) for meaning in found.values()))
         return None
@@ -307,8 +347,8 @@ class Evidence:
 
     @property
     def codes(self) -> bool:
-        """Whether the texts are codes of digits, such as 01234, and no numbers."""
-        return self._only_digits and self._leading_zeros
+        """Whether the texts are codes, such as 01234 or 4D0, and no numbers."""
+        return (self._only_digits and self._leading_zeros) or self._only_loose
 
     @property
     def beyond_exact_integers(self) -> bool:

@@ -23,6 +23,7 @@ from lr_lightning.data.notation import (
     in_words,
     is_integer,
     kind_of_text,
+    looks_like,
     read,
     unit_of,
 )
@@ -41,6 +42,7 @@ from lr_lightning.errors import InputError
 
 MOST_LEVELS = 1000
 FEWEST_ROWS_OF_IDS = 20
+ORDINALS = ("st", "nd", "rd", "th", "+", "-")  # what follows a number that is a rank or an open range
 
 
 def survey(source: Source, choices: Choices) -> Survey:
@@ -377,10 +379,20 @@ class _Sweep:
         return Column(name, kind, levels)
 
     def _note_units(self, name: str) -> None:
-        """Say so where a column of text is a category, though its values are numbers with a unit."""
+        """Say so where a column of text is a category, though its values look like amounts, dates or times."""
         texts = [str(level) for level in self.levels[name]]
-        units = {unit_of(text) for text in texts}
-        alike = len(units) == 1 or any("." in text or "," in text for text in texts)
-        if name in self.texts and len(texts) > 2 and None not in units and alike:
-            what = f"its values look like numbers with a unit, such as {shown(texts[0])}"
-            self._note(WARNING, f"column {name} is taken as categorical, though {what}")
+        if name not in self.texts or len(texts) < 3:
+            return
+        units = {text: unit_of(text) for text in texts}
+        looks = {text: looks_like(text) or (kind_of_text(text) and "numbers") for text in texts}
+        amounts = [text for text in texts if units[text] is not None]
+        marked = any("." in text or "," in text or " " in text for text in amounts)
+        alike = len(set(units.values())) == 1 and not set(units.values()) & set(ORDINALS)
+        odd = next((text for text in texts if kind_of_text(text) is None and looks_like(text) is not None), None)
+        if amounts and all(units[text] or looks[text] for text in texts) and (alike or marked):
+            what = f"numbers with a unit, such as {shown(amounts[0])}"
+        elif odd is not None and all(looks.values()):
+            what = f"{looks[odd]}, such as {shown(odd)}"
+        else:
+            return
+        self._note(WARNING, f"column {name} is taken as categorical, though its values look like {what}")

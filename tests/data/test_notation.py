@@ -28,7 +28,7 @@ def digits(zero, point="."):
     return lambda value: "".join(chr(ord(zero) + int(char)) if char.isdigit() else point for char in str(value))
 
 
-NUMBERS = {  # how a value is written, and what it is worth
+NUMBERS = {  # how a value is written, and what it is worth: below 5, and from there on, where that differs
     "decimal comma": (lambda v: str(v).replace(".", ","), 1),
     "comma between thousands": (lambda v: f"{v * 1000:,.2f}", 1000),
     "comma between thousands, twice": (lambda v: f"{v * 1e6:,.0f}", 1e6),
@@ -46,6 +46,15 @@ NUMBERS = {  # how a value is written, and what it is worth
     "percent": (lambda v: f"{v} %", 0.01),
     "Unicode minus": (lambda v: f"\u2212{v}", -1),
     "Fortran": (lambda v: f"{v:.4E}".replace("E", "D"), 1),
+    "Fortran without a point": (lambda v: f"{v * 1e4:.0f}d-2" if v < 5 else f"{v * 100:.0f}D0", 100),
+    "in parentheses": (lambda v: f"({v})" if v < 5 else f"{v}", (-1, 1)),
+    "dollars in parentheses": (lambda v: f"(${v * 1000:,.2f})" if v < 5 else f"${v * 1000:,.2f}", (-1000, 1000)),
+    "trailing minus": (lambda v: f"{v:.2f}-" if v < 5 else f"{v:.2f}", (-1, 1)),
+    "trailing minus, comma": (lambda v: f"{v * 1e3:,.2f}{'-' * (v < 5)}".translate(SWAPPED), (-1000, 1000)),
+    "underscores": (lambda v: f"{v * 1e6:_.0f}" if v > 1 else "400_000.0", 1e6),
+    "rupees": (lambda v: f"Rs. {v}", 1),
+    "yuan": (lambda v: f"{v}元", 1),
+    "a code in small letters": (lambda v: f"{v} eur" if v < 5 else f"{v} EUR", 1),
     "Arabic digits": (digits("٠"), 1),
     "Arabic mark": (digits("٠", "٫"), 1),
     "Devanagari": (digits("०"), 1),
@@ -75,7 +84,7 @@ def test_numbers_are_read_as_they_are_written(write, tmp_path, case, kind):
         table = str(tmp_path / "t.parquet")
     data = fitted(table, cache_dir=str(tmp_path / "cache") if kind == "streamed" else None)
     assert [column.kind for column in data.schema.columns] == ["number"]
-    expected = np.array(VALUES) * factor
+    expected = np.array([value * (factor if np.isscalar(factor) else factor[value >= 5]) for value in VALUES])
     np.testing.assert_allclose(raw(data)[:, 0], expected, rtol=1e-5)
     # By the schema alone, after its life in a checkpoint, to the last digit.
     schema = TableSchema.from_dict(json.loads(json.dumps(data.schema.to_dict())))
@@ -314,12 +323,35 @@ def test_what_is_read_is_told(write, messages):
     assert ("INFO", "t.csv: column x holds text that is read as numbers: '5%' is 0.05") in messages
     fitted(write("t.csv", "a;x;y\n1;0,5;0\n2;1,5;1\n2;3,5;0\n"))
     assert ("INFO", "t.csv: numbers are read with a decimal comma in column x") in messages
-    for texts in (["12 kg", "15 kg", "20 kg"], ["1.2M", "900k", "350k"], ["0.4-", "1.5-", "3.2-"]):
+    for texts in (["12 kg", "15 kg", "20 kg"], ["1.2M", "900k", "350k"], ["1.5+", "2.5+", "3.5+"]):
         fitted(table_of(texts * 8))
         line = (
             f"column x is taken as categorical, though its values look like numbers with a unit, such as {texts[0]!r}"
         )
         assert ("WARNING", f"the table: {line}") in messages
+
+
+LOOKS = {
+    "months": [
+        ["2020-01", "2020-02", "2020-03"],
+        ["01/2020", "02/2020", "12/2020"],
+        ["Jan 2020", "Feb 2020", "May 2020"],
+    ],
+    "fractions": [["1/2", "1/4", "3/4"], ["½", "1¼", "2"], ["120/80", "130/85", "140/90"]],
+    "times": [["25:30", "26:10", "9:15"], ["1h30m", "2h", "45m"]],
+    "numbers": [["1d0", "2d0", "3d4"], ["1_000", "2_500", "3_000"], ["~1.5", "2", "~2.5"], ["1.5±0.1", "2±0.3", "3±1"]],
+    "numbers with a unit": [["900", "1.5k", "2k"], ["1.5k", "2M", "350"], ["12 kg", "1 t", "20 g"]],
+}
+
+
+@pytest.mark.parametrize("what", LOOKS)
+def test_a_category_that_looks_like_amounts_or_dates_is_told(messages, what):
+    for texts in LOOKS[what]:
+        messages.clear()
+        assert fitted(table_of(texts * 8)).schema.columns[0].levels == tuple(sorted(texts))
+        said = [line for level, line in messages if level == "WARNING"]
+        assert len(said) == 1
+        assert f"column x is taken as categorical, though its values look like {what}, such as " in said[0]
 
 
 def test_categories_stay_categories(write, messages):
@@ -330,6 +362,16 @@ def test_categories_stay_categories(write, messages):
         ["Q1", "Q2", "Q3"],
         ["$", "$$", "$$$"],
         ["5a", "5b", "6a"],
+        ["18-25", "26-35", "65+"],
+        ["65+", "75+", "85+"],
+        ["<18", "18-25", ">65"],
+        ["1.2.3", "1.2.4", "1.3.0"],
+        ["1st", "2nd", "3rd"],
+        ["4th", "5th", "6th"],
+        ["(1)", "(2)", "(3)"],
+        ["1", "2+", "2-", "3-"],
+        ["1d1", "2d1", "12a"],
+        ["2010-11", "2011-12", "2012-13"],
     ):
         assert fitted(table_of(texts * 8)).schema.columns[0].levels == tuple(sorted(texts))
     frame = pd.DataFrame(table_of(["1.5", "2.5", "3.5"] * 8))
