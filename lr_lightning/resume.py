@@ -73,7 +73,7 @@ def refuse_other_rows(
 
     They are compared by their columns, their labels' checksum, and their means and scales.
     """
-    theirs, ours = checkpoint.get("schema") or {}, data.schema.to_dict()
+    theirs, ours = (_comparable(schema) for schema in (checkpoint.get("schema") or {}, data.schema.to_dict()))
     for key, value in ours.items():
         if key != "spelling" and theirs.get(key) != value:  # labels are compared as values
             _refuse(name, f"data ({key})", *_difference(theirs.get(key), value))
@@ -84,6 +84,12 @@ def refuse_other_rows(
     same = same and torch.allclose(scale, model.scale.cpu(), rtol=ROUNDING, atol=0)
     if not same or not bool(((mean - model.mean.cpu()).abs() <= ROUNDING * (unit + ROUNDING * mean.abs())).all()):
         raise InputError(f"option data: the training rows are not those of {name}; a fit goes on as it began")
+
+
+def _comparable(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema without what follows from the rows; keys that an older version did not write have their defaults."""
+    columns = [{"notation": None, **column, "binary": None} for column in schema.get("columns", ())]
+    return {**schema, "columns": columns}
 
 
 def _model_settings(hparams: Mapping[str, Any]) -> dict[str, Any]:

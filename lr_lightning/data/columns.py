@@ -13,6 +13,7 @@ from pyarrow import compute
 from lr_lightning.data.notation import read
 from lr_lightning.data.schema import Column, Level
 from lr_lightning.data.sources import Source
+from lr_lightning.data.spelling import value_of
 from lr_lightning.errors import InputError
 
 MISSING, UNSEEN = -1, -2  # codes of a category
@@ -126,13 +127,16 @@ def holds_text(dtype: pa.DataType) -> bool:
     return kind_of(dtype.value_type if pa.types.is_dictionary(dtype) else dtype) == "category"
 
 
-def text_values(array: pa.Array, kind: str, notation: str | None) -> tuple[np.ndarray, np.ndarray]:
+def text_values(
+    array: pa.Array, kind: str, notation: str | None, *, binary: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Text as the values of a column of numbers, dates or times.
 
     Args:
         array: of text, n values.
         kind: of the column.
         notation: how the fit's column was written.
+        binary: whether true and false are read as 1 and 0.
 
     Returns:
         float64 (n,), NaN where there is no value; and boolean (n,), where there is a text that has no value in the
@@ -140,6 +144,9 @@ def text_values(array: pa.Array, kind: str, notation: str | None) -> tuple[np.nd
     """
     texts, places = coded(array)
     values = [None if text is None else read(str(text), kind, notation) for text in texts]
+    if binary:
+        truths = [value if isinstance(value, bool) else None for value in map(value_of, texts)]
+        values = [value if truth is None else float(truth) for value, truth in zip(values, truths, strict=True)]
     table = np.array([*(math.nan if value is None else value for value in values), math.nan])
     pairs = zip(texts, values, strict=True)
     unreadable = np.array([*(text is not None and value is None for text, value in pairs), False])
@@ -186,6 +193,15 @@ def missing_rows(array: pa.Array) -> np.ndarray | None:
             if not all_finite:
                 mask = np.isnan(values)
     return mask if mask is not None and mask.any() else None
+
+
+def holds_only_0_and_1(array: pa.Array) -> bool:
+    """Whether a column of numbers holds nothing else, but for missing values."""
+    for part in (array.slice(0, 100), array):  # most columns show it at once
+        values = numbers(part)
+        if not ((values == 0) | (values == 1) | np.isnan(values)).all():
+            return False
+    return True
 
 
 def width(column: Column) -> int:

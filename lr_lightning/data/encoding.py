@@ -136,7 +136,7 @@ class Encoder:
     def _read(self, j: int, batch: pa.RecordBatch) -> np.ndarray:
         """A batch's column of text as numbers."""
         column = self.schema.columns[j]
-        values, unreadable = text_values(batch.column(j), column.kind, column.notation)
+        values, unreadable = text_values(batch.column(j), column.kind, column.notation, binary=bool(column.binary))
         if unreadable.any():
             unreadable &= ~self._left_out(batch)
         if unreadable.any():
@@ -262,7 +262,7 @@ def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
     """Raise InputError if values of an Arrow type cannot stand in the column."""
     kind = kind_of(dtype)
     wanted = column.kind
-    may_be_read = column.notation is not None or source.decimal_marks is not None
+    may_be_read = column.notation is not None or bool(column.binary) or source.decimal_marks is not None
     if may_be_read and holds_text(dtype) and wanted in ("number", "date", "time"):
         return
     if kind == wanted == "category":
@@ -274,6 +274,8 @@ def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
     if pa.types.is_dictionary(dtype) and wanted != "category":
         kind = kind_of(dtype.value_type)
     if kind in (wanted, "missing") or (wanted == "boolean" and kind in ("number", "category")):
+        return
+    if kind == "boolean" and column.binary:
         return
     found = KIND_IN_WORDS.get(kind or "", f"values of type {dtype}")
     raise InputError(f"{source.name}: column {column.name} holds {found}, where the fit had {KIND_IN_WORDS[wanted]}")

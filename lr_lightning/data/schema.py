@@ -33,6 +33,7 @@ class Column:
         fill: what stands in for a missing value where the fit imputes: a number, or one of the levels.
         notation: of a number, date or time that the fit read from text, how it was written (see `notation.KINDS`);
             None where the table said it by its types, or by numbers and dates as programs write them.
+        binary: True for a number of which the fit saw nothing but 0 and 1, so that false and true mean these.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Column:
     levels: tuple[Level, ...] = ()
     fill: Level | None = None
     notation: str | None = None
+    binary: bool | None = None
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -60,6 +62,8 @@ class Column:
             return "has a level twice"
         if self.notation is not None and not is_notation(self.notation, self.kind):
             return f"is written as {self.notation!r}"
+        if self.binary and self.kind != "number":
+            return f"is binary: {self.binary!r}"
         if self.fill is None and not imputed:
             return None
         if self.kind == "category":

@@ -11,7 +11,15 @@ import pyarrow as pa
 from pyarrow import compute
 
 from lr_lightning.data.choices import Choices, listed
-from lr_lightning.data.columns import coded, is_single, kind_of, missing_rows, plain, refuse_infinite_level
+from lr_lightning.data.columns import (
+    coded,
+    holds_only_0_and_1,
+    is_single,
+    kind_of,
+    missing_rows,
+    plain,
+    refuse_infinite_level,
+)
 from lr_lightning.data.labels import MOST_VALUES, Labels, choose_labels, target_values
 from lr_lightning.data.notation import (
     COMMA,
@@ -74,6 +82,7 @@ class _Sweep:
     texts: set[str] = field(default_factory=set)
     evidence: dict[str, Evidence] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)
+    measured: set[str] = field(default_factory=set)  # columns of numbers that are not only 0 and 1
     labels: dict[Level, int] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)  # the labels of rows that were left out
@@ -106,6 +115,10 @@ class _Sweep:
         for j, name in enumerate(self.features):
             if self.kinds[name] == "category":
                 self._add_levels(name, batch.column(j), kept)
+            elif self.kinds[name] == "number" and name not in self.measured:
+                array = batch.column(j) if kept is None else batch.column(j).filter(pa.array(kept))
+                if not holds_only_0_and_1(array):
+                    self.measured.add(name)
         self._add_target(batch.column(target), kept)
         if self.choices.weight is not None:
             array = batch.column(target + 1)
@@ -369,7 +382,11 @@ class _Sweep:
                 f"column {name} holds integers beyond 2**53, which floating-point numbers round (an id?)",
             )
         if kind != "category":
-            return Column(name, kind, notation=notation)
+            binary = kind == "number" and name not in self.measured
+            if evidence is not None:
+                values = {read(str(level), kind, notation) for level in self.levels[name]}
+                binary = binary and values <= {0.0, 1.0}
+            return Column(name, kind, notation=notation, binary=binary or None)
         levels = tuple(sorted(self.levels[name], key=lambda v: (isinstance(v, str), v)))
         self._refuse_spoilt(name)
         self._refuse_ids(name)

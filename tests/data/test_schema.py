@@ -269,6 +269,8 @@ def test_plain_data_there_and_back(schema, tmp_path):
         {"columns": [{"name": "a", "kind": "number", "levels": [], "fill": None, "notation": "day/month/year"}]},
         {"columns": [{"name": "a", "kind": "number", "levels": [], "fill": None, "notation": 1234.5}]},
         {"columns": [{"name": "a", "kind": "category", "levels": ["x", "y"], "fill": "x", "notation": "1234.5"}]},
+        {"columns": [{"name": "a", "kind": "number", "levels": [], "fill": None, "binary": 1}]},
+        {"columns": [{"name": "a", "kind": "date", "levels": [], "fill": None, "binary": True}]},
         {"labels": [0]},
         {"labels": [1, 1]},
         {"labels": [None, 1]},
@@ -308,6 +310,33 @@ def test_truth_values_are_read_in_every_spelling(schema, write, texts):
     assert schema.encode(path).tolist() == CODED
     path = write("new.csv", f"n,s,t,k,d\n7.5,c,{zero},10,2021-01-01\n8,a,2,1,1969-12-31\n")
     assert refused(schema, path) == "new.csv, line 3: column t holds '2', not true or false"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", ""])
+@pytest.mark.parametrize("binary", [(1.0, 0.0), (1, 0), ("1.0", "0.0"), (1.0, 0.0, None)])
+def test_a_number_of_which_the_fit_saw_0_and_1_takes_truth_values(tmp_path, suffix, binary):
+    table = {"n": [*binary, *binary[:2]] * 3, "y": ([0, 1, 1, 0, 1] * 3)[: 3 * len(binary) + 6]}
+    schema = fitted(table, missing="drop").schema
+    assert (schema.columns[0].kind, schema.columns[0].binary) == ("number", True)
+    for values in ([True, False], ["TRUE", "FALSE"], [1, 0], [True, None]):
+        new = pd.DataFrame({"n": values})
+        path = tmp_path / f"new.{suffix}" if suffix else new
+        if suffix:
+            getattr(new, f"to_{suffix}")(path, index=False)
+        expected = [1.0, np.nan if values[1] is None else 0.0]
+        np.testing.assert_array_equal(schema.encode(path)[:, 0], expected)
+    assert schema.encode({"n": [0.5, 7.0]})[:, 0].tolist() == [0.5, 7]
+
+
+def test_other_numbers_take_no_truth_values(write):
+    schema = fitted({"n": [2.0, 0.0, 1.0, 1.0], "m": [1.0, 0.0, None, 5.0], "y": [0, 1, 1, 0]}, missing="drop").schema
+    assert [column.binary for column in schema.columns] == [None, None]
+    with pytest.raises(InputError, match=r"new.csv, line 2: column n holds 'true', not a number"):
+        schema.encode(write("new.csv", "n,m\ntrue,1\n"))
+    plain = schema.to_dict()
+    for column in plain["columns"]:
+        del column["binary"]  # as an older version wrote it
+    assert TableSchema.from_dict(plain) == schema
 
 
 def test_a_level_that_the_fit_knew_is_no_missing_value(write):
