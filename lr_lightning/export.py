@@ -145,7 +145,7 @@ def _logit(graph: _Graph, predictor: Predictor) -> str:
             features = [place[name] for name in column.feature_names]
             of_level = weight[features] / scale[features]
             offset = -float(mean[features] @ of_level)
-            terms.append(_category(graph, column, offset + np.append(0.0, of_level), schema.unseen))
+            terms.append(_category(graph, column, offset + np.append(0.0, of_level), schema.unseen, schema.na or ()))
     total = graph.node("ReduceSum", _joined(graph, terms), graph.constant(np.array([1])), keepdims=0)
     bias = 0.0 if model.linear.bias is None else float(model.linear.bias)
     return graph.node("Add", total, graph.constant(np.float64(bias)))
@@ -178,7 +178,7 @@ def _numbers(graph: _Graph, columns: Sequence[Column], mean: np.ndarray, scale: 
     return graph.node("MatMul", standardized, graph.constant(weight[:, None]))
 
 
-def _category(graph: _Graph, column: Column, of_level: np.ndarray, unseen: str) -> str:
+def _category(graph: _Graph, column: Column, of_level: np.ndarray, unseen: str, na: Sequence[str]) -> str:
     """What a category adds to the logit, shape (N, 1); NaN where it is missing or unseen and that is refused.
 
     Args:
@@ -186,13 +186,17 @@ def _category(graph: _Graph, column: Column, of_level: np.ndarray, unseen: str) 
         column: with L levels.
         of_level: the term of each level, shape (L,).
         unseen: as `TableSchema` has it.
+        na: the texts that count as missing, beside that without a character.
     """
     _refuse_levels(column)
     unseen_term = of_level[0] if unseen == "reference" else math.nan
     missing_term = math.nan if column.fill is None else of_level[column.levels.index(column.fill)]
     refused = None
     if _is_text(column):
-        keys = np.array(column.levels, dtype=object)
+        # Texts that a person named as missing, unless one of them was a level to the fit.
+        named = [text for text in dict.fromkeys(na) if text and text not in column.levels]
+        keys = np.array([*column.levels, *named], dtype=object)
+        of_level = np.array([*of_level, *[missing_term] * len(named)])
         values, missing = graph.trimmed(column.name)
         if unseen == "reference":
             # Levels lose all white space around them, the graph only takes off blanks; what it cannot look up as

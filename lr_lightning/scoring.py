@@ -24,8 +24,9 @@ def scoring_file(predictor: Predictor) -> dict[str, Any]:
 
     Returns:
         The keys `version` (of this package), `target`, `negative_label`, `positive_label`, `threshold` (a
-        probability above it is the positive label), `missing`, `unseen` (as `TableSchema` has them), `intercept`
-        and `columns`, in the table's order. Each column has a `name` and a `kind`; where there is one, the `unit`
+        probability above it is the positive label), `missing`, `unseen` (as `TableSchema` has them), `na` (texts
+        that count as missing in a column of text), `intercept` and `columns`, in the table's
+        order. Each column has a `name` and a `kind`; where there is one, the `unit`
         of its values; a `coefficient` on the original scale or, for a category, its `reference` level and its
         `levels`, the reference among them, each with a `level` and a `coefficient`; and `fill`, what stands in for
         a missing value, or null where a missing value allows no prediction.
@@ -42,6 +43,7 @@ def scoring_file(predictor: Predictor) -> dict[str, Any]:
         "threshold": predictor.threshold,
         "missing": schema.missing,
         "unseen": schema.unseen,
+        "na": list(schema.na or ()),
         "intercept": predictor.intercept,
         "columns": [_column(column, weights) for column in schema.columns],
     }

@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -468,3 +469,52 @@ def test_json_needs_neither_onnx_nor_lightning(hours_run, tmp_path):
     )
     assert "torch" in modules
     assert not {"onnx", "onnxruntime", "lightning", "pyarrow"} & modules
+
+
+@pytest.mark.parametrize("unseen", ["error", "reference"])
+@pytest.mark.parametrize("missing", ["drop", "impute"])
+def test_texts_that_a_fit_took_for_missing_are_missing_elsewhere(missing, unseen):
+    levels = ["a", "b", "-", "b", None, "n/v"]
+    table = {"c": levels * 4, "x": np.arange(24.0), "y": [0, 1, 1, 0, 1, 0] * 4}
+    data = fitted(table, missing=missing, unseen=unseen, na=["-", "-", "n/v"])
+    assert data.schema.columns[0].levels == ("a", "b")
+    predictor = predictor_of(data.schema)
+    fresh = {"c": ["a", "b", "-", " n/v ", ""], "x": [1.0, -1.0, 0.5, 0.25, 2.0]}
+    expected = predictor.probability(fresh).numpy()
+    assert np.isnan(expected).tolist() == [False, False, *[missing == "drop"] * 3]
+    arrays = {"c": np.array(fresh["c"], dtype=object)[:, None], "x": np.array(fresh["x"])[:, None]}
+    np.testing.assert_allclose(served(to_onnx(predictor), arrays)[0], expected, rtol=1e-12)
+    content = scoring_file(predictor)
+    named = {**fresh, "c": [None if text.strip() in content["na"] else text for text in fresh["c"]]}
+    np.testing.assert_allclose(scored(content, named), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("texts", "dtype", "labels"),
+    [
+        (("01", "02"), pa.string(), ("01", "02")),
+        (("-1", "+1"), pa.string(), ("-1", "+1")),
+        (("FALSE", "TRUE"), pa.bool_(), (False, True)),
+        (("0.0", "1.0"), pa.float64(), (0.0, 1.0)),
+        (("no", "yes"), pa.string(), ("no", "yes")),
+    ],
+)
+def test_a_label_is_spelled_alike_everywhere(project, run, texts, dtype, labels):
+    rows = "".join(f"{i},{texts[i % 3 % 2]}\n" for i in range(30))
+    (project / "t.csv").write_text("x,y\n" + rows)
+    code, _, err = run("fit", "--data.path", "t.csv", "--data.target", "y", "--trainer.logger", "false")
+    assert code == 0, err
+    checkpoint = "runs/t/version_0/checkpoints/last.ckpt"
+    for output in ("p.csv", "p.parquet"):
+        code, _, err = run("predict", "--ckpt_path", checkpoint, "--data.path", "t.csv", "--output", output)
+        assert code == 0, err
+    written = {line.rpartition(",")[2] for line in (project / "p.csv").read_text().splitlines()[1:]}
+    assert written <= set(texts)
+    typed = pq.read_table(project / "p.parquet")["prediction"]
+    assert typed.type == dtype
+    assert set(typed.to_pylist()) <= set(labels)
+    predictor = load(checkpoint)
+    content = scoring_file(predictor)
+    assert (content["negative_label"], content["positive_label"]) == texts
+    _, prediction = served(to_onnx(predictor), {"x": np.array([[-1e6], [1e6]])})
+    assert set(prediction.tolist()) == set(labels)

@@ -21,7 +21,7 @@ from torch import Tensor
 from lr_lightning.checkpoint import NO_SPACE, sync
 from lr_lightning.errors import InputError
 
-FORMAT = 2  # raise it when what the files mean changes
+FORMAT = 3  # raise it when what the files mean changes
 _CONTENTS = "contents.json"
 _DAMAGED = "-damaged"
 _SHARE_OF_MEMORY = 0.6  # of what is available; the rest is for the solver and everything else

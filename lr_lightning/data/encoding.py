@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -33,6 +34,8 @@ from lr_lightning.data.schema import Column, EncodedRows, TableSchema
 from lr_lightning.data.sources import BATCH_ROWS, MemorySource, MissingTexts, Source, TypesChanged, shown
 from lr_lightning.data.spelling import value_of
 from lr_lightning.errors import InputError
+
+log = logging.getLogger("lr_lightning")
 
 BLOCK_BYTES = 2 << 20  # a block of float64 rows that stays in the cache while it is worked on
 _TYPES = {"number": pa.float64(), "boolean": pa.string()}  # of columns in text files; truth has several spellings
@@ -255,7 +258,13 @@ class Encoder:
         raise InputError(
             f"{self.source.name}, {where}: column {named[0]} has no value; fit with --data.missing drop "
             "(such rows get no prediction) or --data.missing impute"
+            + (f"; {doubt}" if (doubt := self.source.missing_in_words(named)) else "")
         )
+
+    def tell_missing(self) -> None:
+        """Say so where a word in a category was taken for a missing value."""
+        if doubt := self.source.missing_in_words(c.name for c in self.schema.columns if c.kind == "category"):
+            log.warning(" ".join(f"{self.source.name}: the text {doubt}".splitlines()))
 
 
 def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
@@ -338,7 +347,9 @@ def encode(schema: TableSchema, data: Any, name: str | None) -> Tensor:
     source = _open(schema, data, name)
     columns = [column.name for column in schema.columns]
     source = source.load(columns)
-    parts = list(_encoded(Encoder(schema, source), source.batches(columns)))
+    encoder = Encoder(schema, source)
+    parts = list(_encoded(encoder, source.batches(columns)))
+    encoder.tell_missing()
     return torch.cat(parts) if parts else torch.empty(0, len(schema.feature_names), dtype=torch.float64)
 
 
@@ -385,6 +396,7 @@ def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: 
         if as_text is not None:
             ids = next(as_text).column(0)
         yield EncodedRows(torch.cat(list(_encoded(encoder, [batch]))), ids)
+    encoder.tell_missing()
     if not encoder.n_rows:  # a header alone predicts a header alone
         ids = None if identifier is None else pa.array([], pa.string())
         yield EncodedRows(torch.empty(0, encoder.n_features, dtype=torch.float64), ids)

@@ -109,9 +109,11 @@ class FolderSource(Source):
             part.guess(types)
 
     def count_as_missing(self, missing: MissingTexts) -> None:
-        """Say so to every part."""
+        """Say so to every part: a text means the same in all files, whatever their formats."""
         super().count_as_missing(missing)
+        usual = max((part.usual for part in self.parts), key=len)
         for part in self.parts:
+            part.usual = usual
             part.count_as_missing(missing)
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:

@@ -92,6 +92,8 @@ def _reviewed(source: Source, schema: TableSchema) -> Survey:
     if not start:
         raise InputError(f"{source.name} has a header and no rows")
     mask, notes = rows_in_use(source, columns, len(names), schema.missing, masks)
+    if doubt := source.missing_in_words([*(c.name for c in schema.columns if c.kind == "category"), schema.target]):
+        notes.append((WARNING, f"{source.name}: the text {doubt}"))
     y, weight = np.concatenate(codes), np.concatenate(weights) if weights else None
     if mask is not None:
         y, weight = y[mask], None if weight is None else weight[mask]

@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 
 from lr_lightning.data import delimited
 from lr_lightning.data.files import open_source
+from lr_lightning.data.table import TableDataModule
+from lr_lightning.errors import InputError
 from tests.data.conftest import fitted, raw, refusal
 
 TABLE = "a,b,y\n" + "".join(f"{i},{i % 3},{i % 2}\n" for i in range(12))
@@ -225,3 +228,42 @@ def test_identifiers_are_repeated_as_they_stand(write):
     assert [i.as_py() for block in schema.encode_blocks(path, identifier="id") for i in block.ids] == ids
     path = write("new.csv", "x\n007\n1e5\n")
     assert [i.as_py() for block in schema.encode_blocks(path, identifier="x") for i in block.ids] == ["007", "1e5"]
+
+
+def test_a_word_that_is_missing_is_told_later_on_too(write, messages):
+    """A level that the fit did not know and that counts as missing: in a prediction, and in a test."""
+    table = {"c": ["a", "b", "c"] * 4, "y": [0, 1, 1] * 4}
+    said = "new.csv: the text 'NA' counts as missing; --data.na says which texts do"
+    path = write("new.csv", "c,y\na,0\nNA,1\n")
+    fit = fitted(table, missing="drop")
+    for encode in (fit.schema.encode, lambda path: torch.cat([b.x for b in fit.schema.encode_blocks(path)])):
+        messages.clear()
+        assert encode(path).isnan().all(1).tolist() == [False, True]
+        assert [line for level, line in messages if level == "WARNING" and line.startswith(said)]
+    messages.clear()
+    again = TableDataModule(path)
+    again.use_schema(fit.schema, fit.training, every_row=True)
+    again.setup("test")
+    assert again.test_rows.y.tolist() == [0]
+    assert [line for level, line in messages if level == "WARNING" and line.startswith(said)]
+    with pytest.raises(
+        InputError, match=r"new.csv, line 3: column c has no value; .*; 'NA' counts as missing; --data.na"
+    ):
+        fitted(table).schema.encode(path)
+    messages.clear()
+    assert not fit.schema.encode({"c": ["a", "b"]}).isnan().any()
+    assert not messages
+
+
+def test_a_text_means_the_same_in_all_files_of_a_folder(write):
+    table = pd.DataFrame({"c": ["NA", "b", "c"] * 4, "x": range(12), "y": ["01", "02", "02", "01"] * 3})
+    write("parts/a.csv", table.to_csv(index=False))
+    table.to_parquet("parts/b.parquet")
+    data = fitted("parts", missing="drop")
+    assert data.schema.columns[0].levels == ("b", "c")
+    assert len(data.train_rows.y) == 16
+    assert data.schema.predicted_labels == ("01", "02")
+    assert data.schema.encode("parts").isnan().all(1).tolist() == ([True, False, False] * 8)
+    kept = fitted("parts", na=[""])
+    assert kept.schema.columns[0].levels == ("NA", "b", "c")
+    assert len(kept.train_rows.y) == 24
