@@ -116,7 +116,8 @@ class _Sweep:
             if self.kinds[name] == "category":
                 self._add_levels(name, batch.column(j), kept)
             elif self.kinds[name] == "number" and name not in self.measured:
-                array = batch.column(j) if kept is None else batch.column(j).filter(pa.array(kept))
+                array = plain(batch.column(j))
+                array = array if kept is None else array.filter(pa.array(kept))
                 if not holds_only_0_and_1(array):
                     self.measured.add(name)
         self._add_target(batch.column(target), kept)
