@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Trainer
 
+from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.optimizers import EXACT, LBFGS_DEFAULTS, optimizer_class
@@ -73,7 +74,10 @@ def refuse_other_rows(
 
     They are compared by their columns, their labels' checksum, and their means and scales.
     """
-    theirs, ours = (_comparable(schema) for schema in (checkpoint.get("schema") or {}, data.schema.to_dict()))
+    stored = checkpoint.get("schema")
+    # What an older version did not write counts as the default.
+    theirs = _comparable(TableSchema.from_dict(stored).to_dict() if stored else {})
+    ours = _comparable(data.schema.to_dict())
     for key, value in ours.items():
         if key != "spelling" and theirs.get(key) != value:  # labels are compared as values
             _refuse(name, f"data ({key})", *_difference(theirs.get(key), value))
@@ -87,9 +91,8 @@ def refuse_other_rows(
 
 
 def _comparable(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema without what follows from the rows; keys that an older version did not write have their defaults."""
-    columns = [{"notation": None, **column, "binary": None} for column in schema.get("columns", ())]
-    return {**schema, "columns": columns}
+    """A schema without what follows from the rows."""
+    return {**schema, "columns": [{**column, "binary": None} for column in schema.get("columns", ())]}
 
 
 def _model_settings(hparams: Mapping[str, Any]) -> dict[str, Any]:
