@@ -61,6 +61,31 @@ def test_a_resumed_fit_ends_as_the_uninterrupted_one(project, run, interrupted):
     assert [step for step, _ in resumed.scalars["train/loss"]] == list(range(8))
 
 
+@pytest.mark.parametrize("option", ["--resume", "--ckpt_path"])
+def test_a_fit_goes_on_from_a_checkpoint_of_an_older_version(project, run, interrupted, option):
+    """What such a checkpoint does not know of yet is as the constructors' defaults have it."""
+    path = VERSION.format(0) + "/checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    for known_since, keys in (
+        (checkpoint["progress"], ["saw_all_rows"]),
+        (checkpoint["data"]["init_args"], ["na"]),
+        (checkpoint["schema"], ["spelling", "na"]),
+        *((column, ["notation"]) for column in checkpoint["schema"]["columns"]),
+    ):
+        for key in keys:
+            del known_since[key]
+    torch.save(checkpoint, path)
+    next_second()
+    assert run(*interrupted, option, *([path] if option == "--ckpt_path" else [])) == (0, "", "")
+    assert run(*interrupted)[0] == 0
+    newest = 1 if option == "--resume" else 2
+    resumed, whole = (
+        read_checkpoint(VERSION.format(version) + "/checkpoints/last.ckpt") for version in (newest - 1, newest)
+    )
+    assert resumed["report"] == whole["report"]
+    assert resumed["schema"] == whole["schema"]
+
+
 def test_resume_remembers_what_the_command_leaves_out(project, run, interrupted):
     """Naming the experiment is enough; a setting that may differ, such as the number of epochs, is taken."""
     options = ["--data.path", SAMPLE, "--resume", "--quiet", "--trainer.max_epochs", "10"]
