@@ -281,6 +281,8 @@ IMPOSSIBLE = {
     "--trainer.max_time 00:00:00:00": "before its first epoch",
     "--trainer.check_val_every_n_epoch 0": "check_val_every_n_epoch",
     "--trainer.val_check_interval 7": "val_check_interval",
+    "--trainer.val_check_interval 0": "val_check_interval",
+    "--optimizer SparseAdam": "dense gradients",
     "--trainer.accumulate_grad_batches 0": "accumulate_grad_batches",
     "--trainer.gradient_clip_val 1": "gradient_clip_val",
     "--trainer.precision 16-mixed": "16-mixed",
@@ -346,3 +348,11 @@ def test_a_single_pass_has_no_picture_of_its_losses(table, tmp_path, run):
         pictures = {path.stem for path in (tmp_path / f"runs/t/version_{version}/figures").iterdir()}
         assert "coefficients" in pictures
         assert ("loss" in pictures) == drawn
+
+
+@pytest.mark.parametrize("seed", ["99999999999999999999", "99999999999999", "-1"])
+def test_any_whole_number_is_a_seed(table, tmp_path, run, seed):
+    options = ["--optimizer", "SGD", "--optimizer.lr", "0.1", "--data.batch_size", "5", "--trainer.max_epochs", "2"]
+    code, out, err = run(*table, "--quiet", "--data.seed", seed, *options)
+    assert (code, out) == (0, ""), err
+    assert (tmp_path / "runs/t/version_0/checkpoints/last.ckpt").exists()

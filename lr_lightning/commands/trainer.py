@@ -117,6 +117,8 @@ def refuse_impossible_limits(trainer: Trainer) -> None:
     for limit in ("max_epochs", "max_steps", "limit_train_batches"):
         if getattr(trainer, limit) == 0:
             raise InputError(f"option trainer.{limit}: 0 leaves nothing to fit; give more, or leave it out")
+    if trainer.val_check_interval == 0:
+        raise InputError("option trainer.val_check_interval: must be more than 0; to measure no rows, keep none back")
     for interval in ("check_val_every_n_epoch", "accumulate_grad_batches"):
         if (value := getattr(trainer, interval)) is not None and value < 1:
             raise InputError(f"option trainer.{interval}: must be at least 1, not {value}")
@@ -132,6 +134,7 @@ def mistakes_in_one_line() -> Iterator[None]:
 
     It has an exception for them, and does not always use it: of that kind is what its own code raises, rather than
     meets, and whatever goes wrong in one of its callbacks, which looks for something that this model does not have.
+    An optimizer of torch likewise says in its first step that it is for other parameters.
     """
     try:
         yield
@@ -143,7 +146,7 @@ def mistakes_in_one_line() -> Iterator[None]:
         modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
         callback = next((name for name in modules if name.startswith(_CALLBACKS)), None)
         raised_by_lightning = isinstance(error, ImportError | RuntimeError | TypeError | ValueError)
-        if callback is None and not (raised_by_lightning and modules[-1].startswith("lightning.")):
+        if callback is None and not (raised_by_lightning and modules[-1].startswith(("lightning.", "torch.optim."))):
             raise
         where = f"callbacks ({callback.removeprefix(_CALLBACKS)}): does not fit here, " if callback else ""
         what = f"{error}" if raised_by_lightning else f"{type(error).__name__} {error}"

@@ -95,7 +95,7 @@ class TensorBatches:
             for share in self.shares:
                 yield self.rows.take(share).as_batch()
             return
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**64)  # as torch counts
         order = torch.randperm(len(self.rows.y), generator=generator).to(self.rows.y.device)
         sizes = [share.stop - share.start for share in self.shares]
         at_a_time = max(1, GATHER_ROWS // max(1, sizes[0]))

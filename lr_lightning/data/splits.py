@@ -44,7 +44,7 @@ def stratified_parts(
     if val_fraction == 0 and test_fraction == 0:
         return torch.from_numpy(part)
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**64)  # as torch counts
     kept_back = {"val_fraction": 0, "test_fraction": 0}  # rows
     for code in (0, 1):
         of_label = codes == code
