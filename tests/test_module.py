@@ -535,6 +535,23 @@ def test_weights_whose_sum_no_number_holds_are_refused():
         fit(LogisticRegression(), TensorDataModule(FEW_X, FEW_Y, np.full(10, 1e308)))
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+@pytest.mark.parametrize("batch_size", [3, 10])
+def test_weights_of_a_loader_that_have_lost_their_digits_are_refused(batch_size):
+    def loader(scale):
+        tensors = map(torch.tensor, (FEW_X, FEW_Y, scale * FEW_WEIGHTS))
+        return DataLoader(TensorDataset(*tensors), batch_size=batch_size)
+
+    light, plain = LogisticRegression(), LogisticRegression()
+    fit(light, loader(1e-200))
+    fit(plain, loader(1.0))
+    assert light.linear_sigmoid.coefficients()[0].tolist() == pytest.approx(
+        plain.linear_sigmoid.coefficients()[0].tolist(), rel=1e-9
+    )
+    with pytest.raises(InputError, match="the weights that the training loader serves sum to less than 1e-290"):
+        fit(LogisticRegression(), loader(1e-320))
+
+
 def test_weights_too_unlike_for_a_float_are_told(caplog):
     with caplog.at_level(logging.WARNING, "lr_lightning"):
         fit(LogisticRegression(l2=0.1), TensorDataModule(FEW_X, FEW_Y, [1e-320, *[1e300] * 9]))

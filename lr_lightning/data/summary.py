@@ -16,6 +16,7 @@ from lr_lightning.data.weights import scaled_weights
 from lr_lightning.errors import InputError
 
 _LARGEST_SUM = 1e305  # of weights: a log-likelihood is some multiple of it
+_SMALLEST_SUM = 1e-290  # of weights as a loader serves them: of less, float64 does not hold all digits
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,7 @@ class TrainingSummary:
             split: whether other rows were kept back, for messages.
 
         Raises:
-            InputError: if a class is without rows, `class_weight` does not fit the labels, or Σ v as given is beyond
-                float64.
+            InputError: if a class is without rows, `class_weight` does not fit the labels, or Σ v is beyond float64.
         """
         n_rows, negative, positive, dtype = _class_sums(batches)
         if negative == 0 or positive == 0:
@@ -81,6 +81,11 @@ class TrainingSummary:
             raise InputError(
                 f"the weights sum to more than the {_LARGEST_SUM:.0e} that likelihoods are computed for; divide all "
                 "of them by one number, which changes no estimate"
+            )
+        if weight_sum < _SMALLEST_SUM:
+            raise InputError(
+                f"the weights that the training loader serves sum to less than {_SMALLEST_SUM:.0e}, where float64 has "
+                "lost digits; multiply all of them by one number, which changes no estimate"
             )
         if standardization is None or of_class != (1.0, 1.0):
             standardization = moments(_Weighted(batches, of_class))

@@ -24,6 +24,8 @@ _FIRST_ROWS = 2000
 _MORE_ROWS = 1000
 _OUTSIDE = 1e-7
 _CONDITION = 1e12  # of a Hessian of unit diagonal
+_SURE = 20.0  # margin of a row whose loss, 2e-9, no longer matters
+_NOTICEABLE = 0.01  # of a logit
 _DEVIATIONS = 4.0  # of a sum of roundings
 
 
@@ -118,12 +120,28 @@ def find_separation(
         moved = moved_terms(design, whole)
         moved = moved[moved < len(design.columns)]
         if not design.rounded[moved].any():
+            if _hangs_on_rounding(design, parameters):  # then none of the other estimates is known either
+                return Separation("quasi", "rounding", moved, np.eye(p)[:, keep])
             return Separation("quasi", None, moved, whole)
         break
     if not rounded:
         return nothing("programme")
     exact = np.setdiff1d(keep, np.flatnonzero(design.rounded))
     return replace(find_separation(design, parameters, sums, exact), doubt="rounding")
+
+
+def _hangs_on_rounding(design: DesignMatrix, parameters: np.ndarray) -> bool:
+    """Whether coefficients have grown so large that float32's rounding moves rows that have a loss, or may have."""
+    if not design.single:
+        return False
+    theta = torch.from_numpy(parameters)
+    for block in design.blocks():
+        at = theta.to(block.x.device)
+        margin = (block.x @ at) * block.sign
+        error = design.rounding(block) @ at[: len(design.columns)].abs()
+        if bool(((margin - error < _SURE) & (error > _NOTICEABLE)).any()):
+            return True
+    return False
 
 
 def _looks(design: DesignMatrix, slopes: np.ndarray) -> list[SeparatingColumns]:
@@ -257,9 +275,10 @@ def _complete(design: DesignMatrix, keep: np.ndarray, rows: np.ndarray) -> Separ
 def _separates_alone(design: DesignMatrix, columns: np.ndarray) -> np.ndarray:
     """Which of the columns, (c,), tell the classes apart without help from another."""
     bounds = {sign: [np.full(len(columns), math.inf), np.full(len(columns), -math.inf)] for sign in (-1, 1)}
-    for x, sign, _, _ in design.blocks():
+    for block in design.blocks():
+        x = design.restored(block)  # without an intercept, float32 may have put a zero on either side
         for s, (low, high) in bounds.items():
-            part = x[sign == s][:, columns]
+            part = x[block.sign == s][:, columns]
             if len(part):
                 np.minimum(low, part.amin(0).cpu().numpy(), out=low)
                 np.maximum(high, part.amax(0).cpu().numpy(), out=high)

@@ -253,6 +253,25 @@ def test_levels_and_thresholds_are_certain_in_float32_too():
     assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", None, [1])
 
 
+@pytest.mark.parametrize("n", [7, 11, 13, 23])
+def test_coefficients_beyond_float32s_digits_settle_nothing(n):
+    """A level separates its rows, without an intercept; what its coefficient makes of the other rows is rounding."""
+    level = np.arange(n) % 3 == 1
+    x = np.column_stack([level])
+    design = design_of(x, level, intercept=False, dtype=torch.float32, standardize=True)
+    parameters = np.array([1e10])
+    others = next(design.blocks()).x[~torch.from_numpy(level), 0]
+    assert bool((others.abs() > 0).all())
+    for y in (level | bool(others[0] > 0), level | (np.arange(n) % 2 == 0)):  # complete if it were not for rounding
+        design = design_of(x, y, intercept=False, dtype=torch.float32, standardize=True)
+        sums = sum_rows(design, parameters)
+        found = find_separation(design, parameters, sums, np.arange(1))
+        assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", "rounding", [0])
+        exact = design_of(x, y, intercept=False)
+        found = find_separation(exact, parameters, sum_rows(exact, parameters), np.arange(1))
+        assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", None, [0])
+
+
 @pytest.mark.parametrize("gap", [1, 1e-3, 1e-5])
 def test_float32_is_enough_for_columns_that_nearly_depend_on_each_other(gap):
     rng = np.random.default_rng(6)
