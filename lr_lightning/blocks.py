@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,9 +22,53 @@ _ELEMENTS_PER_WORKER = 2**18
 _SMALL = 2**19  # elements of x; below, float64 products cost next to nothing
 _MAX_WORKERS = 8  # more would wait for Python's interpreter lock
 _MANY_FEATURES = 512
-# The threads are kept: in a new one the memory that BLAS works in would have to be brought in again, page by page.
-_team = ThreadPoolExecutor(_MAX_WORKERS - 1, thread_name_prefix="lr_lightning")
-_outside = threading.local()  # number of threads outside of `serial_operations`
+_MAX_SOLVERS = 64  # at a time; more wait for one another
+_outside = threading.local()  # number of threads outside of `serial_operations`, or that `on_one_thread` was given
+_T = TypeVar("_T")
+
+
+def _begin_thread() -> None:
+    """Give a new thread serial operations, for as long as it lives."""
+    inherited = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # That also sets what later threads begin with, a setting of the process, which another thread can put back.
+    other = threading.Thread(target=torch.set_num_threads, args=(inherited,))
+    other.start()
+    other.join()
+
+
+def _make_teams() -> None:
+    # The threads are kept: in a new one the memory that BLAS works in would have to be brought in again, page by page.
+    global _team, _solvers
+    _team = ThreadPoolExecutor(_MAX_WORKERS - 1, "lr_lightning", _begin_thread)
+    _solvers = ThreadPoolExecutor(_MAX_SOLVERS, "lr_lightning_solver", _begin_thread)
+
+
+_make_teams()
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_make_teams)  # the threads themselves do not come along
+
+
+def on_one_thread(work: Callable[[Callable[[], bool]], _T], threads: int | None = None) -> _T:
+    """The result of ``work`` in a thread whose torch operations are serial; the caller's settings stay as they are.
+
+    Args:
+        work: is given a function that says whether to stop, because the caller was interrupted.
+        threads: that `share_out` may use within; None is torch's number of them in the calling thread.
+    """
+    interrupted = threading.Event()
+    threads = threads or torch.get_num_threads()
+
+    def run() -> _T:
+        _outside.threads = threads
+        return work(interrupted.is_set)
+
+    future = _solvers.submit(run)
+    try:
+        return future.result()
+    except BaseException:
+        interrupted.set()
+        raise
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -100,9 +145,12 @@ def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor, eff
     workers = min(threads, _MAX_WORKERS, blocks, max(1, effort * x.numel() // _ELEMENTS_PER_WORKER))
 
     def run() -> None:
-        torch.set_num_threads(1)  # this holds for the calling thread alone
-        with torch.no_grad():  # grad mode belongs to a thread too
+        with torch.no_grad():  # grad mode belongs to a thread
             work(share)
+
+    if workers == 1 and torch.get_num_threads() == 1:
+        run()
+        return
 
     with serial_operations():
         helpers = [_team.submit(run) for _ in range(workers - 1)]
@@ -113,12 +161,3 @@ def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor, eff
             errors = [helper.exception() for helper in helpers if not helper.cancel()]
     if any(errors):
         raise next(filter(None, errors))
-
-
-def _forget_team() -> None:
-    global _team
-    _team = ThreadPoolExecutor(_MAX_WORKERS - 1, thread_name_prefix="lr_lightning")
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=_forget_team)  # the threads themselves do not come along

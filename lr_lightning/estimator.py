@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from numbers import Integral, Number, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ except ImportError as error:
 
 from lr_lightning.data.spelling import weights_by_label
 from lr_lightning.estimator_penalty import penalty_in_use
+
+if TYPE_CHECKING:
+    from lr_lightning.solver.fit import Solution
 
 __all__ = ["LogisticRegressionClassifier"]
 
@@ -168,12 +171,9 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
             strength = np.float64(1) / (C * (len(X) if weight is None else weight.sum()))
         if not np.isfinite(strength):
             raise ValueError("C times the sum of the sample weights is too small a number for float64; raise C.")
-        # Torch and Lightning take seconds to import, and a fitted estimator predicts without them.
-        from lr_lightning.silent_fit import fit_silently
-
         # What liblinear minimises: the intercept is the coefficient of one more column.
         as_column = self.fit_intercept and self.solver == "liblinear"
-        found = fit_silently(
+        found = self._minimum(
             np.column_stack([X, np.full(len(X), self.intercept_scaling, X.dtype)]) if as_column else X,
             codes,
             weight,
@@ -181,10 +181,8 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
             l2=float(strength * (1 - l1_ratio)),
             fit_intercept=self.fit_intercept and not as_column,
             start=None if as_column else self._start(),
-            tol=self.tol**2 if self.tol < FINEST_TOL else None,
-            max_passes=int(self.max_iter),  # Lightning refuses numpy's integers
         )
-        coefficients, intercept = found.weight, found.intercept
+        coefficients, intercept = found.theta[:-1].numpy(), float(found.theta[-1])
         if as_column:
             coefficients, intercept = coefficients[:-1], coefficients[-1] * self.intercept_scaling
         y_xp, _, y_device = get_namespace_and_device(y)
@@ -192,7 +190,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         self.coef_ = xp.asarray(coefficients[None].astype(X.dtype), device=device)
         self.intercept_ = xp.asarray(np.array([intercept], X.dtype), device=device)
         self.n_iter_ = xp.asarray(np.array([found.passes], np.int32), device=device)
-        outcome = "converged" if found.converged else f"failed to converge: {found.status}"
+        outcome = "converged" if found.converged else f"failed to converge: {self._reason(found.status)}"
         if self.verbose:
             print(f"{type(self).__name__} {outcome} (passes over the rows: {found.passes})")
         if not found.converged:
@@ -263,12 +261,52 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
             raise ValueError(f"The classes, {unnamed}, are not in class_weight")
         return np.array([found.get(place, 1.0) for place in range(len(classes))])
 
-    def _start(self) -> tuple[np.ndarray, float] | None:
-        """Coefficients (d,) and intercept of the last fit, where the next one is to begin there."""
+    def _start(self) -> np.ndarray | None:
+        """Coefficients (d + 1,) of the last fit, the intercept last, where the next one is to begin there."""
         if not (self.warm_start and hasattr(self, "coef_")):
             return None
         coefficients, intercept = move_to(self.densify().coef_, self.intercept_, xp=np, device="cpu")
-        return coefficients[0], float(intercept[0]) if self.fit_intercept else 0.0
+        return np.append(coefficients[0], intercept if self.fit_intercept else 0.0).astype(np.float64)
+
+    def _minimum(
+        self,
+        X: np.ndarray,
+        codes: np.ndarray,
+        weight: np.ndarray | None,
+        *,
+        l1: float,
+        l2: float,
+        fit_intercept: bool,
+        start: np.ndarray | None,
+    ) -> Solution:
+        """The exact solver's solution for features (n, d), targets 0 or 1 (n,) and weights (n,)."""
+        # Torch takes a second to import, and a fitted estimator predicts without it.
+        import torch
+
+        from lr_lightning.data.batches import Rows
+        from lr_lightning.objective import Objective
+        from lr_lightning.solver.fit import solve
+
+        v = None if weight is None else torch.from_numpy(weight)
+        rows = Rows(torch.from_numpy(X), torch.from_numpy(codes.astype(X.dtype)), v)
+        return solve(
+            rows,
+            Objective(l1=l1, l2=l2, standardize=False, fit_intercept=fit_intercept),
+            start=None if start is None else torch.from_numpy(start),
+            tol=self.tol**2 if self.tol < FINEST_TOL else None,
+            max_passes=self.max_iter,
+        )
+
+    def _reason(self, status: str) -> str:
+        """Why the solver stopped, and what to do about it."""
+        from lr_lightning.solver.subsampled_newton import RUNNING_AWAY
+
+        if not self.max_iter:
+            return "max_iter=0 leaves the coefficients as they were"
+        if status == RUNNING_AWAY:
+            return f"{status}; a smaller C gives them an end"
+        more = "Increase the number of iterations to improve the convergence."  # as scikit-learn says it
+        return status or f"max_iter={self.max_iter} passes over the rows were not enough. {more}"
 
 
 def _refuse_sum(weight: np.ndarray) -> None:

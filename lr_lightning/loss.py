@@ -8,7 +8,7 @@ rows is brought into the cache once and gives its part of the loss *and* of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from lr_lightning.blocks import DEVICE_BLOCK, block_rows, compute_dtype, row_gro
 
 _HESSIAN_ROWS = 4096  # more float32 terms in one sum would lose digits
 _HESSIAN_ELEMENTS = 2**20
+_ONE_BLOCK = 2**16  # elements of x
 _TILE = 128  # columns: of the symmetric product only the tiles on and below the diagonal are computed
 _MAX_GROUPS = 16
 _GROUP_ELEMENTS = 2**24
@@ -83,7 +84,8 @@ def logistic_hessian(
     v = None if sample_weight is None else sample_weight.detach().reshape(-1)
     size = d + (bias is not None)
     most = max(_HESSIAN_ROWS, (_HESSIAN_ELEMENTS if x.device.type == "cpu" else DEVICE_BLOCK) // max(d, 1))
-    blocks = 2 * max(1, math.ceil(n / most / 2))  # an even number of equal blocks keeps the threads equally busy
+    # An even number of equal blocks keeps the threads equally busy; of a small table it would only cost.
+    blocks = 1 if x.numel() <= _ONE_BLOCK else 2 * max(1, math.ceil(n / most / 2))
     rows = math.ceil(n / blocks)
     # Every group of blocks has a sum of its own, so that the result does not depend on the number of workers.
     groups = max(1, min(blocks, _MAX_GROUPS, _GROUP_ELEMENTS // size**2))
@@ -104,7 +106,7 @@ def logistic_hessian(
                     tile = slice(j, min(j + _TILE, d))
                     total[j:d, tile] += _transposed_product(block[:, j:], product[:, tile])
                 if b is not None:
-                    total[d, :d] += _transposed_product(curvature[:, None], block)[0]
+                    total[d, :d] += _weighted_sum(block, curvature)
                     total[d, d] += curvature.sum(dtype=torch.float64)
 
     share_out(work, groups, x, effort=1 + d // 8)
@@ -113,7 +115,9 @@ def logistic_hessian(
 
 
 def _transposed_product(left: Tensor, right: Tensor) -> Tensor:
-    """``left.T @ right``, float64, whose sums have at most 4096 terms in the dtype of the two."""
+    """``left.T @ right``, float64, whose sums have at most 4096 terms in float32."""
+    if left.dtype == torch.float64:
+        return left.T @ right
     rest = len(left) % _HESSIAN_ROWS
     whole = len(left) - rest
     product = (left[whole:].T @ right[whole:]).double()
@@ -121,6 +125,11 @@ def _transposed_product(left: Tensor, right: Tensor) -> Tensor:
         left, right = (part[:whole].unflatten(0, (-1, _HESSIAN_ROWS)) for part in (left, right))
         product += torch.bmm(left.mT, right).sum(0, dtype=torch.float64)
     return product
+
+
+def _weighted_sum(block: Tensor, weight: Tensor) -> Tensor:
+    """``weight @ block``, whose sums have at most 4096 terms in float32."""
+    return weight @ block if block.dtype == torch.float64 else _transposed_product(weight[:, None], block)[0]
 
 
 def _curvature(block: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -174,43 +183,55 @@ def sweep(
     """
     n, d = x.shape
     dtype, rows = compute_dtype(x), block_rows(x)
-    # The less Python there is in the loop over the blocks, the less its threads wait for each other.
-    xs, ys = x.split(rows), y.reshape(-1).split(rows)
-    vs = None if sample_weight is None else sample_weight.reshape(-1).split(rows)
-    sums = torch.zeros(2, len(xs), dtype=torch.float64, device=x.device)
-    losses, residuals = sums[0].unbind(), sums[1].unbind()
-    groups = row_groups(min(rows, n)) if with_gradient else 0
-    gradient_sums = torch.zeros(len(xs), groups, 1, d, dtype=dtype, device=x.device)
-    gradients = gradient_sums.unbind()
-    last, cast = len(xs) - 1, x.dtype != dtype or y.dtype != dtype
+    y, v = y.reshape(-1), None if sample_weight is None else sample_weight.reshape(-1)
+    cast = x.dtype != dtype or y.dtype != dtype
     w = weight.reshape(-1).to(x.device, dtype)
     b = w.new_zeros(()) if bias is None else bias.reshape(()).to(x.device, dtype)
+    one, intercept = w.new_ones(()), b.expand(min(rows, n))
+    count = max(1, -(-n // rows))
+    sums = torch.zeros(2, count, dtype=torch.float64, device=x.device)
+    groups = row_groups(min(rows, n)) if with_gradient else 0
+    gradient_sums = torch.zeros(count, groups, 1, d, dtype=dtype, device=x.device)
+
+    def add(
+        block: Tensor, labels: Tensor, weights: Tensor | None, out: Sequence[Tensor], buffers: Sequence[Tensor]
+    ) -> None:
+        """Fill `out`, the sums of loss, residual and gradient over a block's rows."""
+        (loss, residual, gradient), (s, t, u, intercept) = out, buffers
+        if cast:
+            block, labels = block.to(dtype), labels.to(dtype)
+        torch.sub(one, labels, alpha=2, out=s)
+        torch.addmv(intercept, block, w, out=t)
+        t.mul_(s)
+        softplus(t, 1, _SOFTPLUS_LINEAR, out=u)  # pyright: ignore[reportCallIssue]
+        if weights is not None:
+            u.mul_(weights)
+        torch.sum(u, 0, dtype=torch.float64, out=loss)
+        if with_gradient:
+            torch.sigmoid(t, out=t)
+            s.mul_(t)
+            if weights is not None:
+                s.mul_(weights)
+            weighted_row_sums(block, s, out=gradient)
+            torch.sum(s, 0, dtype=torch.float64, out=residual)
+
+    def buffers() -> tuple[Tensor, ...]:
+        return *torch.empty(3, min(rows, n), dtype=dtype, device=x.device).unbind(), intercept
+
+    if count == 1:
+        add(x, y, v, (sums[0, 0], sums[1, 0], gradient_sums[0]), buffers())
+        return sums[0, 0], gradient_sums.sum((0, 1, 2), dtype=torch.float64), sums[1, 0]
+
+    # The less Python there is in the loop over the blocks, the less its threads wait for each other.
+    xs, ys, vs = x.split(rows), y.split(rows), [None] * count if v is None else v.split(rows)
+    outs = list(zip(sums[0].unbind(), sums[1].unbind(), gradient_sums.unbind(), strict=True))
 
     def work(share: Iterator[int]) -> None:
-        buffers = torch.empty(3, min(rows, n), dtype=dtype, device=x.device).unbind()
-        one, intercept = w.new_ones(()), b.expand(min(rows, n))
+        whole = buffers()
         for k in share:
-            block, labels, (s, t, u), offset = xs[k], ys[k], buffers, intercept
-            if k == last:
-                (s, t, u), offset = (buffer[: len(labels)] for buffer in buffers), intercept[: len(labels)]
-            if cast:
-                block, labels = block.to(dtype), labels.to(dtype)
-            torch.sub(one, labels, alpha=2, out=s)
-            torch.addmv(offset, block, w, out=t)
-            t.mul_(s)
-            softplus(t, 1, _SOFTPLUS_LINEAR, out=u)  # pyright: ignore[reportCallIssue]
-            if vs is not None:
-                u.mul_(vs[k])
-            torch.sum(u, 0, dtype=torch.float64, out=losses[k])
-            if with_gradient:
-                torch.sigmoid(t, out=t)
-                s.mul_(t)
-                if vs is not None:
-                    s.mul_(vs[k])
-                weighted_row_sums(block, s, out=gradients[k])
-                torch.sum(s, 0, dtype=torch.float64, out=residuals[k])
+            add(xs[k], ys[k], vs[k], outs[k], whole if k < count - 1 else [part[: len(ys[k])] for part in whole])
 
-    share_out(work, len(xs), x)
+    share_out(work, count, x)
     return sums[0].sum(), gradient_sums.sum((0, 1, 2), dtype=torch.float64), sums[1].sum()
 
 

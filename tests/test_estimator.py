@@ -4,9 +4,9 @@ import gc
 import os
 import pickle
 import re
-import signal
 import subprocess
 import sys
+import threading
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -551,7 +551,6 @@ from lr_lightning import LogisticRegressionClassifier
 X, y = load_breast_cancer(return_X_y=True)
 assert "torch" not in sys.modules
 import torch
-import lr_lightning.silent_fit
 
 def state():
     names = sorted(logging.root.manager.loggerDict)
@@ -628,25 +627,31 @@ def test_fits_in_threads_are_as_fits_in_turn(rows):
         assert one.coef_.dtype == other.coef_.dtype
 
 
-def test_a_small_table_takes_one_thread(rows, monkeypatch):
+def test_torchs_operations_are_serial(rows, monkeypatch):
     # On a busy machine OpenMP's threads wait for one another: a fit of 20 ms took 400 to 1200.
     import torch
 
-    from lr_lightning import LogisticRegression as Module
+    from lr_lightning.solver import SubsampledNewton
 
-    seen, start = [], Module.on_train_start
-    monkeypatch.setattr(Module, "on_train_start", lambda self: (seen.append(torch.get_num_threads()), start(self)))
+    seen, step = [], SubsampledNewton.step
+    monkeypatch.setattr(
+        SubsampledNewton, "step", lambda self, closure: (seen.append(torch.get_num_threads()), step(self, closure))[1]
+    )
+
+    def threads_elsewhere():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
     X, y, _ = rows
-    large = np.random.default_rng(0).normal(size=(2000, 100))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         LogisticRegressionClassifier().fit(X, y)
-        assert torch.get_num_threads() == 2
-        LogisticRegressionClassifier().fit(large, np.arange(2000) % 2)
+        assert seen
+        assert set(seen) == {1}
+        assert (torch.get_num_threads(), threads_elsewhere()) == (2, 2)
     finally:
         torch.set_num_threads(before)
-    assert seen == [1, 2]
 
 
 def test_a_search_in_threads_says_nothing(tmp_path):
@@ -697,25 +702,44 @@ print("fitted")
     assert done.stdout == "fitted\n", done.stderr
 
 
-def test_an_interrupt_is_a_keyboard_interrupt(rows, monkeypatch):
-    from lr_lightning import LogisticRegression as Module
+def test_an_interrupt_ends_the_fit(rows, monkeypatch):
+    """The thread that computes is told to stop, and says when it has."""
+    from concurrent.futures import Future
 
-    def interrupt(self):
+    from lr_lightning.solver import SubsampledNewton
+
+    begun, interrupted, ended = threading.Event(), threading.Event(), threading.Event()
+
+    passes = []
+
+    def step(self, closure):
+        begun.set()
+        interrupted.wait(60)
+        passes.append(1)
+
+    def interrupt(self, timeout=None):
+        assert begun.wait(60)
         raise KeyboardInterrupt
 
     X, y, _ = rows
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(Module, "on_train_start", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        LogisticRegressionClassifier().fit(X, y)
-    monkeypatch.undo()
-    assert signal.getsignal(signal.SIGINT) is before
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            SubsampledNewton, "step", lambda self, closure: (begun.set(), interrupted.wait(60), passes.append(1))
+        )
+        patch.setattr(SubsampledNewton, "restore_best", lambda self: ended.set())
+        patch.setattr(Future, "result", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            LogisticRegressionClassifier(max_iter=10**9).fit(X, y)
+        interrupted.set()
+        assert ended.wait(60)
+        assert len(passes) == 1
     LogisticRegressionClassifier().fit(X, y)
 
 
 def test_without_scikit_learn_the_extra_is_named(tmp_path):
     script = """
 import sys
+import threading
 sys.modules["sklearn"] = None
 import lr_lightning
 assert "LogisticRegressionClassifier" in dir(lr_lightning)

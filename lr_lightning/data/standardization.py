@@ -15,6 +15,8 @@ from lr_lightning.errors import InputError
 
 _TILE = 16
 _PIVOT_ROWS = 1024
+_LARGEST_MEAN = 16.0  # in scales; beyond this, centring before rounding to the batch's dtype saves digits
+_SCALES_OF_FLOAT32 = (1e-12, 1e12)  # features outside are rescaled, or their squares leave float32's range
 
 
 class Standardization(NamedTuple):
@@ -55,6 +57,14 @@ class Standardization(NamedTuple):
         for rows in row_blocks(x):
             out[rows] = ((x[rows].double() - mean) / scale).to(dtype)
         return out
+
+
+def standardization_to_serve(training: Standardization) -> Standardization | None:
+    """What to take off rows with these statistics; None where products with the rows as they are lose no digits."""
+    mean, scale = training.divisible()
+    low, high = _SCALES_OF_FLOAT32
+    centred = bool((mean.abs() <= _LARGEST_MEAN * scale).all())
+    return None if centred and bool(((scale > low) & (scale < high)).all()) else Standardization(mean, scale)
 
 
 def row_blocks(x: Tensor) -> Iterator[slice]:

@@ -15,14 +15,12 @@ from torch import Tensor
 from lr_lightning.data.batches import Rows, TensorBatches
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.splits import stratified_split
-from lr_lightning.data.standardization import Standardization, moments
+from lr_lightning.data.standardization import Standardization, moments, standardization_to_serve
 from lr_lightning.data.weights import OTHER_SPLIT, of_light_weights, scaled_weights
 from lr_lightning.errors import InputError
 
 log = logging.getLogger("lr_lightning")
 DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint")
-LARGEST_MEAN_IN_SCALES = 16.0  # beyond this, centring before rounding to the batch's dtype saves digits
-SCALES_OF_FLOAT32 = (1e-12, 1e12)  # features outside are rescaled, or their squares leave float32's range
 
 
 class TensorDataModule(LightningDataModule):
@@ -117,7 +115,8 @@ class TensorDataModule(LightningDataModule):
                 raise InputError(f"every {part} row has the weight 0; {OTHER_SPLIT}")
         self.training = moments([(rows.x, rows.weight)]).to("cpu")
         self._refuse_not_finite()
-        served = self._standardization_to_serve()
+        same_dtype = self._dtype() == rows.x.dtype
+        served = standardization_to_serve(self.training) if same_dtype else self.training.divisible()
         self.served = served or Standardization.identity(rows.x.shape[1])
 
         def serve(rows: Rows) -> Rows:
@@ -220,15 +219,6 @@ class TensorDataModule(LightningDataModule):
         if self.trainer is None:
             return self._rows.x.dtype
         return torch.float64 if self.trainer.precision == "64-true" else torch.float32
-
-    def _standardization_to_serve(self) -> Standardization | None:
-        """None where the features can be served as they are, without a copy."""
-        mean, scale = self.training.divisible()
-        low, high = SCALES_OF_FLOAT32
-        centred = bool((mean.abs() <= LARGEST_MEAN_IN_SCALES * scale).all())
-        if self._dtype() == self._rows.x.dtype and centred and bool(((scale > low) & (scale < high)).all()):
-            return None
-        return Standardization(mean, scale)
 
     def _refuse_not_finite(self) -> None:
         bad = (~self.training.mean.isfinite()).nonzero()

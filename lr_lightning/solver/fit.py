@@ -1,0 +1,127 @@
+"""The exact solver as a function of rows in memory: no Trainer, nothing global, nothing on disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lr_lightning.blocks import on_one_thread
+from lr_lightning.data.batches import Rows
+from lr_lightning.data.standardization import Standardization, moments, standardization_to_serve
+from lr_lightning.data.weights import scaled_weights
+from lr_lightning.errors import InputError
+from lr_lightning.objective import Objective
+from lr_lightning.solver.sample import draw_sample
+from lr_lightning.solver.subsampled_newton import SubsampledNewton
+
+
+class Solution(NamedTuple):
+    """What `solve` found.
+
+    Attributes:
+        theta: coefficients (d + 1,), float64, for the features as they were given, the intercept last; 0 without one.
+        converged: whether they are the optimum.
+        status: why the solver stopped, in words; empty where the passes ran out.
+        passes: how often all rows were read.
+        objective: the penalised objective at the best point that a pass has verified.
+    """
+
+    theta: Tensor
+    converged: bool
+    status: str
+    passes: int
+    objective: float
+
+
+def solve(
+    rows: Rows,
+    objective: Objective,
+    *,
+    start: Tensor | None = None,
+    tol: float | None = None,
+    max_passes: int = 100,
+    threads: int | None = None,
+) -> Solution:
+    """Minimise an objective over rows by `SubsampledNewton`.
+
+    The work is done in a thread of its own, whose torch operations are serial; `threads` share the sweeps over the
+    rows. The caller's settings, and the process's, stay as they are, so that several calls can run side by side.
+
+    Args:
+        rows: features (n, d), float32 or float64, on the CPU: the precision in which they are read; targets (n,).
+        objective: what is minimised.
+        start: coefficients (d + 1,) to start from, the intercept last; None lets the solver choose.
+        tol: of the solver; None leaves it to the solver.
+        max_passes: at most so many passes over the rows; after 0 of them the start, or 0, is returned.
+        threads: that share a sweep; None takes torch's number of them in the calling thread.
+
+    Raises:
+        InputError: if the start does not fit the rows.
+
+    Example:
+        >>> import torch
+        >>> from lr_lightning.data.batches import Rows
+        >>> from lr_lightning.objective import Objective
+        >>> from lr_lightning.solver import solve
+        >>> x = torch.tensor([[-1.5], [-0.5], [0.5], [1.5]], dtype=torch.float64)
+        >>> solution = solve(Rows(x, torch.tensor([0.0, 1.0, 0.0, 1.0]), None), Objective(fit_intercept=False))
+        >>> solution.status, [round(t, 4) for t in solution.theta.tolist()]
+        ('converged', [0.9082, 0.0])
+    """
+    if start is not None and start.shape != (rows.x.shape[1] + 1,):
+        raise InputError(f"start has {len(start) - 1} entries, but the data have {rows.x.shape[1]} features")
+    return on_one_thread(lambda stopped: _solve(rows, objective, start, tol, max_passes, stopped), threads)
+
+
+@torch.no_grad()
+def _solve(
+    rows: Rows,
+    objective: Objective,
+    start: Tensor | None,
+    tol: float | None,
+    max_passes: int,
+    stopped: Callable[[], bool],
+) -> Solution:
+    x, y, v = rows
+    if not max_passes:
+        theta = torch.zeros(x.shape[1] + 1, dtype=torch.float64) if start is None else start
+        return Solution(theta, False, "", 0, math.inf)
+    if v is not None:
+        v, _ = scaled_weights(v)  # the mean does not depend on their scale, but its sums must not overflow
+        rows = Rows(x, y, v)
+    training = moments([(x, v)])
+    served = standardization_to_serve(training)
+    if served is not None:
+        # Centred in float64 before they are rounded, the features keep digits that a large mean would cost.
+        rows = Rows(served.apply(x, x.dtype), y, v)
+    served = served or Standardization.identity(x.shape[1])
+    problem = objective.standardized(training, served)
+    weight = torch.zeros(x.shape[1], dtype=torch.float64)
+    bias = torch.zeros((), dtype=torch.float64)
+    if start is not None:
+        problem.read(start, weight, bias)
+    parameters = [weight, bias] if objective.fit_intercept else [weight]
+    solver = SubsampledNewton(
+        parameters,
+        sample=draw_sample(rows.x, y.to(x.dtype), v, center=problem.as_served.mean, scale=problem.as_served.scale),
+        l1=problem.penalty.l1,
+        l2=problem.penalty.l2,
+        tol=tol,
+        warm_start=start is not None,
+        n_rows=len(y),
+    )
+
+    def closure() -> Tensor:
+        value, weight.grad, bias.grad = problem.value_and_gradient(rows, weight, bias)
+        return value
+
+    passes = 0
+    while not solver.stopped and passes < max_passes and not stopped():
+        solver.step(closure)
+        passes += 1
+    solver.restore_best()
+    return Solution(problem.theta(weight, bias), solver.converged, solver.status, passes, solver.objective)
