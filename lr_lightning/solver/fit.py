@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ from lr_lightning.solver.sample import draw_sample
 from lr_lightning.solver.subsampled_newton import SubsampledNewton
 
 
-class Solution(NamedTuple):
+@dataclass(frozen=True)
+class Solution:
     """What `solve` found.
 
     Attributes:
