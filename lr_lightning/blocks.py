@@ -98,7 +98,7 @@ def weighted_row_sums(block: Tensor, weight: Tensor, out: Tensor) -> None:
     On the CPU no sum has more than 512 terms, so that the sum over the groups can be one in float64.
     """
     rows, d = block.shape
-    if block.device.type != "cpu" or rows < _TERMS or not block.is_contiguous():
+    if block.device.type != "cpu" or rows < _TERMS or not d or not block.is_contiguous():
         torch.mv(block.T, weight, out=out[-1, 0])
         return
     rest = rows % _TERMS

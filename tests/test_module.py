@@ -594,3 +594,16 @@ def test_rows_of_one_class_say_which_measures_there_are_not(caplog):
         (found,) = trainer.test(model, loader, verbose=False)
     assert "one class only: no AUROC" in caplog.text
     assert "test/auroc" not in found
+
+
+def test_a_flag_of_one_outcome_leaves_a_long_table_with_the_intercept_alone():
+    """Its rows are predicted perfectly in the limit; of the others only their share of positives is left to fit."""
+    flag = np.arange(2000) % 2
+    y = np.where(flag == 1, 0, np.arange(2000) % 8 == 0)
+    data = TensorDataModule(flag[:, None].astype(float), y)
+    model, trainer = LogisticRegression(), Trainer(max_epochs=100, precision="64-true", **QUIET_TRAINER)
+    trainer.fit(model, data)
+    report = model.infer()
+    assert report.separation == "quasi"
+    assert report.log_likelihood == pytest.approx(250 * np.log(0.25) + 750 * np.log(0.75), rel=1e-9)
+    assert report.coefficients[0].estimate == pytest.approx(np.log(1 / 3), rel=1e-9)
