@@ -48,13 +48,10 @@ class Objective:
             training: means and scales (d,) of the rows, weighted by v; a scale of 0 marks a constant column.
             served: the map that was applied to the features before they are passed to `value_and_gradient`.
         """
-        mean, scale = training
-        if not self.fit_intercept:
-            # Nothing else stands for a constant column then, such as a column of ones of the user's own.
-            mean, scale = torch.zeros_like(mean), torch.where(scale > 0, scale, mean.abs())
-        scale = torch.where(scale > 0, scale, torch.inf)  # a constant column has no influence
+        standardization = training.before_weights(fit_intercept=self.fit_intercept)
+        mean, scale = standardization
         return StandardizedObjective(
-            Standardization(mean, scale),
+            standardization,
             Standardization((mean - served.mean) / served.scale, scale / served.scale),
             Penalty.on(scale, l1=self.l1, l2=self.l2, standardize=self.standardize),
         )

@@ -130,13 +130,11 @@ def standardization_of(training: Standardization, hparams: Mapping[str, Any]) ->
     Optimizers that run to convergence need a well-conditioned problem, whatever the penalty is on; the others
     see the raw features where `standardize` is False.
     """
-    mean, scale = training
-    if not hparams["fit_intercept"]:
-        # Nothing else stands for a constant column then, such as a column of ones of the user's own.
-        mean, scale = torch.zeros_like(mean), torch.where(scale > 0, scale, mean.abs())
-    if not hparams["standardize"] and not is_full_batch(hparams["optimizer"]):
-        mean, scale = torch.zeros_like(mean), (scale > 0).to(scale.dtype)
-    return Standardization(mean, torch.where(scale > 0, scale, torch.inf))  # a constant column has no influence
+    standardization = training.before_weights(fit_intercept=hparams["fit_intercept"])
+    if hparams["standardize"] or is_full_batch(hparams["optimizer"]):
+        return standardization
+    mean, scale = standardization
+    return Standardization(torch.zeros_like(mean), torch.where(scale.isinf(), torch.inf, 1.0).to(scale.dtype))
 
 
 def set_initial_coefficients(model: LinearSigmoid, hparams: Mapping[str, Any]) -> None:

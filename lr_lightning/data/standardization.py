@@ -43,6 +43,14 @@ class Standardization(NamedTuple):
         """With a scale of 1 where a constant column has 0, so that it is centred and left at that."""
         return Standardization(self.mean, torch.where(self.scale > 0, self.scale, 1.0))
 
+    def before_weights(self, *, fit_intercept: bool) -> Standardization:
+        """The map to put before the weights, where these are statistics; a constant column gets an infinite scale."""
+        mean, scale = self
+        if not fit_intercept:
+            # Nothing else stands for a constant column then, such as a column of ones of the user's own.
+            mean, scale = torch.zeros_like(mean), torch.where(scale > 0, scale, mean.abs())
+        return Standardization(mean, torch.where(scale > 0, scale, torch.inf))
+
     def after(self, served: Standardization) -> Standardization:
         """Statistics of the original features, where these are of features that `served` was applied to."""
         return Standardization(served.mean + served.scale * self.mean, served.scale * self.scale)
