@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lr_lightning.archive import is_url
-from lr_lightning.checkpoint import read_checkpoint, write_whole
+from lr_lightning.files import read_checkpoint, write_whole
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

@@ -15,12 +15,12 @@ from typing_extensions import Self
 
 from lr_lightning.blocks import serial_operations
 from lr_lightning.callbacks.housekeeping import Housekeeping
-from lr_lightning.checkpoint import read_checkpoint
 from lr_lightning.checkpoint_contents import PREFIX, check_contents
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.tensors import DESCRIPTION, TensorDataModule
 from lr_lightning.epoch import LineSearchEnd
 from lr_lightning.errors import InputError
+from lr_lightning.files import read_checkpoint
 from lr_lightning.linear_sigmoid import LinearSigmoid
 from lr_lightning.metrics import HeldOutRows
 from lr_lightning.optimizers import EXACT, make_optimizer, refuse_unknown

@@ -16,8 +16,8 @@ from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from lr_lightning.checkpoint import remove_temporary
 from lr_lightning.errors import InputError
+from lr_lightning.files import remove_temporary
 from lr_lightning.processes import is_first_process
 
 try:

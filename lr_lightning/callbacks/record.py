@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lr_lightning import figures
-from lr_lightning.checkpoint import write_whole
 from lr_lightning.data.tensors import TensorDataModule
+from lr_lightning.files import write_whole
 from lr_lightning.module import LogisticRegression
 from lr_lightning.results import predicted
 from lr_lightning.run_folder import RunFolder, RunLogger

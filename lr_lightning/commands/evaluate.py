@@ -12,7 +12,6 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 from lr_lightning import TableDataModule
-from lr_lightning.checkpoint import read_checkpoint
 from lr_lightning.class_policy import allow_classes, refuse_unsuitable_class
 from lr_lightning.commands.trainer import (
     add_data_arguments,
@@ -24,6 +23,7 @@ from lr_lightning.commands.trainer import (
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.errors import InputError
+from lr_lightning.files import read_checkpoint
 from lr_lightning.module import LogisticRegression
 from lr_lightning.parsing import CUSTOM_CLASSES, Parser, instantiate, parse
 from lr_lightning.run_folder import RunFolder

@@ -17,7 +17,6 @@ from lr_lightning.callbacks.checkpoints import RunCheckpoints
 from lr_lightning.callbacks.progress import FitProgress
 from lr_lightning.callbacks.record import RunRecord
 from lr_lightning.callbacks.signals import Interrupted, StopOnSignal
-from lr_lightning.checkpoint import NO_SPACE, no_space
 from lr_lightning.commands.fit_settings import (
     COVARIANCES,
     chosen_settings,
@@ -37,6 +36,7 @@ from lr_lightning.commands.trainer import (
 )
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import FAILURE, InputError
+from lr_lightning.files import NO_SPACE, no_space
 from lr_lightning.module import LogisticRegression
 from lr_lightning.parsing import instantiate, refuse_impossible_level
 from lr_lightning.predictor import load

@@ -16,10 +16,10 @@ import pyarrow.parquet
 import torch
 from jsonargparse import ArgumentParser
 
-from lr_lightning.checkpoint import write_whole
 from lr_lightning.data.schema import EncodedRows
 from lr_lightning.data.spelling import Level
 from lr_lightning.errors import InputError
+from lr_lightning.files import write_whole
 from lr_lightning.parsing import output_file, parse, refuse_impossible_level
 from lr_lightning.predictor import Predictor, load
 

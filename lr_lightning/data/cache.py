@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_lightning.checkpoint import NO_SPACE, sync
 from lr_lightning.errors import InputError
+from lr_lightning.files import NO_SPACE, sync
 
 FORMAT = 3  # raise it when what the files mean changes
 _CONTENTS = "contents.json"
