@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lr_lightning.archive import is_url
+from lr_lightning.checkpoint.read import is_url
 from lr_lightning.files import read_checkpoint, write_whole
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lr_lightning.archive import load_archive
+from lr_lightning.checkpoint.read import load_archive
 from lr_lightning.checkpoint_contents import check_contents
 from lr_lightning.errors import InputError
 
