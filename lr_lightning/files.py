@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lr_lightning.checkpoint.read import load_archive
-from lr_lightning.checkpoint_contents import check_contents
+from lr_lightning.checkpoint.validate import check_contents
 from lr_lightning.errors import InputError
 
 TEMPORARY = ".tmp"

@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from lr_lightning.blocks import serial_operations
 from lr_lightning.callbacks.housekeeping import Housekeeping
-from lr_lightning.checkpoint_contents import PREFIX, check_contents
+from lr_lightning.checkpoint.validate import PREFIX, check_contents
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.tensors import DESCRIPTION, TensorDataModule
 from lr_lightning.epoch import LineSearchEnd

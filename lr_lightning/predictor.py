@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.checkpoint.read import load_archive
-from lr_lightning.checkpoint_contents import check_contents, model_state
+from lr_lightning.checkpoint.validate import check_contents, model_state
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.linear_sigmoid import LinearSigmoid
