@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from lr_lightning import InputError
 from lr_lightning.configuration import load_configuration
+from lr_lightning.data.plain_data import from_plain, misfit
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import printable
-from lr_lightning.plain_data import from_plain, misfit
 from lr_lightning.statistics.report import Report
 from tests import fuzz_inputs
 from tests.fuzz import TARGETS

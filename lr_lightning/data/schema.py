@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lr_lightning.data.notation import is_notation
+from lr_lightning.data.plain_data import misfit
 from lr_lightning.data.spelling import Level, is_usual, value_of
 from lr_lightning.errors import InputError
-from lr_lightning.plain_data import misfit
 
 if TYPE_CHECKING:
     import pyarrow as pa

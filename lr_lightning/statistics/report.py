@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from lr_lightning.data.plain_data import from_plain, misfit
 from lr_lightning.errors import InputError
-from lr_lightning.plain_data import from_plain, misfit
 from lr_lightning.statistics.calibration import Calibration
 from lr_lightning.statistics.wald import normal_quantile, two_sided_p_value
 
