@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lr_lightning.data.tensors import TensorDataModule
     from lr_lightning.errors import InputError
     from lr_lightning.estimator import LogisticRegressionClassifier as LogisticRegressionClassifier
-    from lr_lightning.linear_sigmoid import LinearSigmoid
+    from lr_lightning.model.linear_sigmoid import LinearSigmoid
     from lr_lightning.module import LogisticRegression
     from lr_lightning.predictor import Predictor, load
 

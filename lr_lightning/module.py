@@ -21,8 +21,8 @@ from lr_lightning.data.tensors import DESCRIPTION, TensorDataModule
 from lr_lightning.epoch import LineSearchEnd
 from lr_lightning.errors import InputError
 from lr_lightning.files import read_checkpoint
-from lr_lightning.linear_sigmoid import LinearSigmoid
 from lr_lightning.metrics import HeldOutRows
+from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.optimizers import EXACT, make_optimizer, refuse_unknown
 from lr_lightning.penalty import Penalty
 from lr_lightning.predictor import Predictor

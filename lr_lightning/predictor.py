@@ -13,7 +13,7 @@ from lr_lightning.checkpoint.read import load_archive
 from lr_lightning.checkpoint.validate import check_contents, model_state
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
-from lr_lightning.linear_sigmoid import LinearSigmoid
+from lr_lightning.model.linear_sigmoid import LinearSigmoid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

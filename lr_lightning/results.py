@@ -14,7 +14,7 @@ from lr_lightning.data.batches import Rows
 from lr_lightning.data.summary import row_weights
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
-from lr_lightning.linear_sigmoid import linear_predictor
+from lr_lightning.model.linear_sigmoid import linear_predictor
 from lr_lightning.optimizers import EXACT
 from lr_lightning.statistics.calibration import calibrate, choose_threshold
 from lr_lightning.statistics.held_out import weighted_rows

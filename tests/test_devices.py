@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lr_lightning.data.standardization import Standardization
-from lr_lightning.linear_sigmoid import LinearSigmoid
+from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.penalty import Penalty
 from lr_lightning.start import solver_options
 

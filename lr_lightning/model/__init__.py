@@ -1,0 +1,1 @@
+"""What is fitted: the linear–sigmoid model, its features, its objective. Needs torch alone."""
