@@ -19,8 +19,8 @@ from lr_lightning.data.summary import TrainingSummary, row_weights
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
 from lr_lightning.errors import InputError
-from lr_lightning.loss import logistic_loss
 from lr_lightning.metrics import HeldOutRows
+from lr_lightning.model.design import logistic_loss
 from lr_lightning.model.linear_sigmoid import LinearSigmoid, linear_predictor
 from lr_lightning.optimizers import EXACT, is_full_batch
 from lr_lightning.penalty import Penalty
