@@ -284,7 +284,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         import torch
 
         from lr_lightning.data.batches import Rows
-        from lr_lightning.objective import Objective
+        from lr_lightning.model.objective import Objective
         from lr_lightning.solver.fit import solve
 
         v = None if weight is None else torch.from_numpy(weight)

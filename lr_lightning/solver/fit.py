@@ -14,7 +14,7 @@ from lr_lightning.data.batches import Rows
 from lr_lightning.data.standardization import Standardization, moments, standardization_to_serve
 from lr_lightning.data.weights import scaled_weights
 from lr_lightning.errors import InputError
-from lr_lightning.objective import Objective
+from lr_lightning.model.objective import Objective
 from lr_lightning.solver.sample import draw_sample
 from lr_lightning.solver.subsampled_newton import SubsampledNewton
 
@@ -66,7 +66,7 @@ def solve(
     Example:
         >>> import torch
         >>> from lr_lightning.data.batches import Rows
-        >>> from lr_lightning.objective import Objective
+        >>> from lr_lightning.model.objective import Objective
         >>> from lr_lightning.solver import solve
         >>> x = torch.tensor([[-1.5], [-0.5], [0.5], [1.5]], dtype=torch.float64)
         >>> solution = solve(Rows(x, torch.tensor([0.0, 1.0, 0.0, 1.0]), None), Objective(fit_intercept=False))
