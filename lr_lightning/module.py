@@ -23,8 +23,8 @@ from lr_lightning.errors import InputError
 from lr_lightning.files import read_checkpoint
 from lr_lightning.metrics import HeldOutRows
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
+from lr_lightning.model.penalty import Penalty
 from lr_lightning.optimizers import EXACT, make_optimizer, refuse_unknown
-from lr_lightning.penalty import Penalty
 from lr_lightning.predictor import Predictor
 from lr_lightning.results import infer, with_held_out
 from lr_lightning.resume import fit_settings, refuse_other_rows, refuse_other_settings

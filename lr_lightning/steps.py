@@ -22,8 +22,8 @@ from lr_lightning.errors import InputError
 from lr_lightning.metrics import HeldOutRows
 from lr_lightning.model.design import logistic_loss
 from lr_lightning.model.linear_sigmoid import LinearSigmoid, linear_predictor
+from lr_lightning.model.penalty import Penalty
 from lr_lightning.optimizers import EXACT, is_full_batch
-from lr_lightning.penalty import Penalty
 from lr_lightning.solver import SubsampledNewton
 from lr_lightning.start import refuse_partial_passes
 from lr_lightning.statistics.advice import PARTIAL

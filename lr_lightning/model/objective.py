@@ -10,7 +10,7 @@ from torch import Tensor
 from lr_lightning.data.batches import Rows
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.model.design import sweep
-from lr_lightning.penalty import Penalty
+from lr_lightning.model.penalty import Penalty
 
 
 @dataclass(frozen=True)
