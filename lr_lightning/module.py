@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import Self
 
-from lr_lightning.blocks import serial_operations
 from lr_lightning.callbacks.housekeeping import Housekeeping
 from lr_lightning.checkpoint.validate import PREFIX, check_contents
 from lr_lightning.data.standardization import Standardization
@@ -24,6 +23,7 @@ from lr_lightning.files import read_checkpoint
 from lr_lightning.metrics import HeldOutRows
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.penalty import Penalty
+from lr_lightning.model.threads import serial_operations
 from lr_lightning.optimizers import EXACT, make_optimizer, refuse_unknown
 from lr_lightning.predictor import Predictor
 from lr_lightning.results import infer, with_held_out

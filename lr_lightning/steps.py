@@ -12,7 +12,6 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lr_lightning.blocks import serial_operations
 from lr_lightning.callbacks.housekeeping import Housekeeping
 from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.summary import TrainingSummary, row_weights
@@ -23,6 +22,7 @@ from lr_lightning.metrics import HeldOutRows
 from lr_lightning.model.design import logistic_loss
 from lr_lightning.model.linear_sigmoid import LinearSigmoid, linear_predictor
 from lr_lightning.model.penalty import Penalty
+from lr_lightning.model.threads import serial_operations
 from lr_lightning.optimizers import EXACT, is_full_batch
 from lr_lightning.solver import SubsampledNewton
 from lr_lightning.start import refuse_partial_passes

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lr_lightning import blocks
+from lr_lightning.model import threads
 from lr_lightning.model.design import logistic_hessian, logistic_loss
 
 
@@ -136,7 +136,7 @@ def test_the_number_of_threads_does_not_change_a_bit(monkeypatch):
         return value.detach(), *torch.autograd.grad(value, [weight, bias])
 
     several = result()
-    monkeypatch.setattr(blocks, "_MAX_WORKERS", 1)
+    monkeypatch.setattr(threads, "_MAX_WORKERS", 1)
     assert all(torch.equal(a, b) for a, b in zip(several, result(), strict=True))
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_lightning.blocks import block_rows, compute_dtype, row_groups, share_out, weighted_row_sums
 from lr_lightning.errors import InputError
+from lr_lightning.model.threads import block_rows, compute_dtype, row_groups, share_out, weighted_row_sums
 
 _TILE = 16
 _PIVOT_ROWS = 1024

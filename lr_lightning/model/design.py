@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lr_lightning.blocks import DEVICE_BLOCK, block_rows, compute_dtype, row_groups, share_out, weighted_row_sums
+from lr_lightning.model.threads import DEVICE_BLOCK, block_rows, compute_dtype, row_groups, share_out, weighted_row_sums
 
 _HESSIAN_ROWS = 4096  # more float32 terms in one sum would lose digits
 _HESSIAN_ELEMENTS = 2**20

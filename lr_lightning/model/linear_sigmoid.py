@@ -9,8 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lr_lightning.blocks import block_rows, share_out
 from lr_lightning.data.standardization import Standardization
+from lr_lightning.model.threads import block_rows, share_out
 
 
 class LinearSigmoid(nn.Module):

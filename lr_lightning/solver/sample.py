@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lr_lightning.blocks import share_out
+from lr_lightning.model.threads import share_out
 from lr_lightning.solver.sample_problem import SampleProblem
 
 _RARE = 0.05
