@@ -15,7 +15,6 @@ from typing_extensions import Self
 
 from lr_lightning.callbacks.housekeeping import Housekeeping
 from lr_lightning.checkpoint.validate import PREFIX, check_contents
-from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.tensors import DESCRIPTION, TensorDataModule
 from lr_lightning.epoch import LineSearchEnd
 from lr_lightning.errors import InputError
@@ -23,6 +22,7 @@ from lr_lightning.files import read_checkpoint
 from lr_lightning.metrics import HeldOutRows
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.penalty import Penalty
+from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import serial_operations
 from lr_lightning.optimizers import EXACT, make_optimizer, refuse_unknown
 from lr_lightning.predictor import Predictor

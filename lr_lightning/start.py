@@ -17,12 +17,12 @@ from lightning.pytorch.callbacks import (
 )
 from torch import Tensor
 
-from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.summary import TrainingSummary, random_rows, row_weights
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.penalty import Penalty
+from lr_lightning.model.standardization import Standardization
 from lr_lightning.optimizers import EXACT, is_full_batch
 from lr_lightning.results import threshold_criterion
 from lr_lightning.solver import draw_sample, sample_size

@@ -13,7 +13,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lr_lightning.callbacks.housekeeping import Housekeeping
-from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.summary import TrainingSummary, row_weights
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
@@ -22,6 +21,7 @@ from lr_lightning.metrics import HeldOutRows
 from lr_lightning.model.design import logistic_loss
 from lr_lightning.model.linear_sigmoid import LinearSigmoid, linear_predictor
 from lr_lightning.model.penalty import Penalty
+from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import serial_operations
 from lr_lightning.optimizers import EXACT, is_full_batch
 from lr_lightning.solver import SubsampledNewton

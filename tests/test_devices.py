@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lr_lightning.data.standardization import Standardization
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.penalty import Penalty
+from lr_lightning.model.standardization import Standardization
 from lr_lightning.start import solver_options
 
 

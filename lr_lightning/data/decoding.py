@@ -18,10 +18,10 @@ from lr_lightning.data.rows import Survey, refuse_missing, review
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.sources import Source
 from lr_lightning.data.splits import stratified_parts
-from lr_lightning.data.standardization import RunningMoments, Standardization
 from lr_lightning.data.survey import survey
 from lr_lightning.data.weights import OTHER_SPLIT, of_light_weights
 from lr_lightning.errors import InputError
+from lr_lightning.model.standardization import RunningMoments, Standardization
 
 PARTS = ("train", "val", "test")
 MOST_IN_DOUBLE = 2**25

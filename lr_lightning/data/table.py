@@ -20,9 +20,9 @@ from lr_lightning.data.encoding import prepare
 from lr_lightning.data.files import open_source
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.sources import MissingTexts, Source
-from lr_lightning.data.standardization import Standardization
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
+from lr_lightning.model.standardization import Standardization
 
 log = logging.getLogger("lr_lightning")
 _BYTES_BESIDE_ARROW = 2  # the standardised copy, and what reading needs for a while, by the size of the table

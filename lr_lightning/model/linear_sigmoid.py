@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lr_lightning.data.standardization import Standardization
+from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import block_rows, share_out
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lr_lightning.data.batches import Rows
-from lr_lightning.data.standardization import Standardization
 from lr_lightning.model.design import sweep
 from lr_lightning.model.penalty import Penalty
+from lr_lightning.model.standardization import Standardization
 
 
 @dataclass(frozen=True)

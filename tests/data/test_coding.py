@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder
 
-from lr_lightning.data.standardization import RunningMoments
+from lr_lightning.model.standardization import RunningMoments
 from tests.data.conftest import fitted, raw, refusal
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lr_lightning.data.standardization import moments
+from lr_lightning.model.standardization import moments
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])

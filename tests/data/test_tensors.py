@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer
 from lr_lightning import InputError, LogisticRegression, TableDataModule, TensorDataModule
 from lr_lightning.data.batches import Rows, TensorBatches
 from lr_lightning.data.splits import TEST, TRAIN, VAL, stratified_parts
-from lr_lightning.data.standardization import moments
+from lr_lightning.model.standardization import moments
 from tests.conftest import QUIET_TRAINER
 
 

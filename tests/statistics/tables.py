@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lr_lightning.data.standardization import Standardization, moments
+from lr_lightning.model.standardization import Standardization, moments
 from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.inference import make_report
 from lr_lightning.statistics.sums import sum_rows
