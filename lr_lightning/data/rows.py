@@ -25,8 +25,8 @@ from lr_lightning.data.columns import (
 from lr_lightning.data.labels import label_codes
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.sources import Source, TypesChanged
-from lr_lightning.data.weights import scaled_weights
 from lr_lightning.errors import InputError
+from lr_lightning.model.weights import scaled_weights
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from lr_lightning.data.batches import Rows, TensorBatches
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.splits import stratified_split
-from lr_lightning.data.weights import OTHER_SPLIT, of_light_weights, scaled_weights
 from lr_lightning.errors import InputError
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
+from lr_lightning.model.weights import OTHER_SPLIT, of_light_weights, scaled_weights
 
 log = logging.getLogger("lr_lightning")
 DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint")

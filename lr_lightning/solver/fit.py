@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lr_lightning.data.batches import Rows
-from lr_lightning.data.weights import scaled_weights
 from lr_lightning.errors import InputError
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
 from lr_lightning.model.threads import on_one_thread
+from lr_lightning.model.weights import scaled_weights
 from lr_lightning.solver.sample import draw_sample
 from lr_lightning.solver.subsampled_newton import SubsampledNewton
 
