@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lr_lightning.data.batches import Rows
+from lr_lightning.data.loader import Rows
 from lr_lightning.data.summary import row_weights
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lr_lightning.data.batches import Rows, TensorBatches
+from lr_lightning.data.loader import Rows, TensorBatches
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.splits import stratified_split
 from lr_lightning.errors import InputError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lr_lightning.data.batches import Rows
+from lr_lightning.data.loader import Rows
 from lr_lightning.errors import InputError
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
@@ -65,7 +65,7 @@ def solve(
 
     Example:
         >>> import torch
-        >>> from lr_lightning.data.batches import Rows
+        >>> from lr_lightning.data.loader import Rows
         >>> from lr_lightning.model.objective import Objective
         >>> from lr_lightning.solver import solve
         >>> x = torch.tensor([[-1.5], [-0.5], [0.5], [1.5]], dtype=torch.float64)
