@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from lr_lightning import LogisticRegression, TensorDataModule
-from lr_lightning.decompositions import eigenvalues, eigh, singular_values, svd
 from lr_lightning.errors import InputError
+from lr_lightning.solver.decompositions import eigenvalues, eigh, singular_values, svd
 from tests.conftest import QUIET_TRAINER
 
 ROUTINES = ("svd", "svdvals", "eigh", "eigvalsh")

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.decompositions import singular_values, svd
 from lr_lightning.solver.curvature import DenseCurvature
+from lr_lightning.solver.decompositions import singular_values, svd
 
 _RANK_TOLERANCE = (
     1e-11  # of a pivot, relative to its column, times the number of columns: logits would lose more than five digits

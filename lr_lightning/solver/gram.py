@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.decompositions import eigenvalues
 from lr_lightning.model.threads import block_rows
+from lr_lightning.solver.decompositions import eigenvalues
 
 _COLUMNS = 4096  # more float32 terms in one sum would lose digits
 _TILE = 256  # rows: of the symmetric product only the tiles on and below the diagonal are computed

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_lightning.decompositions import eigenvalues, eigh
+from lr_lightning.solver.decompositions import eigenvalues, eigh
 
 RANK_TOLERANCE = 1e-13  # relative to a unit diagonal, times the size: pivots below are rounding
 _ROUNDING = 0.01  # times the root of the rank tolerance

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lr_lightning.decompositions import svd
+from lr_lightning.solver.decompositions import svd
 
 _LARGEST = 1e6  # component of a direction whose smallest margin is 1
 _RANK = 1e-9

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_lightning.decompositions import singular_values
+from lr_lightning.solver.decompositions import singular_values
 from lr_lightning.solver.separating_columns import SeparatingColumns, separating_columns
 from lr_lightning.statistics.collinearity import find_collinearity
 from lr_lightning.statistics.design_matrix import COMPUTED, Block, DesignMatrix

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_lightning.decompositions import eigh, svd
+from lr_lightning.solver.decompositions import eigh, svd
 from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.sums import Sums, curved_rows, sum_squared_scores, triangular_factor
 
