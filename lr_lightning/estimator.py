@@ -299,7 +299,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
 
     def _reason(self, status: str) -> str:
         """Why the solver stopped, and what to do about it."""
-        from lr_lightning.solver.subsampled_newton import RUNNING_AWAY
+        from lr_lightning.solver.newton import RUNNING_AWAY
 
         if not self.max_iter:
             return "max_iter=0 leaves the coefficients as they were"

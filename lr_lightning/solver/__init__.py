@@ -1,7 +1,7 @@
 """The exact solver: penalised logistic regression in as few passes over the rows as can be."""
 
 from lr_lightning.solver.fit import Solution, solve
+from lr_lightning.solver.newton import SubsampledNewton
 from lr_lightning.solver.sample import draw_sample, sample_size
-from lr_lightning.solver.subsampled_newton import SubsampledNewton
 
 __all__ = ["Solution", "SubsampledNewton", "draw_sample", "sample_size", "solve"]

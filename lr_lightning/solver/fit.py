@@ -15,8 +15,8 @@ from lr_lightning.model.objective import Objective
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
 from lr_lightning.model.threads import on_one_thread
 from lr_lightning.model.weights import scaled_weights
+from lr_lightning.solver.newton import SubsampledNewton
 from lr_lightning.solver.sample import draw_sample
-from lr_lightning.solver.subsampled_newton import SubsampledNewton
 
 
 @dataclass(frozen=True)

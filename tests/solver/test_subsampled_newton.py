@@ -11,7 +11,7 @@ from packaging.version import Version
 from sklearn.linear_model import LogisticRegression
 
 from lr_lightning.solver import SubsampledNewton, quadratic
-from lr_lightning.solver import subsampled_newton as module
+from lr_lightning.solver import newton as module
 from lr_lightning.solver.sample_problem import SampleProblem
 from tests.solver.fit import check_resuming, fit, gradient, kkt_residual, make, newton, objective, standardize
 from tests.solver.problems import REGULAR, SEPARATED, build
