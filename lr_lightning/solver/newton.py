@@ -14,9 +14,9 @@ from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.factored import FactoredCurvature
 from lr_lightning.solver.gram import GramCurvature
+from lr_lightning.solver.problem import SampleProblem
 from lr_lightning.solver.quadratic import smallest_pivot, support_residual
 from lr_lightning.solver.row_sample import DENSE_LIMIT, Curvature
-from lr_lightning.solver.sample_problem import SampleProblem
 from lr_lightning.solver.separating_columns import CoefficientsInTheLimit, limit_of
 
 CONVERGED = "converged"

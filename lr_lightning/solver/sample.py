@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.model.threads import share_out
-from lr_lightning.solver.sample_problem import SampleProblem
+from lr_lightning.solver.problem import SampleProblem
 
 _RARE = 0.05
 _BLOCK = 2**20  # elements

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lr_lightning.solver import SubsampledNewton, quadratic
 from lr_lightning.solver import newton as module
-from lr_lightning.solver.sample_problem import SampleProblem
+from lr_lightning.solver.problem import SampleProblem
 from tests.solver.fit import check_resuming, fit, gradient, kkt_residual, make, newton, objective, standardize
 from tests.solver.problems import REGULAR, SEPARATED, build
 
