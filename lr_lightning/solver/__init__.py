@@ -2,6 +2,6 @@
 
 from lr_lightning.solver.fit import Solution, solve
 from lr_lightning.solver.newton import SubsampledNewton
-from lr_lightning.solver.sample import draw_sample, sample_size
+from lr_lightning.solver.sampling import draw_sample, sample_size
 
 __all__ = ["Solution", "SubsampledNewton", "draw_sample", "sample_size", "solve"]

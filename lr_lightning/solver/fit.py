@@ -16,7 +16,7 @@ from lr_lightning.model.standardization import Standardization, moments, standar
 from lr_lightning.model.threads import on_one_thread
 from lr_lightning.model.weights import scaled_weights
 from lr_lightning.solver.newton import SubsampledNewton
-from lr_lightning.solver.sample import draw_sample
+from lr_lightning.solver.sampling import draw_sample
 
 
 @dataclass(frozen=True)
