@@ -13,11 +13,11 @@ from lr_lightning.model.threads import compute_dtype
 from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.factored import FactoredCurvature
-from lr_lightning.solver.gram import GramCurvature
 from lr_lightning.solver.problem import SampleProblem
 from lr_lightning.solver.quadratic import smallest_pivot, support_residual
 from lr_lightning.solver.row_sample import DENSE_LIMIT, Curvature
 from lr_lightning.solver.separating_columns import CoefficientsInTheLimit, limit_of
+from lr_lightning.solver.woodbury import GramCurvature
 
 CONVERGED = "converged"
 PRECISION_LIMIT = "limit of floating-point precision"

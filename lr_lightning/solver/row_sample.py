@@ -11,8 +11,8 @@ from lr_lightning.model.design import logistic_hessian, sweep
 from lr_lightning.model.threads import compute_dtype
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.factored import FactoredCurvature
-from lr_lightning.solver.gram import GramCurvature, gram_matrix
 from lr_lightning.solver.quadratic import RANK_TOLERANCE, mean_square_eigenvalue, smallest_pivot
+from lr_lightning.solver.woodbury import GramCurvature, gram_matrix
 
 Curvature = DenseCurvature | LimitedMemoryCurvature | WorkingSetCurvature | GramCurvature
 
