@@ -237,6 +237,6 @@ class TableSchema:
         Raises:
             InputError: if a value is missing or is neither of the two labels.
         """
-        from lr_lightning.data.labels import decode_target
+        from lr_lightning.data.target import decode_target
 
         return decode_target(self, values, name)

@@ -20,7 +20,6 @@ from lr_lightning.data.columns import (
     plain,
     refuse_infinite_level,
 )
-from lr_lightning.data.labels import MOST_VALUES, Labels, choose_labels, target_values
 from lr_lightning.data.notation import (
     COMMA,
     LARGEST_EXACT_INTEGER,
@@ -46,6 +45,7 @@ from lr_lightning.data.rows import (
 )
 from lr_lightning.data.schema import Column, Level, TableSchema
 from lr_lightning.data.sources import Source, TypesChanged, shown
+from lr_lightning.data.target import MOST_VALUES, Labels, choose_labels, target_values
 from lr_lightning.errors import InputError
 
 MOST_LEVELS = 1000
