@@ -34,7 +34,7 @@ from lr_lightning.data.notation import (
     read,
     unit_of,
 )
-from lr_lightning.data.rows import (
+from lr_lightning.data.rows_in_use import (
     Survey,
     checked_weights,
     most_missing,
