@@ -267,10 +267,10 @@ def test_badly_scaled_features_give_the_coefficients_of_double_precision(precisi
     """A Unix timestamp beside features of scale 1e-6 and 1e9: what float64 gives on the raw columns."""
     from types import SimpleNamespace
 
-    from lr_lightning.data import decoding
+    from lr_lightning.data import prepare
     from lr_lightning.data.table import TableDataModule
 
-    monkeypatch.setattr(decoding, "MOST_IN_DOUBLE", 0)  # as if the table were large
+    monkeypatch.setattr(prepare, "MOST_IN_DOUBLE", 0)  # as if the table were large
     rng = np.random.default_rng(3)
     z = rng.normal(size=(4000, 3))
     x = np.column_stack([1.7e9 + np.round(1e3 * z[:, 0]), 1e-6 * z[:, 1], 1e9 * z[:, 2]])

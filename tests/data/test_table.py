@@ -176,7 +176,7 @@ class TestPrecision:
         options = {"missing": "drop", "weight": "w", "cache_dir": str(tmp_path / "cache") if cached else None}
         in_use = int(pd.read_csv(path)["hole"].notna().sum())
         for most, expected in ((3 * in_use, torch.float64), (3 * in_use - 1, torch.float32)):
-            monkeypatch.setattr(decoding, "MOST_IN_DOUBLE", most)
+            monkeypatch.setattr(prepare, "MOST_IN_DOUBLE", most)
             data = fitted(path, **options, seed=most)  # the cache knows no other limit
             assert len(data.train_rows.y) == in_use
             assert {t.dtype for t in data.train_rows} == {expected}
@@ -275,9 +275,9 @@ class TestCache:
     def test_a_killed_write_is_never_taken_for_a_whole_one(self, path, tmp_path):
         folder = tmp_path / "cache"
         code = (
-            "import sys, time; from lr_lightning.data import decoding;"
+            "import sys, time; from lr_lightning.data import prepare;"
             "from lr_lightning.data.table import TableDataModule;"
-            "decoding.Sweeps.notes = lambda *a: (print('now', flush=True), time.sleep(60));"
+            "prepare.Sweeps.notes = lambda *a: (print('now', flush=True), time.sleep(60));"
             f"TableDataModule({path!r}, 'y', missing='drop', cache_dir={str(folder)!r}).setup('fit')"
         )
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
