@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lr_lightning.data.readers.base import Source
 from lr_lightning.data.schema import MISSING_RULES, UNSEEN_RULES, Level
-from lr_lightning.data.sources import Source
 from lr_lightning.errors import InputError
 
 

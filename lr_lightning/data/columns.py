@@ -11,8 +11,8 @@ import pyarrow as pa
 from pyarrow import compute
 
 from lr_lightning.data.notation import read
+from lr_lightning.data.readers.base import Source
 from lr_lightning.data.schema import Column, Level
-from lr_lightning.data.sources import Source
 from lr_lightning.data.spelling import value_of
 from lr_lightning.errors import InputError
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from lr_lightning.data import dialect as dialects
-from lr_lightning.data.sources import MemorySource, Source, TypesChanged, shown
+from lr_lightning.data.readers.base import MemorySource, Source, TypesChanged, shown
 from lr_lightning.errors import InputError
 
 _MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "Null")

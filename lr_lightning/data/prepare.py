@@ -14,10 +14,10 @@ import torch
 from lr_lightning.data.choices import Choices
 from lr_lightning.data.columns import width
 from lr_lightning.data.encode import Block, Encoder
+from lr_lightning.data.readers.base import Source
 from lr_lightning.data.rows_in_use import Survey, refuse_missing, review
 from lr_lightning.data.scan import survey
 from lr_lightning.data.schema import Level, TableSchema
-from lr_lightning.data.sources import Source
 from lr_lightning.data.splits import stratified_parts
 from lr_lightning.errors import InputError
 from lr_lightning.model.standardization import RunningMoments, Standardization

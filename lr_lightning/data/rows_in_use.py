@@ -22,8 +22,8 @@ from lr_lightning.data.columns import (
     numbers,
     text_values,
 )
+from lr_lightning.data.readers.base import Source, TypesChanged
 from lr_lightning.data.schema import TableSchema
-from lr_lightning.data.sources import Source, TypesChanged
 from lr_lightning.data.target import label_codes
 from lr_lightning.errors import InputError
 from lr_lightning.model.weights import scaled_weights

@@ -34,6 +34,7 @@ from lr_lightning.data.notation import (
     read,
     unit_of,
 )
+from lr_lightning.data.readers.base import Source, TypesChanged, shown
 from lr_lightning.data.rows_in_use import (
     Survey,
     checked_weights,
@@ -44,7 +45,6 @@ from lr_lightning.data.rows_in_use import (
     usable_rows,
 )
 from lr_lightning.data.schema import Column, Level, TableSchema
-from lr_lightning.data.sources import Source, TypesChanged, shown
 from lr_lightning.data.target import MOST_VALUES, Labels, choose_labels, target_values
 from lr_lightning.errors import InputError
 

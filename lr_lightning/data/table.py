@@ -18,8 +18,8 @@ from lr_lightning.data.encode import prepare
 from lr_lightning.data.files import open_source
 from lr_lightning.data.loader import Rows, TensorBatches
 from lr_lightning.data.prepare import PARTS, Split, Sweeps
+from lr_lightning.data.readers.base import MissingTexts, Source
 from lr_lightning.data.schema import Level, TableSchema
-from lr_lightning.data.sources import MissingTexts, Source
 from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.model.standardization import Standardization

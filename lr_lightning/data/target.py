@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lr_lightning.data.columns import coded, kind_of
+from lr_lightning.data.readers.base import shown
 from lr_lightning.data.schema import Level, TableSchema
-from lr_lightning.data.sources import shown
 from lr_lightning.data.spelling import find_label, values_of
 from lr_lightning.errors import InputError
 

@@ -1,0 +1,1 @@
+"""Tables as they are stored: text files, Parquet, Arrow, folders, and tables in memory."""
