@@ -153,7 +153,7 @@ class _CommandLine:
         if not of_table or not isinstance(path, str) or (path == "null" and self.command == "predict"):
             return
         from lr_lightning.data.choices import Choices
-        from lr_lightning.data.files import open_first
+        from lr_lightning.data.readers.open import open_first
 
         source = open_first(str(path))
         if self.command != "fit" or self._goes_on:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lr_lightning.data import delimited
-from lr_lightning.data.files import open_source
+from lr_lightning.data.readers.open import open_source
 from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
 from tests.data.conftest import fitted, raw, refusal
