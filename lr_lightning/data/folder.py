@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from lr_lightning.data.columns import KIND_IN_WORDS, kind_of
-from lr_lightning.data.delimited import DelimitedSource
 from lr_lightning.data.readers.base import MemorySource, MissingTexts, Source, TypesChanged
+from lr_lightning.data.readers.csv import DelimitedSource
 from lr_lightning.errors import InputError
 
 _SUFFIXES = (

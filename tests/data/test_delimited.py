@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from lr_lightning.data import delimited
+from lr_lightning.data.readers import csv
 from lr_lightning.data.readers.open import open_source
 from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
@@ -60,7 +60,7 @@ def test_delimiters_inside_quotes_are_text(write):
 
 
 def test_line_breaks_inside_quotes_are_text(write, monkeypatch):
-    monkeypatch.setattr(delimited, "STREAM_BLOCK_BYTES", 64)
+    monkeypatch.setattr(csv, "STREAM_BLOCK_BYTES", 64)
     rows = "".join(f'"line one\nline {i % 2}",{i},{i % 2}\n' for i in range(40))
     data = fitted(write("t.csv", f"name,a,y\n{rows}"))
     assert len(data.train_rows.y) == 40
@@ -170,7 +170,7 @@ def test_categories_that_look_like_numbers_are_welcome(write, messages):
 
 def test_types_are_found_wherever_in_the_file_they_show(write, monkeypatch, tmp_path):
     """Integers, then fractions, then text: read in blocks or as a whole, it is the same column."""
-    monkeypatch.setattr(delimited, "STREAM_BLOCK_BYTES", 2048)
+    monkeypatch.setattr(csv, "STREAM_BLOCK_BYTES", 2048)
     n = 2000
     columns = {
         "fraction_late": [str(i) if i < 1500 else f"{i}.5" for i in range(n)],

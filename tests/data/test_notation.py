@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from lr_lightning.data import delimited
+from lr_lightning.data.readers import csv
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
@@ -246,7 +246,7 @@ def test_a_column_of_types_is_not_read_from_text(write):
 
 
 def test_blocks_and_the_whole_are_read_alike(write, monkeypatch, tmp_path):
-    monkeypatch.setattr(delimited, "STREAM_BLOCK_BYTES", 2048)
+    monkeypatch.setattr(csv, "STREAM_BLOCK_BYTES", 2048)
     n = 3000
     values = np.random.default_rng(0).normal(size=n).round(4) * 3000
     columns = {
@@ -282,7 +282,7 @@ def test_blocks_and_the_whole_are_read_alike(write, monkeypatch, tmp_path):
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_test_reads_as_the_fit_did(write, monkeypatch, tmp_path, cached):
     """What was plain numbers to the fit may be written otherwise later on, where it can mean one thing only."""
-    monkeypatch.setattr(delimited, "STREAM_BLOCK_BYTES", 2048)
+    monkeypatch.setattr(csv, "STREAM_BLOCK_BYTES", 2048)
     fit = fitted({"x": np.arange(3000.0), "y": np.arange(3000) % 2})
     rows = "".join(f'"{i:,}.5",{i % 2}\n' if i > 2000 else f"{i % 1000}.5,{i % 2}\n" for i in range(3000))
     data = TableDataModule(write("t.csv", "x,y\n" + rows), "y", cache_dir=str(tmp_path / "cache") if cached else None)

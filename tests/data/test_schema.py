@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lr_lightning.data import delimited, files
+from lr_lightning.data.readers import csv, files
 from lr_lightning.data.schema import Column, TableSchema
 from lr_lightning.errors import InputError
 from tests.data.conftest import fitted
@@ -199,7 +199,7 @@ class TestArrays:
 class TestBlocks:
     @pytest.mark.parametrize("suffix", ["csv", "parquet"])
     def test_are_the_rows_in_order_with_their_ids(self, schema, tmp_path, suffix, monkeypatch):
-        monkeypatch.setattr(delimited, "STREAM_BLOCK_BYTES", 4096)
+        monkeypatch.setattr(csv, "STREAM_BLOCK_BYTES", 4096)
         monkeypatch.setattr(files, "STREAM_BATCH_ROWS", 500)
         n = 3000
         table = pa.table(
@@ -222,7 +222,7 @@ class TestBlocks:
         assert block.x.tolist() == CODED
 
     def test_name_the_line_of_a_mistake(self, write, monkeypatch):
-        monkeypatch.setattr(delimited, "STREAM_BLOCK_BYTES", 256)
+        monkeypatch.setattr(csv, "STREAM_BLOCK_BYTES", 256)
         schema = TableSchema.of_numbers(["a"], "y")
         path = write("new.csv", "a,b\n" + "1,2\n" * 500 + "inf,3\n")
         with pytest.raises(InputError, match=r"new.csv, line 502: column a holds an infinite value"):
