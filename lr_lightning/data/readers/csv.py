@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
-from lr_lightning.data import dialect as dialects
+from lr_lightning.data.readers import dialect as dialects
 from lr_lightning.data.readers.base import MemorySource, Source, TypesChanged, shown
 from lr_lightning.errors import InputError
 
