@@ -27,9 +27,9 @@ from lr_lightning.data.columns import (
     text_values,
     width,
 )
-from lr_lightning.data.frames import to_arrow
 from lr_lightning.data.notation import NOTATION_OF_MARK, doubt_in_words, kind_of_text
 from lr_lightning.data.readers.base import BATCH_ROWS, MemorySource, MissingTexts, Source, TypesChanged, shown
+from lr_lightning.data.readers.memory import to_arrow
 from lr_lightning.data.readers.open import open_source
 from lr_lightning.data.schema import Column, EncodedRows, TableSchema
 from lr_lightning.data.spelling import value_of

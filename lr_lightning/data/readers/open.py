@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from lr_lightning.data.frames import to_arrow
 from lr_lightning.data.readers.base import BATCH_ROWS, MemorySource, Source
 from lr_lightning.data.readers.csv import DelimitedSource
 from lr_lightning.data.readers.folder import FolderSource, files_in
+from lr_lightning.data.readers.memory import to_arrow
 from lr_lightning.errors import InputError
 
 STREAM_BATCH_ROWS = 1 << 16
