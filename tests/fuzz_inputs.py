@@ -23,12 +23,12 @@ import pyarrow.parquet
 import torch
 
 from lr_lightning.data.schema import Column, TableSchema
-from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.predictor import load
 from lr_lightning.scoring import scoring_file
 from lr_lightning.statistics.calibration import Calibration
 from lr_lightning.statistics.report import Coefficient, LikelihoodRatioTest, Report
+from lr_lightning.training.data_modules import TableDataModule
 
 TEXTS = (
     b"a,b,y\n1,x,0\n2,z,1\n3.5,x,0\n4,z,1\n",
@@ -155,7 +155,7 @@ def checkpoint_of(schema: TableSchema) -> dict:
         "state_dict": state,
         "hyper_parameters": {"in_features": d, "l2": 0.1, "fit_intercept": True, "optimizer": "SubsampledNewton"},
         "schema": schema.to_dict(),
-        "data": {"class_path": "lr_lightning.data.table.TableDataModule", "init_args": {"path": "x.csv"}},
+        "data": {"class_path": "lr_lightning.training.data_modules.TableDataModule", "init_args": {"path": "x.csv"}},
         "prediction_input": [[4.0] * d],
         "curve": {"low": 0.0, "high": 1.0, "x_label": "x", "y_label": "y"},
         "threshold": 0.5,

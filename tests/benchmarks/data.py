@@ -43,7 +43,7 @@ def alternate(cases: dict[str, Callable[[], object]], rounds: int = 7) -> dict[s
 
 def reading(rows: int, columns: int) -> None:
     """TableDataModule against pyarrow's reader and one float32 copy; both end in a (rows, columns) tensor."""
-    from lr_lightning.data.table import TableDataModule
+    from lr_lightning.training.data_modules import TableDataModule
 
     rng = np.random.default_rng(0)
     table = pa.table({f"x{j}": rng.normal(size=rows) for j in range(columns)} | {"y": rng.integers(0, 2, rows)})
@@ -142,7 +142,7 @@ def fit(limit: float, path: str) -> None:
     from lightning.pytorch import Trainer
 
     from lr_lightning import LogisticRegression
-    from lr_lightning.data.table import TableDataModule
+    from lr_lightning.training.data_modules import TableDataModule
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lr_lightning").setLevel(logging.INFO)

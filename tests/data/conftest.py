@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
+from lr_lightning.training.data_modules import TableDataModule
 
 
 @pytest.fixture

@@ -268,7 +268,7 @@ def test_badly_scaled_features_give_the_coefficients_of_double_precision(precisi
     from types import SimpleNamespace
 
     from lr_lightning.data import prepare
-    from lr_lightning.data.table import TableDataModule
+    from lr_lightning.training.data_modules import TableDataModule
 
     monkeypatch.setattr(prepare, "MOST_IN_DOUBLE", 0)  # as if the table were large
     rng = np.random.default_rng(3)

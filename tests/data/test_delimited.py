@@ -12,8 +12,8 @@ import torch
 
 from lr_lightning.data.readers import csv
 from lr_lightning.data.readers.open import open_source
-from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
+from lr_lightning.training.data_modules import TableDataModule
 from tests.data.conftest import fitted, raw, refusal
 
 TABLE = "a,b,y\n" + "".join(f"{i},{i % 3},{i % 2}\n" for i in range(12))

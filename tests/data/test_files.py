@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
+from lr_lightning.training.data_modules import TableDataModule
 from tests.data.conftest import fitted, raw, refusal
 
 N = 60

@@ -13,10 +13,10 @@ from sklearn.linear_model import LogisticRegression
 
 from lr_lightning.data.readers import csv
 from lr_lightning.data.schema import TableSchema
-from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.predictor import Predictor, load
 from lr_lightning.scoring import scoring_file
+from lr_lightning.training.data_modules import TableDataModule
 from tests.data.conftest import fitted, raw, refusal
 
 VALUES = [0.4, 1.1, 1.9, 2.2, 3.3, 4.25, 5.5, 6.75, 7.1, 8.9, 10.5, 12.25]

@@ -22,8 +22,8 @@ import torch
 from lr_lightning.data import cache, decoding
 from lr_lightning.data.cache import TensorCache
 from lr_lightning.data.schema import TableSchema
-from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
+from lr_lightning.training.data_modules import TableDataModule
 from tests.data.conftest import fitted, raw
 
 N = 1000
@@ -276,7 +276,7 @@ class TestCache:
         folder = tmp_path / "cache"
         code = (
             "import sys, time; from lr_lightning.data import prepare;"
-            "from lr_lightning.data.table import TableDataModule;"
+            "from lr_lightning.training.data_modules import TableDataModule;"
             "prepare.Sweeps.notes = lambda *a: (print('now', flush=True), time.sleep(60));"
             f"TableDataModule({path!r}, 'y', missing='drop', cache_dir={str(folder)!r}).setup('fit')"
         )

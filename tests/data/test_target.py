@@ -12,8 +12,8 @@ import torch
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.spelling import find_label, weights_by_label
 from lr_lightning.data.summary import TrainingSummary
-from lr_lightning.data.table import TableDataModule
 from lr_lightning.errors import InputError
+from lr_lightning.training.data_modules import TableDataModule
 from tests.data.conftest import fitted, refusal
 
 TARGETS = {

@@ -9,7 +9,7 @@ import socket
 import traceback
 import warnings
 
-PRELOAD = ["torch", "lightning.pytorch", "torchmetrics", "lr_lightning.module", "lr_lightning.data.table"]
+PRELOAD = ["torch", "lightning.pytorch", "torchmetrics", "lr_lightning.module", "lr_lightning.training.data_modules"]
 TIMEOUT = 120.0
 
 

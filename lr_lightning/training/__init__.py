@@ -1,0 +1,1 @@
+"""All that needs Lightning: the module, the data modules, callbacks, the run folder."""
