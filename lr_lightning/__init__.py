@@ -15,13 +15,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lr_lightning.data.hours import HoursDataModule
     from lr_lightning.data.schema import TableSchema
-    from lr_lightning.data.tensors import TensorDataModule
     from lr_lightning.errors import InputError
     from lr_lightning.estimator import LogisticRegressionClassifier as LogisticRegressionClassifier
     from lr_lightning.model.linear_sigmoid import LinearSigmoid
     from lr_lightning.module import LogisticRegression
     from lr_lightning.predictor import Predictor, load
     from lr_lightning.training.data_modules import TableDataModule
+    from lr_lightning.training.tensors import TensorDataModule
 
 _MODULE_OF = {
     "HoursDataModule": "data.hours",

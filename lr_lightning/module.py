@@ -15,7 +15,6 @@ from typing_extensions import Self
 
 from lr_lightning.callbacks.housekeeping import Housekeeping
 from lr_lightning.checkpoint.validate import PREFIX, check_contents
-from lr_lightning.data.tensors import DESCRIPTION, TensorDataModule
 from lr_lightning.epoch import LineSearchEnd
 from lr_lightning.errors import InputError
 from lr_lightning.files import read_checkpoint
@@ -40,6 +39,7 @@ from lr_lightning.start import (
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.steps import LogisticSteps
+from lr_lightning.training.tensors import DESCRIPTION, TensorDataModule
 
 
 class LogisticRegression(LogisticSteps):

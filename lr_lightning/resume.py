@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from lr_lightning.data.schema import TableSchema
-from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.optimizers import EXACT, LBFGS_DEFAULTS, optimizer_class
+from lr_lightning.training.tensors import TensorDataModule
 
 if TYPE_CHECKING:
     from lr_lightning.module import LogisticRegression

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lr_lightning import figures
-from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.files import write_whole
 from lr_lightning.module import LogisticRegression
 from lr_lightning.results import predicted
@@ -23,6 +22,7 @@ from lr_lightning.run_folder import RunFolder, RunLogger
 from lr_lightning.statistics.held_out import MEASURES, has_both_classes
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
+from lr_lightning.training.tensors import TensorDataModule
 
 
 class RunRecord(Callback):

@@ -34,7 +34,6 @@ from lr_lightning.commands.trainer import (
     plain_if_a_process_is_lost,
     refuse_impossible_limits,
 )
-from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import FAILURE, InputError
 from lr_lightning.files import NO_SPACE, no_space
 from lr_lightning.module import LogisticRegression
@@ -43,6 +42,7 @@ from lr_lightning.predictor import load
 from lr_lightning.processes import is_first_process
 from lr_lightning.resume import refuse_other_settings
 from lr_lightning.run_folder import RunFolder
+from lr_lightning.training.tensors import TensorDataModule
 
 log = logging.getLogger("lr_lightning")
 

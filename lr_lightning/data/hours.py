@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lr_lightning.data.schema import TableSchema
-from lr_lightning.data.tensors import TensorDataModule
+from lr_lightning.training.tensors import TensorDataModule
 
 
 class HoursDataModule(TensorDataModule):

@@ -20,9 +20,9 @@ from lr_lightning.data.prepare import PARTS, Split, Sweeps
 from lr_lightning.data.readers.base import MissingTexts, Source
 from lr_lightning.data.readers.open import open_source
 from lr_lightning.data.schema import Level, TableSchema
-from lr_lightning.data.tensors import TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.model.standardization import Standardization
+from lr_lightning.training.tensors import TensorDataModule
 
 log = logging.getLogger("lr_lightning")
 _BYTES_BESIDE_ARROW = 2  # the standardised copy, and what reading needs for a while, by the size of the table
