@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lr_lightning.data.hours import HoursDataModule
     from lr_lightning.data.schema import TableSchema
     from lr_lightning.errors import InputError
     from lr_lightning.estimator import LogisticRegressionClassifier as LogisticRegressionClassifier
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from lr_lightning.module import LogisticRegression
     from lr_lightning.predictor import Predictor, load
     from lr_lightning.training.data_modules import TableDataModule
+    from lr_lightning.training.hours import HoursDataModule
     from lr_lightning.training.tensors import TensorDataModule
 
 _MODULE_OF = {
