@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import (
 )
 from torch import Tensor
 
-from lr_lightning.data.summary import TrainingSummary, random_rows, row_weights
 from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.penalty import Penalty
@@ -26,6 +25,7 @@ from lr_lightning.optimizers import EXACT, is_full_batch
 from lr_lightning.results import threshold_criterion
 from lr_lightning.solver import draw_sample, sample_size
 from lr_lightning.training.tensors import TensorDataModule
+from lr_lightning.training.training_summary import TrainingSummary, random_rows, row_weights
 
 
 def refuse_out_of_range(hparams: Mapping[str, Any]) -> None:

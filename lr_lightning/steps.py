@@ -13,7 +13,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lr_lightning.callbacks.housekeeping import Housekeeping
-from lr_lightning.data.summary import TrainingSummary, row_weights
 from lr_lightning.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
 from lr_lightning.errors import InputError
 from lr_lightning.metrics import HeldOutRows
@@ -28,6 +27,7 @@ from lr_lightning.start import refuse_partial_passes
 from lr_lightning.statistics.advice import PARTIAL
 from lr_lightning.statistics.held_out import measures, weighted_rows
 from lr_lightning.training.tensors import TensorDataModule
+from lr_lightning.training.training_summary import TrainingSummary, row_weights
 
 log = logging.getLogger("lr_lightning")
 

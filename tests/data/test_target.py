@@ -11,9 +11,9 @@ import torch
 
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.spelling import find_label, weights_by_label
-from lr_lightning.data.summary import TrainingSummary
 from lr_lightning.errors import InputError
 from lr_lightning.training.data_modules import TableDataModule
+from lr_lightning.training.training_summary import TrainingSummary
 from tests.data.conftest import fitted, refusal
 
 TARGETS = {
