@@ -22,7 +22,7 @@ from lr_lightning.training.tensors import TensorDataModule
 from lr_lightning.training.training_summary import row_weights
 
 if TYPE_CHECKING:
-    from lr_lightning.module import LogisticRegression
+    from lr_lightning.training.module import LogisticRegression
 
 THRESHOLD_RULES = "a number between 0 and 1, f1, youden, or cost=R (a false negative costs R false positives)"
 

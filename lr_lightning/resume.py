@@ -15,7 +15,7 @@ from lr_lightning.optimizers import EXACT, LBFGS_DEFAULTS, optimizer_class
 from lr_lightning.training.tensors import TensorDataModule
 
 if TYPE_CHECKING:
-    from lr_lightning.module import LogisticRegression
+    from lr_lightning.training.module import LogisticRegression
 
 FREE = {"path", "cache_dir"}  # of the data: where they lie; that they are the same is seen by their content
 ROUNDING = 1e-6  # of means and scales, in scales: another machine may sum in another order

@@ -329,7 +329,7 @@ def use_checkpoint(content: bytes, folder: Path, *, module: bool = False) -> Non
     path = folder / "some.ckpt"
     path.write_bytes(content)
     if module:
-        from lr_lightning.module import LogisticRegression
+        from lr_lightning.training.module import LogisticRegression
 
         LogisticRegression.load_from_checkpoint(path)
     predictor = load(path)

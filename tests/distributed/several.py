@@ -9,7 +9,13 @@ import socket
 import traceback
 import warnings
 
-PRELOAD = ["torch", "lightning.pytorch", "torchmetrics", "lr_lightning.module", "lr_lightning.training.data_modules"]
+PRELOAD = [
+    "torch",
+    "lightning.pytorch",
+    "torchmetrics",
+    "lr_lightning.training.module",
+    "lr_lightning.training.data_modules",
+]
 TIMEOUT = 120.0
 
 
