@@ -38,7 +38,7 @@ from lr_lightning.start import (
 )
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
-from lr_lightning.steps import LogisticSteps
+from lr_lightning.training.steps import LogisticSteps
 from lr_lightning.training.tensors import DESCRIPTION, TensorDataModule
 
 
