@@ -15,7 +15,6 @@ from typing_extensions import Self
 
 from lr_lightning.callbacks.housekeeping import Housekeeping
 from lr_lightning.checkpoint.validate import PREFIX, check_contents
-from lr_lightning.epoch import LineSearchEnd
 from lr_lightning.errors import InputError
 from lr_lightning.files import read_checkpoint
 from lr_lightning.metrics import HeldOutRows
@@ -38,6 +37,7 @@ from lr_lightning.start import (
 )
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
+from lr_lightning.training.epoch import LineSearchEnd
 from lr_lightning.training.steps import LogisticSteps
 from lr_lightning.training.tensors import DESCRIPTION, TensorDataModule
 

@@ -13,7 +13,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lr_lightning.callbacks.housekeeping import Housekeeping
-from lr_lightning.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
 from lr_lightning.errors import InputError
 from lr_lightning.metrics import HeldOutRows
 from lr_lightning.model.design import logistic_loss
@@ -26,6 +25,7 @@ from lr_lightning.solver import SubsampledNewton
 from lr_lightning.start import refuse_partial_passes
 from lr_lightning.statistics.advice import PARTIAL
 from lr_lightning.statistics.held_out import measures, weighted_rows
+from lr_lightning.training.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
 from lr_lightning.training.tensors import TensorDataModule
 from lr_lightning.training.training_summary import TrainingSummary, row_weights
 
