@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.standardization import Standardization
-from lr_lightning.start import solver_options
+from lr_lightning.training.start import solver_options
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from lr_lightning.checkpoint_io import SafeCheckpointIO
 from lr_lightning.configuration import as_written
 from lr_lightning.errors import InputError, ProcessLostError
 from lr_lightning.parsing import add_custom_classes_option
-from lr_lightning.start import refuse_imprecise
+from lr_lightning.training.start import refuse_imprecise
 
 # Lightning's defaults are for epochs that take minutes; ours take milliseconds.
 DEFAULTS = {
