@@ -12,9 +12,9 @@ from lightning.pytorch import Trainer
 from scipy import stats
 
 from lr_lightning import LogisticRegression, TensorDataModule
-from lr_lightning.results import infer
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import Covariance, chi_squared_p_value, two_sided_p_value
+from lr_lightning.training.results import infer
 from tests.conftest import QUIET_TRAINER
 from tests.statistics.tables import report_of, rows_by_name
 
