@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
-from lr_lightning.optimizers import EXACT, LBFGS_DEFAULTS, optimizer_class
+from lr_lightning.training.optimizers import EXACT, LBFGS_DEFAULTS, optimizer_class
 from lr_lightning.training.tensors import TensorDataModule
 
 if TYPE_CHECKING:

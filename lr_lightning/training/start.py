@@ -21,8 +21,8 @@ from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.standardization import Standardization
-from lr_lightning.optimizers import EXACT, is_full_batch
 from lr_lightning.solver import draw_sample, sample_size
+from lr_lightning.training.optimizers import EXACT, is_full_batch
 from lr_lightning.training.results import threshold_criterion
 from lr_lightning.training.tensors import TensorDataModule
 from lr_lightning.training.training_summary import TrainingSummary, random_rows, row_weights

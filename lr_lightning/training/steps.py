@@ -20,11 +20,11 @@ from lr_lightning.model.linear_sigmoid import LinearSigmoid, linear_predictor
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import serial_operations
-from lr_lightning.optimizers import EXACT, is_full_batch
 from lr_lightning.solver import SubsampledNewton
 from lr_lightning.statistics.advice import PARTIAL
 from lr_lightning.statistics.held_out import measures, weighted_rows
 from lr_lightning.training.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
+from lr_lightning.training.optimizers import EXACT, is_full_batch
 from lr_lightning.training.start import refuse_partial_passes
 from lr_lightning.training.tensors import TensorDataModule
 from lr_lightning.training.training_summary import TrainingSummary, row_weights
