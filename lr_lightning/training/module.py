@@ -17,7 +17,6 @@ from lr_lightning.callbacks.housekeeping import Housekeeping
 from lr_lightning.checkpoint.validate import PREFIX, check_contents
 from lr_lightning.errors import InputError
 from lr_lightning.files import read_checkpoint
-from lr_lightning.metrics import HeldOutRows
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.standardization import Standardization
@@ -27,6 +26,7 @@ from lr_lightning.resume import fit_settings, refuse_other_rows, refuse_other_se
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.epoch import LineSearchEnd
+from lr_lightning.training.metrics import HeldOutRows
 from lr_lightning.training.optimizers import EXACT, make_optimizer, refuse_unknown
 from lr_lightning.training.results import infer, with_held_out
 from lr_lightning.training.start import (
