@@ -22,13 +22,13 @@ from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import serial_operations
 from lr_lightning.predictor import Predictor
-from lr_lightning.resume import fit_settings, refuse_other_rows, refuse_other_settings
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.epoch import LineSearchEnd
 from lr_lightning.training.metrics import HeldOutRows
 from lr_lightning.training.optimizers import EXACT, make_optimizer, refuse_unknown
 from lr_lightning.training.results import infer, with_held_out
+from lr_lightning.training.resume import fit_settings, refuse_other_rows, refuse_other_settings
 from lr_lightning.training.start import (
     refuse_out_of_range,
     refuse_unfit_callbacks,
