@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from lr_lightning import LogisticRegression, TensorDataModule
 from lr_lightning.errors import InputError
 from lr_lightning.files import read_checkpoint
-from lr_lightning.run_folder import RunFolder
+from lr_lightning.training.run_folder import RunFolder
 from tests.conftest import QUIET_TRAINER, ROOT, python
 from tests.kills import Result, make_table
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from lr_lightning import figures
 from lr_lightning.files import write_whole
-from lr_lightning.run_folder import RunFolder, RunLogger
 from lr_lightning.statistics.held_out import MEASURES, has_both_classes
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.results import predicted
+from lr_lightning.training.run_folder import RunFolder, RunLogger
 from lr_lightning.training.tensors import TensorDataModule
 
 

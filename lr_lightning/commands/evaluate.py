@@ -25,8 +25,8 @@ from lr_lightning.errors import InputError
 from lr_lightning.files import read_checkpoint
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.parsing import CUSTOM_CLASSES, Parser, instantiate, parse
-from lr_lightning.run_folder import RunFolder
 from lr_lightning.training.module import LogisticRegression
+from lr_lightning.training.run_folder import RunFolder
 
 
 def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> None:

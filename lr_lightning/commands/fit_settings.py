@@ -17,10 +17,10 @@ from lr_lightning.commands.resuming import Origin, after_restart, damage_in_word
 from lr_lightning.commands.trainer import add_data_arguments, add_trainer_arguments
 from lr_lightning.errors import InputError
 from lr_lightning.parsing import CUSTOM_CLASSES, Parser, dump, parse
-from lr_lightning.run_folder import RunFolder
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.optimizers import EXACT
+from lr_lightning.training.run_folder import RunFolder
 
 COVARIANCES: dict[str, CovarianceType] = {"nonrobust": "nonrobust", "robust": "HC1", "HC0": "HC0", "HC1": "HC1"}
 PARTS = ("model", "optimizer", "data", "trainer")

@@ -17,9 +17,9 @@ from lr_lightning.class_policy import refuse_unsuitable_class
 from lr_lightning.configuration import as_written
 from lr_lightning.errors import InputError, ProcessLostError
 from lr_lightning.files import read_checkpoint
-from lr_lightning.run_folder import RunFolder
 from lr_lightning.training.optimizers import EXACT
 from lr_lightning.training.resume import epochs_done
+from lr_lightning.training.run_folder import RunFolder
 
 GROUPS = ("model", "trainer")  # whose defaults the parser takes one by one
 
