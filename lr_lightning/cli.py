@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from lr_lightning.errors import FAILURE, MISTAKE, InputError, ProcessLostError, printable
-from lr_lightning.processes import is_first_on_machine, is_first_process
+from lr_lightning.training.processes import is_first_on_machine, is_first_process
 
 # Each command is a module of lr_lightning.commands with `run(arguments)` and `make_parser()`, imported when it is
 # asked for: only those that train or test may cost the import of Lightning.

@@ -38,8 +38,8 @@ from lr_lightning.errors import FAILURE, InputError
 from lr_lightning.files import NO_SPACE, no_space
 from lr_lightning.parsing import instantiate, refuse_impossible_level
 from lr_lightning.predictor import load
-from lr_lightning.processes import is_first_process
 from lr_lightning.training.module import LogisticRegression
+from lr_lightning.training.processes import is_first_process
 from lr_lightning.training.resume import refuse_other_settings
 from lr_lightning.training.run_folder import RunFolder
 from lr_lightning.training.tensors import TensorDataModule

@@ -18,7 +18,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from lr_lightning.errors import InputError
 from lr_lightning.files import remove_temporary
-from lr_lightning.processes import is_first_process
+from lr_lightning.training.processes import is_first_process
 
 try:
     import fcntl
