@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import lr_lightning.callbacks.checkpoints
 import lr_lightning.commands.fit
+import lr_lightning.training.callbacks.checkpoints
 from lr_lightning.cli import main
 from lr_lightning.files import read_checkpoint
 
@@ -128,7 +128,7 @@ def start(folder: Path, arguments: list[str]) -> int:
         log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        lr_lightning.callbacks.checkpoints.SECONDS_BETWEEN_SAVES = 0.0
+        lr_lightning.training.callbacks.checkpoints.SECONDS_BETWEEN_SAVES = 0.0
         code = main(arguments)
     finally:
         os._exit(code)

@@ -310,7 +310,7 @@ def test_a_full_disk_ends_in_one_line(project, run, small_files, n_bytes, named)
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(project, run, small_files, monkeypatch):
-    monkeypatch.setattr("lr_lightning.callbacks.checkpoints.SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("lr_lightning.training.callbacks.checkpoints.SECONDS_BETWEEN_SAVES", 0.0)
 
     def fill_in_fifth(self, trainer, *_):
         small_files(1000 if trainer.current_epoch == 4 else resource.RLIM_INFINITY)
@@ -346,7 +346,7 @@ def test_a_full_disk_on_a_signal_is_not_passed_over(project, run, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("lr_lightning.callbacks.signals.StopOnSignal.on_train_start", receive)
-    monkeypatch.setattr("lr_lightning.callbacks.checkpoints._save", fail)
+    monkeypatch.setattr("lr_lightning.training.callbacks.checkpoints._save", fail)
     code, _, err = run(*FIT)
     assert code == 2
     assert "free some" in err.splitlines()[-1]
