@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import Self
 
-from lr_lightning.callbacks.housekeeping import Housekeeping
 from lr_lightning.checkpoint.validate import PREFIX, check_contents
 from lr_lightning.errors import InputError
 from lr_lightning.files import read_checkpoint
@@ -24,6 +23,7 @@ from lr_lightning.model.threads import serial_operations
 from lr_lightning.predictor import Predictor
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
+from lr_lightning.training.callbacks.housekeeping import Housekeeping
 from lr_lightning.training.epoch import LineSearchEnd
 from lr_lightning.training.metrics import HeldOutRows
 from lr_lightning.training.optimizers import EXACT, make_optimizer, refuse_unknown

@@ -12,7 +12,6 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from lr_lightning.callbacks.housekeeping import Housekeeping
 from lr_lightning.errors import InputError
 from lr_lightning.model.design import logistic_loss
 from lr_lightning.model.linear_sigmoid import LinearSigmoid, linear_predictor
@@ -22,6 +21,7 @@ from lr_lightning.model.threads import serial_operations
 from lr_lightning.solver import SubsampledNewton
 from lr_lightning.statistics.advice import PARTIAL
 from lr_lightning.statistics.held_out import measures, weighted_rows
+from lr_lightning.training.callbacks.housekeeping import Housekeeping
 from lr_lightning.training.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
 from lr_lightning.training.metrics import HeldOutRows
 from lr_lightning.training.optimizers import EXACT, is_full_batch
