@@ -607,7 +607,9 @@ def test_what_has_been_checked_is_what_is_used(adam, project, run, monkeypatch, 
         torch.save(SWAPPED[other](adam), project / "good.ckpt")
 
     torch.save(adam, project / "good.ckpt")
-    monkeypatch.setattr("lr_lightning.callbacks.record.RunRecord.setup", setup_of_a_slow_machine, raising=False)
+    monkeypatch.setattr(
+        "lr_lightning.training.callbacks.record.RunRecord.setup", setup_of_a_slow_machine, raising=False
+    )
     code, out, err = run("fit", "--ckpt_path", "good.ckpt", "--trainer.max_epochs", "4", "--quiet")
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
     assert err.startswith("error: good.ckpt: ")

@@ -41,7 +41,9 @@ def interrupted(project, run, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lr_lightning.callbacks.record.RunRecord.on_train_batch_end", stop_in_fourth, raising=False)
+        patch.setattr(
+            "lr_lightning.training.callbacks.record.RunRecord.on_train_batch_end", stop_in_fourth, raising=False
+        )
         code, out, err = run(*FIT)
     assert (code, out) == (143, ""), err
     command = shlex.join(["lr-lightning", *FIT, "--resume"])
@@ -247,7 +249,9 @@ def test_other_loops_resume_exactly_too(project, run, monkeypatch, options):
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lr_lightning.callbacks.record.RunRecord.on_train_batch_end", stop_in_second, raising=False)
+        patch.setattr(
+            "lr_lightning.training.callbacks.record.RunRecord.on_train_batch_end", stop_in_second, raising=False
+        )
         assert run(*arguments)[0] == 130
     next_second()
     assert run(*arguments, "--resume") == (0, "", "")
@@ -316,7 +320,9 @@ def test_a_full_disk_leaves_the_previous_checkpoint(project, run, small_files, m
         small_files(1000 if trainer.current_epoch == 4 else resource.RLIM_INFINITY)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lr_lightning.callbacks.record.RunRecord.on_train_epoch_start", fill_in_fifth, raising=False)
+        patch.setattr(
+            "lr_lightning.training.callbacks.record.RunRecord.on_train_epoch_start", fill_in_fifth, raising=False
+        )
         code, _, err = run(*FIT)
     small_files(resource.RLIM_INFINITY)
     assert code == 2
