@@ -351,7 +351,7 @@ def test_a_full_disk_on_a_signal_is_not_passed_over(project, run, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lr_lightning.callbacks.signals.StopOnSignal.on_train_start", receive)
+    monkeypatch.setattr("lr_lightning.training.callbacks.signals.StopOnSignal.on_train_start", receive)
     monkeypatch.setattr("lr_lightning.training.callbacks.checkpoints._save", fail)
     code, _, err = run(*FIT)
     assert code == 2

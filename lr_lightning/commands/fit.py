@@ -13,7 +13,6 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 
-from lr_lightning.callbacks.signals import Interrupted, StopOnSignal
 from lr_lightning.commands.fit_settings import (
     COVARIANCES,
     chosen_settings,
@@ -38,6 +37,7 @@ from lr_lightning.predictor import load
 from lr_lightning.training.callbacks.checkpoints import RunCheckpoints
 from lr_lightning.training.callbacks.progress import FitProgress
 from lr_lightning.training.callbacks.record import RunRecord
+from lr_lightning.training.callbacks.signals import Interrupted, StopOnSignal
 from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.processes import is_first_process
 from lr_lightning.training.resume import refuse_other_settings

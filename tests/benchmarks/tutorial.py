@@ -17,8 +17,8 @@ from unittest import mock
 
 import torch
 
-from lr_lightning.callbacks.signals import StopOnSignal
 from lr_lightning.cli import main
+from lr_lightning.training.callbacks.signals import StopOnSignal
 
 ROOT = Path(__file__).parents[2]
 REPEATS = 5

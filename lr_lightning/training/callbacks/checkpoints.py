@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from lr_lightning.callbacks.signals import StopOnSignal
+from lr_lightning.training.callbacks.signals import StopOnSignal
 
 SECONDS_BETWEEN_SAVES = 5.0  # saving after each epoch would cost more than the epoch
 
