@@ -15,7 +15,7 @@ from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import linear_predictor
 from lr_lightning.statistics.calibration import calibrate, choose_threshold
 from lr_lightning.statistics.held_out import weighted_rows
-from lr_lightning.statistics.inference import Inference, make_report
+from lr_lightning.statistics.summary import Inference, make_report
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.optimizers import EXACT
 from lr_lightning.training.tensors import TensorDataModule

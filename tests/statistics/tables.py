@@ -7,7 +7,7 @@ import torch
 
 from lr_lightning.model.standardization import Standardization, moments
 from lr_lightning.statistics.design_matrix import DesignMatrix
-from lr_lightning.statistics.inference import make_report
+from lr_lightning.statistics.summary import make_report
 from lr_lightning.statistics.sums import sum_rows
 
 
