@@ -132,7 +132,7 @@ class Report:
 
     def to_text(self, most: int | None = 30) -> str:
         """As R prints a glm: the coefficient table, with `most` rows at most, the likelihoods, then the warnings."""
-        from lr_lightning.statistics.report_text import render
+        from lr_lightning.statistics.render import render
 
         return render(self, most)
 
