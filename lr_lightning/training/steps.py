@@ -19,8 +19,8 @@ from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import serial_operations
 from lr_lightning.solver import SubsampledNewton
-from lr_lightning.statistics.advice import PARTIAL
 from lr_lightning.statistics.held_out import measures, weighted_rows
+from lr_lightning.statistics.warnings import PARTIAL
 from lr_lightning.training.callbacks.housekeeping import Housekeeping
 from lr_lightning.training.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
 from lr_lightning.training.metrics import HeldOutRows
