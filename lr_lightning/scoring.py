@@ -8,7 +8,7 @@ from typing import Any
 from lr_lightning import __version__
 from lr_lightning.data.schema import Column
 from lr_lightning.errors import InputError
-from lr_lightning.predictor import Predictor
+from lr_lightning.serving.predictor import Predictor
 
 UNITS = {"date": "days since 1970-01-01 (UTC)", "time": "days", "boolean": "1 for true, 0 for false"}
 

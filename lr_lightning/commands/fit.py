@@ -33,7 +33,7 @@ from lr_lightning.commands.trainer import (
 from lr_lightning.errors import FAILURE, InputError
 from lr_lightning.files import NO_SPACE, no_space
 from lr_lightning.parsing import instantiate, refuse_impossible_level
-from lr_lightning.predictor import load
+from lr_lightning.serving.predictor import load
 from lr_lightning.training.callbacks.checkpoints import RunCheckpoints
 from lr_lightning.training.callbacks.progress import FitProgress
 from lr_lightning.training.callbacks.record import RunRecord

@@ -21,7 +21,7 @@ from lr_lightning.data.spelling import Level
 from lr_lightning.errors import InputError
 from lr_lightning.files import write_whole
 from lr_lightning.parsing import output_file, parse, refuse_impossible_level
-from lr_lightning.predictor import Predictor, load
+from lr_lightning.serving.predictor import Predictor, load
 
 SUFFIXES = (".csv", ".parquet")
 PREDICTIONS = ("probability", "prediction")

@@ -20,7 +20,7 @@ from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import serial_operations
-from lr_lightning.predictor import Predictor
+from lr_lightning.serving.predictor import Predictor
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.callbacks.housekeeping import Housekeeping

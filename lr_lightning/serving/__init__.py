@@ -1,0 +1,1 @@
+"""Inference from a checkpoint: with torch, as an ONNX graph, as a scoring file."""
