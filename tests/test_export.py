@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from lr_lightning import InputError, LinearSigmoid, Predictor, load
 from lr_lightning.data.schema import Column, TableSchema
-from lr_lightning.export import MISSING_INTEGER, to_onnx
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.scoring import scoring_file
+from lr_lightning.serving.onnx import MISSING_INTEGER, to_onnx
 from tests.conftest import ROOT, imported_modules
 from tests.data.conftest import fitted
 
@@ -455,7 +455,7 @@ def test_missing_extra_is_one_line_that_says_what_to_install(hours_run, project,
     for name in [name for name in sys.modules if name.partition(".")[0] == "onnx"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.delitem(sys.modules, "lr_lightning.export")
+    monkeypatch.delitem(sys.modules, "lr_lightning.serving.onnx")
     code, out, error = run("export", "--ckpt_path", hours_run / "checkpoints" / "last.ckpt", "--output", "model.onnx")
     assert (code, out) == (2, "")
     assert error == "error: ONNX needs a package that is not installed: pip install 'lr-lightning[onnx]'\n"

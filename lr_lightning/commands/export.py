@@ -64,7 +64,7 @@ def _content(predictor: Predictor, chosen: str) -> bytes:
         text = json.dumps(scoring_file(predictor), indent=2, ensure_ascii=False, allow_nan=False)
         return f"{text}\n".encode()
     try:
-        from lr_lightning.export import to_onnx
+        from lr_lightning.serving.onnx import to_onnx
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "onnx":
             raise
