@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from lr_lightning import InputError, LinearSigmoid, Predictor, load
 from lr_lightning.data.schema import Column, TableSchema
 from lr_lightning.model.standardization import Standardization
-from lr_lightning.scoring import scoring_file
 from lr_lightning.serving.onnx import MISSING_INTEGER, to_onnx
+from lr_lightning.serving.scoring import scoring_file
 from tests.conftest import ROOT, imported_modules
 from tests.data.conftest import fitted
 

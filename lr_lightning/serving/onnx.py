@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from lr_lightning import __version__
 from lr_lightning.data.schema import Column, Level
 from lr_lightning.errors import InputError
-from lr_lightning.scoring import UNITS, refuse_infinite_levels
 from lr_lightning.serving.predictor import Predictor
+from lr_lightning.serving.scoring import UNITS, refuse_infinite_levels
 
 # StringSplit came with opset 20, LabelEncoder between text and double with opset 4 of ai.onnx.ml; both with IR 9. The
 # oldest versions that will do are read by the most runtimes.

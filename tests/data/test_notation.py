@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from lr_lightning.data.readers import csv
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
-from lr_lightning.scoring import scoring_file
 from lr_lightning.serving.predictor import Predictor, load
+from lr_lightning.serving.scoring import scoring_file
 from lr_lightning.training.data_modules import TableDataModule
 from tests.data.conftest import fitted, raw, refusal
 
