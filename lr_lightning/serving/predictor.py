@@ -213,7 +213,7 @@ class Predictor:
         Raises:
             InputError: if the model has more than one feature.
         """
-        from lr_lightning.figures import probability_curve
+        from lr_lightning.plots import probability_curve
 
         if self.curve is None or len(self.schema.feature_names) != 1:
             raise InputError(f"a model of {len(self.schema.feature_names)} features has no probability curve")

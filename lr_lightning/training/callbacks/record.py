@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lr_lightning import figures
+from lr_lightning import plots
 from lr_lightning.files import write_whole
 from lr_lightning.statistics.held_out import MEASURES, has_both_classes
 from lr_lightning.statistics.report import Report
@@ -26,7 +26,7 @@ from lr_lightning.training.tensors import TensorDataModule
 
 
 class RunRecord(Callback):
-    """Writes config.yaml, report.json, the figures, and all of them to TensorBoard; the settings to every logger.
+    """Writes config.yaml, report.json, the plots, and all of them to TensorBoard; the settings to every logger.
 
     Args:
         run: where it goes.
@@ -83,7 +83,7 @@ class RunRecord(Callback):
         self._losses.append((train, val))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the report, before the last checkpoint is written, and the figures."""
+        """Make the report, before the last checkpoint is written, and the plots."""
         data = getattr(trainer, "datamodule", None)
         if isinstance(pl_module, LogisticRegression) and isinstance(data, TensorDataModule):
             # In every process: the report, and the threshold in it, go into a checkpoint that all of them dump.
@@ -127,7 +127,7 @@ class RunRecord(Callback):
             yield "probability_curve", predictor.probability_curve(*data.points(), level=self.level)
         train, val = np.array(self._losses).reshape(-1, 2).T
         if len(train) > 1:  # of a single pass there is no curve
-            yield "loss", figures.loss(train, None if np.isnan(val).all() else val)
+            yield "loss", plots.loss(train, None if np.isnan(val).all() else val)
         behind_intercept = len(report.coefficients) - len(data.schema.feature_names)
         slopes = report.coefficients[behind_intercept:]
         columns = [[row.estimate, row.ci_low, row.ci_high] for row in slopes]
@@ -136,20 +136,20 @@ class RunRecord(Callback):
             names = [row.name for row in slopes]
             limits = (None, None) if np.isnan(low).all() else (low, high)
             scale = data.training.scale.numpy()
-            yield "coefficients", figures.coefficients(names, estimates, *limits, scale=scale, level=self.level)
+            yield "coefficients", plots.coefficients(names, estimates, *limits, scale=scale, level=self.level)
         if held_out is None or data.val_rows is None:
             return
         probability = torch.sigmoid(held_out[0]).numpy()
         logits, y, weight = (column.numpy() for column in held_out)
         weight = None if data.val_rows.weight is None else weight
         if has_both_classes(held_out[1]):
-            yield "roc", figures.roc(logits, y, weight)
-            yield "precision_recall", figures.precision_recall(logits, y, weight)
-        yield "reliability", figures.reliability(probability, y, weight)
+            yield "roc", plots.roc(logits, y, weight)
+            yield "precision_recall", plots.precision_recall(logits, y, weight)
+        yield "reliability", plots.reliability(probability, y, weight)
         negative, positive = (str(label) for label in data.schema.written_labels)
         yield (
             "confusion_matrix",
-            figures.confusion_matrix(probability, y, weight, threshold=report.threshold, labels=(negative, positive)),
+            plots.confusion_matrix(probability, y, weight, threshold=report.threshold, labels=(negative, positive)),
         )
 
 
