@@ -25,7 +25,7 @@ except ImportError as error:
     ) from error
 
 from lr_lightning.data.spelling import weights_by_label
-from lr_lightning.estimator_penalty import penalty_in_use
+from lr_lightning.sklearn_penalty import penalty_in_use
 
 if TYPE_CHECKING:
     from lr_lightning.solver.fit import Solution
