@@ -11,7 +11,7 @@ import lr_lightning
 MODULES = (
     "lr_lightning",
     r"!lr_lightning\.",  # the public names are shown where they are imported from
-    "lr_lightning.estimator",
+    "lr_lightning.sklearn",
     "lr_lightning.solver",
     r"!lr_lightning\.solver\.",
     "lr_lightning.statistics.report",

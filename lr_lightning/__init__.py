@@ -15,9 +15,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lr_lightning.data.schema import TableSchema
     from lr_lightning.errors import InputError
-    from lr_lightning.estimator import LogisticRegressionClassifier as LogisticRegressionClassifier
     from lr_lightning.model.linear_sigmoid import LinearSigmoid
     from lr_lightning.serving.predictor import Predictor, load
+    from lr_lightning.sklearn import LogisticRegressionClassifier as LogisticRegressionClassifier
     from lr_lightning.training.data_modules import TableDataModule
     from lr_lightning.training.hours import HoursDataModule
     from lr_lightning.training.module import LogisticRegression
