@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lr_lightning.cli import main
+from lr_lightning.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 QUIET_TRAINER = {

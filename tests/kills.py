@@ -26,7 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import lr_lightning.commands.fit
 import lr_lightning.training.callbacks.checkpoints
-from lr_lightning.cli import main
+from lr_lightning.cli.main import main
 from lr_lightning.files import read_checkpoint
 
 OPTIMIZERS = {

@@ -561,7 +561,7 @@ def test_an_output_stream_that_is_full(exam_checkpoint, project):
 
 def test_help_and_version_import_not_even_torch(project):
     for option in ("--help", "--version"):
-        modules = imported_modules(f"from lr_lightning.cli import main; main([{option!r}])", project)
+        modules = imported_modules(f"from lr_lightning.cli.main import main; main([{option!r}])", project)
         assert not {"torch", "lightning", "torchmetrics", "pyarrow", "numpy"} & modules
 
 
@@ -572,7 +572,7 @@ def test_importing_the_package_imports_nothing_heavy(project):
 
 def test_predict_imports_neither_lightning_nor_torchmetrics(project, exam_checkpoint):
     arguments = ["predict", "--ckpt_path", str(exam_checkpoint), "--data.path", str(EXAM)]
-    modules = imported_modules(f"from lr_lightning.cli import main; main({json.dumps(arguments)})", project)
+    modules = imported_modules(f"from lr_lightning.cli.main import main; main({json.dumps(arguments)})", project)
     assert not {"lightning", "pytorch_lightning", "torchmetrics", "tensorboard", "matplotlib"} & modules
 
 
@@ -618,7 +618,7 @@ def test_mistakes_of_which_torch_knows_nothing_do_not_wait_for_it(project):
     (project / "unknown_top.yaml").write_text("seed: 3\n")
     (project / "broken.yaml").write_text("model: [1")
     modules = imported_modules(
-        f"from lr_lightning.cli import main\nassert [main(a) for a in {EARLY!r}] == [2] * {len(EARLY)}", project
+        f"from lr_lightning.cli.main import main\nassert [main(a) for a in {EARLY!r}] == [2] * {len(EARLY)}", project
     )
     assert not {"torch", "lightning"} & modules
 

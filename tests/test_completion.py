@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lr_lightning.cli import COMMANDS, main
+from lr_lightning.cli.main import COMMANDS, main
 
 pytest.importorskip("shtab")
 

@@ -465,7 +465,7 @@ def test_missing_extra_is_one_line_that_says_what_to_install(hours_run, project,
 def test_json_needs_neither_onnx_nor_lightning(hours_run, tmp_path):
     checkpoint = str(hours_run / "checkpoints" / "last.ckpt")
     modules = imported_modules(
-        f"from lr_lightning.cli import main; assert main(['export', '--ckpt_path', {checkpoint!r}]) == 0", tmp_path
+        f"from lr_lightning.cli.main import main; assert main(['export', '--ckpt_path', {checkpoint!r}]) == 0", tmp_path
     )
     assert "torch" in modules
     assert not {"onnx", "onnxruntime", "lightning", "pyarrow"} & modules

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from lr_lightning.cli import main
+from lr_lightning.cli.main import main
 from lr_lightning.training.callbacks.progress import _epochs_a_line
 
 HOURS = ["fit", "--config", "conf/hours.yaml", "--trainer.max_epochs", "40"]

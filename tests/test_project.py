@@ -39,7 +39,7 @@ def test_wheel_holds_the_package_and_nothing_else(distributions):
         entry_points = archive.read(f"{info}/entry_points.txt").decode()
     assert {name for name in names if not name.startswith(info)} == PACKAGE_FILES | {"lr_lightning/py.typed"}
     assert f"{info}/licenses/LICENSE" in names
-    assert "lr-lightning = lr_lightning.cli:main" in entry_points
+    assert "lr-lightning = lr_lightning.cli.main:main" in entry_points
     assert f"Version: {lr_lightning.__version__}" in metadata
     assert "Requires-Python: >=3.10" in metadata
     assert "lightning<2.7,>=2.6.4" in metadata  # not the malicious 2.6.2 and 2.6.3

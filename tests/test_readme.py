@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lr_lightning.cli import COMMANDS
+from lr_lightning.cli.main import COMMANDS
 from tests.conftest import ROOT, python
 
 README, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))

@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> None:
         import shtab
     except ImportError as error:
         raise InputError("completion needs shtab: pip install 'lr-lightning[completion]'") from error
-    from lr_lightning.cli import COMMANDS
+    from lr_lightning.cli.main import COMMANDS
 
     parser = ArgumentParser(prog="lr-lightning", description="Binary logistic regression with PyTorch Lightning.")
     parser.add_argument("--version", action="store_true", help="say the version")

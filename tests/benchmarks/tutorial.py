@@ -17,7 +17,7 @@ from unittest import mock
 
 import torch
 
-from lr_lightning.cli import main
+from lr_lightning.cli.main import main
 from lr_lightning.training.callbacks.signals import StopOnSignal
 
 ROOT = Path(__file__).parents[2]

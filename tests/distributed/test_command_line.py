@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lr_lightning.cli import main
+from lr_lightning.cli.main import main
 from lr_lightning.training.processes import is_first_on_machine, is_first_process
 from tests.conftest import python
 from tests.distributed.several import in_processes

@@ -24,7 +24,7 @@ CHILDREN = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
 COMMAND_LINE = """
 import sys
 from lr_lightning.training.callbacks import checkpoints
-from lr_lightning.cli import main
+from lr_lightning.cli.main import main
 
 checkpoints.SECONDS_BETWEEN_SAVES = 0.3
 if __name__ == "__main__":
