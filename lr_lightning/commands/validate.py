@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from lr_lightning.commands import evaluate
+from lr_lightning.cli import evaluate
 
 
 def run(arguments: Sequence[str]) -> None:
