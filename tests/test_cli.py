@@ -20,7 +20,7 @@ import yaml
 
 import lr_lightning
 from lr_lightning import load
-from lr_lightning.commands import first_look
+from lr_lightning.cli import first_look
 from tests.conftest import ROOT, imported_modules, python
 
 EXAM = ROOT / "conf" / "samples" / "exam.csv"

@@ -70,7 +70,7 @@ def _dispatch(arguments: list[str]) -> int:
     if command not in IN_SEVERAL_PROCESSES and not is_first_process():
         return 0
     _show_messages()
-    from lr_lightning.commands.first_look import refuse_at_first_look
+    from lr_lightning.cli.first_look import refuse_at_first_look
 
     refuse_at_first_look(command, rest)
     return import_module(f"lr_lightning.commands.{command}").run(rest) or 0
