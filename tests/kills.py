@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import lr_lightning.commands.fit
+import lr_lightning.cli.fit
 import lr_lightning.training.callbacks.checkpoints
 from lr_lightning.cli.main import main
 from lr_lightning.files import read_checkpoint
