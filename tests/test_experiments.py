@@ -11,8 +11,8 @@ import yaml
 from hypothesis import strategies as st
 
 from lr_lightning import load
+from lr_lightning.cli.fit_settings import make_parser, saved_text
 from lr_lightning.cli.main import main
-from lr_lightning.commands.fit_settings import make_parser, saved_text
 from lr_lightning.parsing import parse
 from tests.conftest import ROOT, python
 

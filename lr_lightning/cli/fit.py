@@ -13,14 +13,14 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 
-from lr_lightning.commands.fit_settings import (
+from lr_lightning.cli.fit_settings import (
     COVARIANCES,
     chosen_settings,
     experiment_name,
     saved_text,
     settings_and_origin,
 )
-from lr_lightning.commands.fit_settings import (
+from lr_lightning.cli.fit_settings import (
     make_parser as make_parser,
 )
 from lr_lightning.commands.resuming import Origin, command_to_resume, damage_in_words
