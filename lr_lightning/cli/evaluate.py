@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 
 from lr_lightning import TableDataModule
 from lr_lightning.class_policy import allow_classes, refuse_unsuitable_class
-from lr_lightning.commands.trainer import (
+from lr_lightning.cli.trainer import (
     add_data_arguments,
     add_trainer_arguments,
     make_trainer,

@@ -24,7 +24,7 @@ from lr_lightning.cli.fit_settings import (
     make_parser as make_parser,
 )
 from lr_lightning.cli.resuming import Origin, command_to_resume, damage_in_words
-from lr_lightning.commands.trainer import (
+from lr_lightning.cli.trainer import (
     make_trainer,
     mistakes_in_one_line,
     plain_if_a_process_is_lost,
