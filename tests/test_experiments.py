@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lr_lightning import load
 from lr_lightning.cli.fit_settings import make_parser, saved_text
 from lr_lightning.cli.main import main
-from lr_lightning.parsing import parse
+from lr_lightning.cli.parse import parse
 from tests.conftest import ROOT, python
 
 EXPERIMENTS = sorted(path.name for path in (ROOT / "conf").glob("*.yaml"))

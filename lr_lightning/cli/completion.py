@@ -9,8 +9,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from lr_lightning.cli.parse import parse
 from lr_lightning.errors import InputError
-from lr_lightning.parsing import parse
 
 SHELLS = ("bash", "zsh", "tcsh")
 FILES = ("--ckpt_path", "--output", "--data.path", "--data.cache_dir")

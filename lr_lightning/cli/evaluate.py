@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 
 from lr_lightning import TableDataModule
 from lr_lightning.class_policy import allow_classes, refuse_unsuitable_class
+from lr_lightning.cli.parse import CUSTOM_CLASSES, Parser, instantiate, parse
 from lr_lightning.cli.trainer import (
     add_data_arguments,
     add_trainer_arguments,
@@ -24,7 +25,6 @@ from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.files import read_checkpoint
 from lr_lightning.model.standardization import Standardization
-from lr_lightning.parsing import CUSTOM_CLASSES, Parser, instantiate, parse
 from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.run_folder import RunFolder
 

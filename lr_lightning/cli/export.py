@@ -9,9 +9,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from lr_lightning.cli.parse import output_file, parse
 from lr_lightning.errors import InputError
 from lr_lightning.files import write_whole
-from lr_lightning.parsing import output_file, parse
 from lr_lightning.serving.predictor import Predictor, load
 from lr_lightning.serving.scoring import scoring_file
 

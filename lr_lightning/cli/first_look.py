@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 import lr_lightning
+from lr_lightning.cli.parse import CUSTOM_CLASSES, one_line
 from lr_lightning.configuration import LARGEST_FILE, Written, load_configuration
 from lr_lightning.errors import InputError
-from lr_lightning.parsing import CUSTOM_CLASSES, one_line
 
 PACKAGE = Path(lr_lightning.__file__).parent
 # Where the parser of a command is made, and the groups of options that it takes from classes.

@@ -23,6 +23,7 @@ from lr_lightning.cli.fit_settings import (
 from lr_lightning.cli.fit_settings import (
     make_parser as make_parser,
 )
+from lr_lightning.cli.parse import instantiate, refuse_impossible_level
 from lr_lightning.cli.resuming import Origin, command_to_resume, damage_in_words
 from lr_lightning.cli.trainer import (
     make_trainer,
@@ -32,7 +33,6 @@ from lr_lightning.cli.trainer import (
 )
 from lr_lightning.errors import FAILURE, InputError
 from lr_lightning.files import NO_SPACE, no_space
-from lr_lightning.parsing import instantiate, refuse_impossible_level
 from lr_lightning.serving.predictor import load
 from lr_lightning.training.callbacks.checkpoints import RunCheckpoints
 from lr_lightning.training.callbacks.progress import FitProgress

@@ -13,10 +13,10 @@ from jsonargparse import ArgumentParser, Namespace
 from lr_lightning.class_policy import allow_classes
 from lr_lightning.cli.evaluate import checkpoint_path
 from lr_lightning.cli.first_look import SET_ELSEWHERE
+from lr_lightning.cli.parse import CUSTOM_CLASSES, Parser, dump, parse
 from lr_lightning.cli.resuming import Origin, after_restart, damage_in_words, from_checkpoint, newest_unfinished
 from lr_lightning.cli.trainer import add_data_arguments, add_trainer_arguments
 from lr_lightning.errors import InputError
-from lr_lightning.parsing import CUSTOM_CLASSES, Parser, dump, parse
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.optimizers import EXACT

@@ -16,11 +16,11 @@ import pyarrow.parquet
 import torch
 from jsonargparse import ArgumentParser
 
+from lr_lightning.cli.parse import output_file, parse, refuse_impossible_level
 from lr_lightning.data.schema import EncodedRows
 from lr_lightning.data.spelling import Level
 from lr_lightning.errors import InputError
 from lr_lightning.files import write_whole
-from lr_lightning.parsing import output_file, parse, refuse_impossible_level
 from lr_lightning.serving.predictor import Predictor, load
 
 SUFFIXES = (".csv", ".parquet")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from lr_lightning.parsing import parse, refuse_impossible_level
+from lr_lightning.cli.parse import parse, refuse_impossible_level
 from lr_lightning.serving.predictor import load
 
 

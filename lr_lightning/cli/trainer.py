@@ -18,9 +18,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from lr_lightning import HoursDataModule, TableDataModule
+from lr_lightning.cli.parse import add_custom_classes_option
 from lr_lightning.configuration import as_written
 from lr_lightning.errors import InputError, ProcessLostError
-from lr_lightning.parsing import add_custom_classes_option
 from lr_lightning.training.checkpoint_io import SafeCheckpointIO
 from lr_lightning.training.start import refuse_imprecise
 
