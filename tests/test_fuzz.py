@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lr_lightning import InputError
-from lr_lightning.configuration import load_configuration
+from lr_lightning.cli.yaml import load_configuration
 from lr_lightning.data.plain_data import from_plain, misfit
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import printable

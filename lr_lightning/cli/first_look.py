@@ -20,7 +20,7 @@ import yaml
 
 import lr_lightning
 from lr_lightning.cli.parse import CUSTOM_CLASSES, one_line
-from lr_lightning.configuration import LARGEST_FILE, Written, load_configuration
+from lr_lightning.cli.yaml import LARGEST_FILE, Written, load_configuration
 from lr_lightning.errors import InputError
 
 PACKAGE = Path(lr_lightning.__file__).parent

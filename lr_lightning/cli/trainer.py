@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import Logger
 
 from lr_lightning import HoursDataModule, TableDataModule
 from lr_lightning.cli.parse import add_custom_classes_option
-from lr_lightning.configuration import as_written
+from lr_lightning.cli.yaml import as_written
 from lr_lightning.errors import InputError, ProcessLostError
 from lr_lightning.training.checkpoint_io import SafeCheckpointIO
 from lr_lightning.training.start import refuse_imprecise
