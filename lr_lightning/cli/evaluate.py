@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 from lr_lightning import TableDataModule
-from lr_lightning.class_policy import allow_classes, refuse_unsuitable_class
+from lr_lightning.cli.allowlist import allow_classes, refuse_unsuitable_class
 from lr_lightning.cli.parse import CUSTOM_CLASSES, Parser, instantiate, parse
 from lr_lightning.cli.trainer import (
     add_data_arguments,

@@ -10,7 +10,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from lr_lightning.class_policy import allow_classes
+from lr_lightning.cli.allowlist import allow_classes
 from lr_lightning.cli.evaluate import checkpoint_path
 from lr_lightning.cli.first_look import SET_ELSEWHERE
 from lr_lightning.cli.parse import CUSTOM_CLASSES, Parser, dump, parse

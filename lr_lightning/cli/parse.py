@@ -13,7 +13,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from lr_lightning.class_policy import allow_classes, why_denied
+from lr_lightning.cli.allowlist import allow_classes, why_denied
 from lr_lightning.cli.yaml import Unread, Written, refuse_large_files, settled, use_checked_yaml
 from lr_lightning.errors import InputError
 

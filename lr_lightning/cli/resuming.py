@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningDataModule
 
-from lr_lightning.class_policy import refuse_unsuitable_class
+from lr_lightning.cli.allowlist import refuse_unsuitable_class
 from lr_lightning.cli.yaml import as_written
 from lr_lightning.errors import InputError, ProcessLostError
 from lr_lightning.files import read_checkpoint
