@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from lr_lightning.training.tensors import TensorDataModule
 
 _MODULE_OF = {
-    "HoursDataModule": "data.hours",
+    "HoursDataModule": "training.hours",
     "InputError": "errors",
-    "LinearSigmoid": "linear_sigmoid",
-    "LogisticRegression": "module",
-    "LogisticRegressionClassifier": "estimator",
-    "Predictor": "predictor",
-    "TableDataModule": "data.table",
+    "LinearSigmoid": "model.linear_sigmoid",
+    "LogisticRegression": "training.module",
+    "LogisticRegressionClassifier": "sklearn",
+    "Predictor": "serving.predictor",
+    "TableDataModule": "training.data_modules",
     "TableSchema": "data.schema",
-    "TensorDataModule": "data.tensors",
-    "load": "predictor",
+    "TensorDataModule": "training.tensors",
+    "load": "serving.predictor",
 }
 
 # LogisticRegressionClassifier is not among them: it needs an extra, without which `import *` would fail.

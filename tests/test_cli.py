@@ -626,7 +626,7 @@ def test_mistakes_of_which_torch_knows_nothing_do_not_wait_for_it(project):
 @pytest.mark.parametrize("command", first_look.PARSERS)
 def test_the_first_look_knows_the_options_of_the_parser(command):
     """Neither more, which would let mistakes pass, nor less, which would refuse what there is."""
-    parser = import_module(f"lr_lightning.commands.{command}").make_parser()
+    parser = import_module(f"lr_lightning.cli.{command}").make_parser()
     options = {option.removeprefix("--") for option in parser._option_string_actions if not option.endswith("+")}
     options = {option for option in options - {"-h"} if not option.endswith(".help")} | {"help", "print_config"}
     groups = first_look.PARSERS[command][1]

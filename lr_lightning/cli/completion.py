@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--version", action="store_true", help="say the version")
     commands = parser.add_subcommands(required=False)
     for name, text in COMMANDS.items():
-        of_command = import_module(f"lr_lightning.commands.{name}").make_parser()
+        of_command = import_module(f"lr_lightning.cli.{name}").make_parser()
         _complete_by_hand(of_command, shtab.FILE)
         commands.add_subcommand(name, of_command, help=text)
     print(parser.get_completion_script(f"shtab-{shell}"))

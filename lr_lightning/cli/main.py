@@ -15,7 +15,7 @@ from importlib import import_module
 from lr_lightning.errors import FAILURE, MISTAKE, InputError, ProcessLostError, printable
 from lr_lightning.training.processes import is_first_on_machine, is_first_process
 
-# Each command is a module of lr_lightning.commands with `run(arguments)` and `make_parser()`, imported when it is
+# Each command is a module of lr_lightning.cli with `run(arguments)` and `make_parser()`, imported when it is
 # asked for: only those that train or test may cost the import of Lightning.
 COMMANDS = {
     "fit": "fit a logistic regression to a table",
@@ -73,7 +73,7 @@ def _dispatch(arguments: list[str]) -> int:
     from lr_lightning.cli.first_look import refuse_at_first_look
 
     refuse_at_first_look(command, rest)
-    return import_module(f"lr_lightning.commands.{command}").run(rest) or 0
+    return import_module(f"lr_lightning.cli.{command}").run(rest) or 0
 
 
 def _help() -> str:

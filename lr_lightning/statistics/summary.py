@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_lightning.statistics import warnings
+from lr_lightning.statistics import warnings as worded
 from lr_lightning.statistics.collinearity import (
     Collinearity,
     find_collinearity,
@@ -102,7 +102,7 @@ def make_report(
 
     separation = None if penalized else _separation(design, parameters, sums, keep, converged, wide)
     kind = None if separation is None else separation.kind
-    warnings = warnings.of_data(
+    warnings = worded.of_data(
         constant=[name for j, name in enumerate(feature_names) if j not in set(design.columns.tolist())],
         relations=[relation_in_words(collinearity, m, design, names) for m in range(len(collinearity.aliased))],
         aliased=[names[j] for j in collinearity.aliased],
@@ -111,24 +111,24 @@ def make_report(
         settled=not (design.single or (len(collinearity.aliased) and design.rounded[collinearity.aliased].any())),
     )
     if separation is not None:
-        warnings += warnings.of_separation(kind, [names[j] for j in separation.columns])
+        warnings += worded.of_separation(kind, [names[j] for j in separation.columns])
         huge = [names[j] for j in design.rounded.nonzero()[0]] if separation.doubt == "rounding" else []
-        warnings += warnings.of_doubt(
+        warnings += worded.of_doubt(
             separation.doubt, kind, len(keep), MAX_COLUMNS_SEPARATED, single=design.single, huge=huge
         )
     if not converged and kind is None:
-        warnings.append(warnings.not_converged(passes, exact=exact))
-    warnings += warnings.of_counts(*_counts(sums, class_weighted), len(keep) - intercept)
+        warnings.append(worded.not_converged(passes, exact=exact))
+    warnings += worded.of_counts(*_counts(sums, class_weighted), len(keep) - intercept)
 
     factor, undetermined = None, np.array([], int)
     if partial:
-        warnings.append(warnings.PARTIAL)
+        warnings.append(worded.PARTIAL)
     elif penalized:
-        warnings.append(warnings.PENALIZED)
+        warnings.append(worded.PENALIZED)
     elif class_weighted and covariance == "nonrobust":
-        warnings.append(warnings.CLASS_WEIGHTED)
+        warnings.append(worded.CLASS_WEIGHTED)
     elif wide:
-        warnings.append(warnings.too_wide(design.size, MAX_COLUMNS))
+        warnings.append(worded.too_wide(design.size, MAX_COLUMNS))
     elif kind != "complete":
         free = None if separation is None or kind is None else separation.free[keep]
         factor, flat = covariance_factor(design, sums, parameters, keep, covariance, free)
@@ -136,7 +136,7 @@ def make_report(
             factor /= math.sqrt(weight_scale)
         undetermined = moved_terms(design, flat, _MOVED)
         if len(undetermined):
-            warnings.append(warnings.undetermined([[*names, "(Intercept)"][j] for j in undetermined]))
+            warnings.append(worded.undetermined([[*names, "(Intercept)"][j] for j in undetermined]))
 
     errors = _std_errors(design, factor, keep, separation)
     errors[undetermined] = np.nan

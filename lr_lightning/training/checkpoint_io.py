@@ -19,7 +19,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
     Example:
         >>> from lightning.pytorch import Trainer
-        >>> from lr_lightning.training.checkpoint_io import SafeCheckpointIO
+        >>> from lr_lightning.checkpoint_io import SafeCheckpointIO
         >>> trainer = Trainer(plugins=[SafeCheckpointIO()], accelerator="cpu", logger=False)
     """
 

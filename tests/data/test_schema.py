@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lr_lightning.data.readers import csv, files
+from lr_lightning.data.readers import csv
+from lr_lightning.data.readers import open as opening
 from lr_lightning.data.schema import Column, TableSchema
 from lr_lightning.errors import InputError
 from tests.data.conftest import fitted
@@ -200,7 +201,7 @@ class TestBlocks:
     @pytest.mark.parametrize("suffix", ["csv", "parquet"])
     def test_are_the_rows_in_order_with_their_ids(self, schema, tmp_path, suffix, monkeypatch):
         monkeypatch.setattr(csv, "STREAM_BLOCK_BYTES", 4096)
-        monkeypatch.setattr(files, "STREAM_BATCH_ROWS", 500)
+        monkeypatch.setattr(opening, "STREAM_BATCH_ROWS", 500)
         n = 3000
         table = pa.table(
             {**{name: values * (n // 2) for name, values in NEW.items()}, "id": [f"{i:05}" for i in range(n)]}

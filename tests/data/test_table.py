@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lr_lightning.data import cache, decoding
+from lr_lightning.data import cache, prepare
 from lr_lightning.data.cache import TensorCache
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError

@@ -1,1 +1,0 @@
-"""The commands of `lr-lightning`, a module each with `run(arguments)`."""
