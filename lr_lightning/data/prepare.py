@@ -13,7 +13,7 @@ import torch
 
 from lr_lightning.data.choices import Choices
 from lr_lightning.data.columns import width
-from lr_lightning.data.encode import Block, Encoder
+from lr_lightning.data.encoder import Block, Encoder
 from lr_lightning.data.readers.base import Source
 from lr_lightning.data.rows_in_use import Survey, refuse_missing, review
 from lr_lightning.data.scan import survey

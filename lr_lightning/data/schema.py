@@ -219,7 +219,7 @@ class TableSchema:
             x = encode_array(self, data, name or "the array")
             if x is not None:
                 return x
-        from lr_lightning.data.encode import encode  # brings pyarrow
+        from lr_lightning.data.encoder import encode  # brings pyarrow
 
         return encode(self, data, name)
 
@@ -227,7 +227,7 @@ class TableSchema:
         self, data: Any, *, name: str | None = None, identifier: str | None = None
     ) -> Iterator[EncodedRows]:
         """The same as `encode`, block by block in constant memory, with the column `identifier` beside it."""
-        from lr_lightning.data.encode import encode_blocks
+        from lr_lightning.data.encoder import encode_blocks
 
         return encode_blocks(self, data, name, identifier)
 

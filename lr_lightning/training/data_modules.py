@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user_cache_folder
 from lr_lightning.data.choices import Choices, refuse_absent
-from lr_lightning.data.encode import prepare
+from lr_lightning.data.encoder import prepare
 from lr_lightning.data.loader import Rows, TensorBatches
 from lr_lightning.data.prepare import PARTS, Split, Sweeps
 from lr_lightning.data.readers.base import MissingTexts, Source
