@@ -1,4 +1,4 @@
-"""Checkpoint files: read without executing anything in them, written whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,25 +7,11 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from lr_lightning.checkpoint.read import load_archive
-from lr_lightning.checkpoint.validate import check_contents
 from lr_lightning.errors import InputError
 
 TEMPORARY = ".tmp"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a checkpoint: tensors on the CPU and plain values, of which nothing has been executed.
-
-    Raises:
-        InputError: if the file is missing, is no checkpoint, is not one of this package, or contradicts itself.
-    """
-    checkpoint = load_archive(path)
-    check_contents(checkpoint, os.fsdecode(path))
-    return checkpoint
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -22,6 +22,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import torch
 
+from lr_lightning.data.encode import encode, encode_blocks
 from lr_lightning.data.schema import Column, TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.serving.predictor import load
@@ -291,11 +292,11 @@ def use_table(content: bytes, name: str, folder: Path, target: str = "y") -> Non
     path = folder / name
     path.write_bytes(content)
     with contextlib.suppress(InputError):
-        schemas()[0].encode(path)
+        encode(schemas()[0], path)
     data = TableDataModule(str(path), target, missing="impute", val_fraction=0.0)
     data.prepare_data()
     data.setup("fit")
-    for _ in data.schema.encode_blocks(path, identifier=data.schema.columns[0].name):
+    for _ in encode_blocks(data.schema, path, identifier=data.schema.columns[0].name):
         pass
 
 
@@ -307,8 +308,8 @@ def schema(generator: random.Random, folder: Path) -> None:
 def use_schema(plain) -> None:
     found = TableSchema.from_dict(plain)
     rows = {column.name: [column.levels[0] if column.levels else 1] for column in found.columns}
-    found.encode(np.zeros((2, len(rows))))
-    found.encode({**rows, found.target: [found.labels[0]]})
+    encode(found, np.zeros((2, len(rows))))
+    encode(found, {**rows, found.target: [found.labels[0]]})
 
 
 def checkpoint(generator: random.Random, folder: Path) -> None:

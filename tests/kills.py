@@ -26,8 +26,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import lr_lightning.cli.fit
 import lr_lightning.training.callbacks.checkpoints
+from lr_lightning.checkpoint.read import read_checkpoint
 from lr_lightning.cli.main import main
-from lr_lightning.files import read_checkpoint
 
 OPTIMIZERS = {
     "SGD": "--optimizer SGD --optimizer.lr 0.05 --optimizer.momentum 0.9 --trainer.max_epochs 12 "

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from lr_lightning import InputError, LogisticRegression, TensorDataModule, load
-from lr_lightning.checkpoint.read import load_archive
+from lr_lightning.checkpoint.archive import load_archive
 from lr_lightning.training.checkpoint_io import SafeCheckpointIO
 from tests.conftest import QUIET_TRAINER, ROOT, python
 from tests.fuzz_inputs import checkpoint_of, saved, schemas

@@ -15,8 +15,8 @@ import yaml
 from lightning.pytorch import Trainer
 
 from lr_lightning import LogisticRegression, TensorDataModule
+from lr_lightning.checkpoint.read import read_checkpoint
 from lr_lightning.errors import InputError
-from lr_lightning.files import read_checkpoint
 from lr_lightning.training.run_folder import RunFolder
 from tests.conftest import QUIET_TRAINER, ROOT, python
 from tests.kills import Result, make_table

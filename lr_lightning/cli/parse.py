@@ -13,6 +13,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from lr_lightning.checkpoint.former_names import public_path
 from lr_lightning.cli.allowlist import allow_classes, why_denied
 from lr_lightning.cli.yaml import Unread, Written, refuse_large_files, settled, use_checked_yaml
 from lr_lightning.errors import InputError
@@ -70,6 +71,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """
     allow_classes(custom=CUSTOM_CLASSES in arguments)
     refuse_large_files(arguments)
+    arguments = list(map(public_path, arguments))
     try:
         config = parser.parse_args(list(parser.unread(arguments)) if isinstance(parser, Parser) else arguments)
     except ArgumentError as error:

@@ -17,7 +17,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from lr_lightning.cli.parse import output_file, parse, refuse_impossible_level
-from lr_lightning.data.schema import EncodedRows
+from lr_lightning.data.encode import EncodedRows, encode_blocks
 from lr_lightning.data.spelling import Level
 from lr_lightning.errors import InputError
 from lr_lightning.files import write_whole
@@ -85,7 +85,7 @@ def make_parser() -> ArgumentParser:
 
 def _blocks(predictor: Predictor, path: str | None, identifier: str | None) -> Iterator[EncodedRows]:
     if path is not None:
-        return predictor.schema.encode_blocks(path, identifier=identifier)
+        return encode_blocks(predictor.schema, path, identifier=identifier)
     if predictor.prediction_input is None:
         raise InputError(
             "option data.path: name the table to predict; the checkpoint has no prediction input of its own"

@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningDataModule
 
+from lr_lightning.checkpoint.read import read_checkpoint
 from lr_lightning.cli.allowlist import refuse_unsuitable_class
 from lr_lightning.cli.yaml import as_written
 from lr_lightning.errors import InputError, ProcessLostError
-from lr_lightning.files import read_checkpoint
 from lr_lightning.training.optimizers import EXACT
 from lr_lightning.training.resume import epochs_done
 from lr_lightning.training.run_folder import RunFolder

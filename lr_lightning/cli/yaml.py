@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import Namespace, _loaders_dumpers, set_dumper, set_loader
 from jsonargparse.typing import register_type
 
+from lr_lightning.checkpoint.former_names import public_path
 from lr_lightning.errors import InputError
 
 LARGEST_FILE = 4 << 20  # bytes; a configuration has a few thousand
@@ -150,6 +151,8 @@ def _written(node: yaml.Node, loader: Any) -> Any:
             if not isinstance(key, yaml.ScalarNode) or not (key.value or isinstance(name, str)):
                 raise yaml.MarkedYAMLError(problem="a key is nothing, or no text", problem_mark=key.start_mark)
             mapping[key.value] = _written(item, loader)
+            if key.value == "class_path" and isinstance(mapping[key.value], Written):
+                mapping[key.value] = Written(public_path(mapping[key.value]))
             mapping_value[name] = _value(mapping[key.value])
         mapping.value = mapping_value
         return mapping

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
-
-if TYPE_CHECKING:
-    from lr_lightning.data.schema import TableSchema
 
 
 def is_array(data: Any) -> bool:
@@ -28,7 +26,7 @@ def encode_array(schema: TableSchema, data: Any, name: str) -> Tensor | None:
     """Raw features of an array of numbers whose columns are the schema's, in its order.
 
     Returns:
-        float64, shape (n, d), as `TableSchema.encode` has it, on the device of `data`; None where it takes
+        float64, shape (n, d), as `encode` has it, on the device of `data`; None where it takes
         more than numbers to code the columns.
 
     Raises:

@@ -31,7 +31,7 @@ from lr_lightning.data.notation import NOTATION_OF_MARK, doubt_in_words, kind_of
 from lr_lightning.data.readers.base import BATCH_ROWS, MemorySource, MissingTexts, Source, TypesChanged, shown
 from lr_lightning.data.readers.memory import to_arrow
 from lr_lightning.data.readers.open import open_source
-from lr_lightning.data.schema import Column, EncodedRows, TableSchema
+from lr_lightning.data.schema import Column, TableSchema
 from lr_lightning.data.spelling import value_of
 from lr_lightning.errors import InputError
 
@@ -342,8 +342,8 @@ def _encoded(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterator[Te
         yield torch.from_numpy(x)
 
 
-def encode(schema: TableSchema, data: Any, name: str | None) -> Tensor:
-    """See `TableSchema.encode`."""
+def encode_table(schema: TableSchema, data: Any, name: str | None) -> Tensor:
+    """What `encode.encode` gives of a table, or of an array that takes more than numbers to code."""
     source = _open(schema, data, name)
     columns = [column.name for column in schema.columns]
     source = source.load(columns)
@@ -375,8 +375,10 @@ def _whatever_their_types(source: Source, columns: list[str]) -> Iterator[pa.Rec
         return
 
 
-def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: str | None) -> Iterator[EncodedRows]:
-    """See `TableSchema.encode_blocks`."""
+def encode_table_in_blocks(
+    schema: TableSchema, data: Any, name: str | None, identifier: str | None
+) -> Iterator[tuple[Tensor, pa.Array | None]]:
+    """What `encode.encode_blocks` gives: features (n, d) and identifiers, block by block."""
     source = _open(schema, data, name)
     columns = [column.name for column in schema.columns]
     if identifier is not None:
@@ -395,8 +397,8 @@ def encode_blocks(schema: TableSchema, data: Any, name: str | None, identifier: 
         ids = None if identifier is None else batch.column(columns.index(identifier))
         if as_text is not None:
             ids = next(as_text).column(0)
-        yield EncodedRows(torch.cat(list(_encoded(encoder, [batch]))), ids)
+        yield torch.cat(list(_encoded(encoder, [batch]))), ids
     encoder.tell_missing()
     if not encoder.n_rows:  # a header alone predicts a header alone
         ids = None if identifier is None else pa.array([], pa.string())
-        yield EncodedRows(torch.empty(0, encoder.n_features, dtype=torch.float64), ids)
+        yield torch.empty(0, encoder.n_features, dtype=torch.float64), ids

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from lr_lightning.data.notation import is_notation
 from lr_lightning.data.plain_data import misfit
 from lr_lightning.data.spelling import Level, is_usual, value_of
 from lr_lightning.errors import InputError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from torch import Tensor
 
 KINDS = ("number", "boolean", "category", "date", "time")
 MISSING_RULES = ("error", "drop", "impute")
@@ -80,18 +76,6 @@ def _are_levels(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
 
 
-class EncodedRows(NamedTuple):
-    """A block of rows on their way to a prediction.
-
-    Attributes:
-        x: raw features, float64, shape (n, d); NaN all along a row that gets no prediction.
-        ids: the values of the identifying column, if one was asked for.
-    """
-
-    x: Tensor
-    ids: pa.Array | None
-
-
 @dataclass(frozen=True)
 class TableSchema:
     """The path from raw columns to features; plain data, stored in the checkpoint.
@@ -113,9 +97,6 @@ class TableSchema:
         >>> schema = TableSchema(columns, target="bought", labels=("no", "yes"))
         >>> schema.feature_names
         ('age', 'city=Oslo', 'city=Rome')
-        >>> schema.encode({"city": ["Rome", "Lima"], "age": [52, 31]})
-        tensor([[52.,  0.,  1.],
-                [31.,  0.,  0.]], dtype=torch.float64)
     """
 
     columns: tuple[Column, ...]
@@ -197,46 +178,3 @@ class TableSchema:
         """The same schema with a value for each column's missing entries."""
         columns = tuple(replace(column, fill=fill) for column, fill in zip(self.columns, fills, strict=True))
         return replace(self, columns=columns)
-
-    def encode(self, data: Any, *, name: str | None = None) -> Tensor:
-        """Raw features of a table: imputed and treatment-coded, not standardised.
-
-        Args:
-            data: a path, a table that pyarrow understands, or a two-dimensional array or tensor whose columns
-                are the schema's, in its order. Other columns are ignored, the order of named ones is free.
-            name: how messages call it.
-
-        Returns:
-            float64, shape (n, d); NaN all along a row with a missing value where the fit said `drop`.
-
-        Raises:
-            InputError: if a column is missing or of another type, a level was never seen (unless
-                `unseen="reference"`), a value is infinite, or missing where the fit said `error`.
-        """
-        from lr_lightning.data.arrays import encode_array, is_array  # brings torch
-
-        if is_array(data):
-            x = encode_array(self, data, name or "the array")
-            if x is not None:
-                return x
-        from lr_lightning.data.encoder import encode  # brings pyarrow
-
-        return encode(self, data, name)
-
-    def encode_blocks(
-        self, data: Any, *, name: str | None = None, identifier: str | None = None
-    ) -> Iterator[EncodedRows]:
-        """The same as `encode`, block by block in constant memory, with the column `identifier` beside it."""
-        from lr_lightning.data.encoder import encode_blocks
-
-        return encode_blocks(self, data, name, identifier)
-
-    def decode_target(self, values: Any, *, name: str = "the table") -> Tensor:
-        """Labels as 0 and 1: float64, shape (n,).
-
-        Raises:
-            InputError: if a value is missing or is neither of the two labels.
-        """
-        from lr_lightning.data.target import decode_target
-
-        return decode_target(self, values, name)

@@ -100,8 +100,12 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
     return Labels((values[0], values[1]), None if plain else (texts[0], texts[1]), (in_class[0], in_class[1]), of_value)
 
 
-def decode_target(schema: TableSchema, values: Any, name: str) -> Tensor:
-    """See `TableSchema.decode_target`."""
+def decode_target(schema: TableSchema, values: Any, name: str = "the table") -> Tensor:
+    """Labels as 0 and 1: float64, shape (n,).
+
+    Raises:
+        InputError: if a value is missing or is neither of the two labels.
+    """
     array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, from_pandas=True)
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lr_lightning.checkpoint.read import load_archive
+from lr_lightning.checkpoint.archive import load_archive
 from lr_lightning.checkpoint.validate import check_contents, model_state
+from lr_lightning.data.encode import encode
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
@@ -138,7 +139,7 @@ class Predictor:
     def _encode(self, data: Any) -> Tensor:
         if isinstance(data, (list, tuple)):  # rows of numbers, as somebody types them
             data = torch.tensor(data, dtype=torch.float64)
-        return self.schema.encode(data)
+        return encode(self.schema, data)
 
     def probability(self, data: Any) -> Tensor:
         """P(positive label | data), float64, shape (n,). Takes what `logits` takes."""

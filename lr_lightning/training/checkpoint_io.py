@@ -8,8 +8,9 @@ from typing import Any
 
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lr_lightning.checkpoint.read import is_url
-from lr_lightning.files import read_checkpoint, write_whole
+from lr_lightning.checkpoint.archive import is_url
+from lr_lightning.checkpoint.read import read_checkpoint
+from lr_lightning.files import write_whole
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

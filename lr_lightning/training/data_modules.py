@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user_cache_folder
 from lr_lightning.data.choices import Choices, refuse_absent
+from lr_lightning.data.encode import encode_blocks
 from lr_lightning.data.encoder import prepare
 from lr_lightning.data.loader import Rows, TensorBatches
 from lr_lightning.data.prepare import PARTS, Split, Sweeps
@@ -216,7 +217,7 @@ class TableDataModule(TensorDataModule):
 
     def predict_dataloader(self) -> TensorBatches:
         """Batches of every row of the table as raw features, in its order; NaN for those with missing values."""
-        x = torch.cat([rows.x for rows in self.schema.encode_blocks(self.path)])
+        x = torch.cat([rows.x for rows in encode_blocks(self.schema, self.path)])
         return self._part(Rows(x, x.new_zeros(len(x)), None))
 
     @staticmethod

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import Self
 
+from lr_lightning.checkpoint.read import read_checkpoint
 from lr_lightning.checkpoint.validate import PREFIX, check_contents
 from lr_lightning.errors import InputError
-from lr_lightning.files import read_checkpoint
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.standardization import Standardization

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Trainer
 
+from lr_lightning.checkpoint.former_names import public_path
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.training.optimizers import EXACT, LBFGS_DEFAULTS, optimizer_class
@@ -64,7 +65,9 @@ def refuse_other_settings(
     _compare(name, "trainer", progress, {key: v for key, v in fit_settings(trainer).items() if key in progress})
     if isinstance(data, TensorDataModule) and checkpoint.get("data"):
         settings = (checkpoint["data"], data.settings())
-        _compare(name, "data", *({"": of_data["class_path"], **of_data["init_args"]} for of_data in settings))
+        _compare(
+            name, "data", *({"": public_path(of_data["class_path"]), **of_data["init_args"]} for of_data in settings)
+        )
 
 
 def refuse_other_rows(

@@ -164,7 +164,9 @@ class TensorDataModule(LightningDataModule):
 
     def settings(self) -> dict[str, Any]:
         """Class and arguments, by which the command line makes another one."""
-        return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": dict(self.hparams)}
+        package = type(self).__module__
+        package = "lr_lightning" if package.startswith("lr_lightning.") else package  # public names outlive modules
+        return {"class_path": f"{package}.{type(self).__qualname__}", "init_args": dict(self.hparams)}
 
     def points(self, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
         """Training rows as points of a picture: raw features (m, d) and targets (m,), m evenly spaced rows."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder
 
+from lr_lightning.data.encode import encode
 from lr_lightning.model.standardization import RunningMoments
 from tests.data.conftest import fitted, raw, refusal
 
@@ -40,7 +41,7 @@ def frame():
 def test_treatment_coding_is_that_of_scikit_learn_and_pandas(frame):
     whole = frame.dropna()
     data = fitted(whole, categorical=["k"])
-    coded = data.schema.encode(whole).numpy()
+    coded = encode(data.schema, whole).numpy()
     assert data.schema.feature_names == ("x", "s=a", "s=b", "s=z", "s=é", "s=日本", "k=10", "k=33", "t")
     encoder = OneHotEncoder(drop="first", sparse_output=False)  # sorts text by code point and numbers by value
     assert np.array_equal(coded[:, 1:8], encoder.fit_transform(whole[["s", "k"]]))
@@ -57,7 +58,7 @@ def test_order_and_unused_levels_of_a_dictionary_do_not_matter():
     data = fitted(pd.DataFrame({"s": numbers, "y": [0, 1, 1, 0]}))
     assert data.schema.feature_names == ("s=2", "s=3")
     # What a table says plainly is understood too: numbers for levels that are numbers.
-    assert data.schema.encode({"s": [2.0, 3.0, 1.0]}).tolist() == [[1, 0], [0, 1], [0, 0]]
+    assert encode(data.schema, {"s": [2.0, 3.0, 1.0]}).tolist() == [[1, 0], [0, 1], [0, 0]]
 
 
 def test_drop_leaves_out_every_row_with_a_hole(frame, messages):
@@ -67,7 +68,7 @@ def test_drop_leaves_out_every_row_with_a_hole(frame, messages):
     assert data.train_rows.y.tolist() == whole["y"].tolist()
     np.testing.assert_allclose(data.training.mean[0], whole["x"].mean(), rtol=1e-12)
     assert any(f"{len(frame) - len(whole)} of 500 rows have missing values" in line for _, line in messages)
-    encoded = data.schema.encode(frame).numpy()
+    encoded = encode(data.schema, frame).numpy()
     assert np.array_equal(np.isnan(encoded).any(1), frame.isna().any(axis=1))
     assert np.array_equal(np.isnan(encoded).all(1), frame.isna().any(axis=1))
 
@@ -94,8 +95,8 @@ def test_impute_fills_what_scikit_learn_fills(frame, val_fraction):
     assert columns["s"].fill == most
     assert columns["t"].fill is False
     filled = frame.fillna({"x": mean, "s": most, "t": False})
-    coded = data.schema.encode(frame)
-    torch.testing.assert_close(coded, fitted(filled).schema.encode(filled), rtol=1e-12, atol=0)
+    coded = encode(data.schema, frame)
+    torch.testing.assert_close(coded, encode(fitted(filled).schema, filled), rtol=1e-12, atol=0)
     kept = fitted(filled, val_fraction=val_fraction)
     np.testing.assert_allclose(data.training.mean, kept.training.mean, rtol=1e-10)
     np.testing.assert_allclose(data.training.scale, kept.training.scale, rtol=1e-10)

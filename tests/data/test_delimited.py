@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from lr_lightning.data.encode import encode, encode_blocks
 from lr_lightning.data.readers import csv
 from lr_lightning.data.readers.open import open_source
 from lr_lightning.errors import InputError
@@ -124,7 +125,7 @@ BROKEN = {
     "Latin-1 in the header": ("é,b,y\n1,1,0\n".encode("latin1"), "line 1: byte 0xE9"),
     "Latin-1 far on": (b"a,y\n" + b"ab,0\ncd,1\n" * 60_000 + b"\xe9,1\n", "line 120002: byte 0xE9"),
     "UTF-16": (TABLE.encode("utf-16"), "save it as UTF-8"),
-    "UTF-16 without a mark": (TABLE.encode("utf-16-le"), "save it as UTF-8"),
+    "UTF-16 without a mark": (encode(TABLE, "utf-16-le"), "save it as UTF-8"),
     "nothing": ("", "is empty"),
     "line breaks": ("\n\n\n", "is empty"),
     "header": ("a,b,y\n", "has a header and no rows"),
@@ -213,7 +214,7 @@ def test_texts_that_count_as_missing_are_a_choice(write, messages):
     assert named.schema.na == ("", "-")
     assert not any("counts as missing" in line for _, line in messages)
     later = write("u.csv", "s\nNA\n -\n")
-    encoded = named.schema.from_dict(named.schema.to_dict()).encode(later)
+    encoded = encode(named.schema.from_dict(named.schema.to_dict()), later)
     assert encoded[0].tolist() == [0, 1]
     assert encoded[1].isnan().all()
     frame = pd.DataFrame({"s": ["a", "-", "b", "a"], "y": [0, 1, 1, 0]})
@@ -225,9 +226,9 @@ def test_identifiers_are_repeated_as_they_stand(write):
     schema = fitted(write("t.csv", "x,y\n1,0\n2,1\n3,0\n4,1\n")).schema
     ids = ["NA", "null", "nan", "n/a", " padded ", "007", "1e5", ""]
     path = write("new.csv", "id,x\n" + "".join(f"{i},{x}\n" for x, i in enumerate(ids)))
-    assert [i.as_py() for block in schema.encode_blocks(path, identifier="id") for i in block.ids] == ids
+    assert [i.as_py() for block in encode_blocks(schema, path, identifier="id") for i in block.ids] == ids
     path = write("new.csv", "x\n007\n1e5\n")
-    assert [i.as_py() for block in schema.encode_blocks(path, identifier="x") for i in block.ids] == ["007", "1e5"]
+    assert [i.as_py() for block in encode_blocks(schema, path, identifier="x") for i in block.ids] == ["007", "1e5"]
 
 
 def test_a_word_that_is_missing_is_told_later_on_too(write, messages):
@@ -236,9 +237,9 @@ def test_a_word_that_is_missing_is_told_later_on_too(write, messages):
     said = "new.csv: the text 'NA' counts as missing; --data.na says which texts do"
     path = write("new.csv", "c,y\na,0\nNA,1\n")
     fit = fitted(table, missing="drop")
-    for encode in (fit.schema.encode, lambda path: torch.cat([b.x for b in fit.schema.encode_blocks(path)])):
+    for encoded in (encode, lambda *of: torch.cat([b.x for b in encode_blocks(*of)])):
         messages.clear()
-        assert encode(path).isnan().all(1).tolist() == [False, True]
+        assert encoded(fit.schema, path).isnan().all(1).tolist() == [False, True]
         assert [line for level, line in messages if level == "WARNING" and line.startswith(said)]
     messages.clear()
     again = TableDataModule(path)
@@ -249,9 +250,9 @@ def test_a_word_that_is_missing_is_told_later_on_too(write, messages):
     with pytest.raises(
         InputError, match=r"new.csv, line 3: column c has no value; .*; 'NA' counts as missing; --data.na"
     ):
-        fitted(table).schema.encode(path)
+        encode(fitted(table).schema, path)
     messages.clear()
-    assert not fit.schema.encode({"c": ["a", "b"]}).isnan().any()
+    assert not encode(fit.schema, {"c": ["a", "b"]}).isnan().any()
     assert not messages
 
 
@@ -263,7 +264,7 @@ def test_a_text_means_the_same_in_all_files_of_a_folder(write):
     assert data.schema.columns[0].levels == ("b", "c")
     assert len(data.train_rows.y) == 16
     assert data.schema.predicted_labels == ("01", "02")
-    assert data.schema.encode("parts").isnan().all(1).tolist() == ([True, False, False] * 8)
+    assert encode(data.schema, "parts").isnan().all(1).tolist() == ([True, False, False] * 8)
     kept = fitted("parts", na=[""])
     assert kept.schema.columns[0].levels == ("NA", "b", "c")
     assert len(kept.train_rows.y) == 24

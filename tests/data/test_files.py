@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lr_lightning.data.encode import encode
 from lr_lightning.errors import InputError
 from lr_lightning.training.data_modules import TableDataModule
 from tests.data.conftest import fitted, raw, refusal
@@ -64,7 +65,7 @@ def test_the_same_table_from_any_file(tmp_path, name, expected):
     assert data.schema.feature_names == NAMES
     assert data.schema.labels == ("no", "yes")
     torch.testing.assert_close(raw(data), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(data.schema.encode(path), expected, rtol=0, atol=0)
+    torch.testing.assert_close(encode(data.schema, path), expected, rtol=0, atol=0)
     cached = fitted(path, cache_dir=str(tmp_path / "cache"))
     assert cached.schema == data.schema
     assert torch.equal(cached.train_rows.x, data.train_rows.x)
@@ -107,7 +108,7 @@ def test_the_same_table_from_memory(kind, expected):
     data = fitted(table)
     assert data.schema.feature_names == NAMES
     torch.testing.assert_close(raw(data), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(data.schema.encode(table), expected, rtol=0, atol=0)
+    torch.testing.assert_close(encode(data.schema, table), expected, rtol=0, atol=0)
     assert "path" not in data.hparams  # a checkpoint must not hold the table
 
 
@@ -115,8 +116,8 @@ def test_arrays(expected):
     x = np.column_stack([expected[:, 0].numpy(), np.arange(N) % 2])
     data = fitted(x, "x1")
     assert data.schema.feature_names == ("x0",)
-    torch.testing.assert_close(data.schema.encode(x[:, :1]), expected[:, :1])
-    torch.testing.assert_close(data.schema.encode(torch.tensor(x[:, :1], dtype=torch.float32)), expected[:, :1])
+    torch.testing.assert_close(encode(data.schema, x[:, :1]), expected[:, :1])
+    torch.testing.assert_close(encode(data.schema, torch.tensor(x[:, :1], dtype=torch.float32)), expected[:, :1])
     structured = np.zeros(4, dtype=[("a", "f8"), ("y", "U3")])
     structured["a"], structured["y"] = [1, 2, 3, 5], ["u", "v", "u", "v"]
     assert fitted(structured).schema.labels == ("u", "v")
@@ -169,7 +170,7 @@ def test_dates_and_times_keep_their_fractions(messages):
             0.5 + np.arange(6),
         ]
     )
-    encoded = fitted(table).schema.encode(table)
+    encoded = encode(fitted(table).schema, table)
     np.testing.assert_allclose(encoded, days, rtol=0, atol=1e-10)
     assert sum("days" in line for _, line in messages) == 5
 
@@ -214,7 +215,7 @@ class TestFolder:
         (tmp_path / "readme.md").write_text("nonsense")
         data = fitted(str(tmp_path))
         torch.testing.assert_close(raw(data), expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(data.schema.encode(str(tmp_path)), expected, rtol=0, atol=0)
+        torch.testing.assert_close(encode(data.schema, str(tmp_path)), expected, rtol=0, atol=0)
         cached = fitted(str(tmp_path), cache_dir=str(tmp_path / "cache"))
         assert torch.equal(cached.train_rows.x, data.train_rows.x)
 
@@ -278,7 +279,7 @@ def test_an_empty_parquet_file(tmp_path):
 def test_columns_whose_names_look_like_paths(tmp_path):
     path = save(pa.table({"a.b": [1.0, 2, 3, 4], "a": [5.0, 6, 7, 9], "y": [0, 1, 0, 1]}), str(tmp_path / "t.parquet"))
     data = fitted(path, features=["a"])
-    assert data.schema.encode(path)[:, 0].tolist() == [5, 6, 7, 9]
+    assert encode(data.schema, path)[:, 0].tolist() == [5, 6, 7, 9]
 
 
 def test_hyperparameters_are_plain(tmp_path):
@@ -297,7 +298,7 @@ def test_a_category_of_booleans_is_boolean(tmp_path):
         data = fitted(table, missing="drop")
         assert data.schema.columns[0].kind == "boolean"
         assert raw(data)[:, 0].tolist() == pytest.approx([1, 0, 1], abs=1e-6)
-        assert data.schema.encode({"c": [True, False]}).tolist() == [[1], [0]]
+        assert encode(data.schema, {"c": [True, False]}).tolist() == [[1], [0]]
 
 
 def test_sparse_columns_of_pandas_are_numbers():
@@ -314,4 +315,4 @@ def test_an_infinite_level_is_refused_by_its_place(tmp_path):
     assert "t.csv, line 3: column c holds an infinite value" in refusal(str(tmp_path / "t.csv"), categorical=["c"])
     schema = fitted({"c": [1, 2, 2.5, 1], "y": [0, 1, 0, 1]}, categorical=["c"]).schema
     with pytest.raises(InputError, match="row 2: column c holds an infinite value"):
-        schema.encode({"c": [1, -np.inf]})
+        encode(schema, {"c": [1, -np.inf]})

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from lr_lightning.data.encode import encode, encode_blocks
 from lr_lightning.data.readers import csv
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
@@ -88,7 +89,7 @@ def test_numbers_are_read_as_they_are_written(write, tmp_path, case, kind):
     np.testing.assert_allclose(raw(data)[:, 0], expected, rtol=1e-5)
     # By the schema alone, after its life in a checkpoint, to the last digit.
     schema = TableSchema.from_dict(json.loads(json.dumps(data.schema.to_dict())))
-    np.testing.assert_allclose(schema.encode(table)[:, 0], expected, rtol=1e-15)
+    np.testing.assert_allclose(encode(schema, table)[:, 0], expected, rtol=1e-15)
 
 
 DATES = [datetime.date(2021, month, day) for month, day in [(1, 13), (2, 3), (2, 27), (3, 8), (11, 12), (12, 1)]] * 2
@@ -115,19 +116,19 @@ def test_dates_are_read_in_the_order_of_their_column(write, form, clock):
     for table in (csv_of(write, texts), table_of(texts)):
         data = fitted(table)
         assert data.schema.columns[0].kind == "date"
-        assert data.schema.encode(table)[:, 0].tolist() == expected
+        assert encode(data.schema, table)[:, 0].tolist() == expected
 
 
 def test_dates_are_read_in_chinese():
     table = table_of([f"2021年{1 + i % 12}月{1 + i % 28}日" for i in range(24)])
     expected = [(datetime.date(2021, 1 + i % 12, 1 + i % 28) - datetime.date(1970, 1, 1)).days for i in range(24)]
-    assert fitted(table).schema.encode(table)[:, 0].tolist() == expected
+    assert encode(fitted(table).schema, table)[:, 0].tolist() == expected
 
 
 def test_a_zone_shifts_a_time(write):
     texts = [f"{day:02}.01.2021 01:30 +02:00" for day in range(9, 21)]
     expected = [18628 + day - 1 - 0.5 / 24 for day in range(9, 21)]
-    np.testing.assert_allclose(fitted(table_of(texts)).schema.encode(table_of(texts))[:, 0], expected, rtol=1e-15)
+    np.testing.assert_allclose(encode(fitted(table_of(texts)).schema, table_of(texts))[:, 0], expected, rtol=1e-15)
     assert "written in another way" in refusal(table_of([*texts, "13.01.2021 01:30"]))
 
 
@@ -135,7 +136,7 @@ def test_times_of_the_day_are_days():
     table = table_of([f"{hour}:{hour:02}" for hour in range(24)])
     data = fitted(table)
     assert data.schema.columns[0].kind == "time"
-    assert data.schema.encode(table)[:, 0].tolist() == [(3600 + 60) * hour / 86_400 for hour in range(24)]
+    assert encode(data.schema, table)[:, 0].tolist() == [(3600 + 60) * hour / 86_400 for hour in range(24)]
 
 
 REFUSED = {  # texts, the one that is named, its row, and words of the message
@@ -174,7 +175,7 @@ def test_the_decimal_mark_is_a_property_of_a_column(write):
     rows = "".join(f"{commas[i]};{VALUES[i]};{10 * i};{Y[i]}\n" for i in range(len(Y)))
     data = fitted(write("t.csv", f"comma;point;whole;y\n{rows}"))
     expected = np.column_stack([VALUES, VALUES, 10.0 * np.arange(len(Y))])
-    np.testing.assert_allclose(data.schema.encode("t.csv"), expected, rtol=1e-15)
+    np.testing.assert_allclose(encode(data.schema, "t.csv"), expected, rtol=1e-15)
     # Beside a decimal comma, 1.234 may be a thousand and 234; so may 1,234, whatever the other columns hold.
     for doubtful in ("1.{:03}", "1,{:03}"):
         rows = "".join(f"{commas[i]};{doubtful.format(37 * i)};{Y[i]}\n" for i in range(len(Y)))
@@ -184,7 +185,7 @@ def test_the_decimal_mark_is_a_property_of_a_column(write):
     # Alone, it is what programs write.
     texts = [f"1.{37 * i:03}" for i in range(12)]
     for table in (csv_of(write, texts), table_of(texts)):
-        assert fitted(table).schema.encode(table)[:, 0].tolist() == [float(text) for text in texts]
+        assert encode(fitted(table).schema, table)[:, 0].tolist() == [float(text) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -202,14 +203,14 @@ def test_the_decimal_mark_is_a_property_of_a_column(write):
 def test_prediction_reads_as_the_fit_did(write, texts, new, expected):
     schema = fitted(table_of(texts * 6)).schema
     assert fitted(csv_of(write, texts * 6)).schema == schema
-    assert schema.encode({"x": new})[:, 0].tolist() == expected
+    assert encode(schema, {"x": new})[:, 0].tolist() == expected
     # A value at a time: its company in the file has no say.
     for text, value in zip(new, expected, strict=True):
         for path in (write("n.csv", f'x,z\n"{text}",1\n'), write("m.csv", f"z;x\n0,5;{text}\n")):
-            assert schema.encode(path)[:, 0].tolist() == [value]
-            assert [block.x.item() for block in schema.encode_blocks(path)] == [value]
+            assert encode(schema, path)[:, 0].tolist() == [value]
+            assert [block.x.item() for block in encode_blocks(schema, path)] == [value]
     if schema.columns[0].kind == "number":
-        assert schema.encode({"x": [1234.5]}).item() == 1234.5
+        assert encode(schema, {"x": [1234.5]}).item() == 1234.5
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_prediction_refuses_what_the_fit_left_open(write, texts, new, words):
     schema = fitted(table_of(texts * 6)).schema
     path = write("n.csv", f'x,z\n"{texts[0]}",1\n"{new}",1\n')
     with pytest.raises(InputError) as caught:
-        schema.encode(path)
+        encode(schema, path)
     assert str(caught.value).startswith(f"n.csv, line 3: column x holds '{new}', ")
     assert words in str(caught.value)
 
@@ -237,12 +238,12 @@ def test_a_column_of_types_is_not_read_from_text(write):
     """What a fit had as numbers is refused as text in a table that has types; a text file has none."""
     schema = fitted(table_of(VALUES)).schema
     with pytest.raises(InputError, match="column x holds text, where the fit had numbers"):
-        schema.encode({"x": ["7"]})
-    assert schema.encode(write("n.csv", "x;z\n7;0,5\n0,5;1,5\n")).tolist() == [[7], [0.5]]
+        encode(schema, {"x": ["7"]})
+    assert encode(schema, write("n.csv", "x;z\n7;0,5\n0,5;1,5\n")).tolist() == [[7], [0.5]]
     dates = fitted(table_of(DATES)).schema
     path = write("n.csv", "x\n2021-01-02\nunknown\n")
     with pytest.raises(InputError, match=r"n.csv, line 3: column x holds 'unknown', not a date"):
-        dates.encode(path)
+        encode(dates, path)
 
 
 def test_blocks_and_the_whole_are_read_alike(write, monkeypatch, tmp_path):
@@ -268,11 +269,11 @@ def test_blocks_and_the_whole_are_read_alike(write, monkeypatch, tmp_path):
     assert [column.kind for column in whole.schema.columns] == kinds
     assert streamed.schema == whole.schema
     assert (streamed.train_rows.x == whole.train_rows.x).all()
-    encoded = whole.schema.encode(path)
+    encoded = encode(whole.schema, path)
     np.testing.assert_allclose(encoded[:, 0], values.round(2), rtol=1e-15)
     np.testing.assert_allclose(encoded[:, 1], values.round(3), rtol=1e-15)
     np.testing.assert_array_equal(encoded[:, 2], np.arange(n) + 0.5 * (np.arange(n) >= 2000))
-    assert (np.concatenate([block.x for block in whole.schema.encode_blocks(path)]) == encoded.numpy()).all()
+    assert (np.concatenate([block.x for block in encode_blocks(whole.schema, path)]) == encoded.numpy()).all()
     path = write("t.csv", ";".join(columns) + "\n" + rows.replace(columns["thousands"][-1], "-") + "\n")
     for cache in (None, str(tmp_path / "cache")):
         message = refusal(path, missing="impute", cache_dir=cache)
@@ -291,18 +292,18 @@ def test_a_test_reads_as_the_fit_did(write, monkeypatch, tmp_path, cached):
     data.setup("test")
     expected = [(i if i > 2000 else i % 1000) + 0.5 for i in range(3000)]
     np.testing.assert_allclose(data.test_rows.x[:, 0] * fit.served.scale + fit.served.mean, expected, rtol=1e-3)
-    assert np.concatenate([block.x for block in fit.schema.encode_blocks("t.csv")])[:, 0].tolist() == expected
+    assert np.concatenate([block.x for block in encode_blocks(fit.schema, "t.csv")])[:, 0].tolist() == expected
     with pytest.raises(InputError, match=r"u.csv, line 3002: column x holds '9,999', which can mean 9999 or 9.999"):
-        list(fit.schema.encode_blocks(write("u.csv", "x,y\n" + rows + '"9,999",1\n')))
+        list(encode_blocks(fit.schema, write("u.csv", "x,y\n" + rows + '"9,999",1\n')))
 
 
 def test_files_of_a_folder_may_be_written_in_two_ways(write):
     write("parts/a.csv", "x,y\n" + "".join(f"{v},{y}\n" for v, y in zip(VALUES, Y, strict=True)))
     write("parts/b.csv", "x,y\n" + "".join(f'"{v * 1000:,.2f}",{y}\n' for v, y in zip(VALUES, Y, strict=True)))
     expected = [*VALUES, *(1000 * value for value in VALUES)]
-    np.testing.assert_allclose(fitted("parts").schema.encode("parts")[:, 0], expected, rtol=1e-15)
+    np.testing.assert_allclose(encode(fitted("parts").schema, "parts")[:, 0], expected, rtol=1e-15)
     write("parts/b.csv", "x;y\n" + "".join(f"{v};{y}\n".replace(".", ",") for v, y in zip(VALUES, Y, strict=True)))
-    assert fitted("parts").schema.encode("parts")[:, 0].tolist() == [*VALUES, *VALUES]
+    assert encode(fitted("parts").schema, "parts")[:, 0].tolist() == [*VALUES, *VALUES]
     write("parts/b.csv", "x;y\n" + "".join(f"{v} %;{y}\n" for v, y in zip(VALUES, Y, strict=True)))
     assert "b.csv, line 2: column x holds '0.4 %', which is written in another way than '0.4'" in refusal("parts")
 
@@ -403,7 +404,7 @@ def test_a_row_that_is_left_out_may_hold_anything():
     table["x"][1] = "illegible"
     data = fitted(table, missing="drop")
     assert data.schema.columns[0].notation == "1234,5"
-    assert data.schema.encode(table)[:, 0].isnan().nonzero().tolist() == [[1]]
+    assert encode(data.schema, table)[:, 0].isnan().nonzero().tolist() == [[1]]
     assert "holds 'illegible', which is no number" in refusal(table, missing="impute")
 
 

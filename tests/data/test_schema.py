@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lr_lightning.data.encode import encode, encode_blocks
 from lr_lightning.data.readers import csv
 from lr_lightning.data.readers import open as opening
 from lr_lightning.data.schema import Column, TableSchema
@@ -45,7 +46,7 @@ def schema():
 
 def refused(schema, table, **options):
     with pytest.raises(InputError) as caught:
-        schema.encode(table, **options)
+        encode(schema, table, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -65,15 +66,15 @@ def test_columns_in_any_order_among_others(schema, kind, tmp_path):
         pq.write_table(pa.table(table), path)
     make = {"arrow": pa.table, "pandas": pd.DataFrame, "polars": pl.DataFrame}
     data = path if kind in ("csv", "parquet") else make.get(kind, dict)(table)
-    encoded = schema.encode(data)
+    encoded = encode(schema, data)
     assert encoded.dtype == torch.float64
     assert encoded.tolist() == CODED
 
 
 def test_types_that_mean_the_same(schema):
-    assert schema.encode(changed(n=pa.array([7.5, 8], pa.float32()), k=[10.0, 1.0], t=[0, 1])).tolist() == CODED
-    assert schema.encode(changed(s=pa.array(["c", "a"]).dictionary_encode(), t=[0.0, 1.0])).tolist() == CODED
-    assert schema.encode(changed(d=pa.array(NEW["d"]).cast(pa.timestamp("ms", "UTC")))).tolist() == CODED
+    assert encode(schema, changed(n=pa.array([7.5, 8], pa.float32()), k=[10.0, 1.0], t=[0, 1])).tolist() == CODED
+    assert encode(schema, changed(s=pa.array(["c", "a"]).dictionary_encode(), t=[0.0, 1.0])).tolist() == CODED
+    assert encode(schema, changed(d=pa.array(NEW["d"]).cast(pa.timestamp("ms", "UTC")))).tolist() == CODED
 
 
 @pytest.mark.parametrize(
@@ -114,8 +115,8 @@ def test_a_text_file_is_read_as_the_fit_read_it(schema, write):
         schema, columns=(schema.columns[0], replace(schema.columns[1], levels=("1", "2")), schema.columns[2])
     )
     path = write("new.csv", "n,s,t\n7,1,0\n8,2,1\n,1,\n")
-    assert schema.encode(path)[:2].tolist() == [[7, 0, 0], [8, 1, 1]]
-    assert schema.encode(path)[2].isnan().all()
+    assert encode(schema, path)[:2].tolist() == [[7, 0, 0], [8, 1, 1]]
+    assert encode(schema, path)[2].isnan().all()
     path = write("new.csv", "n,s,t\n7,1,0\nx,2,1\n")
     assert refused(schema, path) == "new.csv, line 3: column n holds 'x', not a number"
     path = write("new.csv", "n,s,t\n7,1,0\n3,2,maybe\n")
@@ -127,7 +128,7 @@ def test_a_text_file_is_read_as_the_fit_read_it(schema, write):
 
 def test_unseen_levels_can_be_the_reference(schema):
     schema = replace(schema, unseen="reference")
-    assert schema.encode(changed(s=["z", "a"], k=[99, 1])).tolist() == [
+    assert encode(schema, changed(s=["z", "a"], k=[99, 1])).tolist() == [
         [7.5, 0, 0, 0, 0, 0, 18628],
         [8, 0, 0, 1, 0, 0, -1],
     ]
@@ -135,7 +136,7 @@ def test_unseen_levels_can_be_the_reference(schema):
 
 def test_rows_without_a_prediction_are_nan_all_along(schema):
     schema = replace(schema, missing="drop")
-    encoded = schema.encode(changed(n=[None, 8], s=["never seen", "a"]))
+    encoded = encode(schema, changed(n=[None, 8], s=["never seen", "a"]))
     assert encoded[0].isnan().all()
     assert encoded[1].tolist() == CODED[1]
 
@@ -146,17 +147,17 @@ def test_imputation_travels_in_the_schema():
     schema = fitted(table, missing="impute", categorical=["k"]).schema
     schema = TableSchema.from_dict(json.loads(json.dumps(schema.to_dict())))
     empty = {"n": pa.nulls(1), "s": pa.nulls(1), "t": pa.nulls(1), "k": pa.nulls(1), "d": pa.nulls(1)}
-    assert schema.encode(empty)[0].tolist() == [3.5, 0, 0, 1, 0, 0, 18262 + 2.5]
+    assert encode(schema, empty)[0].tolist() == [3.5, 0, 0, 1, 0, 0, 18262 + 2.5]
 
 
 def test_constant_category_makes_no_feature_but_is_checked():
     data = fitted({"a": [1, 2, 3, 5], "s": ["one"] * 4, "y": [0, 1, 0, 1]})
     assert data.schema.feature_names == ("a",)
-    assert data.schema.encode({"a": [1], "s": ["one"]}).tolist() == [[1]]
+    assert encode(data.schema, {"a": [1], "s": ["one"]}).tolist() == [[1]]
     assert "level" in refused(data.schema, {"a": [1], "s": ["two"]})
     assert "column s has no value" in refused(data.schema, {"a": [1], "s": pa.nulls(1)})
     dropping = replace(data.schema, missing="drop")
-    assert dropping.encode({"a": [1, 2], "s": [None, "one"]}).isnan().tolist() == [[True], [False]]
+    assert encode(dropping, {"a": [1, 2], "s": [None, "one"]}).isnan().tolist() == [[True], [False]]
 
 
 class TestArrays:
@@ -164,11 +165,11 @@ class TestArrays:
 
     @pytest.mark.parametrize("make", [torch.tensor, np.array, list, lambda v: torch.tensor(v, dtype=torch.float32)])
     def test_are_taken_in_the_schemas_order(self, make):
-        assert self.schema.encode(make([[1.0, 2.0], [3.0, 4.0]])).tolist() == [[1, 2], [3, 4]]
+        assert encode(self.schema, make([[1.0, 2.0], [3.0, 4.0]])).tolist() == [[1, 2], [3, 4]]
 
     def test_are_not_written_to(self):
         x = torch.tensor([[1.0, torch.nan]], dtype=torch.float64)
-        replace(self.schema, missing="drop").encode(x)
+        encode(replace(self.schema, missing="drop"), x)
         assert x[0, 0] == 1
 
     def test_of_another_shape_are_refused(self):
@@ -180,18 +181,18 @@ class TestArrays:
         assert "row 2: column b holds no value" in refused(self.schema, np.array([[1, 2], [3, np.nan]]))
         assert "row 1: column a holds an infinite value" in refused(self.schema, np.array([[np.inf, 2]]))
         dropping = replace(self.schema, missing="drop")
-        assert dropping.encode(np.array([[1, 2], [3, np.nan]]))[1].isnan().all()
+        assert encode(dropping, np.array([[1, 2], [3, np.nan]]))[1].isnan().all()
         filled = replace(self.schema, missing="impute", columns=(Column("a", fill=5.0), Column("b", fill=6.0)))
-        assert filled.encode(np.array([[np.nan, 2], [3, np.nan]])).tolist() == [[5, 2], [3, 6]]
+        assert encode(filled, np.array([[np.nan, 2], [3, np.nan]])).tolist() == [[5, 2], [3, 6]]
 
     def test_of_objects_hold_any_column(self, schema):
         rows = np.array(list(zip(*NEW.values(), strict=True)), dtype=object)
-        assert schema.encode(rows).tolist() == CODED
-        assert schema.encode([list(row) for row in rows]).tolist() == CODED
+        assert encode(schema, rows).tolist() == CODED
+        assert encode(schema, [list(row) for row in rows]).tolist() == CODED
 
     def test_no_rows(self):
-        assert self.schema.encode(np.zeros((0, 2))).shape == (0, 2)
-        assert self.schema.encode({"a": pa.array([], pa.float64()), "b": pa.array([], pa.int8())}).shape == (
+        assert encode(self.schema, np.zeros((0, 2))).shape == (0, 2)
+        assert encode(self.schema, {"a": pa.array([], pa.float64()), "b": pa.array([], pa.int8())}).shape == (
             0,
             2,
         )
@@ -211,14 +212,14 @@ class TestBlocks:
             table.to_pandas().to_csv(path, index=False)
         else:
             pq.write_table(table, path, row_group_size=700)
-        blocks = list(schema.encode_blocks(path, identifier="id"))
+        blocks = list(encode_blocks(schema, path, identifier="id"))
         assert len(blocks) > 1
-        assert torch.equal(torch.cat([block.x for block in blocks]), schema.encode(path))
+        assert torch.equal(torch.cat([block.x for block in blocks]), encode(schema, path))
         assert [i.as_py() for block in blocks for i in block.ids] == [f"{i:05}" for i in range(n)]
 
     def test_may_use_a_feature_as_id(self, schema, write):
         pd.DataFrame(NEW).to_csv(write("new.csv", ""), index=False)
-        (block,) = schema.encode_blocks("new.csv", identifier="k")
+        (block,) = encode_blocks(schema, "new.csv", identifier="k")
         assert block.ids.to_pylist() == ["10", "1"]  # as they stand in the file, 007 too
         assert block.x.tolist() == CODED
 
@@ -227,11 +228,11 @@ class TestBlocks:
         schema = TableSchema.of_numbers(["a"], "y")
         path = write("new.csv", "a,b\n" + "1,2\n" * 500 + "inf,3\n")
         with pytest.raises(InputError, match=r"new.csv, line 502: column a holds an infinite value"):
-            list(schema.encode_blocks(path))
+            list(encode_blocks(schema, path))
 
     def test_refuse_an_unknown_id(self, schema):
         with pytest.raises(InputError, match="no column id"):
-            list(schema.encode_blocks(NEW, identifier="id"))
+            list(encode_blocks(schema, NEW, identifier="id"))
 
 
 PLAIN = (str, int, float, bool, type(None))
@@ -296,8 +297,8 @@ def test_what_is_no_schema_is_refused(nothing):
 
 def test_arrays_need_neither_lightning_nor_pyarrow():
     code = (
-        "import sys; from lr_lightning.data.schema import TableSchema;"
-        "assert TableSchema.of_numbers(['a'], 'y').encode([[1.0]]).tolist() == [[1.0]];"
+        "import sys; from lr_lightning.data.encode import encode; from lr_lightning.data.schema import TableSchema;"
+        "assert encode(TableSchema.of_numbers(['a'], 'y'), [[1.0]]).tolist() == [[1.0]];"
         "assert not {'lightning', 'pyarrow', 'pandas'} & set(sys.modules), 'too much is imported'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -308,7 +309,7 @@ def test_arrays_need_neither_lightning_nor_pyarrow():
 def test_truth_values_are_read_in_every_spelling(schema, write, texts):
     one, zero = texts
     path = write("new.csv", f"n,s,t,k,d\n7.5,c,{zero},10,2021-01-01\n8,a,{one},1,1969-12-31\n")
-    assert schema.encode(path).tolist() == CODED
+    assert encode(schema, path).tolist() == CODED
     path = write("new.csv", f"n,s,t,k,d\n7.5,c,{zero},10,2021-01-01\n8,a,2,1,1969-12-31\n")
     assert refused(schema, path) == "new.csv, line 3: column t holds '2', not true or false"
 
@@ -325,15 +326,15 @@ def test_a_number_of_which_the_fit_saw_0_and_1_takes_truth_values(tmp_path, suff
         if suffix:
             getattr(new, f"to_{suffix}")(path, index=False)
         expected = [1.0, np.nan if values[1] is None else 0.0]
-        np.testing.assert_array_equal(schema.encode(path)[:, 0], expected)
-    assert schema.encode({"n": [0.5, 7.0]})[:, 0].tolist() == [0.5, 7]
+        np.testing.assert_array_equal(encode(schema, path)[:, 0], expected)
+    assert encode(schema, {"n": [0.5, 7.0]})[:, 0].tolist() == [0.5, 7]
 
 
 def test_other_numbers_take_no_truth_values(write):
     schema = fitted({"n": [2.0, 0.0, 1.0, 1.0], "m": [1.0, 0.0, None, 5.0], "y": [0, 1, 1, 0]}, missing="drop").schema
     assert [column.binary for column in schema.columns] == [None, None]
     with pytest.raises(InputError, match=r"new.csv, line 2: column n holds 'true', not a number"):
-        schema.encode(write("new.csv", "n,m\ntrue,1\n"))
+        encode(schema, write("new.csv", "n,m\ntrue,1\n"))
     plain = schema.to_dict()
     for column in plain["columns"]:
         del column["binary"]  # as an older version wrote it
@@ -344,5 +345,5 @@ def test_a_level_that_the_fit_knew_is_no_missing_value(write):
     table = {"s": ["NA", "DE", "NA", "DE", "FR"], "y": ["null", "x", "x", "null", "x"]}
     schema = fitted(table).schema
     path = write("new.csv", "s,y\nNA,null\nDE,x\n")
-    assert schema.encode(path).tolist() == [[0, 1], [0, 0]]
+    assert encode(schema, path).tolist() == [[0, 1], [0, 0]]
     assert schema.feature_names == ("s=FR", "s=NA")

@@ -11,6 +11,7 @@ import torch
 
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.spelling import find_label, weights_by_label
+from lr_lightning.data.target import decode_target
 from lr_lightning.errors import InputError
 from lr_lightning.training.data_modules import TableDataModule
 from lr_lightning.training.training_summary import TrainingSummary
@@ -218,15 +219,15 @@ def test_weights(write):
 
 def test_decode_target():
     schema = TableSchema.of_numbers(["a"], "y")
-    assert torch.equal(schema.decode_target([1, 0, 1.0, True]), torch.tensor([1.0, 0, 1, 1], dtype=torch.float64))
+    assert torch.equal(decode_target(schema, [1, 0, 1.0, True]), torch.tensor([1.0, 0, 1, 1], dtype=torch.float64))
     with pytest.raises(InputError, match="row 2: the target y holds 2; the fit's labels are 0 and 1"):
-        schema.decode_target([1, 2])
+        decode_target(schema, [1, 2])
     with pytest.raises(InputError, match="row 1: the target y has no value"):
-        schema.decode_target([None, 1])
+        decode_target(schema, [None, 1])
     named = TableSchema(schema.columns, "y", ("no", "yes"))
-    assert named.decode_target(pa.array([" yes", "no"])).tolist() == [1, 0]
+    assert decode_target(named, pa.array([" yes", "no"])).tolist() == [1, 0]
     with pytest.raises(InputError, match="row 1"):
-        named.decode_target([0, 1])
+        decode_target(named, [0, 1])
 
 
 @pytest.mark.parametrize(
@@ -247,8 +248,8 @@ def test_labels_of_a_text_file_keep_their_spelling(write, texts, labels, predict
     assert schema.written_labels == texts
     assert schema.predicted_labels == predicted
     assert data.train_rows.y.tolist() == [i % 2 for i in range(8)]
-    assert schema.decode_target(pa.array(labels)).tolist() == [0, 1]
-    assert schema.decode_target(pa.array(texts)).tolist() == [0, 1]
+    assert decode_target(schema, pa.array(labels)).tolist() == [0, 1]
+    assert decode_target(schema, pa.array(texts)).tolist() == [0, 1]
 
 
 def test_two_spellings_of_a_label_are_one_label(write):
