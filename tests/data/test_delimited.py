@@ -125,7 +125,7 @@ BROKEN = {
     "Latin-1 in the header": ("é,b,y\n1,1,0\n".encode("latin1"), "line 1: byte 0xE9"),
     "Latin-1 far on": (b"a,y\n" + b"ab,0\ncd,1\n" * 60_000 + b"\xe9,1\n", "line 120002: byte 0xE9"),
     "UTF-16": (TABLE.encode("utf-16"), "save it as UTF-8"),
-    "UTF-16 without a mark": (encode(TABLE, "utf-16-le"), "save it as UTF-8"),
+    "UTF-16 without a mark": (TABLE.encode("utf-16-le"), "save it as UTF-8"),
     "nothing": ("", "is empty"),
     "line breaks": ("\n\n\n", "is empty"),
     "header": ("a,b,y\n", "has a header and no rows"),
