@@ -20,8 +20,8 @@ from lr_lightning.data.scan import survey
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.splits import stratified_parts
 from lr_lightning.errors import InputError
+from lr_lightning.model.rows import OTHER_SPLIT, of_light_weights
 from lr_lightning.model.standardization import RunningMoments, Standardization
-from lr_lightning.model.weights import OTHER_SPLIT, of_light_weights
 
 PARTS = ("train", "val", "test")
 MOST_IN_DOUBLE = 2**25

@@ -26,7 +26,7 @@ from lr_lightning.data.readers.base import Source, TypesChanged
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.target import label_codes
 from lr_lightning.errors import InputError
-from lr_lightning.model.weights import scaled_weights
+from lr_lightning.model.rows import scaled_weights
 
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from lr_lightning.data.loader import Rows
 from lr_lightning.errors import InputError
 from lr_lightning.model.objective import Objective
+from lr_lightning.model.rows import scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
 from lr_lightning.model.threads import on_one_thread
-from lr_lightning.model.weights import scaled_weights
 from lr_lightning.solver.newton import SubsampledNewton
 from lr_lightning.solver.sampling import draw_sample
 

@@ -16,8 +16,8 @@ from lr_lightning.data.loader import Rows, TensorBatches
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.splits import stratified_split
 from lr_lightning.errors import InputError
+from lr_lightning.model.rows import OTHER_SPLIT, of_light_weights, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
-from lr_lightning.model.weights import OTHER_SPLIT, of_light_weights, scaled_weights
 
 log = logging.getLogger("lr_lightning")
 DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint")

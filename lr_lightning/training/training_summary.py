@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lr_lightning.data.spelling import weights_by_label
 from lr_lightning.errors import InputError
+from lr_lightning.model.rows import scaled_weights
 from lr_lightning.model.standardization import Standardization, moments
-from lr_lightning.model.weights import scaled_weights
 
 _LARGEST_SUM = 1e305  # of weights: a log-likelihood is some multiple of it
 _SMALLEST_SUM = 1e-290  # of weights as a loader serves them: of less, float64 does not hold all digits
