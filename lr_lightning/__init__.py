@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from lr_lightning.version import __version__
 
 if TYPE_CHECKING:
     from lr_lightning.data.schema import TableSchema

@@ -283,8 +283,8 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         # Torch takes a second to import, and a fitted estimator predicts without it.
         import torch
 
-        from lr_lightning.data.loader import Rows
         from lr_lightning.model.objective import Objective
+        from lr_lightning.model.rows import Rows
         from lr_lightning.solver.fit import solve
 
         v = None if weight is None else torch.from_numpy(weight)

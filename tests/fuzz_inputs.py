@@ -28,6 +28,7 @@ from lr_lightning.errors import InputError
 from lr_lightning.serving.predictor import load
 from lr_lightning.serving.scoring import scoring_file
 from lr_lightning.statistics.calibration import Calibration
+from lr_lightning.statistics.render import as_csv, as_text
 from lr_lightning.statistics.report import Coefficient, LikelihoodRatioTest, Report
 from lr_lightning.training.data_modules import TableDataModule
 
@@ -346,8 +347,8 @@ def use_checkpoint(content: bytes, folder: Path, *, module: bool = False) -> Non
     report = predictor.report()
     for each in (report, report.at_level(0.9)):
         json.dumps(each.to_dict(), allow_nan=False)
-        each.to_csv()
-        each.to_text()
+        as_csv(each)
+        as_text(each)
 
 
 def byte_seeds(target: str) -> list[bytes]:

@@ -21,6 +21,7 @@ import yaml
 import lr_lightning
 from lr_lightning import load
 from lr_lightning.cli import first_look
+from lr_lightning.statistics.render import as_text
 from tests.conftest import ROOT, imported_modules, python
 
 EXAM = ROOT / "conf" / "samples" / "exam.csv"
@@ -662,7 +663,7 @@ def test_default_table_fit_is_quiet(project):
     said = done.stderr.splitlines()
     assert said[0].startswith("conf/samples/breast_cancer.csv: diagnosis = malignant is the positive class")
     report = load(project / "runs/breast_cancer/version_0/checkpoints/last.ckpt").report()
-    assert said[1:-4] == [*report.to_text().splitlines(), ""]
+    assert said[1:-4] == [*as_text(report).splitlines(), ""]
     assert [line.split()[0] for line in said[-4:]] == ["final", "best", "checkpoint", "look"]
 
 

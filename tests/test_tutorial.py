@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lr_lightning import HoursDataModule, LogisticRegression, load
+from lr_lightning.statistics.render import as_text
 from tests.conftest import QUIET_TRAINER
 
 PRINTED_LOSS = {  # the tutorial's last ten lines: epoch, summed loss before that epoch's update
@@ -105,7 +106,7 @@ def test_default_command_is_quiet(hours_run):
     said = (hours_run.parents[2] / "stderr.txt").read_text().splitlines()
     assert all(line.startswith("epoch ") for line in said[:10])
     report = load(hours_run / "checkpoints" / "last.ckpt").report()
-    assert said[10:-4] == [*report.to_text().splitlines(), ""]
+    assert said[10:-4] == [*as_text(report).splitlines(), ""]
     assert (hours_run.parents[2] / "stdout.txt").read_text() == ""
 
 

@@ -11,7 +11,6 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
-from lr_lightning import TableDataModule
 from lr_lightning.checkpoint.read import read_checkpoint
 from lr_lightning.cli.allowlist import allow_classes, refuse_unsuitable_class
 from lr_lightning.cli.parse import CUSTOM_CLASSES, Parser, instantiate, parse
@@ -25,6 +24,7 @@ from lr_lightning.cli.trainer import (
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.model.standardization import Standardization
+from lr_lightning.training.data_modules import TableDataModule
 from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.run_folder import RunFolder
 

@@ -34,6 +34,7 @@ from lr_lightning.cli.trainer import (
 from lr_lightning.errors import FAILURE, InputError
 from lr_lightning.files import NO_SPACE, no_space
 from lr_lightning.serving.predictor import load
+from lr_lightning.statistics.render import as_text
 from lr_lightning.training.callbacks.checkpoints import RunCheckpoints
 from lr_lightning.training.callbacks.progress import FitProgress
 from lr_lightning.training.callbacks.record import RunRecord
@@ -122,7 +123,7 @@ def _fit(
         raise InputError("trainer: its options leave nothing to fit; the fit has ended before its first epoch")
     if trainer.is_global_zero and not config.quiet:
         if record.report is not None:
-            print(record.report.to_text(), file=sys.stderr)
+            print(as_text(record.report), file=sys.stderr)
         print(_summary(trainer, data, checkpoints, run_folder), file=sys.stderr)
 
 

@@ -61,7 +61,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0 if arguments else MISTAKE
     command, *rest = arguments
     if command == "--version":
-        from lr_lightning import __version__
+        from lr_lightning.version import __version__
 
         print(f"lr-lightning {__version__}")
         return 0

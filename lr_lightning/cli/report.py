@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 
 from lr_lightning.cli.parse import parse, refuse_impossible_level
 from lr_lightning.serving.predictor import load
+from lr_lightning.statistics.render import as_csv, as_text
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -21,9 +22,9 @@ def run(arguments: Sequence[str]) -> None:
     if options.format == "json":
         print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     elif options.format == "csv":
-        print(report.to_csv(), end="")
+        print(as_csv(report), end="")
     else:
-        print(report.to_text(most=None).rstrip())
+        print(as_text(report, most=None).rstrip())
 
 
 def make_parser() -> ArgumentParser:

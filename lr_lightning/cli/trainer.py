@@ -17,11 +17,12 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
-from lr_lightning import HoursDataModule, TableDataModule
 from lr_lightning.cli.parse import add_custom_classes_option
 from lr_lightning.cli.yaml import as_written
 from lr_lightning.errors import InputError, ProcessLostError
 from lr_lightning.training.checkpoint_io import SafeCheckpointIO
+from lr_lightning.training.data_modules import TableDataModule
+from lr_lightning.training.hours import HoursDataModule
 from lr_lightning.training.start import refuse_imprecise
 
 # Lightning's defaults are for epochs that take minutes; ours take milliseconds.

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from lr_lightning.data.notation import read
-from lr_lightning.data.readers.base import Source
+from lr_lightning.data.readers.base import Source, kind_of
 from lr_lightning.data.schema import Column, Level
 from lr_lightning.data.spelling import value_of
 from lr_lightning.errors import InputError
@@ -19,40 +19,6 @@ from lr_lightning.errors import InputError
 MISSING, UNSEEN = -1, -2  # codes of a category
 
 _UNITS_PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
-
-KIND_IN_WORDS = {
-    "number": "numbers",
-    "boolean": "true/false values",
-    "category": "text",
-    "date": "dates",
-    "time": "times or durations",
-    "missing": "nothing but missing values",
-}
-
-
-def kind_of(dtype: pa.DataType) -> str | None:
-    """The kind of column that an Arrow type makes: number, boolean, category, date, time, missing or None.
-
-    `missing` is a column of which nothing is known but that its values are missing; None is a type that
-    cannot be used (nested, binary, intervals).
-    """
-    types = pa.types
-    if types.is_dictionary(dtype):
-        inner = kind_of(dtype.value_type)
-        return "category" if inner in ("number", "category") else inner  # truth values need no levels
-    if types.is_run_end_encoded(dtype):
-        return kind_of(dtype.value_type)
-    if types.is_boolean(dtype):
-        return "boolean"
-    if types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype):
-        return "number"
-    if types.is_string(dtype) or types.is_large_string(dtype) or types.is_string_view(dtype):
-        return "category"
-    if types.is_date(dtype) or types.is_timestamp(dtype):
-        return "date"
-    if types.is_time(dtype) or types.is_duration(dtype):
-        return "time"
-    return "missing" if types.is_null(dtype) else None
 
 
 def is_single(dtype: pa.DataType) -> bool:

@@ -14,13 +14,11 @@ from torch import Tensor
 from lr_lightning.data.arrays import is_array
 from lr_lightning.data.choices import refuse_absent
 from lr_lightning.data.columns import (
-    KIND_IN_WORDS,
     MISSING,
     UNSEEN,
     category_codes,
     coded,
     holds_text,
-    kind_of,
     missing_rows,
     numbers,
     refuse_infinite_level,
@@ -28,7 +26,16 @@ from lr_lightning.data.columns import (
     width,
 )
 from lr_lightning.data.notation import NOTATION_OF_MARK, doubt_in_words, kind_of_text
-from lr_lightning.data.readers.base import BATCH_ROWS, MemorySource, MissingTexts, Source, TypesChanged, shown
+from lr_lightning.data.readers.base import (
+    BATCH_ROWS,
+    KIND_IN_WORDS,
+    MemorySource,
+    MissingTexts,
+    Source,
+    TypesChanged,
+    kind_of,
+    shown,
+)
 from lr_lightning.data.readers.memory import to_arrow
 from lr_lightning.data.readers.open import open_source
 from lr_lightning.data.schema import Column, TableSchema

@@ -1,36 +1,17 @@
-"""Rows in memory, and batches that are slices of them."""
+"""Batches that are slices of rows in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
+from lr_lightning.model.rows import Rows
+
 GATHER_ROWS = 1 << 16  # rows brought into shuffled order at a time: few calls, bounded memory
-
-
-class Rows(NamedTuple):
-    """Features (n, d), 0/1 targets (n,) and sample weights (n,) or None."""
-
-    x: Tensor
-    y: Tensor
-    weight: Tensor | None
-
-    def take(self, index: Tensor | slice) -> Rows:
-        """The rows at `index`, in its order."""
-        return Rows(self.x[index], self.y[index], None if self.weight is None else self.weight[index])
-
-    def as_batch(self) -> tuple[Tensor, ...]:
-        """`(x, y)` or `(x, y, weight)`."""
-        return (self.x, self.y) if self.weight is None else (self.x, self.y, self.weight)
-
-    def to(self, device: torch.device) -> Rows:
-        """The same rows on `device`."""
-        return Rows(*(None if t is None else t.to(device) for t in self))  # type: ignore[arg-type]
 
 
 class TensorBatches:

@@ -14,15 +14,13 @@ import torch
 
 from lr_lightning.data.choices import Choices
 from lr_lightning.data.columns import (
-    KIND_IN_WORDS,
     holds_text,
     is_single,
-    kind_of,
     missing_rows,
     numbers,
     text_values,
 )
-from lr_lightning.data.readers.base import Source, TypesChanged
+from lr_lightning.data.readers.base import KIND_IN_WORDS, Source, TypesChanged, kind_of
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.target import label_codes
 from lr_lightning.errors import InputError

@@ -15,7 +15,6 @@ from lr_lightning.data.columns import (
     coded,
     holds_only_0_and_1,
     is_single,
-    kind_of,
     missing_rows,
     plain,
     refuse_infinite_level,
@@ -34,7 +33,7 @@ from lr_lightning.data.notation import (
     read,
     unit_of,
 )
-from lr_lightning.data.readers.base import Source, TypesChanged, shown
+from lr_lightning.data.readers.base import Source, TypesChanged, kind_of, shown
 from lr_lightning.data.rows_in_use import (
     Survey,
     checked_weights,

@@ -11,8 +11,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from lr_lightning.data.columns import coded, kind_of
-from lr_lightning.data.readers.base import shown
+from lr_lightning.data.columns import coded
+from lr_lightning.data.readers.base import kind_of, shown
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.spelling import find_label, values_of
 from lr_lightning.errors import InputError

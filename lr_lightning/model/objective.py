@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lr_lightning.data.loader import Rows
 from lr_lightning.model.design import sweep
 from lr_lightning.model.penalty import Penalty
+from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 
 

@@ -1,8 +1,9 @@
-"""Sample weights of any scale: what counts is what one weighs beside another."""
+"""Rows in memory, and their sample weights: what counts is what one weighs beside another."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,26 @@ from torch import Tensor
 OTHER_SPLIT = "choose another data.seed, or other data.val_fraction and data.test_fraction"
 _LEAST = math.ulp(0.0)  # stands for any positive weight that float64 cannot hold beside the heaviest
 _EXACT = 2.0**53  # whole numbers up to here are exact, and far from the limits of float32
+
+
+class Rows(NamedTuple):
+    """Features (n, d), 0/1 targets (n,) and sample weights (n,) or None."""
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None
+
+    def take(self, index: Tensor | slice) -> Rows:
+        """The rows at `index`, in its order."""
+        return Rows(self.x[index], self.y[index], None if self.weight is None else self.weight[index])
+
+    def as_batch(self) -> tuple[Tensor, ...]:
+        """`(x, y)` or `(x, y, weight)`."""
+        return (self.x, self.y) if self.weight is None else (self.x, self.y, self.weight)
+
+    def to(self, device: torch.device) -> Rows:
+        """The same rows on `device`."""
+        return Rows(*(None if t is None else t.to(device) for t in self))  # type: ignore[arg-type]
 
 
 def scaled_weights(weight: Tensor) -> tuple[Tensor, float]:

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lr_lightning import __version__
 from lr_lightning.data.schema import Column, Level
 from lr_lightning.errors import InputError
 from lr_lightning.serving.predictor import Predictor
 from lr_lightning.serving.scoring import UNITS, refuse_infinite_levels
+from lr_lightning.version import __version__
 
 # StringSplit came with opset 20, LabelEncoder between text and double with opset 4 of ai.onnx.ml; both with IR 9. The
 # oldest versions that will do are read by the most runtimes.

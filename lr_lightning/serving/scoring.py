@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lr_lightning import __version__
 from lr_lightning.data.schema import Column
 from lr_lightning.errors import InputError
 from lr_lightning.serving.predictor import Predictor
+from lr_lightning.version import __version__
 
 UNITS = {"date": "days since 1970-01-01 (UTC)", "time": "days", "boolean": "1 for true, 0 for false"}
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lr_lightning.data.loader import Rows
 from lr_lightning.errors import InputError
 from lr_lightning.model.objective import Objective
-from lr_lightning.model.rows import scaled_weights
+from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
 from lr_lightning.model.threads import on_one_thread
 from lr_lightning.solver.newton import SubsampledNewton
@@ -65,7 +64,7 @@ def solve(
 
     Example:
         >>> import torch
-        >>> from lr_lightning.data.loader import Rows
+        >>> from lr_lightning.model.rows import Rows
         >>> from lr_lightning.model.objective import Objective
         >>> from lr_lightning.solver import solve
         >>> x = torch.tensor([[-1.5], [-0.5], [0.5], [1.5]], dtype=torch.float64)

@@ -1,27 +1,36 @@
-"""The report as text for a terminal."""
+"""The report as text for a terminal, and its coefficient table as CSV."""
 
 from __future__ import annotations
 
+import csv
 import io
 import textwrap
-from typing import TYPE_CHECKING
+from dataclasses import fields
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from lr_lightning.errors import printable
-
-if TYPE_CHECKING:
-    from lr_lightning.statistics.report import Coefficient, Report
+from lr_lightning.statistics.report import Coefficient, Report
 
 _WIDTH = 100
 _NONE = "NA"  # as R prints it
 _SMALLEST_P = 2e-16  # as R prints it
 
 
-def render(report: Report, most: int | None = 30) -> str:
-    """The report as lines of text without colours, ending in a line break."""
+def as_csv(report: Report) -> str:
+    """The coefficient table, all digits; what does not exist is an empty cell."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = [field.name for field in fields(Coefficient)]
+    writer.writerow(names)
+    writer.writerows([getattr(row, name) for name in names] for row in report.coefficients)
+    return out.getvalue()
+
+
+def as_text(report: Report, most: int | None = 30) -> str:
+    """As R prints a glm: the coefficient table, with `most` rows at most, the likelihoods, then the warnings."""
     rows = shown_rows(report.coefficients, most)
     left_out = len(report.coefficients) - len(rows)
     parts = [_heading(report), "", _coefficients(report, rows)]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from lr_lightning.data.plain_data import from_plain, misfit
@@ -120,21 +118,6 @@ class Report:
     def with_held_out(self, calibration: Calibration | None, threshold: float, rule: str | None = None) -> Report:
         """With what held-out rows say, and the threshold in use."""
         return replace(self, calibration=calibration, threshold=threshold, threshold_rule=rule)
-
-    def to_csv(self) -> str:
-        """The coefficient table, all digits; what does not exist is an empty cell."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        names = [field.name for field in fields(Coefficient)]
-        writer.writerow(names)
-        writer.writerows([getattr(row, name) for name in names] for row in self.coefficients)
-        return out.getvalue()
-
-    def to_text(self, most: int | None = 30) -> str:
-        """As R prints a glm: the coefficient table, with `most` rows at most, the likelihoods, then the warnings."""
-        from lr_lightning.statistics.render import render
-
-        return render(self, most)
 
 
 def finite(value: float | None) -> float | None:

@@ -16,12 +16,13 @@ from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user
 from lr_lightning.data.choices import Choices, refuse_absent
 from lr_lightning.data.encode import encode_blocks
 from lr_lightning.data.encoder import prepare
-from lr_lightning.data.loader import Rows, TensorBatches
+from lr_lightning.data.loader import TensorBatches
 from lr_lightning.data.prepare import PARTS, Split, Sweeps
 from lr_lightning.data.readers.base import MissingTexts, Source
 from lr_lightning.data.readers.open import open_source
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.errors import InputError
+from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.training.tensors import TensorDataModule
 
@@ -73,7 +74,7 @@ class TableDataModule(TensorDataModule):
         InputError: for anything about the table or the options that has to change; here or in `setup`.
 
     Example:
-        >>> from lr_lightning import TableDataModule
+        >>> from lr_lightning.training.data_modules import TableDataModule
         >>> table = {
         ...     "age": [25.0, 47.0, 52.0, 31.0, 38.0],
         ...     "city": ["Rome", "Oslo", "Rome", "Lima", "Oslo"],

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lr_lightning.data.loader import Rows
 from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import linear_predictor
+from lr_lightning.model.rows import Rows
 from lr_lightning.statistics.calibration import calibrate, choose_threshold
 from lr_lightning.statistics.held_out import weighted_rows
 from lr_lightning.statistics.summary import Inference, make_report

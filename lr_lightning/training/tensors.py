@@ -12,11 +12,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lr_lightning.data.loader import Rows, TensorBatches
+from lr_lightning.data.loader import TensorBatches
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.splits import stratified_split
 from lr_lightning.errors import InputError
-from lr_lightning.model.rows import OTHER_SPLIT, of_light_weights, scaled_weights
+from lr_lightning.model.rows import OTHER_SPLIT, Rows, of_light_weights, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
 
 log = logging.getLogger("lr_lightning")

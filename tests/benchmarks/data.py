@@ -79,7 +79,8 @@ def serving(rows: int = 100_000, columns: int = 20, batch_size: int = 256) -> No
     """An epoch of shuffled batches against a DataLoader, and against bare randperm and slicing."""
     from torch.utils.data import DataLoader, TensorDataset
 
-    from lr_lightning.data.loader import Rows, TensorBatches
+    from lr_lightning.data.loader import TensorBatches
+    from lr_lightning.model.rows import Rows
 
     x, y = torch.randn(rows, columns), torch.randint(0, 2, (rows,)).float()
     loader = DataLoader(TensorDataset(x, y), batch_size, shuffle=True)

@@ -4,8 +4,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from lr_lightning import InputError, LogisticRegression, TableDataModule, TensorDataModule
-from lr_lightning.data.loader import Rows, TensorBatches
+from lr_lightning.data.loader import TensorBatches
 from lr_lightning.data.splits import TEST, TRAIN, VAL, stratified_parts
+from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import moments
 from tests.conftest import QUIET_TRAINER
 

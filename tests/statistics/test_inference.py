@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from scipy import stats
 
 from lr_lightning import LogisticRegression, TensorDataModule
+from lr_lightning.statistics.render import as_csv, as_text
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import Covariance, chi_squared_p_value, two_sided_p_value
 from lr_lightning.training.results import infer
@@ -425,14 +426,14 @@ def test_other_level():
 
 def test_csv_has_all_digits():
     report = spector()
-    header, *lines = report.to_csv().splitlines()
+    header, *lines = as_csv(report).splitlines()
     assert header.startswith("name,estimate,std_error,z,p_value,ci_low,ci_high,odds_ratio")
     assert float(lines[1].split(",")[1]) == report.coefficients[1].estimate
     assert len(lines) == 4
 
 
 def test_text_is_aligned_and_complete():
-    text = spector().to_text()
+    text = as_text(spector())
     lines = text.splitlines()
     rows = [line for line in lines if line.startswith(("GPA", "TUCE", "PSI", "(Intercept)"))]
     assert len(rows) == 4
@@ -448,11 +449,11 @@ def test_text_of_many_columns_shows_the_thirty_of_largest_z():
     y = (rng.random(2000) < 1 / (1 + np.exp(-x[:, 39] - x[:, 0]))).astype(float)
     names = [f"[b]{j}[/b]" for j in range(40)]
     report = report_of(x, y, names=names).report
-    lines = [line for line in report.to_text().splitlines() if line.startswith(("[b]", "(Intercept)"))]
+    lines = [line for line in as_text(report).splitlines() if line.startswith(("[b]", "(Intercept)"))]
     assert len(lines) == 30
     assert lines[-1].startswith("[b]39[/b]")
-    assert "and 11 more" in report.to_text()
-    assert "and 11 more" not in report.to_text(most=None)
+    assert "and 11 more" in as_text(report)
+    assert "and 11 more" not in as_text(report, most=None)
 
 
 def test_variance_inflation_factors():

@@ -8,8 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lr_lightning.data.columns import KIND_IN_WORDS, kind_of
-from lr_lightning.data.readers.base import MemorySource, MissingTexts, Source, TypesChanged
+from lr_lightning.data.readers.base import KIND_IN_WORDS, MemorySource, MissingTexts, Source, TypesChanged, kind_of
 from lr_lightning.data.readers.csv import DelimitedSource
 from lr_lightning.errors import InputError
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from lr_lightning import plots
 from lr_lightning.files import write_whole
 from lr_lightning.statistics.held_out import MEASURES, has_both_classes
+from lr_lightning.statistics.render import as_text
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.module import LogisticRegression
@@ -105,7 +106,7 @@ class RunRecord(Callback):
                 events.experiment.add_figure(name, figure, last_epoch)
         if events is None:
             return
-        indented = "".join(f"    {line}\n" for line in report.to_text().splitlines())
+        indented = "".join(f"    {line}\n" for line in as_text(report).splitlines())
         events.experiment.add_text("report", indented, last_epoch)
         metrics = ["train/loss"]
         if held_out is not None:
