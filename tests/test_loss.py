@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lr_lightning.model import threads
-from lr_lightning.model.design import logistic_hessian, logistic_loss
+from lr_lightning.model.objective import logistic_hessian, logistic_loss
 
 
 def problem(n: int, d: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, ...]:

@@ -1,128 +1,417 @@
-"""The logistic loss with its gradient in one sweep over the rows, and its Hessian.
+"""Feature matrices: the only place that knows how features are stored, and the only one that multiplies by them.
 
-A tall table does not fit the caches, so that the time of a gradient is the time of reading x.
-``loss.backward()`` on the textbook expression reads x twice and n-vectors a dozen times. Here each block of
-rows is brought into the cache once and gives its part of the loss *and* of the gradient before it leaves.
+A tall table does not fit the caches, so that the time of a pass is the time of reading x. ``loss.backward()`` on the
+textbook expression reads x twice and n-vectors a dozen times. `Dense.value_and_gradient` brings each block of rows
+into the cache once, and takes its part of the loss *and* of the gradient before it leaves.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+from typing_extensions import override
 
-from lr_lightning.model.threads import DEVICE_BLOCK, block_rows, compute_dtype, row_groups, share_out, weighted_row_sums
+from lr_lightning.model.threads import share_out
 
-_HESSIAN_ROWS = 4096  # more float32 terms in one sum would lose digits
-_HESSIAN_ELEMENTS = 2**20
+_BLOCK = 2**19  # elements of x on the CPU: about a core's cache, where they stay between a block's two products
+_BLOCK_ROWS = 2**15
+_DEVICE_BLOCK = 2**28  # an accelerator wants few and large kernels
+_SMALL = 2**19  # elements of x; below, float64 products cost next to nothing
+_TERMS = 512  # of a float32 sum in a gradient; more would lose digits
+_SANDWICH_TERMS = 4096  # of a float32 sum in a Hessian; more would lose digits
+_SANDWICH_BLOCK = 2**20  # elements of x
 _ONE_BLOCK = 2**16  # elements of x
 _TILE = 128  # columns: of the symmetric product only the tiles on and below the diagonal are computed
 _MAX_GROUPS = 16
 _GROUP_ELEMENTS = 2**24
+_ROWS_AS_ONE = 16
+_KERNEL_ROWS = 16  # BLAS takes so many rows at a time, and sums the last few in another order
 _SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
 
 
-def logistic_loss(
-    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None, sample_weight: Tensor | None = None
-) -> Tensor:
-    r"""Sum of the binary cross-entropies of a linear model, from its logits.
+class Design(Protocol):
+    """The features of n rows, whatever their storage.
 
-    .. math:: \sum_i v_i \, \log(1 + e^{-(2 y_i - 1) z_i}), \qquad z = x w + b
+    Products are computed in the dtype of the vector that is given, and summed in float64.
+    """
 
-    Differentiable once with respect to ``weight`` and ``bias``. Products within a block of rows are computed
-    in the dtype of ``x`` (float32 for the half-precision and integer dtypes), sums over blocks in float64.
-    With :math:`s = 1 - 2y` the residual is :math:`s\,\sigma(s z)`: it keeps its relative accuracy for rows
-    that are predicted well, where :math:`\sigma(z) - y` would cancel.
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and features, (n, d)."""
+        ...
 
-    Args:
-        x: Features, (n, d), of any strides.
-        y: Labels 0 or 1, (n,) or (n, 1), of any dtype.
-        weight: (d,) or (1, d).
-        bias: () or (1,), or None for a model without intercept.
-        sample_weight: (n,) or (n, 1), non-negative.
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the features are stored: how far they are rounded."""
+        ...
 
-    Returns:
-        0-dim float64 tensor on the device of ``x``.
+    @property
+    def device(self) -> torch.device:
+        """Where they are stored, and products are computed."""
+        ...
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """In which products with the features are to be computed for speed: float32 or float64."""
+        ...
+
+    def matvec(self, w: Tensor, shift: Tensor | None = None) -> Tensor:
+        """``x @ w + shift``: (n,), or (n, m) for m vectors at once, in the dtype of w.
+
+        Args:
+            w: (d,) or (d, m), of a floating dtype.
+            shift: (), (n,) or (m,); what is added.
+        """
+        ...
+
+    def rmatvec(self, r: Tensor) -> Tensor:
+        """``x.T @ r``: (d,), or (d, m) for m vectors at once, float64.
+
+        Args:
+            r: (n,) or (n, m), of a floating dtype.
+        """
+        ...
+
+    def sandwich(self, v: Tensor, columns: Tensor | None = None, *, intercept: bool = False) -> Tensor:
+        """``x.T @ diag(v) @ x`` of all or some columns, float64: (c, c), or (c + 1, c + 1) with an intercept.
+
+        Args:
+            v: (n,), of a floating dtype.
+            columns: numbers of the columns, (c,); None for all.
+            intercept: whether a column of ones follows the last column.
+        """
+        ...
+
+    def value_and_gradient(
+        self,
+        y: Tensor,
+        w: Tensor,
+        bias: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        offset: Tensor | None = None,
+        *,
+        with_gradient: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sum of the logistic losses, its gradient (d,) and the sum of the residuals, float64, in one pass.
+
+        See `objective.logistic_loss`; the sum of the residuals is the gradient by the intercept. The result does not
+        depend on the number of workers. Without gradient the two latter are zero.
+
+        Args:
+            y: labels 0 or 1, (n,).
+            w: (d,).
+            bias: (), or None for 0.
+            sample_weight: (n,), or None for ones.
+            offset: (n,), added to the logits, or None.
+            with_gradient: whether a gradient is wanted.
+        """
+        ...
+
+    def sums_about(self, pivot: Tensor, sample_weight: Tensor | None) -> Tensor:
+        """Σ v (x − pivot) and Σ v (x − pivot)² of every column, (2, d), float64, in the dtype of the pivot (d,)."""
+        ...
+
+    def take(self, rows: Tensor | slice) -> Design:
+        """The rows at an index (m,) or slice, in its order."""
+        ...
+
+    def columns(self, index: Tensor) -> Design:
+        """The columns at an index (c,), in its order."""
+        ...
+
+    def to(self, device: torch.device | str) -> Design:
+        """The same features on a device."""
+        ...
+
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The features as a tensor (n, d), in a dtype; filled in where the storage leaves zeros out."""
+        ...
+
+
+def as_design(x: Tensor | Design) -> Design:
+    """The design of features in any storage: a tensor (n, d), or a design already.
 
     Raises:
-        ValueError: If the shapes do not match.
+        ValueError: If a tensor is not a matrix.
     """
-    _check_shapes(x, y, weight, bias, sample_weight)
-    loss: Any = _LogisticLoss.apply(x, y, weight, bias, sample_weight)
-    return loss
+    if not isinstance(x, Tensor):
+        return x
+    if x.ndim != 2:
+        raise ValueError(f"x must be a matrix (n, d), not of shape {tuple(x.shape)}")
+    return Dense(x)
 
 
-def logistic_hessian(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, sample_weight: Tensor | None = None
-) -> Tensor:
-    r"""Hessian of `logistic_loss`, which does not depend on the labels.
+class Dense(Design):
+    """Features as a tensor (n, d) of any strides, dtype and device; see `Design` for the methods."""
 
-    .. math:: \sum_i v_i \, \sigma(z_i)\, \sigma(-z_i) \, \tilde x_i \tilde x_i^\top, \qquad \tilde x = (x, 1)
+    __slots__ = ("tensor",)
 
-    Args:
-        x: Features, (n, d), of any strides.
-        weight: (d,) or (1, d).
-        bias: () or (1,); None leaves out the intercept's row and column, which are the last ones.
-        sample_weight: (n,) or (n, 1), non-negative.
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor.detach()
 
-    Returns:
-        (d + 1, d + 1), or (d, d) without bias, float64. Products of up to 4096 rows are computed in the dtype
-        of ``x`` and summed in float64.
+    @property
+    @override
+    def shape(self) -> tuple[int, int]:
+        n, d = self.tensor.shape
+        return n, d
 
-    Raises:
-        ValueError: If the shapes do not match.
-    """
-    _check_shapes(x, None, weight, bias, sample_weight)
-    n, d = x.shape
-    dtype = compute_dtype(x)
-    w = weight.detach().reshape(-1).to(x.device, dtype)
-    b = None if bias is None else bias.detach().reshape(()).to(x.device, dtype)
-    v = None if sample_weight is None else sample_weight.detach().reshape(-1)
-    size = d + (bias is not None)
-    most = max(_HESSIAN_ROWS, (_HESSIAN_ELEMENTS if x.device.type == "cpu" else DEVICE_BLOCK) // max(d, 1))
-    # An even number of equal blocks keeps the threads equally busy; of a small table it would only cost.
-    blocks = 1 if x.numel() <= _ONE_BLOCK else 2 * max(1, math.ceil(n / most / 2))
-    rows = math.ceil(n / blocks)
-    # Every group of blocks has a sum of its own, so that the result does not depend on the number of workers.
-    groups = max(1, min(blocks, _MAX_GROUPS, _GROUP_ELEMENTS // size**2))
-    partial = torch.zeros(groups, size, size, dtype=torch.float64, device=x.device)
+    @property
+    @override
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    @property
+    @override
+    def device(self) -> torch.device:
+        return self.tensor.device
+
+    @property
+    @override
+    def product_dtype(self) -> torch.dtype:
+        if self._on_cpu and self.tensor.numel() <= _SMALL:
+            return torch.float64
+        return self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
+
+    @override
+    def take(self, rows: Tensor | slice) -> Dense:
+        return Dense(self.tensor[rows])
+
+    @override
+    def columns(self, index: Tensor) -> Dense:
+        return Dense(self.tensor.index_select(1, index.to(self.device)))
+
+    @override
+    def to(self, device: torch.device | str) -> Dense:
+        return Dense(self.tensor.to(device))
+
+    @override
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+        return self.tensor if dtype is None else self.tensor.to(dtype)
 
     @torch.no_grad()
-    def work(share: Iterator[int]) -> None:
-        scaled = torch.empty(min(rows, n), d, dtype=dtype, device=x.device)
-        for group in share:
-            total = partial[group]
-            for start in range(group * rows, n, groups * rows):
-                block = x[start : start + rows].detach().to(dtype)
-                curvature = _curvature(block, w, b)
-                if v is not None:
-                    curvature *= v[start : start + rows].to(dtype)
-                product = torch.mul(block, curvature[:, None], out=scaled[: len(block)])
-                for j in range(0, d, _TILE):
-                    tile = slice(j, min(j + _TILE, d))
-                    total[j:d, tile] += _transposed_product(block[:, j:], product[:, tile])
-                if b is not None:
-                    total[d, :d] += _weighted_sum(block, curvature)
-                    total[d, d] += curvature.sum(dtype=torch.float64)
+    @override
+    def matvec(self, w: Tensor, shift: Tensor | None = None) -> Tensor:
+        x, n = self.tensor, len(self.tensor)
+        w = w.detach().to(x.device)
+        shift = w.new_zeros(()) if shift is None else shift.detach().to(w)
+        rows = max(_KERNEL_ROWS, self._block_rows // _KERNEL_ROWS * _KERNEL_ROWS)
+        out = torch.empty(n, *w.shape[1:], dtype=w.dtype, device=x.device)
+        of_rows = shift.ndim == 1 and w.ndim == 1
 
-    share_out(work, groups, x, effort=1 + d // 8)
-    lower = partial.sum(0).tril_()
-    return lower + lower.tril(-1).T
+        def multiply(part: slice) -> None:
+            block = x[part].to(w.dtype)
+            start = (shift[part] if of_rows else shift).expand(len(block), *w.shape[1:])
+            torch.addmv(start, block, w, out=out[part]) if w.ndim == 1 else torch.addmm(start, block, w, out=out[part])
+
+        def work(share: Iterator[int]) -> None:
+            for k in share:
+                multiply(slice(k * rows, min((k + 1) * rows, n)))
+
+        if n <= rows:
+            multiply(slice(0, n))
+        else:
+            share_out(work, math.ceil(n / rows), x)
+        return out
+
+    @torch.no_grad()
+    @override
+    def rmatvec(self, r: Tensor) -> Tensor:
+        x, (n, d) = self.tensor, self.shape
+        r = r.detach().to(x.device)
+        vectors = r.reshape(n, -1)
+        rows, m = self._block_rows, vectors.shape[1]
+        count = max(1, math.ceil(n / rows))
+        groups = _row_groups(min(rows, n))
+        sums = torch.zeros(count, m, groups, 1, d, dtype=r.dtype, device=x.device)
+
+        def work(share: Iterator[int]) -> None:
+            for k in share:
+                part = slice(k * rows, (k + 1) * rows)
+                block = x[part].to(r.dtype)
+                for column, out in zip(vectors[part].unbind(1), sums[k], strict=True):
+                    _weighted_row_sums(block, column.contiguous(), out=out)
+
+        share_out(work, count, x)
+        total = sums.sum((0, 2, 3), dtype=torch.float64)
+        return total[0] if r.ndim == 1 else total.T
+
+    @torch.no_grad()
+    @override
+    def sandwich(self, v: Tensor, columns: Tensor | None = None, *, intercept: bool = False) -> Tensor:
+        x = self.tensor if columns is None else self.tensor.index_select(1, columns.to(self.device))
+        v = v.detach().to(x.device)
+        (n, d), dtype = x.shape, v.dtype
+        size = d + intercept
+        block_elements = _SANDWICH_BLOCK if self._on_cpu else _DEVICE_BLOCK
+        most = max(_SANDWICH_TERMS, block_elements // max(d, 1))
+        # An even number of equal blocks keeps the threads equally busy; of a small table it would only cost.
+        blocks = 1 if x.numel() <= _ONE_BLOCK else 2 * max(1, math.ceil(n / most / 2))
+        rows = max(1, math.ceil(n / blocks))
+        # Every group of blocks has a sum of its own, so that the result does not depend on the number of workers.
+        groups = max(1, min(blocks, _MAX_GROUPS, _GROUP_ELEMENTS // max(size, 1) ** 2))
+        partial = torch.zeros(groups, size, size, dtype=torch.float64, device=x.device)
+
+        def work(share: Iterator[int]) -> None:
+            scaled = torch.empty(min(rows, n), d, dtype=dtype, device=x.device)
+            for group in share:
+                total = partial[group]
+                for start in range(group * rows, n, groups * rows):
+                    block, weights = x[start : start + rows].to(dtype), v[start : start + rows]
+                    product = torch.mul(block, weights[:, None], out=scaled[: len(block)])
+                    for j in range(0, d, _TILE):
+                        tile = slice(j, min(j + _TILE, d))
+                        total[j:d, tile] += _transposed_product(block[:, j:], product[:, tile])
+                    if intercept:
+                        total[d, :d] += _weighted_sum(block, weights)
+                        total[d, d] += weights.sum(dtype=torch.float64)
+
+        share_out(work, groups, x, effort=1 + d // 8)
+        lower = partial.sum(0).tril_()
+        return lower + lower.tril(-1).T
+
+    @torch.no_grad()
+    @override
+    def value_and_gradient(
+        self,
+        y: Tensor,
+        w: Tensor,
+        bias: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        offset: Tensor | None = None,
+        *,
+        with_gradient: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x, (n, d), dtype, rows = self.tensor, self.shape, self.product_dtype, self._block_rows
+        y, v = y.reshape(-1), None if sample_weight is None else sample_weight.reshape(-1)
+        cast = x.dtype != dtype or y.dtype != dtype
+        w = w.reshape(-1).to(x.device, dtype)
+        b = w.new_zeros(()) if bias is None else bias.reshape(()).to(x.device, dtype)
+        one = w.new_ones(())
+        # Rows without an offset share one starting value.
+        starts = b.expand(n) if offset is None else (b + offset.reshape(-1)).to(dtype)
+        count = max(1, -(-n // rows))
+        sums = torch.zeros(2, count, dtype=torch.float64, device=x.device)
+        groups = _row_groups(min(rows, n)) if with_gradient else 0
+        gradient_sums = torch.zeros(count, groups, 1, d, dtype=dtype, device=x.device)
+
+        def add(
+            block: Tensor,
+            labels: Tensor,
+            weights: Tensor | None,
+            start: Tensor,
+            out: Sequence[Tensor],
+            buffers: Sequence[Tensor],
+        ) -> None:
+            """Fill `out`, the sums of loss, residual and gradient over a block's rows."""
+            (loss, residual, gradient), (s, t, u) = out, buffers
+            if cast:
+                block, labels = block.to(dtype), labels.to(dtype)
+            torch.sub(one, labels, alpha=2, out=s)
+            torch.addmv(start, block, w, out=t)
+            t.mul_(s)
+            softplus(t, 1, _SOFTPLUS_LINEAR, out=u)  # pyright: ignore[reportCallIssue]
+            if weights is not None:
+                u.mul_(weights)
+            torch.sum(u, 0, dtype=torch.float64, out=loss)
+            if with_gradient:
+                torch.sigmoid(t, out=t)
+                s.mul_(t)
+                if weights is not None:
+                    s.mul_(weights)
+                _weighted_row_sums(block, s, out=gradient)
+                torch.sum(s, 0, dtype=torch.float64, out=residual)
+
+        def buffers() -> tuple[Tensor, ...]:
+            return torch.empty(3, min(rows, n), dtype=dtype, device=x.device).unbind()
+
+        if count == 1:
+            add(x, y, v, starts, (sums[0, 0], sums[1, 0], gradient_sums[0]), buffers())
+            return sums[0, 0], gradient_sums.sum((0, 1, 2), dtype=torch.float64), sums[1, 0]
+
+        # The less Python there is in the loop over the blocks, the less its threads wait for each other.
+        xs, ys, vs = x.split(rows), y.split(rows), [None] * count if v is None else v.split(rows)
+        zs = starts.split(rows)
+        outs = list(zip(sums[0].unbind(), sums[1].unbind(), gradient_sums.unbind(), strict=True))
+
+        def work(share: Iterator[int]) -> None:
+            whole = buffers()
+            for k in share:
+                part = whole if k < count - 1 else [buffer[: len(ys[k])] for buffer in whole]
+                add(xs[k], ys[k], vs[k], zs[k], outs[k], part)
+
+        share_out(work, count, x)
+        return sums[0].sum(), gradient_sums.sum((0, 1, 2), dtype=torch.float64), sums[1].sum()
+
+    @torch.no_grad()
+    @override
+    def sums_about(self, pivot: Tensor, sample_weight: Tensor | None) -> Tensor:
+        x = self.tensor
+        if sample_weight is None and x.is_contiguous() and self._on_cpu:
+            # Several rows as one: torch is slow on short ones. Its sums of many terms are pairwise.
+            whole = len(x) - len(x) % _ROWS_AS_ONE
+            as_one = Dense(x[:whole].view(-1, _ROWS_AS_ONE * x.shape[1]))
+            tiled = as_one._block_sums(pivot.repeat(_ROWS_AS_ONE), None)
+            return tiled.view(2, _ROWS_AS_ONE, -1).sum(1) + Dense(x[whole:])._block_sums(pivot, None)
+        return self._block_sums(pivot, sample_weight)
+
+    def _block_sums(self, pivot: Tensor, weight: Tensor | None) -> Tensor:
+        x, dtype, rows = self.tensor, pivot.dtype, self._block_rows
+        xs, vs = x.split(rows), None if weight is None else weight.split(rows)
+        groups = 1 if vs is None else _row_groups(min(rows, len(x)))
+        sums = torch.zeros(2, len(xs), groups, 1, x.shape[1], dtype=dtype, device=x.device)
+        firsts, seconds = sums[0].unbind(), sums[1].unbind()
+
+        def work(share: Iterator[int]) -> None:
+            buffer = torch.empty(min(rows, len(x)), x.shape[1], dtype=dtype, device=x.device)
+            for k in share:
+                centred = buffer[: len(xs[k])]
+                for power in (firsts, seconds):
+                    if power is firsts:
+                        torch.sub(xs[k], pivot, out=centred)
+                    else:
+                        centred.square_()
+                    if vs is None:
+                        torch.sum(centred, 0, out=power[k][0, 0])
+                    else:
+                        _weighted_row_sums(centred, vs[k].to(dtype), out=power[k])
+
+        share_out(work, len(xs), x)
+        return sums.sum((1, 2, 3), dtype=torch.float64)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.tensor.device.type == "cpu"
+
+    @property
+    def _block_rows(self) -> int:
+        """Number of rows to work on at a time."""
+        d = max(self.tensor.shape[1], 1)
+        if not self._on_cpu:
+            return max(64, _DEVICE_BLOCK // d)
+        rows = min(max(64, _BLOCK // d), _BLOCK_ROWS)
+        return rows if rows < _TERMS else rows - rows % _TERMS
+
+
+def blocks_of(x: Tensor) -> Iterator[slice]:
+    """Slices that cut the rows of x (n, d) into blocks that stay in the cache."""
+    step = Dense(x)._block_rows
+    return (slice(start, min(start + step, len(x))) for start in range(0, len(x), step))
 
 
 def _transposed_product(left: Tensor, right: Tensor) -> Tensor:
     """``left.T @ right``, float64, whose sums have at most 4096 terms in float32."""
     if left.dtype == torch.float64:
         return left.T @ right
-    rest = len(left) % _HESSIAN_ROWS
+    rest = len(left) % _SANDWICH_TERMS
     whole = len(left) - rest
     product = (left[whole:].T @ right[whole:]).double()
     if whole:
-        left, right = (part[:whole].unflatten(0, (-1, _HESSIAN_ROWS)) for part in (left, right))
+        left, right = (part[:whole].unflatten(0, (-1, _SANDWICH_TERMS)) for part in (left, right))
         product += torch.bmm(left.mT, right).sum(0, dtype=torch.float64)
     return product
 
@@ -132,120 +421,40 @@ def _weighted_sum(block: Tensor, weight: Tensor) -> Tensor:
     return weight @ block if block.dtype == torch.float64 else _transposed_product(weight[:, None], block)[0]
 
 
-def _curvature(block: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """σ(z)σ(-z) of the rows' logits z."""
-    z = block @ weight if bias is None else torch.addmv(bias.expand(len(block)), block, weight)
-    return torch.sigmoid(z).mul_(torch.sigmoid(z.neg_()))
+def _row_groups(rows: int) -> int:
+    """Number of partial sums that `_weighted_row_sums` leaves of a block of ``rows`` rows, of which 0 is one."""
+    return max(1, -(-rows // _TERMS))
 
 
-class _LogisticLoss(torch.autograd.Function):
-    """Computes the gradient together with the loss and hands it out in ``backward``."""
+def _weighted_row_sums(block: Tensor, weight: Tensor, out: Tensor) -> None:
+    """Fill ``out`` (groups, 1, d), which holds zeros, with sums of weighted rows that add up to ``block.T @ weight``.
 
-    @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None, sample_weight: Tensor | None
-    ) -> Tensor:
-        with_gradient = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
-        loss, gradient, residual_sum = sweep(x, y, weight, bias, sample_weight, with_gradient=with_gradient)
-        if with_gradient:
-            ctx.save_for_backward(gradient, residual_sum)
-            ctx.weight = (weight.shape, weight.dtype)
-            ctx.bias = None if bias is None else (bias.shape, bias.dtype)
-        return loss
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        gradient, residual_sum = ctx.saved_tensors
-        shape, dtype = ctx.weight
-        grad_weight = (grad_output * gradient).to(dtype).reshape(shape) if ctx.needs_input_grad[2] else None
-        grad_bias = None
-        if ctx.needs_input_grad[3]:
-            shape, dtype = ctx.bias
-            grad_bias = (grad_output * residual_sum).to(dtype).reshape(shape)
-        return None, None, grad_weight, grad_bias, None
-
-
-@torch.no_grad()
-def sweep(
-    x: Tensor,
-    y: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    sample_weight: Tensor | None = None,
-    *,
-    with_gradient: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, gradient (d,) and sum of the residuals (the intercept's gradient), all float64, in one sweep.
-
-    The arguments are `logistic_loss`'s, unchecked. The result does not depend on the number of workers:
-    every block leaves its sums in a row of its own. Without gradient the two latter are zero.
+    On the CPU no sum has more than 512 terms, so that the sum over the groups can be one in float64.
     """
-    n, d = x.shape
-    dtype, rows = compute_dtype(x), block_rows(x)
-    y, v = y.reshape(-1), None if sample_weight is None else sample_weight.reshape(-1)
-    cast = x.dtype != dtype or y.dtype != dtype
-    w = weight.reshape(-1).to(x.device, dtype)
-    b = w.new_zeros(()) if bias is None else bias.reshape(()).to(x.device, dtype)
-    one, intercept = w.new_ones(()), b.expand(min(rows, n))
-    count = max(1, -(-n // rows))
-    sums = torch.zeros(2, count, dtype=torch.float64, device=x.device)
-    groups = row_groups(min(rows, n)) if with_gradient else 0
-    gradient_sums = torch.zeros(count, groups, 1, d, dtype=dtype, device=x.device)
-
-    def add(
-        block: Tensor, labels: Tensor, weights: Tensor | None, out: Sequence[Tensor], buffers: Sequence[Tensor]
-    ) -> None:
-        """Fill `out`, the sums of loss, residual and gradient over a block's rows."""
-        (loss, residual, gradient), (s, t, u, intercept) = out, buffers
-        if cast:
-            block, labels = block.to(dtype), labels.to(dtype)
-        torch.sub(one, labels, alpha=2, out=s)
-        torch.addmv(intercept, block, w, out=t)
-        t.mul_(s)
-        softplus(t, 1, _SOFTPLUS_LINEAR, out=u)  # pyright: ignore[reportCallIssue]
-        if weights is not None:
-            u.mul_(weights)
-        torch.sum(u, 0, dtype=torch.float64, out=loss)
-        if with_gradient:
-            torch.sigmoid(t, out=t)
-            s.mul_(t)
-            if weights is not None:
-                s.mul_(weights)
-            weighted_row_sums(block, s, out=gradient)
-            torch.sum(s, 0, dtype=torch.float64, out=residual)
-
-    def buffers() -> tuple[Tensor, ...]:
-        return *torch.empty(3, min(rows, n), dtype=dtype, device=x.device).unbind(), intercept
-
-    if count == 1:
-        add(x, y, v, (sums[0, 0], sums[1, 0], gradient_sums[0]), buffers())
-        return sums[0, 0], gradient_sums.sum((0, 1, 2), dtype=torch.float64), sums[1, 0]
-
-    # The less Python there is in the loop over the blocks, the less its threads wait for each other.
-    xs, ys, vs = x.split(rows), y.split(rows), [None] * count if v is None else v.split(rows)
-    outs = list(zip(sums[0].unbind(), sums[1].unbind(), gradient_sums.unbind(), strict=True))
-
-    def work(share: Iterator[int]) -> None:
-        whole = buffers()
-        for k in share:
-            add(xs[k], ys[k], vs[k], outs[k], whole if k < count - 1 else [part[: len(ys[k])] for part in whole])
-
-    share_out(work, count, x)
-    return sums[0].sum(), gradient_sums.sum((0, 1, 2), dtype=torch.float64), sums[1].sum()
+    rows, d = block.shape
+    if block.device.type != "cpu" or rows < _TERMS or not d or not block.is_contiguous():
+        torch.mv(block.T, weight, out=out[-1, 0])
+        return
+    rest = rows % _TERMS
+    if rest:
+        torch.mv(block[-rest:].T, weight[-rest:], out=out[-1, 0])
+        block, weight, out = block[:-rest], weight[:-rest], out[: rows // _TERMS]
+    torch.bmm(weight.view(-1, 1, _TERMS), block.view(-1, _TERMS, d), out=out)
 
 
-def _check_shapes(
-    x: Tensor, y: Tensor | None, weight: Tensor, bias: Tensor | None, sample_weight: Tensor | None
-) -> None:
-    if x.ndim != 2:
-        raise ValueError(f"x must be a matrix (n, d), not of shape {tuple(x.shape)}")
-    n, d = x.shape
-    for name, tensor, size in (
-        ("y", y, n),
-        ("weight", weight, d),
-        ("bias", bias, 1),
-        ("sample_weight", sample_weight, n),
-    ):
-        if tensor is not None and tensor.numel() != size:
-            raise ValueError(f"{name} must have {size} elements for x of shape {(n, d)}, not {tensor.numel()}")
+# For the solver, until it takes designs.
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """`Design.product_dtype` of a tensor."""
+    return Dense(x).product_dtype
+
+
+def block_rows(x: Tensor) -> int:
+    """Number of rows of ``x`` to work on at a time."""
+    return Dense(x)._block_rows
+
+
+def sweep(x: Tensor, y: Tensor, w: Tensor, b: Tensor | None = None, v: Tensor | None = None) -> tuple[Tensor, ...]:
+    """`Design.value_and_gradient` of a tensor."""
+    return Dense(x).value_and_gradient(y, w, b, v)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from lr_lightning.model.design import Design, as_design
 from lr_lightning.model.standardization import Standardization
-from lr_lightning.model.threads import block_rows, share_out
 
 
 class LinearSigmoid(nn.Module):
@@ -99,19 +98,6 @@ class LinearSigmoid(nn.Module):
             self.linear.bias.fill_(intercept + float(weight @ self.mean))
 
 
-@torch.no_grad()
-def linear_predictor(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Logits x @ weight + bias, float64, (n,), of rows (n, d) of any dtype, on their device.
-
-    Block by block, so that no float64 copy of the whole is ever made.
-    """
-    z = torch.empty(len(x), dtype=torch.float64, device=x.device)
-    rows, (w, b) = block_rows(x), (t.to(z) for t in (weight, bias))
-    xs, zs = x.split(rows), z.split(rows)
-
-    def work(share: Iterator[int]) -> None:
-        for k in share:
-            torch.mv(xs[k].double(), w, out=zs[k]).add_(b)
-
-    share_out(work, len(xs), x)
-    return z
+def linear_predictor(x: Tensor | Design, weight: Tensor, bias: Tensor) -> Tensor:
+    """Logits x @ weight + bias, float64, (n,), of rows (n, d) of any dtype, on their device."""
+    return as_design(x).matvec(weight.double(), bias.double())

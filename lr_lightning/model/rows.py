@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from lr_lightning.model.design import Design, as_design
 
 OTHER_SPLIT = "choose another data.seed, or other data.val_fraction and data.test_fraction"
 _LEAST = math.ulp(0.0)  # stands for any positive weight that float64 cannot hold beside the heaviest
@@ -14,23 +17,60 @@ _EXACT = 2.0**53  # whole numbers up to here are exact, and far from the limits 
 
 
 class Rows(NamedTuple):
-    """Features (n, d), 0/1 targets (n,) and sample weights (n,) or None."""
+    """Rows in memory, on one device; passed whole.
 
-    x: Tensor
+    Attributes:
+        x: features (n, d): a tensor, or another storage of `lr_lightning.model.design`.
+        y: targets 0 or 1, (n,).
+        weight: of the rows, (n,), not negative, or None for ones.
+        offset: log-odds that are added to the logits, (n,), or None.
+    """
+
+    x: Tensor | Design
     y: Tensor
-    weight: Tensor | None
+    weight: Tensor | None = None
+    offset: Tensor | None = None
+
+    @classmethod
+    def of_batch(cls, batch: Sequence[Tensor]) -> Rows:
+        """Rows of a batch `(x, y)`, `(x, y, weight)` or `(x, y, weight, offset)`."""
+        return cls(*batch)
+
+    def as_batch(self) -> tuple[Any, ...]:
+        """`(x, y)`, `(x, y, weight)` or `(x, y, weight, offset)`, whichever holds all that there is."""
+        if self.offset is not None:
+            weight = torch.ones_like(self.y) if self.weight is None else self.weight
+            return self.x, self.y, weight, self.offset
+        return (self.x, self.y) if self.weight is None else (self.x, self.y, self.weight)
+
+    @property
+    def design(self) -> Design:
+        """The features, to multiply by."""
+        return as_design(self.x)
+
+    @property
+    def total_weight(self) -> Tensor | float:
+        """Σ v, summed in float64."""
+        return float(len(self.y)) if self.weight is None else self.weight.sum(dtype=torch.float64)
 
     def take(self, index: Tensor | slice) -> Rows:
         """The rows at `index`, in its order."""
-        return Rows(self.x[index], self.y[index], None if self.weight is None else self.weight[index])
-
-    def as_batch(self) -> tuple[Tensor, ...]:
-        """`(x, y)` or `(x, y, weight)`."""
-        return (self.x, self.y) if self.weight is None else (self.x, self.y, self.weight)
+        x = self.x[index] if isinstance(self.x, Tensor) else self.x.take(index)
+        y, weight, offset = (None if t is None else t[index] for t in self[1:])
+        return Rows(x, y, weight, offset)  # type: ignore[arg-type]
 
     def to(self, device: torch.device) -> Rows:
         """The same rows on `device`."""
         return Rows(*(None if t is None else t.to(device) for t in self))  # type: ignore[arg-type]
+
+    def weighted(self, of_class: tuple[float, float]) -> Rows:
+        """With weights v: sample weight times class weight, of the negative and the positive class."""
+        if of_class == (1.0, 1.0):
+            return self
+        # A Python number by itself would be one of float32.
+        dtype = self.y.dtype if self.y.is_floating_point() else torch.float64
+        v = torch.tensor(of_class, dtype=dtype, device=self.y.device)[(self.y > 0).long()]
+        return self._replace(weight=v if self.weight is None else v * self.weight)
 
 
 def scaled_weights(weight: Tensor) -> tuple[Tensor, float]:

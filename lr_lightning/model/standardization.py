@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple
 
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from lr_lightning.errors import InputError
-from lr_lightning.model.threads import block_rows, compute_dtype, row_groups, share_out, weighted_row_sums
+from lr_lightning.model.design import Design, as_design, blocks_of
 
-_TILE = 16
 _PIVOT_ROWS = 1024
 _LARGEST_MEAN = 16.0  # in scales; beyond this, centring before rounding to the batch's dtype saves digits
 _SCALES_OF_FLOAT32 = (1e-12, 1e12)  # features outside are rescaled, or their squares leave float32's range
@@ -55,14 +54,15 @@ class Standardization(NamedTuple):
         """Statistics of the original features, where these are of features that `served` was applied to."""
         return Standardization(served.mean + served.scale * self.mean, served.scale * self.scale)
 
-    def apply(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def apply(self, x: Tensor | Design, dtype: torch.dtype) -> Tensor:
         """Standardise rows x of shape (n, d) in float64, rounded once, to `dtype`.
 
         Works through blocks of rows, so that no float64 copy of the whole is ever made.
         """
+        x = as_design(x).dense()
         out = torch.empty(x.shape, dtype=dtype, device=x.device)
         mean, scale = self.to(x.device)
-        for rows in row_blocks(x):
+        for rows in blocks_of(x):
             out[rows] = ((x[rows].double() - mean) / scale).to(dtype)
         return out
 
@@ -75,13 +75,7 @@ def standardization_to_serve(training: Standardization) -> Standardization | Non
     return None if centred and bool(((scale > low) & (scale < high)).all()) else Standardization(mean, scale)
 
 
-def row_blocks(x: Tensor) -> Iterator[slice]:
-    """Slices that cut x into blocks that stay in the cache."""
-    step = block_rows(x)
-    return (slice(start, min(start + step, len(x))) for start in range(0, len(x), step))
-
-
-def moments(blocks: Iterable[tuple[Tensor, Tensor | None]]) -> Standardization:
+def moments(blocks: Iterable[tuple[Tensor | Design, Tensor | None]]) -> Standardization:
     """Weighted means and population standard deviations (divided by Σ weight) of the columns.
 
     One sweep over the rows. Every block is centred on a common pivot (the mean of the first rows) before it
@@ -110,65 +104,31 @@ def moments(blocks: Iterable[tuple[Tensor, Tensor | None]]) -> Standardization:
 
 
 def _moments(
-    blocks: Iterable[tuple[Tensor, Tensor | None]], dtype: torch.dtype | None
+    blocks: Iterable[tuple[Tensor | Design, Tensor | None]], dtype: torch.dtype | None
 ) -> tuple[Standardization, torch.dtype, float]:
     blocks = iter(blocks)
     first = next(blocks, None)
     if first is None:
         raise InputError("there are no training rows")
-    x = first[0]
-    dtype, eps = dtype or compute_dtype(x), torch.finfo(x.dtype).eps
-    pivot = x[:_PIVOT_ROWS].double().mean(0).to(dtype)
+    x = as_design(first[0])
+    dtype, eps = dtype or x.product_dtype, torch.finfo(x.dtype).eps
+    pivot = x.take(slice(_PIVOT_ROWS)).dense(torch.float64).mean(0).to(dtype)
     total, weight_sum = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device), 0.0
     for x, weight in chain([first], blocks):
-        total += _sums_about(pivot, x, weight)
-        weight_sum += len(x) if weight is None else float(weight.sum(dtype=torch.float64))
+        x = as_design(x)
+        total += x.sums_about(pivot, weight)
+        weight_sum += x.shape[0] if weight is None else float(weight.sum(dtype=torch.float64))
     shift, mean_square = total / weight_sum
     variance = (mean_square - shift.square()).clamp_min(0)
     return Standardization(pivot.double() + shift, variance.sqrt()), dtype, eps
 
 
-def _sums_about(pivot: Tensor, x: Tensor, weight: Tensor | None) -> Tensor:
-    """Σ v (x − pivot) and Σ v (x − pivot)², shape (2, d): float64 sums over blocks in the pivot's dtype."""
-    if weight is None and x.is_contiguous() and x.device.type == "cpu":
-        # Several rows as one: torch is slow on short ones. Its sums of many terms are pairwise.
-        whole = len(x) - len(x) % _TILE
-        tiled = _block_sums(pivot.repeat(_TILE), x[:whole].view(-1, _TILE * x.shape[1]), None)
-        return tiled.view(2, _TILE, -1).sum(1) + _block_sums(pivot, x[whole:], None)
-    return _block_sums(pivot, x, weight)
-
-
-def _block_sums(pivot: Tensor, x: Tensor, weight: Tensor | None) -> Tensor:
-    dtype, rows = pivot.dtype, block_rows(x)
-    xs, vs = x.split(rows), None if weight is None else weight.split(rows)
-    groups = 1 if vs is None else row_groups(min(rows, len(x)))
-    sums = torch.zeros(2, len(xs), groups, 1, x.shape[1], dtype=dtype, device=x.device)
-    firsts, seconds = sums[0].unbind(), sums[1].unbind()
-
-    def work(share: Iterator[int]) -> None:
-        buffer = torch.empty(min(rows, len(x)), x.shape[1], dtype=dtype, device=x.device)
-        for k in share:
-            centred = buffer[: len(xs[k])]
-            for power in (firsts, seconds):
-                if power is firsts:
-                    torch.sub(xs[k], pivot, out=centred)
-                else:
-                    centred.square_()
-                if vs is None:
-                    torch.sum(centred, 0, out=power[k][0, 0])
-                else:
-                    weighted_row_sums(centred, vs[k].to(dtype), out=power[k])
-
-    share_out(work, len(xs), x)
-    return sums.sum((1, 2, 3), dtype=torch.float64)
-
-
-def _are_constant(blocks: Iterable[tuple[Tensor, Tensor | None]], columns: Tensor) -> tuple[Tensor, Tensor]:
+def _are_constant(blocks: Iterable[tuple[Tensor | Design, Tensor | None]], columns: Tensor) -> tuple[Tensor, Tensor]:
     """For each column: whether the rows of positive weight all hold the same value, and the first value."""
     first: Tensor | None = None
     constant = torch.ones(len(columns), dtype=torch.bool, device=columns.device)
     for x, weight in blocks:
-        part = x[:, columns]
+        part = as_design(x).columns(columns).dense()
         if weight is not None:
             part = part[weight > 0]
         if first is None and len(part):

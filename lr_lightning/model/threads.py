@@ -1,4 +1,4 @@
-"""Sweeps over the rows of a large matrix: in blocks that fit the cache, in threads, without losing digits."""
+"""Threads that share the blocks of a large matrix, each with serial operations of torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-# Elements of x in a block. On the CPU about the size of a core's cache, where the rows stay between the block's
-# two products; an accelerator wants few and large kernels.
-_CPU_BLOCK = 2**19
-_CPU_BLOCK_ROWS = 2**15
-_TERMS = 512  # more float32 terms in one sum would lose digits
-DEVICE_BLOCK = 2**28
 _ELEMENTS_PER_WORKER = 2**18
-_SMALL = 2**19  # elements of x; below, float64 products cost next to nothing
 _MAX_WORKERS = 8  # more would wait for Python's interpreter lock
 _MANY_FEATURES = 512
 _MAX_SOLVERS = 64  # at a time; more wait for one another
@@ -69,43 +62,6 @@ def on_one_thread(work: Callable[[Callable[[], bool]], _T], threads: int | None 
     except BaseException:
         interrupted.set()
         raise
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which products with ``x`` are computed."""
-    if x.device.type == "cpu" and x.numel() <= _SMALL:
-        return torch.float64
-    return x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-
-
-def block_rows(x: Tensor) -> int:
-    """Number of rows of ``x`` to work on at a time."""
-    d = max(x.shape[1], 1)
-    if x.device.type != "cpu":
-        return max(64, DEVICE_BLOCK // d)
-    rows = min(max(64, _CPU_BLOCK // d), _CPU_BLOCK_ROWS)
-    return rows if rows < _TERMS else rows - rows % _TERMS
-
-
-def row_groups(rows: int) -> int:
-    """Number of partial sums that :func:`weighted_row_sums` leaves of a block of ``rows`` rows, of which 0 is one."""
-    return max(1, -(-rows // _TERMS))
-
-
-def weighted_row_sums(block: Tensor, weight: Tensor, out: Tensor) -> None:
-    """Fills ``out`` (groups, 1, d), which holds zeros, with sums of weighted rows that add up to ``block.T @ weight``.
-
-    On the CPU no sum has more than 512 terms, so that the sum over the groups can be one in float64.
-    """
-    rows, d = block.shape
-    if block.device.type != "cpu" or rows < _TERMS or not d or not block.is_contiguous():
-        torch.mv(block.T, weight, out=out[-1, 0])
-        return
-    rest = rows % _TERMS
-    if rest:
-        torch.mv(block[-rest:].T, weight[-rest:], out=out[-1, 0])
-        block, weight, out = block[:-rest], weight[:-rest], out[: rows // _TERMS]
-    torch.bmm(weight.view(-1, 1, _TERMS), block.view(-1, _TERMS, d), out=out)
 
 
 @contextmanager

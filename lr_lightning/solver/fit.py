@@ -72,8 +72,8 @@ def solve(
         >>> solution.status, [round(t, 4) for t in solution.theta.tolist()]
         ('converged', [0.9082, 0.0])
     """
-    if start is not None and start.shape != (rows.x.shape[1] + 1,):
-        raise InputError(f"start has {len(start) - 1} entries, but the data have {rows.x.shape[1]} features")
+    if start is not None and start.shape != (rows.design.shape[1] + 1,):
+        raise InputError(f"start has {len(start) - 1} entries, but the data have {rows.design.shape[1]} features")
     return on_one_thread(lambda stopped: _solve(rows, objective, start, tol, max_passes, stopped), threads)
 
 
@@ -86,33 +86,39 @@ def _solve(
     max_passes: int,
     stopped: Callable[[], bool],
 ) -> Solution:
-    x, y, v = rows
+    n, d = rows.design.shape
     if not max_passes:
-        theta = torch.zeros(x.shape[1] + 1, dtype=torch.float64) if start is None else start
+        theta = torch.zeros(d + 1, dtype=torch.float64) if start is None else start
         return Solution(theta, False, "", 0, math.inf)
-    if v is not None:
-        v, _ = scaled_weights(v)  # the mean does not depend on their scale, but its sums must not overflow
-        rows = Rows(x, y, v)
-    training = moments([(x, v)])
+    if rows.weight is not None:
+        # The mean does not depend on the scale of the weights, but its sums must not overflow.
+        rows = rows._replace(weight=scaled_weights(rows.weight)[0])
+    training = moments([(rows.x, rows.weight)])
     served = standardization_to_serve(training)
     if served is not None:
         # Centred in float64 before they are rounded, the features keep digits that a large mean would cost.
-        rows = Rows(served.apply(x, x.dtype), y, v)
-    served = served or Standardization.identity(x.shape[1])
+        rows = rows._replace(x=served.apply(rows.x, rows.x.dtype))
+    served = served or Standardization.identity(d)
     problem = objective.standardized(training, served)
-    weight = torch.zeros(x.shape[1], dtype=torch.float64)
+    weight = torch.zeros(d, dtype=torch.float64)
     bias = torch.zeros((), dtype=torch.float64)
     if start is not None:
         problem.read(start, weight, bias)
     parameters = [weight, bias] if objective.fit_intercept else [weight]
     solver = SubsampledNewton(
         parameters,
-        sample=draw_sample(rows.x, y.to(x.dtype), v, center=problem.as_served.mean, scale=problem.as_served.scale),
+        sample=draw_sample(
+            rows.design.dense(),
+            rows.y.to(rows.x.dtype),
+            rows.weight,
+            center=problem.as_served.mean,
+            scale=problem.as_served.scale,
+        ),
         l1=problem.penalty.l1,
         l2=problem.penalty.l2,
         tol=tol,
         warm_start=start is not None,
-        n_rows=len(y),
+        n_rows=n,
     )
 
     def closure() -> Tensor:

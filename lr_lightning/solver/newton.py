@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.model.threads import compute_dtype
+from lr_lightning.model.design import compute_dtype
 from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.factored import FactoredCurvature

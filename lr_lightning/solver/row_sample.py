@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lr_lightning.model.design import logistic_hessian, sweep
-from lr_lightning.model.threads import compute_dtype
+from lr_lightning.model.design import compute_dtype, sweep
+from lr_lightning.model.objective import logistic_hessian
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
 from lr_lightning.solver.factored import FactoredCurvature
 from lr_lightning.solver.quadratic import RANK_TOLERANCE, mean_square_eigenvalue, smallest_pivot

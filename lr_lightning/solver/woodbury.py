@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.model.threads import block_rows
+from lr_lightning.model.design import block_rows
 from lr_lightning.solver.decompositions import eigenvalues
 
 _COLUMNS = 4096  # more float32 terms in one sum would lose digits

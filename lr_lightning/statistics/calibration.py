@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from lr_lightning.model.objective import Objective
+from lr_lightning.model.rows import Rows
+from lr_lightning.solver.fit import solve
 from lr_lightning.statistics.held_out import Ranking, brier, has_both_classes, mean, reliability, weighted_rows
 
 
@@ -70,29 +73,10 @@ def recalibration(logits: np.ndarray, y: np.ndarray, v: np.ndarray) -> tuple[flo
     low, high = logits[y < 0.5], logits[y > 0.5]
     if low.max() <= high.min() or high.max() <= low.min():
         return None  # separated, or constant logits
-    v = v / v.sum()
-    centre = v @ logits
-    scale = math.sqrt(v @ np.square(logits - centre))
-    x = np.column_stack([np.ones_like(logits), (logits - centre) / scale])
-    share = v @ y
-    theta = np.array([math.log(share / (1 - share)), 0.0])
-    sign = 2 * y - 1
-    loss = v @ np.logaddexp(0, -(x @ theta) * sign)
-    for _ in range(100):
-        wrong = torch.from_numpy(-(x @ theta) * sign).sigmoid().numpy()
-        gradient = x.T @ (v * wrong * sign)
-        try:
-            step = np.linalg.solve(x.T @ (x * (v * wrong * (1 - wrong))[:, None]), gradient)
-        except np.linalg.LinAlgError:  # every row lies so far out that none has any curvature
-            return None
-        t = 1.0
-        while (new := v @ np.logaddexp(0, -(x @ (theta + t * step)) * sign)) > loss and t > 1e-9:
-            t /= 2
-        theta, loss = theta + t * step, min(loss, new)
-        if gradient @ step < 1e-20:
-            break
-    slope = theta[1] / scale
-    return float(theta[0] - slope * centre), float(slope)
+    rows = Rows(torch.from_numpy(logits)[:, None], torch.from_numpy(y), torch.from_numpy(v))
+    solution = solve(rows, Objective())
+    slope, intercept = solution.theta.tolist()
+    return (intercept, slope) if solution.converged else None
 
 
 def choose_threshold(probability: Any, y: Any, criterion: str | float, weight: Any = None) -> float:

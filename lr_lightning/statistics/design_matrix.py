@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.model.design import Dense
 from lr_lightning.solver.separating_columns import SeparatingColumns
 
 _CPU_BLOCK = 2**20  # elements: 8 MiB; of smaller blocks, waking torch's threads costs more than the products
@@ -38,6 +39,15 @@ class Block(NamedTuple):
     sign: Tensor
     weight: Tensor
     start: int
+
+    @property
+    def design(self) -> Dense:
+        """The features and the ones, to multiply by."""
+        return Dense(self.x)
+
+    def margins(self, parameters: np.ndarray | Tensor) -> Tensor:
+        """(2y − 1)·logit, (r,), float64, at parameters (p,)."""
+        return self.design.matvec(torch.as_tensor(parameters)) * self.sign
 
 
 @dataclass(frozen=True)

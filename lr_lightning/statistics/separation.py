@@ -137,7 +137,7 @@ def _hangs_on_rounding(design: DesignMatrix, parameters: np.ndarray) -> bool:
     theta = torch.from_numpy(parameters)
     for block in design.blocks():
         at = theta.to(block.x.device)
-        margin = (block.x @ at) * block.sign
+        margin = block.margins(theta)
         error = design.rounding(block) @ at[: len(design.columns)].abs()
         if bool(((margin - error < _SURE) & (error > _NOTICEABLE)).any()):
             return True
@@ -240,7 +240,7 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
             device = block.x.device
             scores = block.x[:, keep] @ torch.from_numpy(inverse.T).to(device)
             largest = max(largest, float(scores.square().sum(1).max()))
-            wrong = block.weight * torch.sigmoid(-(block.x @ theta.to(device)) * block.sign)
+            wrong = block.weight * torch.sigmoid(-block.margins(theta))
             squares[:k] += (design.rounding(block) * wrong[:, None]).square().sum(0).cpu().numpy()
     # The roundings of different rows have nothing to do with each other.
     return decrement(_DEVIATIONS * np.sqrt(squares)) * math.sqrt(largest) < 0.5
@@ -293,16 +293,12 @@ def _first_rows(design: DesignMatrix, parameters: np.ndarray, n_rows: int, keep:
     size = max(_FIRST_ROWS, 4 * len(keep))
     if n_rows <= 2 * size:
         return np.concatenate([_signed(design, block, slice(None), keep) for block in design.blocks()])
-    theta = torch.from_numpy(parameters)
     generator = torch.Generator().manual_seed(0)
-
-    def margins(block: Block) -> Tensor:
-        return (block.x @ theta.to(block.x.device)) * block.sign
 
     worst = _Lowest(design, keep, size // 2)
     sample = _Lowest(design, keep, size // 2)
     for block in design.blocks():
-        worst.add(block, margins(block))
+        worst.add(block, block.margins(parameters))
         sample.add(block, torch.rand(len(block.x), generator=generator, dtype=torch.float64))
     return np.concatenate([worst.rows, sample.rows])
 

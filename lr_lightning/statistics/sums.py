@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lr_lightning.model.objective import curvature
 from lr_lightning.statistics.design_matrix import DesignMatrix
 
 
@@ -65,10 +66,11 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
     whole, smallest, largest = True, math.inf, 0.0
     totals, gradient = np.zeros(4), np.zeros(p)
     hessian, gram = np.zeros((2, size, size))
-    for x, sign, v, _ in design.blocks():
-        if not len(x):
+    for block in design.blocks():
+        if not len(block.x):
             continue
-        margin = (x @ torch.from_numpy(parameters).to(x.device)) * sign
+        x, sign, v, _ = block
+        margin = block.margins(parameters)
         right, wrong = torch.sigmoid(margin), torch.sigmoid(-margin)  # wrong = |y − p|, to its last digits
         positive = sign > 0
         prediction = torch.where(positive, right, wrong)
@@ -76,12 +78,10 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
         n_rows += len(x)
         n_positive += int(positive.sum())
         totals += [float(t) for t in (v.sum(), v[positive].sum(), v @ prediction, v @ log_likelihood)]
-        residual = v * wrong * sign
-        gradient += _numpy(residual @ x)
+        gradient += _numpy(block.design.rmatvec(v * wrong * sign))
         if matrices:
-            weighted = x * v[:, None]
-            gram += _numpy(x.T @ weighted)
-            hessian += _numpy((weighted * (right * wrong)[:, None]).T @ x)
+            gram += _numpy(block.design.sandwich(v))
+            hessian += _numpy(block.design.sandwich(v * right * wrong))
         whole = whole and bool((v == v.round()).all())
         smallest = min(smallest, float(margin.min()))
         largest = max(largest, float(x.square().sum(1).max()))
@@ -107,8 +107,8 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
 def triangular_factor(rows: Iterable[torch.Tensor], size: int) -> np.ndarray:
     """R, upper triangular, with RᵀR the Gram matrix of all rows (…, size) together, (size, size), float64.
 
-    A Gram matrix holds the squares of the rows' singular values, and loses the small ones twice as soon; a QR
-    factorisation of the rows, block after block, keeps them (Golub & Van Loan 2013, section 5.3.8; Demmel, Grigori,
+    Forming a Gram matrix squares the condition number of the rows; a QR factorisation of the rows, block after
+    block, does not (Golub & Van Loan 2013, section 5.3.8; Demmel, Grigori,
     Hoemmen & Langou 2012).
     """
     factor, waiting, n_waiting = torch.zeros(0, size, dtype=torch.float64), [], 0
@@ -133,17 +133,16 @@ def curved_rows(
 ) -> Iterator[torch.Tensor]:
     """√(v p (1 − p))·x̃ of the columns: the Gram matrix of these rows is `Sums.hessian`."""
     for block in design.blocks():
-        logit = block.x @ torch.from_numpy(parameters).to(block.x.device)
-        curvature = block.weight * torch.sigmoid(logit) * torch.sigmoid(-logit)
-        yield block.x[:, columns] * curvature.sqrt()[:, None]
+        root = curvature(block.margins(parameters), block.weight).sqrt()
+        yield block.x[:, columns] * root[:, None]
 
 
 def sum_squared_scores(design: DesignMatrix, parameters: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """Σ v² (y − p)² u uᵀ with u = Fᵀ x̃, (r, r), of F (p, r)."""
     total = np.zeros((factor.shape[1],) * 2)
-    for x, sign, v, _ in design.blocks():
-        theta, whitened = (torch.from_numpy(t).to(x.device) for t in (parameters, factor))
-        scores = (x @ whitened) * (v * torch.sigmoid(-(x @ theta) * sign))[:, None]
+    for block in design.blocks():
+        residual = block.weight * torch.sigmoid(-block.margins(parameters))
+        scores = block.design.matvec(torch.from_numpy(factor)) * residual[:, None]
         total += _numpy(scores.T @ scores)
     return total
 

@@ -13,8 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lr_lightning.errors import InputError
-from lr_lightning.model.design import logistic_loss
 from lr_lightning.model.linear_sigmoid import LinearSigmoid, linear_predictor
+from lr_lightning.model.objective import logistic_loss
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import serial_operations

@@ -171,7 +171,7 @@ class TensorDataModule(LightningDataModule):
     def points(self, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
         """Training rows as points of a picture: raw features (m, d) and targets (m,), m evenly spaced rows."""
         rows = self.train_rows.take(slice(None, None, -(-len(self.train_rows.y) // most)))
-        raw = rows.x.double().cpu() * self.served.scale + self.served.mean
+        raw = rows.design.dense(torch.float64).cpu() * self.served.scale + self.served.mean
         return raw.numpy(), rows.y.cpu().numpy()
 
     def curve(self) -> dict[str, Any] | None:

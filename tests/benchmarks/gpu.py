@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.model.design import logistic_loss
+from lr_lightning.model.objective import logistic_loss
 from tests.benchmarks.solver import Solution, Task, best_time, fit_ours, objective, torch_lbfgs
 
 SIZES = ((20_000_000, 28), (2_000_000, 500))

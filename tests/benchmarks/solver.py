@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from lr_lightning import LogisticRegression, TensorDataModule
-from lr_lightning.model.design import logistic_loss
+from lr_lightning.model.objective import logistic_loss
 from lr_lightning.model.standardization import moments
 
 SLOW = 5.0  # seconds; what takes longer is run once

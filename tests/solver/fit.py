@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lr_lightning.model.design import logistic_loss
+from lr_lightning.model.objective import logistic_loss
 from lr_lightning.solver import SubsampledNewton, draw_sample
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from lr_lightning.model.design import logistic_hessian
+from lr_lightning.model.objective import logistic_hessian
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature
 from lr_lightning.solver.woodbury import GramCurvature, gram_matrix
 from tests.solver.fit import Fit, check_resuming, fit, gradient, newton, objective, standardize

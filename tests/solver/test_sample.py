@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lr_lightning.model.design import logistic_hessian
+from lr_lightning.model.objective import logistic_hessian
 from lr_lightning.solver import draw_sample, sample_size
 from tests.solver.problems import build
 
