@@ -199,23 +199,20 @@ class Dense(Design):
         x, n = self.tensor, len(self.tensor)
         w = w.detach().to(x.device)
         shift = w.new_zeros(()) if shift is None else shift.detach().to(w)
+        multiply = torch.addmv if w.ndim == 1 else torch.addmm
         rows = max(_KERNEL_ROWS, self._block_rows // _KERNEL_ROWS * _KERNEL_ROWS)
-        out = torch.empty(n, *w.shape[1:], dtype=w.dtype, device=x.device)
+        if n <= rows:
+            return multiply(shift.expand(n, *w.shape[1:]), x.to(w.dtype), w)
         of_rows = shift.ndim == 1 and w.ndim == 1
-
-        def multiply(part: slice) -> None:
-            block = x[part].to(w.dtype)
-            start = (shift[part] if of_rows else shift).expand(len(block), *w.shape[1:])
-            torch.addmv(start, block, w, out=out[part]) if w.ndim == 1 else torch.addmm(start, block, w, out=out[part])
+        out = torch.empty(n, *w.shape[1:], dtype=w.dtype, device=x.device)
 
         def work(share: Iterator[int]) -> None:
             for k in share:
-                multiply(slice(k * rows, min((k + 1) * rows, n)))
+                part = slice(k * rows, min((k + 1) * rows, n))
+                start = (shift[part] if of_rows else shift).expand(part.stop - part.start, *w.shape[1:])
+                multiply(start, x[part].to(w.dtype), w, out=out[part])
 
-        if n <= rows:
-            multiply(slice(0, n))
-        else:
-            share_out(work, math.ceil(n / rows), x)
+        share_out(work, math.ceil(n / rows), x)
         return out
 
     @torch.no_grad()
