@@ -119,7 +119,7 @@ def dump_configuration(data: Any) -> str:
 def as_written(data: Any) -> Any:
     """Plain values with every text marked as `Written`, so that jsonargparse leaves it as it is."""
     if isinstance(data, Mapping):
-        return {key: as_written(value) for key, value in data.items()}
+        return {key: as_written(_public(key, value)) for key, value in data.items()}
     if isinstance(data, list | tuple):
         return type(data)(map(as_written, data))
     return Written(data) if isinstance(data, str) else data
@@ -150,9 +150,7 @@ def _written(node: yaml.Node, loader: Any) -> Any:
             name = loader.construct_object(key, deep=True)
             if not isinstance(key, yaml.ScalarNode) or not (key.value or isinstance(name, str)):
                 raise yaml.MarkedYAMLError(problem="a key is nothing, or no text", problem_mark=key.start_mark)
-            mapping[key.value] = _written(item, loader)
-            if key.value == "class_path" and isinstance(mapping[key.value], Written):
-                mapping[key.value] = Written(public_path(mapping[key.value]))
+            mapping[key.value] = _public(key.value, _written(item, loader))
             mapping_value[name] = _value(mapping[key.value])
         mapping.value = mapping_value
         return mapping
@@ -163,6 +161,13 @@ def _written(node: yaml.Node, loader: Any) -> Any:
 def _value(data: Any) -> Any:
     """What YAML makes of something written."""
     return data.value if isinstance(data, Written | WrittenList | WrittenMapping) else data
+
+
+def _public(key: str, value: Any) -> Any:
+    """The value of a key; a class path of an earlier version as it is today."""
+    if key != "class_path" or not isinstance(value, str) or (path := public_path(value)) == value:
+        return value
+    return Written(path)
 
 
 def refuse_large_files(arguments: Sequence[str]) -> None:

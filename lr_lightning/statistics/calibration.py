@@ -14,6 +14,8 @@ from lr_lightning.model.rows import Rows
 from lr_lightning.solver.fit import solve
 from lr_lightning.statistics.held_out import Ranking, brier, has_both_classes, mean, reliability, weighted_rows
 
+_TOLERANCE = 1e-18  # of the recalibration's objective: its two coefficients then have all of their digits
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -74,7 +76,7 @@ def recalibration(logits: np.ndarray, y: np.ndarray, v: np.ndarray) -> tuple[flo
     if low.max() <= high.min() or high.max() <= low.min():
         return None  # separated, or constant logits
     rows = Rows(torch.from_numpy(logits)[:, None], torch.from_numpy(y), torch.from_numpy(v))
-    solution = solve(rows, Objective())
+    solution = solve(rows, Objective(), tol=_TOLERANCE)
     slope, intercept = solution.theta.tolist()
     return (intercept, slope) if solution.converged else None
 
