@@ -96,5 +96,5 @@ def test_threshold_needs_both_classes():
 def test_no_line_where_its_fit_does_not_converge(monkeypatch):
     z, y = np.array([-1.0, 0.0, 1.0, 2.0]), np.array([0, 1, 0, 1])
     assert calibrate(z, y).slope is not None
-    monkeypatch.setattr(calibration, "solve", lambda *rows: replace(solve(*rows), converged=False))
+    monkeypatch.setattr(calibration, "solve", lambda *rows, tol: replace(solve(*rows, tol=tol), converged=False))
     assert calibrate(z, y).slope is None
