@@ -61,9 +61,9 @@ class SubsampledNewton(torch.optim.Optimizer):
     in float64 Newton steps on the non-zero coordinates follow, until rounding alone is left of the optimality
     conditions.
 
-    Without a penalty, and with all rows in the sample, columns of two values that separate some rows by themselves
-    (`separating_columns`) are taken to their limit at once: the coefficients are those of the rows that stay, and the
-    fit ends as one that has no minimum.
+    Without a penalty, and with all rows in the sample, columns of two values that separate some rows by themselves,
+    and reference levels that do (`separating_columns`), are taken to their limit at once: the coefficients are those of
+    the rows that stay, and the fit ends as one that has no minimum.
 
     Args:
         params: `[weight]` or `[weight, bias]`, float64; weight (d,) or (1, d), bias () or (1,). The features
@@ -234,10 +234,11 @@ class SubsampledNewton(torch.optim.Optimizer):
         super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
         solver = state_dict["solver"]
         limit = self._coefficients
-        if isinstance(limit, CoefficientsInTheLimit) and len(solver["point"]) == limit.size_of_all:
-            limit.write(self._start)  # the state is of a version that did not take the limit
+        other_size = solver["point"].shape != self._best_gradient.shape
+        if other_size and isinstance(limit, CoefficientsInTheLimit) and len(solver["point"]) <= limit.size_of_all:
+            limit.write(self._start)  # the state is of a version that took no limit, or had more finite coefficients
             return
-        if solver["point"].shape != self._best_gradient.shape:
+        if other_size:
             raise ValueError(f"the state holds {len(solver['point'])} coefficients, not {len(self._best_gradient)}")
         for name in _STATE:
             value = solver.get(name, math.inf) if name == "_residual" else solver[name]  # older states lack it

@@ -121,7 +121,7 @@ class DesignMatrix:
         outside[self.columns[columns]] = False
         mean, scale = self._training
         scale = torch.where(outside.to(scale.device), 0.0, scale)
-        batches = _Staying(self.batches, [look._replace(columns=self.columns[look.columns]) for look in looks])
+        batches = _Staying(self.batches, [look.at(self.columns) for look in looks])
         return DesignMatrix(batches, served=self._served, training=(mean, scale), intercept=self.intercept)
 
     def served_rows(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -61,9 +61,9 @@ def find_separation(
        most max_i |x̃_iᵀδ| times the second (Bach 2010), so that the likelihood has a
        maximum, and there is no separation, if ‖g‖_{H⁻¹}·max_i ‖x̃_i‖_{H⁻¹} < 1. A
        converged fit passes this test, unless the features' rounding could have made up that maximum.
-    3. Columns that separate some rows by themselves, such as levels that occur with one outcome only, are found by
-       looking (`separating_columns`). What is left are the other rows and columns, of which the same is asked: where
-       the fit is at its limit, their likelihood has a maximum.
+    3. Columns that separate some rows by themselves, such as levels that occur with one outcome only, and reference
+       levels that do, are found by looking (`separating_columns`). What is left are the other rows and columns, of
+       which the same is asked: where the fit is at its limit, their likelihood has a maximum.
     4. Else a linear programme on some of the rows. If they are not separated, the whole is not. If they are, its
        direction is tried on all rows; those that lose are added, until none does or there is no direction left.
        Rows that neither gain nor lose, by columns that have been rounded, may do either in the table's own digits:
@@ -185,7 +185,9 @@ def _beside(
     dependent[inner[collinearity.basis], : len(collinearity.aliased)] = -collinearity.relation
     dependent[inner, len(collinearity.aliased) :] = found.free
     if found.doubt is not None:  # then none of the coefficients is known to be finite
-        return Separation("quasi", found.doubt, np.sort(outer), np.eye(design.size)[:, keep])
+        of_categories = [reference.columns.numpy() for look in looks for reference in look.references]
+        moved = np.unique(np.concatenate([outer, *of_categories]))
+        return Separation("quasi", found.doubt, moved, np.eye(design.size)[:, keep])
     free = np.linalg.qr(free)[0]
     moved = moved_terms(design, free)
     return Separation("quasi", None, moved[moved < k], free)

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from packaging.version import Version
 from sklearn.linear_model import LogisticRegression
 
-from lr_lightning.solver import SubsampledNewton, quadratic
+from lr_lightning.solver import SubsampledNewton, factored, quadratic, separating_columns
 from lr_lightning.solver import newton as module
 from lr_lightning.solver.problem import SampleProblem
+from lr_lightning.solver.separating_columns import independent_columns
+from lr_lightning.statistics.linear_programme import largest_support
 from tests.solver.fit import check_resuming, fit, gradient, kkt_residual, make, newton, objective, standardize
 from tests.solver.problems import REGULAR, SEPARATED, build
 
@@ -400,6 +402,96 @@ def test_levels_with_one_outcome_are_taken_to_their_limit(weighted, rows, dtype)
     )  # fmt: skip
 
 
+def levels(codes, n):
+    """A column a level but the first."""
+    return (codes[:, None] == np.arange(1, n)).astype(float)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("outcome", [False, True])
+def test_a_reference_level_with_one_outcome_is_taken_to_its_limit(outcome, weighted, dtype):
+    """It has no column; the reference of the second category has one outcome once a level of the third is aside."""
+    r = np.random.default_rng(3)
+    numbers, first, second, third = r.normal(size=(4000, 3)), *r.integers(0, 40, (2, 4000)), r.integers(0, 3, 4000)
+    y = r.random(4000) < 1 / (1 + np.exp(-numbers @ [1, -1, 0.5] - 0.2 * (first % 5)))
+    third[r.random(4000) < 0.02] = 3
+    y[third == 3] = outcome
+    y[(third < 3) & (second == 0)] = not outcome
+    y[(third < 3) & (second > 0) & (first == 0)] = outcome
+    first[(third == 3) | (second == 0)] = 7
+    v = torch.from_numpy(r.integers(0, 3, 4000).astype(float)) if weighted else None
+    used = np.ones(4000, bool) if v is None else v.numpy() > 0
+    y[~used] = ~y[~used]  # their outcome does not matter
+    stay = used & (first > 0) & (second > 0) & (third < 3)
+    assert all(len(set(y[stay & (codes == j)])) == 2 for codes in (first, second) for j in range(1, 40))
+    raw = np.column_stack([numbers, levels(first, 40), levels(second, 40), levels(third, 4)])
+    x, y = standardize(torch.from_numpy(raw)).to(dtype), torch.from_numpy(y).to(dtype)
+    result = fit(x, y, v)
+    assert result.passes <= 12
+    assert (result.optimizer.converged, result.optimizer.status) == (False, module.RUNNING_AWAY)
+    rest = None if v is None else v[stay]
+    free = np.setdiff1d(np.arange(84), [3, 42, 83])  # other levels take the place of the references
+    expected = newton(x[stay][:, free], y[stay], rest)
+    logits = x.double() @ result.weight + result.bias
+    wanted = x[stay][:, free].double() @ expected[:-1] + expected[-1]
+    torch.testing.assert_close(logits[stay], wanted, rtol=0, atol=1e-6 if dtype == torch.float64 else 2e-3)
+    assert float((logits * (2 * y.double() - 1))[used & ~stay].min()) > 30
+    assert result.optimizer.objective == pytest.approx(
+        objective(x[stay][:, free], y[stay], rest, expected) * (stay.sum() if v is None else float(v[stay].sum()))
+        / (4000 if v is None else float(v.sum())), rel=1e-7,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_levels_of_few_rows_end_at_the_supremum(seed):
+    """Whichever of them have one outcome: the rows that no direction separates have the maximum of their own."""
+    r = np.random.default_rng(seed)
+    n, sizes = 120, r.integers(2, 12, 3)
+    raw = np.column_stack([r.normal(size=n), *(levels(r.integers(0, size, n), size) for size in sizes)])
+    y = r.random(n) < 1 / (1 + np.exp(1.5 - raw[:, 0]))
+    signed = np.column_stack([raw, np.ones(n)]) * np.where(y, 1.0, -1.0)[:, None]
+    gains = largest_support(signed)[1]
+    x, y = standardize(torch.from_numpy(raw)), torch.from_numpy(y).double()
+    stay = torch.from_numpy(~gains)
+    supremum = objective(x[stay], y[stay], None, newton(x[stay], y[stay], None)) * float(stay.double().mean())
+    result = fit(x, y)
+    assert result.optimizer.converged != bool(gains.any())
+    reached = objective(x, y, None, result.point)
+    assert -1e-12 < reached - supremum < 1e-9
+
+
+def test_rows_that_stay_need_no_decompositions_where_their_columns_depend(monkeypatch):
+    """Levels that differ in the rows of one outcome alone are the same column without them."""
+    r = np.random.default_rng(5)
+    level = r.integers(0, 60, 6000)
+    raw = np.column_stack([r.normal(size=6000), levels(level, 60)])
+    like = raw[:, 1:41] + (level == 59)[:, None] * (np.arange(6000)[:, None] % 40 == np.arange(40))
+    sums = raw[:, 5:15] @ r.integers(-2, 3, (10, 5)) + 3
+    y = torch.from_numpy((r.random(6000) < 0.4) | (level == 59)).double()
+    x = standardize(torch.from_numpy(np.column_stack([raw, like, sums])))
+    monkeypatch.setattr(quadratic, "eigh", None)
+    monkeypatch.setattr(factored, "svd", None)
+    result = fit(x, y)
+    assert (result.passes <= 8, result.optimizer.status) == (True, module.RUNNING_AWAY)
+    stay = torch.from_numpy(level < 59)
+    expected = newton(x[stay, :59], y[stay], None)
+    logits, wanted = x @ result.weight + result.bias, x[stay, :59] @ expected[:-1] + expected[-1]
+    torch.testing.assert_close(logits[stay], wanted, rtol=0, atol=1e-6)
+    assert float(logits[~stay].min()) > 30
+
+
+@pytest.mark.parametrize("ratio", [1e-4, 1e-7])
+def test_nearly_dependent_columns_are_independent(ratio):
+    x = torch.randn(300, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[:, 2] = x[:, 0] - 2 * x[:, 1] + 5
+    x[:, 4] = x[:, 3] + ratio * x[:, 4]
+    kept = independent_columns(x).tolist()
+    assert len(kept) == 5
+    assert {3, 4, 5} < set(kept)
+    assert independent_columns(x[:, :0]).tolist() == []
+
+
 def test_resuming_under_levels_with_one_outcome(monkeypatch):
     r = np.random.default_rng(1)
     level = r.integers(0, 40, 9000)
@@ -407,17 +499,19 @@ def test_resuming_under_levels_with_one_outcome(monkeypatch):
     y = torch.from_numpy((r.random(9000) < 0.4) | (level == 5)).double()
     x = standardize(torch.from_numpy(raw))
     check_resuming(x, y, 1)
-    # A state of a version that did not take the limit: the fit begins anew.
-    monkeypatch.setattr(module, "limit_of", lambda *arguments: None)
-    before, *_, closure = make(x, y)
-    before.step(closure)
-    monkeypatch.undo()
-    again, weight, _, closure = make(x, y)
-    again.load_state_dict(before.state_dict())
-    assert torch.equal(weight, make(x, y)[1])
-    while not again.stopped:
-        again.step(closure)
-    assert again.status == module.RUNNING_AWAY
+    # States of versions that did not take the limit, or had more coefficients in it: the fit begins anew.
+    x = torch.cat([x, x[:, :1] + x[:, 1:2]], 1)
+    for name, other in (("limit_of", lambda *_: None), ("independent_columns", lambda x: torch.arange(x.shape[1]))):
+        monkeypatch.setattr(module if name == "limit_of" else separating_columns, name, other)
+        before, *_, closure = make(x, y)
+        before.step(closure)
+        monkeypatch.undo()
+        again, weight, _, closure = make(x, y)
+        again.load_state_dict(before.state_dict())
+        assert torch.equal(weight, make(x, y)[1])
+        while not again.stopped:
+            again.step(closure)
+        assert again.status == module.RUNNING_AWAY
 
 
 def test_a_step_from_far_on_the_wrong_side_has_an_end():

@@ -412,6 +412,67 @@ def test_levels_with_one_outcome_need_no_linear_programme(steps, dtype, monkeypa
     assert found.free.shape[1] == len(separated)
 
 
+def levels(codes, n):
+    """A column a level but the first."""
+    return (codes[:, None] == np.arange(1, n)).astype(float)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("outcome", [False, True])
+def test_a_reference_level_with_one_outcome_needs_no_linear_programme(outcome, dtype, monkeypatch):
+    """It has no column. That of the second category has one outcome once a level of the third is left out."""
+    rng = np.random.default_rng(14)
+    numbers, first, second, third = rng.normal(size=(3000, 2)), *rng.integers(0, 9, (3, 3000))
+    y = rng.random(3000) < 1 / (1 + np.exp(-numbers @ [1, -1]))
+    y[first == 0] = outcome
+    y[(second == 0) & (first > 0)] = not outcome
+    third[(second == 0) & (first == 0)] = 5
+    y[third == 5] = outcome
+    second[(third == 5) & (first > 0) & (second == 0)] = 1
+    x = np.column_stack([numbers, *(levels(codes, 9) for codes in (first, second, third))])
+    stays = (first > 0) & (second > 0) & (third != 5)
+    rest = np.setdiff1d(np.arange(26), [2, 10, 22])
+    assert konis(x[stays][:, rest], y[stays]) == pytest.approx(0, abs=1e-6)
+    design = design_of(x, y, dtype=dtype, standardize=True)
+    # A fit whose other coefficients are at their limit.
+    inner = design_of(x[stays][:, rest], y[stays])
+    original = inner.to_original(maximize(inner))
+    slopes, grows = np.zeros(26), 15 if outcome else -15
+    slopes[rest], slopes[22] = original[:-1], 4 * grows
+    slopes[2:10] -= 2 * grows
+    slopes[10:18] += grows
+    parameters = np.append(slopes * design.scale, original[-1] + grows + design.mean @ slopes)
+    monkeypatch.setattr("lr_lightning.statistics.separation.largest_support", None)
+    found = find_separation(design, parameters, sum_rows(design, parameters), np.arange(27))
+    assert (found.kind, found.doubt, found.columns.tolist()) == ("quasi", None, [*range(2, 18), 22])
+    unmoved = np.column_stack([x[stays], np.ones(stays.sum())]) @ design.to_original(found.free)
+    assert np.abs(unmoved).max() < 1e-6
+    assert found.free.shape[1] == 3
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_levels_and_references_separate_as_the_programme_alone_says(seed):
+    rng = np.random.default_rng(seed)
+    n, sizes = int(rng.integers(30, 80)), rng.integers(2, 7, 3)
+    x = np.column_stack([levels(rng.integers(0, size, n), size) for size in sizes])
+    kept: list[int] = []
+    for j in range(x.shape[1]):
+        if np.linalg.matrix_rank(np.c_[np.ones(n), x[:, [*kept, j]]]) == len(kept) + 2:
+            kept.append(j)
+    x = x[:, kept]
+    y = rng.random(n) < rng.choice([0.1, 0.3, 0.5])
+    y[:2] = False, True
+    signed = _signed(x, y)
+    gains = largest_support(signed)[1]
+    found = verdict(x, y, standardize=True)
+    assert (found.kind, found.doubt) == ("complete" if gains.all() else "quasi" if gains.any() else None, None)
+    if found.kind == "quasi":
+        still = np.linalg.svd(np.vstack([signed[~gains], np.zeros((x.shape[1] + 1,) * 2)]))
+        free = still[2][still[1] < 1e-9]
+        assert found.free.shape[1] == len(free)
+        assert found.columns.tolist() == np.flatnonzero(np.abs(free[:, :-1]).max(0) > 1e-9).tolist()
+
+
 def test_the_programme_is_asked_of_what_the_levels_leave():
     """A tie between the outcomes along a sum of two columns, and 600 levels of one outcome each."""
     rng = np.random.default_rng(12)
