@@ -28,7 +28,7 @@ class FactoredCurvature(DenseCurvature):
     """A curvature RᵀR, corrected by BFGS like `DenseCurvature`, without ever relying on the product.
 
     Args:
-        factor: R, (k, k), upper triangular.
+        factor: R, (r, k), upper triangular; of fewer rows than columns r < k.
 
     Attributes:
         matrix: RᵀR.
@@ -42,7 +42,7 @@ class FactoredCurvature(DenseCurvature):
     def of_rows(cls, rows: Tensor, l2: Tensor) -> FactoredCurvature:
         """From rows (m, k), on any device, whose Gram matrix is the loss's Hessian, and the penalty ``l2`` (k,)."""
         factor = torch.linalg.qr(rows, mode="r").R.cpu()
-        return cls(torch.linalg.qr(torch.cat([factor, l2.sqrt().diag()]), mode="r").R)
+        return cls(torch.linalg.qr(torch.cat([factor, l2.sqrt().diag()[l2 > 0]]), mode="r").R)
 
     def update(self, s: Tensor, y: Tensor) -> None:
         """Makes the matrix take the step ``s`` (k,) to the change ``y`` (k,) of the gradient.
@@ -65,10 +65,10 @@ class FactoredCurvature(DenseCurvature):
             return super().step(point, gradient, l1, ridge)
         factor, scale = self._scaled()
         r, least = -gradient / scale, _RANK_TOLERANCE * len(gradient)
-        if float(factor.diagonal().abs().min()) > least:
+        if len(factor) == len(gradient) and float(factor.diagonal().abs().min()) > least:
             half = torch.linalg.solve_triangular(factor.T, r[:, None], upper=False)
             return torch.linalg.solve_triangular(factor, half, upper=True)[:, 0] / scale
-        _, values, vectors = svd(factor)
+        _, values, vectors = svd(factor, full_matrices=False)
         least *= float(values[0])
         parts = vectors @ r
         # A gradient along a direction that the rows hardly have: only rounding where columns do depend on each other.
@@ -80,11 +80,13 @@ class FactoredCurvature(DenseCurvature):
         """Number of directions, columns of zeros aside, whose curvature is rounding."""
         factor, _ = self._scaled()
         values = singular_values(factor)
-        return int((values <= _RANK_TOLERANCE * len(values) * values[0]).sum()) - int((factor == 0).all(0).sum())
+        rank = int((values > _RANK_TOLERANCE * factor.shape[1] * values[0]).sum())
+        return int((factor != 0).any(0).sum()) - rank
 
     def noise(self) -> float:
         """What rounding adds to the decrement of a mean loss: it passes through the inverse of the least pivot."""
-        pivot = float(self._scaled()[0].diagonal().abs().min())
+        factor = self._scaled()[0]
+        pivot = float(factor.diagonal().abs().min()) if len(factor) == factor.shape[1] else 0.0
         return (10 * torch.finfo(torch.float64).eps / max(pivot, _RANK_TOLERANCE)) ** 2
 
     def _scaled(self) -> tuple[Tensor, Tensor]:

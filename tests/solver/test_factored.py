@@ -52,6 +52,30 @@ def test_dependent_columns_get_the_solution_of_least_norm():
     torch.testing.assert_close(step, expected / length, rtol=1e-6, atol=1e-9)
 
 
+def test_fewer_rows_than_columns_keep_a_factor_of_as_many_rows():
+    """It does what the square one with rows of zeros does, at the price of its own size."""
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(10, 30, generator=generator, dtype=torch.float64)
+    zero = torch.zeros(30, dtype=torch.float64)
+    wide = FactoredCurvature.of_rows(x, zero)
+    square = FactoredCurvature(torch.nn.functional.pad(wide.state()["factor"], (0, 0, 0, 20)))
+    assert wide.state()["factor"].shape == (10, 30)
+    for _ in range(3):
+        torch.testing.assert_close(wide.matrix, square.matrix)
+        s, g = torch.randn(2, 10, generator=generator, dtype=torch.float64) @ x
+        torch.testing.assert_close(wide.step(zero, g, zero), square.step(zero, g, zero))
+        assert wide.nullity() == square.nullity() == 20
+        assert wide.noise() == square.noise()
+        wide.update(s, x.T @ (x @ s) / 3)
+        square.update(s, x.T @ (x @ s) / 3)
+    length = torch.linalg.vector_norm(x, dim=0)
+    first = FactoredCurvature.of_rows(x, zero)
+    expected = torch.linalg.lstsq(x / length, torch.ones(10, 1, dtype=torch.float64), driver="gelsd").solution[:, 0]
+    torch.testing.assert_close(first.step(zero, -x.sum(0), zero), expected / length)
+    penalty = torch.linspace(0, 1, 30, dtype=torch.float64)
+    torch.testing.assert_close(FactoredCurvature.of_rows(x, penalty).matrix, x.T @ x + penalty.diag())
+
+
 def test_a_change_without_curvature_changes_nothing():
     factored = FactoredCurvature.of_rows(rows(), ZERO)
     before = factored.matrix
