@@ -91,7 +91,7 @@ def separating_columns(
 
     Args:
         rows: gives blocks of features (r, d) and of which rows are positive, (r,), of rows of positive weight; called
-            once a look, and twice before.
+            once a look, and three times before.
         candidates: which columns may be taken, (d,), bool.
 
     Returns:
