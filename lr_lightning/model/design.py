@@ -27,6 +27,8 @@ _SANDWICH_TERMS = 4096  # of a float32 sum in a Hessian; more would lose digits
 _SANDWICH_BLOCK = 2**20  # elements of x
 _ONE_BLOCK = 2**16  # elements of x
 _TILE = 128  # columns: of the symmetric product only the tiles on and below the diagonal are computed
+_GRAM_TILE = 256  # rows, likewise
+_STANDARDIZED_BLOCK = 2**18  # elements of x, for a thread of its own
 _MAX_GROUPS = 16
 _GROUP_ELEMENTS = 2**24
 _ROWS_AS_ONE = 16
@@ -116,6 +118,28 @@ class Design(Protocol):
         """Σ v (x − pivot) and Σ v (x − pivot)² of every column, (2, d), float64, in the dtype of the pivot (d,)."""
         ...
 
+    def gram(self, s: Tensor) -> Tensor:
+        """``x @ diag(s²) @ x.T``, (n, n), float64: of rows few enough for it.
+
+        Args:
+            s: (d,); products of up to 4096 columns are computed in its dtype.
+        """
+        ...
+
+    def square_norms(self, center: Tensor | None, scale: Tensor | None) -> Tensor:
+        """‖(x − center) / scale‖² of every row, (n,), float64 on the CPU; see `standardized`."""
+        ...
+
+    def standardized(self, center: Tensor | None, scale: Tensor | None, rows: Tensor | None = None) -> Design:
+        """``(x − center) / scale`` of all rows or some, in float64, rounded once: to float64 or float32 as x is.
+
+        Args:
+            center: (d,), or None for 0.
+            scale: (d,), or None for 1.
+            rows: numbers of the rows, (m,); None for all.
+        """
+        ...
+
     def take(self, rows: Tensor | slice) -> Design:
         """The rows at an index (m,) or slice, in its order."""
         ...
@@ -126,6 +150,10 @@ class Design(Protocol):
 
     def to(self, device: torch.device | str) -> Design:
         """The same features on a device."""
+        ...
+
+    def astype(self, dtype: torch.dtype) -> Design:
+        """The same features in a dtype."""
         ...
 
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -188,6 +216,10 @@ class Dense(Design):
     @override
     def to(self, device: torch.device | str) -> Dense:
         return Dense(self.tensor.to(device))
+
+    @override
+    def astype(self, dtype: torch.dtype) -> Dense:
+        return Dense(self.tensor.to(dtype))
 
     @override
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -355,6 +387,52 @@ class Dense(Design):
             tiled = as_one._block_sums(pivot.repeat(_ROWS_AS_ONE), None)
             return tiled.view(2, _ROWS_AS_ONE, -1).sum(1) + Dense(x[whole:])._block_sums(pivot, None)
         return self._block_sums(pivot, sample_weight)
+
+    @torch.no_grad()
+    @override
+    def gram(self, s: Tensor) -> Tensor:
+        x, (n, d) = self.tensor, self.shape
+        s = s.detach().to(x.device)
+        products = torch.zeros(n, n, dtype=torch.float64, device=x.device)
+        for j in range(0, d, _SANDWICH_TERMS):
+            block = x[:, j : j + _SANDWICH_TERMS].to(s.dtype) * s[j : j + _SANDWICH_TERMS]
+            for i in range(0, n, _GRAM_TILE):
+                products[i:, i : i + _GRAM_TILE] += block[i:] @ block[i : i + _GRAM_TILE].T
+        products = products.cpu().tril_()
+        return products + products.tril(-1).T
+
+    @override
+    def square_norms(self, center: Tensor | None, scale: Tensor | None) -> Tensor:
+        rows = max(1, _SANDWICH_BLOCK // max(self.shape[1], 1))
+        blocks = (Dense(block).standardized(center, scale).tensor for block in self.tensor.split(rows))
+        return torch.cat([block.double().square().sum(1).cpu() for block in blocks])
+
+    @torch.no_grad()
+    @override
+    def standardized(self, center: Tensor | None, scale: Tensor | None, rows: Tensor | None = None) -> Dense:
+        x = self.tensor
+        if center is None and scale is None:
+            return Dense(x if rows is None else x.index_select(0, rows))
+        n, d = len(x) if rows is None else len(rows), x.shape[1]
+        # The dtype tells the solver how far the rows are rounded.
+        dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+        standardized = torch.empty(n, d, dtype=dtype, device=x.device)
+        center, scale = (None if t is None else t.to(x.device) for t in (center, scale))
+        size = max(64, _STANDARDIZED_BLOCK // max(d, 1))
+
+        def work(share: Iterator[int]) -> None:
+            for k in share:
+                part = slice(k * size, (k + 1) * size)
+                block = x[part] if rows is None else x.index_select(0, rows[part])
+                block = block.to(torch.float64, copy=True)
+                if center is not None:
+                    block -= center
+                if scale is not None:
+                    block /= scale
+                standardized[part] = block
+
+        share_out(work, -(-n // size), standardized)
+        return Dense(standardized)
 
     def _block_sums(self, pivot: Tensor, weight: Tensor | None) -> Tensor:
         x, dtype, rows = self.tensor, pivot.dtype, self._block_rows
