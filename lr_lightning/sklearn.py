@@ -299,11 +299,11 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
 
     def _reason(self, status: str) -> str:
         """Why the solver stopped, and what to do about it."""
-        from lr_lightning.solver.newton import RUNNING_AWAY
+        from lr_lightning.solver.newton import DIVERGING
 
         if not self.max_iter:
             return "max_iter=0 leaves the coefficients as they were"
-        if status == RUNNING_AWAY:
+        if status == DIVERGING:
             return f"{status}; a smaller C gives them an end"
         more = "Increase the number of iterations to improve the convergence."  # as scikit-learn says it
         return status or f"max_iter={self.max_iter} passes over the rows were not enough. {more}"
@@ -322,9 +322,9 @@ def _refuse_sum(weight: np.ndarray) -> None:
 
 def _two_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The two labels, sorted, and which of them each row has, 0 or 1, (n,)."""
-    check_classification_targets(y)
     kind = type_of_target(y, input_name="y")
     if kind != "binary":
+        check_classification_targets(y)
         raise ValueError(
             f"Only binary classification is supported. The type of the target is {kind}. "
             "OneVsRestClassifier makes a multiclass classifier of a binary one."

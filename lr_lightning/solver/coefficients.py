@@ -1,4 +1,4 @@
-"""The parameters of a linear model as one vector."""
+"""The parameters of a linear model as one vector of coefficients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Coefficients:
-    """Weight and bias as one float64 vector (k,) on the CPU, the bias last.
+    """The weight of each feature and the bias as one float64 vector (k,) on the CPU, the bias last.
 
     Args:
         param_groups: Of a torch optimizer: ``[weight]`` or ``[weight, bias]`` in all, float64; weight (d,) or
@@ -30,7 +30,7 @@ class Coefficients:
 
     @property
     def has_intercept(self) -> bool:
-        """Whether the last of them is one."""
+        """Whether the last coefficient is an intercept."""
         return len(self._parameters) == 2
 
     def read(self) -> Tensor:
@@ -38,11 +38,11 @@ class Coefficients:
         return _vector(parameter.detach() for parameter in self._parameters)
 
     def read_gradient(self) -> Tensor:
-        """Their gradient, (k,); 0 where there is none."""
+        """The gradient by the coefficients, (k,); 0 where there is none."""
         return _vector(torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters)
 
     def write(self, point: Tensor) -> None:
-        """Puts ``point`` (k,) into the parameters."""
+        """Put ``point`` (k,) into the parameters."""
         start = 0
         with torch.no_grad():
             for parameter in self._parameters:
@@ -56,10 +56,10 @@ class Coefficients:
             ValueError: If one is negative or not finite.
         """
         d = self._parameters[0].numel()
-        of_weights = torch.as_tensor(value, dtype=torch.float64).detach().cpu().reshape(-1).expand(d)
-        if not bool((of_weights >= 0).all()) or not bool(of_weights.isfinite().all()):
+        of_features = torch.as_tensor(value, dtype=torch.float64).detach().cpu().reshape(-1).expand(d)
+        if not bool((of_features >= 0).all()) or not bool(of_features.isfinite().all()):
             raise ValueError(f"{name} must not be negative")
-        return torch.nn.functional.pad(of_weights, (0, len(self._parameters) - 1))
+        return torch.nn.functional.pad(of_features, (0, len(self._parameters) - 1))
 
 
 def _vector(parts: Iterable[Tensor]) -> Tensor:

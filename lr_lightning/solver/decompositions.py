@@ -1,7 +1,7 @@
-"""Eigenvalue and singular value decompositions that do not give up when LAPACK's fast routines do.
+"""Eigenvalue and singular value decompositions that fall back on QR iteration where divide and conquer fails.
 
-These iterate, by divide and conquer, and on some matrices without a fault they do not converge; whether they do hangs
-on the last digits, the number of threads and the version of LAPACK. The plain QR iteration is slower and steadier.
+LAPACK's fast routines divide and conquer. On some regular matrices they do not converge, depending on the last digits,
+the number of threads and the version of LAPACK. QR iteration is slower and more robust.
 """
 
 from __future__ import annotations

@@ -10,32 +10,38 @@ import torch
 from torch import Tensor
 
 from lr_lightning.model.design import compute_dtype
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.coefficients import Coefficients
-from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature, WorkingSetCurvature
-from lr_lightning.solver.factored import FactoredCurvature
+from lr_lightning.solver.curvature import Curvature, DenseCurvature, LimitedMemoryCurvature
 from lr_lightning.solver.problem import SampleProblem
-from lr_lightning.solver.quadratic import smallest_pivot, support_residual
-from lr_lightning.solver.row_sample import DENSE_LIMIT, Curvature
+from lr_lightning.solver.quadratic import support_residual
 from lr_lightning.solver.separating_columns import CoefficientsInTheLimit, limit_of
-from lr_lightning.solver.woodbury import GramCurvature
 
 CONVERGED = "converged"
 PRECISION_LIMIT = "limit of floating-point precision"
-RUNNING_AWAY = "the objective keeps falling as the weights grow, as under separation"
+DIVERGING = "the objective keeps falling as the weights grow, as under separation"
 NO_DECREASE = "no step decreases the objective"
 NOT_FINITE = "the objective is not finite"
 
-_STATE = (
-    "converged", "stopped", "status", "objective", "newton_decrement",
-    "_best", "_best_gradient", "_promised", "_doubtful", "_reach", "_length",
-    "_rejections", "_failures", "_stalls", "_noise", "_residual",
-)  # fmt: skip
-_MAX_REJECTIONS = 25
-_MAX_FAILURES = 4  # then the sample is no longer asked
-_REACH = 10.0
-_FINEST = 1e-14  # a tolerance above it asks for fewer digits
-_ROUNDING = 4 * torch.finfo(torch.float64).eps  # of the gradient of a mean loss in standardised coefficients
-_SUSPECT_PIVOT = 1e-6  # what dependent columns leave after corrections by float32's gradients is less
+# Attributes by their keys in a saved state, which are a file format.
+_STATE = {
+    "converged": "converged",
+    "stopped": "stopped",
+    "status": "status",
+    "objective": "objective",
+    "newton_decrement": "newton_decrement",
+    "_best": "_best",
+    "_best_gradient": "_best_gradient",
+    "_promised": "_predicted_decrease",
+    "_doubtful": "_doubtful",
+    "_reach": "_trust_radius",
+    "_length": "_length",
+    "_rejections": "_rejections",
+    "_failures": "_failures",
+    "_stalls": "_stalls",
+    "_noise": "_noise",
+    "_residual": "_residual",
+}
 
 
 class SubsampledNewton(torch.optim.Optimizer):
@@ -43,27 +49,27 @@ class SubsampledNewton(torch.optim.Optimizer):
 
     The objective is (1/Σv) Σ v_i·BCE(y_i, σ(b + x_iᵀw)) + Σ λ_j·|w_j| + ½ Σ μ_j·w_j².
 
-    The problem on the sample is solved at once, which gives a start within the sampling error of the answer,
-    and the sample's Hessian B (Byrd, Chin, Neveitt & Nocedal 2011; Erdogdu & Montanari 2015). Then every call
-    of `step` takes the gradient g over all rows at the point it had proposed before, corrects B by BFGS, and
-    proposes the minimiser of gᵀp + ½ pᵀBp + Σ λ_j·|w_j + p_j| (with L1 a proximal Newton step, Lee, Sun &
-    Saunders 2014). A proposal at which the objective has risen is taken back and shortened, and the sample's
-    Hessian computed anew. Where other models of the curvature cost less B is
+    The constructor solves the problem on the sample, which gives a start within the sampling error of the answer, and
+    keeps the sample's Hessian B (Byrd, Chin, Neveitt & Nocedal 2011; Erdogdu & Montanari 2015). Every call of `step`
+    takes the gradient g over all rows at the last proposal, corrects B by BFGS, and proposes the minimiser of
+    gᵀp + ½ pᵀBp + Σ λ_j·|w_j + p_j|, which with L1 is a proximal Newton step (Lee, Sun & Saunders 2014). A proposal at
+    which the objective has risen is rejected; the next one is shorter, or comes from a Hessian computed anew. B is
+    another model of the curvature where that costs less:
 
-    * with fewer rows than coefficients, up to 2 048, and an L2 penalty: the Hessian itself at every point, by the
-      Woodbury identity;
-    * where the columns are nearly independent and Hessians dear: a diagonal with an L-BFGS memory;
-    * above 2 048 coefficients otherwise: with L1 the sample's Hessian over the coordinates that may move, without
-      the diagonal with an L-BFGS memory.
+    * the Hessian itself at every point, by the Woodbury identity, if there are fewer rows than coefficients, up to
+      2 048, and an L2 penalty;
+    * a diagonal with an L-BFGS memory if the columns are nearly independent and Hessians expensive;
+    * above 2 048 coefficients otherwise: with L1 the sample's Hessian over the coordinates that may move, without L1 a
+      diagonal with an L-BFGS memory.
 
-    It stops once half the squared Newton decrement, −½ (gᵀp + Δ‖·‖₁), which is the decrease the model
-    promises, is at most `tol` times the objective; the parameters then hold the minimiser of that last model. With L1
+    The solver stops once half the squared Newton decrement, −½ (gᵀp + Δ‖·‖₁), which is the decrease that the model
+    predicts, is at most `tol` times the objective; the parameters then hold the minimiser of the last model. With L1
     in float64 Newton steps on the non-zero coordinates follow, until rounding alone is left of the optimality
     conditions.
 
-    Without a penalty, and with all rows in the sample, columns of two values that separate some rows by themselves,
-    and reference levels that do (`separating_columns`), are taken to their limit at once: the coefficients are those of
-    the rows that stay, and the fit ends as one that has no minimum.
+    Without a penalty, and with all rows in the sample, the coefficients of columns of two values that separate some
+    rows by themselves, and of reference levels that do (`separating_columns`), are set to their limit at once. The
+    other coefficients are those of the remaining rows, and the fit ends as one that has no minimum.
 
     Args:
         params: `[weight]` or `[weight, bias]`, float64; weight (d,) or (1, d), bias () or (1,). The features
@@ -147,10 +153,12 @@ class SubsampledNewton(torch.optim.Optimizer):
         else:
             self._curvature = self._curvature_at(point)
         self._start = point
-        # Where a Hessian is dear the sample gives no second opinion on steps.
-        self._advisor = self._problem if isinstance(self._curvature, DenseCurvature) else None
+        # A sample without a dense Hessian is not asked about steps: its answer would cost as much as passes.
+        self._advisor = self._problem if self._problem is not None and self._problem.is_dense else None
+        # Whether the curvature is that of the point to evaluate next.
+        self._has_newton_step = self._problem is not None and self._problem.exact and not warm_start
         self._noise = 1e-12 if self._problem is None else self._problem.noise(self._curvature)
-        # What the rounding of the logits may do to a difference of two objectives.
+        # Relative difference of two objectives that the rounding of the logits may cause.
         self._resolution = 1e-5 if single else 1e-7
         self.converged = False
         self.stopped = False
@@ -159,19 +167,19 @@ class SubsampledNewton(torch.optim.Optimizer):
         self.newton_decrement = math.inf
         self._best: Tensor | None = None
         self._best_gradient = torch.zeros_like(point)
-        self._promised = 0.0
+        self._predicted_decrease = 0.0
         self._doubtful = True  # whether the quadratic model may be bad
-        self._reach = math.inf  # how far a step may move the sampled logits
-        self._length = 1.0  # the part of the model's step to propose, where there is no sample
+        self._trust_radius = math.inf  # largest change of a sampled logit in one step
+        self._length = 1.0  # share of the model's step to propose, where the sample is not asked
         self._rejections = 0
-        self._failures = 0  # how often the sample has misled
+        self._failures = 0  # number of bad predictions
         self._stalls = 0
-        self._polishes = not single and bool(self._l1.any()) and tol <= _FINEST
+        self._polishes = not single and bool(self._l1.any()) and tol <= thresholds.FINEST_TOLERANCE
         self._residual = math.inf  # of the optimality conditions on the support, at the last step to polish
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One pass over the rows and, unless it stops, a move of the parameters to the next proposal.
+        """Take one pass over the rows; unless the solver stops, move the parameters to the next proposal.
 
         Args:
             closure: Fills ``.grad`` with the gradient over all rows of the mean loss plus L2 penalty at the
@@ -200,33 +208,31 @@ class SubsampledNewton(torch.optim.Optimizer):
     def nullity(self) -> int:
         """Number of directions along which the rows do not determine the coefficients, constant columns aside.
 
-        There columns depend on each other up to rounding, and the coefficients have no part in such a direction.
-        Only a dense B without an L1 penalty is looked into.
+        Columns depend on each other there, up to rounding, and the coefficients have no component along them. It is
+        0 unless B is dense and there is no L1 penalty.
         """
-        if self._best is None or self._l1.any() or not isinstance(self._curvature, DenseCurvature):
+        if self._best is None or self._l1.any() or self._curvature.smallest_pivot() > thresholds.SUSPECT_PIVOT:
             return 0
-        if smallest_pivot(self._curvature.matrix) > _SUSPECT_PIVOT:
-            return 0
-        of_rows = self._curvature_at(self._best)  # without the rounding of the gradients that have corrected it
-        return of_rows.nullity() if isinstance(of_rows, DenseCurvature) else 0
+        # The Hessian of the rows, without the rounding of the gradients that have corrected the model.
+        return self._curvature_at(self._best).nullity()
 
     @torch.no_grad()
     def restore_best(self) -> None:
-        """Puts the best point that a pass has verified back into the parameters, for a run cut short."""
+        """Put the best point that a pass has verified into the parameters, for a run that was cut short."""
         if self._best is not None and not self.converged:
             self._coefficients.write(self._best)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to continue the same trajectory; tensors and plain types."""
         state = super().state_dict()
-        solver = {name: getattr(self, name) for name in _STATE}
+        solver = {key: getattr(self, name) for key, name in _STATE.items()}
         solver["point"] = self._coefficients.read()
         solver["curvature"] = self._curvature.state()
         state["solver"] = solver
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a `state_dict`, and puts the point to evaluate next into the parameters.
+        """Restore a `state_dict`, and put the point to evaluate next into the parameters.
 
         Raises:
             ValueError: If it comes from another model.
@@ -240,14 +246,11 @@ class SubsampledNewton(torch.optim.Optimizer):
             return
         if other_size:
             raise ValueError(f"the state holds {len(solver['point'])} coefficients, not {len(self._best_gradient)}")
-        for name in _STATE:
-            value = solver.get(name, math.inf) if name == "_residual" else solver[name]  # older states lack it
+        for key, name in _STATE.items():
+            value = solver.get(key, math.inf) if key == "_residual" else solver[key]  # older states lack it
             setattr(self, name, value.to("cpu", torch.float64) if isinstance(value, Tensor) else value)
-        curvature = solver["curvature"]
-        if isinstance(self._curvature, DenseCurvature):  # of either kind, whatever the present sample has led to
-            self._curvature = (FactoredCurvature if "factor" in curvature else DenseCurvature)(**curvature)
-        else:
-            self._curvature.load(curvature)
+        self._curvature = self._curvature.load(solver["curvature"])
+        self._has_newton_step = False
         self._coefficients.write(solver["point"])
 
     def _first(self, point: Tensor, gradient: Tensor, objective: float, finite: bool) -> None:
@@ -261,7 +264,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._stop(NOT_FINITE, converged=False)
 
     def _decrease(self, point: Tensor, gradient: Tensor, objective: float) -> float:
-        """How much lower the objective is than at the best point; near the minimum judged by the gradients.
+        """Decrease of the objective from the best point; near the minimum computed from the gradients.
 
         The difference of two nearly equal sums over all rows is rounding. The mean of the slopes at both ends
         gives the same difference without the cancellation (Hager & Zhang 2005, the approximate Wolfe
@@ -275,16 +278,17 @@ class SubsampledNewton(torch.optim.Optimizer):
 
     def _accept(self, point: Tensor, gradient: Tensor, objective: float, decrease: float) -> None:
         assert self._best is not None  # noqa: S101
-        agreement = decrease / self._promised if self._promised > 0 else 1.0
-        resolved = self._promised > 1e-9 * abs(self.objective)
+        agreement = decrease / self._predicted_decrease if self._predicted_decrease > 0 else 1.0
+        resolved = self._predicted_decrease > 1e-9 * abs(self.objective)
         self._doubtful = resolved and not 0.8 < agreement < 1.25
-        if self._advisor is not None and self._failures < _MAX_FAILURES:
+        if self._advisor is not None and self._failures < thresholds.MAX_FAILURES:
             bad = not 0.5 < agreement < 2
             if resolved and (bad or (self._doubtful and self._advisor.has_cheap_curvature)):
                 self._curvature = self._curvature_at(point)
         self._curvature.update(point - self._best, gradient - self._best_gradient)
+        self._has_newton_step = False
         if agreement > 0.5:
-            self._reach *= 4
+            self._trust_radius *= 4
             self._length = min(1.0, 2 * self._length)
         elif agreement < 0.1 and resolved:
             self._failures += 1
@@ -297,97 +301,103 @@ class SubsampledNewton(torch.optim.Optimizer):
         self._rejections += 1
         if self.newton_decrement <= self._noise * abs(self.objective) and self._rejections >= 3:
             self._finish_at_best(PRECISION_LIMIT, converged=True)
-        elif self._rejections > _MAX_REJECTIONS:
+        elif self._rejections > thresholds.MAX_REJECTIONS:
             self._finish_at_best(NO_DECREASE, converged=False)
         else:
             step = point - self._best
-            if finite and not isinstance(self._curvature, WorkingSetCurvature | GramCurvature):
-                self._curvature.update(step, gradient - self._best_gradient)
+            if finite:
+                self._curvature.update(step, gradient - self._best_gradient, accepted=False)
+                self._has_newton_step = False
             self._doubtful = True
             self._failures += 1
-            if self._advisor is not None and self._failures < _MAX_FAILURES:
-                self._reach = 0.25 * self._advisor.movement(step)
+            if self._advisor is not None and self._failures < thresholds.MAX_FAILURES:
+                self._trust_radius = 0.25 * self._advisor.movement(step)
             else:
                 self._length *= 0.25
             self._propose()
 
     def _propose(self) -> None:
-        """Computes the next step from the best point, and stops if it promises too little."""
+        """Propose the next step from the best point, or stop if its predicted decrease is negligible."""
         assert self._best is not None  # noqa: S101
         p = self._curvature.step(self._best, self._best_gradient, self._l1)
         if not bool(p.isfinite().all()):
             self._finish_at_best(NO_DECREASE, converged=False)
             return
         slope = float(self._best_gradient @ p + self._l1 @ ((self._best + p).abs() - self._best.abs()))
-        left_out = self._curvature.left_out if isinstance(self._curvature, WorkingSetCurvature) else 0.0
-        before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0) + left_out
+        before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0) + self._curvature.left_out
         small = self.newton_decrement <= self.param_groups[0]["tol"] * abs(self.objective)
-        if self._is_separated() or (small and self._runs_away(p)):
-            self._finish_at_best(RUNNING_AWAY, converged=False)
+        if self._is_separated() or (small and self._is_diverging(p)):
+            self._finish_at_best(DIVERGING, converged=False)
         elif small and (step := self._polish()) is not None:
-            # The optimum is known to half of the digits; another pass or two give the others.
+            # The coefficients have half of their digits; each further pass doubles the number.
             self.converged, self.status = True, CONVERGED
-            self._promised = 0.0
+            self._predicted_decrease = 0.0
             self._coefficients.write(self._best + step)
         elif small:
             self._stop(CONVERGED, converged=True)
-            # The step is worth taking unverified where the model has just proved right.
+            # An unverified step is worth taking where it is Newton's or the model has just proved right.
             settled = self._residual < math.inf  # a further step would be rounding
-            trusted = not settled and not self._rejections and self.newton_decrement < 0.25 * before < math.inf
+            proved = self._has_newton_step or self.newton_decrement < 0.25 * before < math.inf
+            trusted = proved and not settled and not self._rejections
             self._coefficients.write(self._best + p if trusted else self._best)
         elif self._stalled(before):
             self._finish_at_best(PRECISION_LIMIT, converged=True)
         else:
-            bend = float(p @ self._curvature.product(p)) if isinstance(self._curvature, DenseCurvature) else -slope
-            self._promised = -self._length * slope - 0.5 * self._length**2 * bend
+            product = self._curvature.product(p)
+            bend = -slope if product is None else float(p @ product)
+            self._predicted_decrease = -self._length * slope - 0.5 * self._length**2 * bend
             self._coefficients.write(self._best + self._global_step(p))
 
     def _polish(self) -> Tensor | None:
-        """With L1 in float64, the Newton step on the support while that brings the optimality conditions nearer."""
+        """With L1 in float64, the Newton step on the support; None once the optimality conditions hold to rounding."""
         assert self._best is not None  # noqa: S101
-        if not self._polishes or not isinstance(self._curvature, DenseCurvature | WorkingSetCurvature):
+        if not self._polishes:
             return None
         before, self._residual = self._residual, support_residual(self._best, self._best_gradient, self._l1)
-        if self._rejections or self._residual <= _ROUNDING or self._residual > 0.5 * before:
+        if self._rejections or self._residual <= thresholds.GRADIENT_ROUNDING or self._residual > 0.5 * before:
             return None
         return self._curvature.support_step(self._best, self._best_gradient, self._l1)
 
     def _global_step(self, p: Tensor) -> Tensor:
-        """The model's step ``p``, or one that also heeds how the sampled rows' losses bend."""
+        """The model's step ``p``, or the sample's where the quadratic model may be bad."""
         assert self._best is not None  # noqa: S101
         large = self.newton_decrement > 1e-5 * abs(self.objective)
-        if self._advisor is None or self._failures >= _MAX_FAILURES or not (self._doubtful or large):
+        if self._advisor is None or self._failures >= thresholds.MAX_FAILURES or not (self._doubtful or large):
             return self._length * p
         movement = self._advisor.movement(p)
-        if movement <= min(1.0, self._reach):
+        if movement <= min(1.0, self._trust_radius):
             return p
-        if movement <= self._reach and self._advisor.confirms(self._best, self._best_gradient, p, self._promised):
+        if movement <= self._trust_radius and self._advisor.confirms(
+            self._best, self._best_gradient, p, self._predicted_decrease
+        ):
             return p
-        reach = min(self._reach, _REACH * (1 + self._advisor.movement(self._best)))
-        end, promised, curvature = self._advisor.descend(
-            self._best, self._best_gradient, self.param_groups[0]["history_size"], reach
+        trust_radius = min(self._trust_radius, thresholds.TRUST_RADIUS * (1 + self._advisor.movement(self._best)))
+        end, predicted_decrease, curvature = self._advisor.descend(
+            self._best, self._best_gradient, self.param_groups[0]["history_size"], trust_radius
         )
-        if not promised > 0:
-            return p * min(1.0, self._reach / movement)
-        self._promised, self._curvature = promised, curvature
+        if not predicted_decrease > 0:
+            return p * min(1.0, self._trust_radius / movement)
+        self._predicted_decrease, self._curvature = predicted_decrease, curvature
         return end - self._best
 
     def _is_separated(self) -> bool:
-        """Whether the loss has vanished: every row is predicted right, and the weights can only grow."""
+        """Whether the loss is almost 0: every row is predicted right, and the coefficients can only grow."""
         assert self._best is not None  # noqa: S101
         penalty = float(self._l1 @ self._best.abs() + 0.5 * self._l2 @ self._best.square())
         return self.objective < 1e-8 and penalty < 0.5 * self.objective
 
     def _stalled(self, before: float) -> bool:
-        """Whether the decrement, tiny already, has ceased to shrink."""
+        """Whether the decrement is within rounding and no longer shrinks."""
         tiny = self.newton_decrement <= self._noise * abs(self.objective)
         self._stalls = self._stalls + 1 if tiny and self.newton_decrement > 0.8 * before else 0
         return self._stalls >= 3
 
-    def _runs_away(self, p: Tensor) -> bool:
+    def _is_diverging(self, p: Tensor) -> bool:
         assert self._best is not None  # noqa: S101
-        memory = self.param_groups[0]["history_size"]
-        return self._problem is not None and self._problem.runs_away(self._best, self._best_gradient, p, memory)
+        memory, newton = self.param_groups[0]["history_size"], self._has_newton_step
+        return self._problem is not None and self._problem.is_diverging(
+            self._best, self._best_gradient, p, memory, newton=newton
+        )
 
     def _finish_at_best(self, status: str, *, converged: bool) -> None:
         assert self._best is not None  # noqa: S101
@@ -397,7 +407,7 @@ class SubsampledNewton(torch.optim.Optimizer):
     def _stop(self, status: str, *, converged: bool) -> None:
         self.stopped = True
         if converged and isinstance(self._coefficients, CoefficientsInTheLimit):  # the others are infinite
-            status, converged = RUNNING_AWAY, False
+            status, converged = DIVERGING, False
         self.status, self.converged = status, converged
 
     def _curvature_at(self, point: Tensor) -> Curvature:
@@ -405,6 +415,6 @@ class SubsampledNewton(torch.optim.Optimizer):
             return self._problem.curvature(point, self.param_groups[0]["history_size"])
         # σ(z)σ(-z) ≤ 1/4, and standardised features have a mean square of 1.
         diagonal = 0.25 + self._l2
-        if len(point) <= DENSE_LIMIT:
+        if len(point) <= thresholds.DENSE_LIMIT:
             return DenseCurvature(torch.diag(diagonal))
         return LimitedMemoryCurvature(diagonal, self.param_groups[0]["history_size"])

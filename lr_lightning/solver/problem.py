@@ -1,70 +1,306 @@
-"""The penalised problem on a sample of the rows, solved."""
+"""The penalised problem on a sample of the rows: its loss, its curvature, and its solution."""
 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad, softplus
 
-from lr_lightning.solver.curvature import DenseCurvature, WorkingSetCurvature
-from lr_lightning.solver.quadratic import support_residual
-from lr_lightning.solver.row_sample import Curvature, RowSample
+from lr_lightning.model.design import compute_dtype, sweep
+from lr_lightning.model.objective import logistic_hessian
+from lr_lightning.solver import thresholds
+from lr_lightning.solver.curvature import (
+    Curvature,
+    DenseCurvature,
+    FactoredCurvature,
+    LimitedMemoryCurvature,
+    WorkingSetCurvature,
+)
+from lr_lightning.solver.quadratic import mean_square_eigenvalue, smallest_pivot, support_residual
+from lr_lightning.solver.woodbury import GramCurvature, gram_matrix
 
-_SLOW = 0.1  # a step that promises more than this part of the one before: the Hessian has grown old
-_LEVEL_RATIOS = (16, 4)
-_NOT_WORTH_REDUCING = 2e6  # multiplications of a Hessian
-_PRIOR = 0.1  # in rows
-_WEAK = 300  # what the strongest L1 penalty is of one that is worth a path
-_PATH = 0.1  # of an L1 penalty to the one before
-_POLISH = 8  # Newton steps at most, each of which doubles the digits
-_ROUGH = 1e-4  # decrease of the mean loss
 
+class SampleProblem:
+    """The penalised mean logistic loss on a sample, solved without touching the other rows.
 
-class SampleProblem(RowSample):
-    """Solves the penalised problem on a sample, without touching the other rows.
+    Points are vectors (k,) of all coefficients, the intercept last, float64 on the CPU.
 
-    The arguments are `RowSample`'s.
+    Args:
+        x: Features, (m, d), standardised.
+        y: Labels, (m,).
+        sample_weight: (m,), or None.
+        l1: λ, (d,) or (d + 1,), the intercept's being 0; float64 on the CPU.
+        l2: μ, as ``l1``.
+        n_rows: Number of rows of the whole table; the sample may be all of them.
+        share: The sample's part of the weight; rows outside of it have no loss.
+
+    Attributes:
+        size: k.
+        exact: Whether the sample is the whole table and its Hessian is cheap.
+        has_cheap_curvature: Whether a Hessian may be computed because the model is slightly wrong.
     """
 
-    def solve(self, start: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
-        """Minimises up to the sampling error; exactly, if the sample is all there is and small.
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        sample_weight: Tensor | None,
+        l1: Tensor,
+        l2: Tensor,
+        *,
+        n_rows: float,
+        share: float = 1.0,
+    ) -> None:
+        self._n_rows, self._share = n_rows, share
+        self._complete = len(x) >= n_rows
+        self.size = len(l1)
+        hessian_cost = len(x) * self.size**2
+        self.exact = self._complete and hessian_cost <= thresholds.CHEAP_HESSIAN
+        self.has_cheap_curvature = hessian_cost <= thresholds.AFFORDABLE_HESSIAN
+        rounded, self._double = x.dtype != torch.float64, compute_dtype(x) == torch.float64
+        x = x.double() if self.exact else x.to(compute_dtype(x))
+        self._x, self._y, self._sample_weight = x, y, sample_weight
+        self._l1, self._l2 = l1, l2
+        self._has_l1 = bool(l1.any())
+        self._has_intercept = self.size > x.shape[1]
+        self._is_small = self.exact and x.device.type == "cpu" and x.numel() <= thresholds.SMALL_TABLE
+        self._evaluated: tuple[Tensor, Tensor] | None = None
+        of_sample = float(len(x)) if sample_weight is None else float(sample_weight.sum(dtype=torch.float64))
+        self._total = of_sample / share
 
-        The sampling error of the minimum of m rows with k coefficients is about k / (2m): decreasing the
-        sample's objective much further says nothing about the whole table.
+        self._rank_tolerance = thresholds.ROUNDED_RANK_TOLERANCE if rounded else thresholds.EQUATION_RANK_TOLERANCE
+        if rounded and self._double and not self._is_collinear():
+            # Then a small pivot at another point does not come from rounded columns but from rows fitted perfectly.
+            self._rank_tolerance = thresholds.EQUATION_RANK_TOLERANCE
+
+    # Loss and derivatives: nothing below this section multiplies x.
+
+    def logits(self, point: Tensor) -> Tensor:
+        """Logits (m,) of the sample's rows."""
+        coefficients, intercept = self._split(point.to(self._x.device, self._x.dtype))
+        z = self._x @ coefficients
+        return z if intercept is None else z + intercept
+
+    def movement(self, step: Tensor) -> float:
+        """The largest change of a sampled logit by a step of the coefficients."""
+        return float(self.logits(step).abs().max())
+
+    def smooth(self, point: Tensor) -> tuple[float, Tensor]:
+        """Mean loss plus L2 penalty, and its gradient."""
+        if self._is_small:
+            t = self._signed_logits(point)
+            loss, residual = softplus(t, 1, thresholds.SOFTPLUS_LINEAR), torch.sigmoid(t)
+            if self._sample_weight is not None:
+                loss, residual = loss * self._sample_weight.double(), residual * self._sample_weight.double()
+            loss, gradient = loss.sum(), self._columns @ (residual * self._sign)
+        else:
+            loss, gradient, of_intercept = sweep(self._x, self._y, *self._split(point), self._sample_weight)
+            if self._has_intercept:
+                gradient = torch.cat([gradient, of_intercept[None]])
+        gradient = gradient.cpu() / self._total + self._l2 * point
+        return float(loss) / self._total + 0.5 * float(self._l2 @ point.square()), gradient
+
+    def _hessian(self, point: Tensor) -> Tensor:
+        """Hessian (k, k) of the mean loss."""
+        if self._is_small:
+            t = self._signed_logits(point)
+            h = torch.sigmoid(t) * torch.sigmoid(-t)
+            if self._sample_weight is not None:
+                h = h * self._sample_weight.double()
+            return (self._columns * (h / self._total)) @ self._columns.T
+        hessian = self._loss_hessian(self._x, point)
+        if self._x.dtype != torch.float64 and smallest_pivot(hessian) < thresholds.SINGLE_PIVOT:
+            hessian = self._loss_hessian(self._x.double(), point)
+        return hessian
+
+    def _loss_hessian(self, x: Tensor, point: Tensor) -> Tensor:
+        return logistic_hessian(x, *self._split(point), self._sample_weight).cpu() / self._total
+
+    def _hessian_at_zero(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """A multiple of the loss's Hessian (k, k) where all coefficients are 0: of the features alone."""
+        coefficients, intercept = self._split(torch.zeros(self.size, dtype=torch.float64, device=self._x.device))
+        weight = None if self._sample_weight is None else self._sample_weight[rows]
+        return logistic_hessian(self._x[rows], coefficients, intercept, weight)
+
+    def _diagonal(self, point: Tensor) -> Tensor:
+        """Diagonal (k,) of the objective's Hessian, positive."""
+        diagonal = torch.zeros(self.size, dtype=torch.float64)
+        h = self._row_curvature(point)
+        d = self._x.shape[1]
+        rows = max(1, 2**20 // d)
+        for i in range(0, len(h), rows):
+            block = self._x[i : i + rows]
+            diagonal[:d] += (h[i : i + rows] @ (block * block)).double().cpu()
+        if self._has_intercept:
+            diagonal[d] = float(h.sum(dtype=torch.float64))
+        diagonal += self._l2
+        floor = 1e-6 * float(diagonal.max())
+        return diagonal.clamp(min=max(floor, 1e-300))
+
+    def _block(self, point: Tensor, index: Tensor) -> Tensor:
+        """Block of the objective's Hessian for the coordinates in ``index``, which is sorted."""
+        h = self._row_curvature(point)
+        d = self._x.shape[1]
+        of_features = index[index < d].to(self._x.device)
+        columns = self._x.index_select(1, of_features)
+        if len(of_features) < len(index):
+            columns = torch.cat([columns, columns.new_ones(len(columns), 1)], 1)
+        matrix = torch.zeros(len(index), len(index), dtype=torch.float64)
+        for i in range(0, len(columns), 4096):
+            part = columns[i : i + 4096]
+            matrix += (part.T @ (part * h[i : i + 4096, None])).double().cpu()
+        matrix.diagonal().add_(self._l2[index])
+        return matrix
+
+    def _factored(self, point: Tensor) -> FactoredCurvature:
+        root = self._row_curvature(point).sqrt()
+        return FactoredCurvature.of_rows(self._with_ones() * root[:, None], self._l2)
+
+    def _row_curvature(self, point: Tensor) -> Tensor:
+        """Each row's factor (m,) in the Hessian of the mean loss."""
+        z = self.logits(point)
+        curvature = torch.sigmoid(z) * torch.sigmoid(-z)
+        # Badly misclassified rows have almost no curvature, which gives unbounded steps; use the curvature of the
+        # quadratic bound of the loss (Jaakkola & Jordan 2000).
+        wrong = (1 - 2 * self._y.to(z.dtype)) * z
+        curvature = torch.where(wrong > thresholds.MISCLASSIFIED, 0.5 / wrong, curvature) / self._total
+        return curvature if self._sample_weight is None else (curvature * self._sample_weight).to(z.dtype)
+
+    def _with_ones(self) -> Tensor:
+        """Features with a column of ones for the intercept, (m, k)."""
+        return pad(self._x, (0, 1), value=1.0) if self._has_intercept else self._x
+
+    def _split(self, point: Tensor) -> tuple[Tensor, Tensor | None]:
+        return (point[:-1], point[-1]) if self._has_intercept else (point, None)
+
+    @cached_property
+    def _columns(self) -> Tensor:
+        """Features of a small table, and ones for the intercept, (k, m); products are faster with columns in a row."""
+        return self._with_ones().T.contiguous()
+
+    @cached_property
+    def _sign(self) -> Tensor:
+        return 1 - 2 * self._y.double()
+
+    def _signed_logits(self, point: Tensor) -> Tensor:
+        """-s·z (m,) of a small table, kept for the Hessian at the same point."""
+        if self._evaluated is None or self._evaluated[0] is not point:
+            self._evaluated = point, (point @ self._columns).mul_(self._sign)
+        return self._evaluated[1]
+
+    # Choice of the curvature's model.
+
+    def curvature(self, point: Tensor, history_size: int) -> Curvature:
+        """Model of the curvature around ``point``."""
+        if self.is_dense:
+            matrix = self._hessian(point)
+            matrix.diagonal().add_(self._l2)
+            dense = DenseCurvature(matrix, self._rank_tolerance)
+            return self._factored(point) if self._is_ill_conditioned(dense) else dense
+        if self._has_l1:
+            return WorkingSetCurvature(self._block, point, 2 * thresholds.DENSE_LIMIT, self._rank_tolerance)
+        if self._gram is not None:
+            return GramCurvature(self._x, self._l2, self._gram, self._row_curvature, point)
+        return LimitedMemoryCurvature(self._diagonal(point), history_size)
+
+    @cached_property
+    def is_dense(self) -> bool:
+        """Whether the curvature is a matrix over all coefficients."""
+        if self.size > thresholds.DENSE_LIMIT:
+            return False
+        if self.exact or self._has_l1:
+            return True
+        return self._gram is None and not self._is_easy
+
+    @cached_property
+    def _is_easy(self) -> bool:
+        """Whether L-BFGS takes less time than Hessians: they are dear and the columns nearly independent.
+
+        A Hessian of 1.5 d rows shows that. No pivot is small: none of its columns is explained by those before it. Its
+        eigenvalues are spread little more than those of such rows are by chance, 1 + d / m in mean square. With other
+        columns L-BFGS takes many passes, or ends too soon. The table also needs some rows: the condition number of n
+        independent ones is ((√n + √d) / (√n - √d))² (Marchenko & Pastur 1967), which is 9 for n = 4 d.
+        """
+        m, d = self._x.shape
+        if m * d <= thresholds.EXPENSIVE_HESSIAN * self._n_rows or self._n_rows < 4 * d:
+            return False
+        rows = torch.linspace(0, m - 1, min(m, 3 * d // 2), device=self._x.device).long()
+        look = self._hessian_at_zero(rows)
+        spread_by_chance = 1 + d / len(rows)
+        return (
+            smallest_pivot(look) > thresholds.INDEPENDENT_PIVOT
+            and mean_square_eigenvalue(look) < thresholds.INDEPENDENT_SPREAD * spread_by_chance
+        )
+
+    @cached_property
+    def _gram(self) -> Tensor | None:
+        """For `GramCurvature`, where its n × n matrix is no larger than those of `DenseCurvature`, or None."""
+        if not self._complete or len(self._x) > min(self.size, thresholds.DENSE_LIMIT):
+            return None
+        l2 = self._l2[: self._x.shape[1]]
+        return gram_matrix(self._x, self._sample_weight, l2, is_needed=self.size <= thresholds.DENSE_LIMIT)
+
+    def _is_collinear(self) -> bool:
+        return smallest_pivot(self._hessian_at_zero()) <= self._rank_tolerance * self.size
+
+    def _is_ill_conditioned(self, curvature: Curvature) -> bool:
+        """Whether the rows hold digits that the Hessian has lost, which a factor of the rows would keep."""
+        lossless = self._x.dtype == torch.float64 and self._rank_tolerance == thresholds.EQUATION_RANK_TOLERANCE
+        if not lossless or self._has_l1 or not self.has_cheap_curvature:
+            return False
+        return curvature.smallest_pivot() < thresholds.HESSIAN_PIVOT
+
+    def noise(self, curvature: Curvature) -> float:
+        """Rounding error of the Newton decrement, relative to the objective."""
+        return curvature.noise(len(self._x), double=self._double)
+
+    # Solution.
+
+    def start(self, point: Tensor) -> Tensor:
+        """``point``; if it is zero, the optimal intercept for coefficients of zero."""
+        if not self._has_intercept or point.any():
+            return point
+        positive = self._y.double() if self._sample_weight is None else self._sample_weight.double() * self._y
+        total = self._share * self._total
+        half = 0.5 * total / len(self._x)  # half a row of either class keeps the odds finite
+        positive = float(positive.sum())
+        point = point.clone()
+        point[-1] = math.log((positive + half) / (total - positive + half))
+        return point
+
+    def solve(self, start: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
+        """Minimise up to the sampling error; exactly, if the sample is the whole table and small.
+
+        The sampling error of the minimum of m rows with k coefficients is about k / (2m): decreasing the sample's
+        objective much further says nothing about the whole table.
         """
         m, k = len(self._x), self.size
-        if not self.exact and not self.is_dense and not self._l1.any():
-            if self._complete:  # its steps would be as dear as the passes
+        if not self.exact and not self.is_dense and not self._has_l1:
+            if self._complete:  # a step costs as much as a pass
                 return start, self.curvature(start, history_size)
             return self._newton(start, 0.1 * k / (2 * m), history_size, limit=20)
-        if not self.exact and m * k * k > _NOT_WORTH_REDUCING:
-            smaller = next(filter(None, (self._reduced(m // ratio) for ratio in _LEVEL_RATIOS)), None)
-            if smaller is not None:
-                start, _ = smaller.solve(start, history_size)
-        if self._l1.any() and not start[self._l1 > 0].any():
+        if self._has_l1 and not start[self._l1 > 0].any():
             start = self._under_stronger_penalties(start, history_size)
         if self.exact:
             point, curvature = self._newton(start, 1e-15, history_size, limit=60)
-            return self._polished(point, history_size) if self._l1.any() else (point, curvature)
-        # A little ridge, well below the sampling error, for what the sample cannot tell at all.
-        prior = _PRIOR / m
-        problem = self._variant(self._x, self._y, self._v, self._l2 + prior)
+            return self._polished(point, history_size) if self._has_l1 else (point, curvature)
+        # A ridge well below the sampling error, for directions that the sample does not determine.
+        ridge = thresholds.PRIOR_ROWS / m
+        problem = self._with_penalty(self._l1, self._l2 + ridge)
         point, curvature = problem._newton(start, 0.1 * k / (2 * m), history_size, limit=20)
-        if isinstance(curvature, DenseCurvature):
-            curvature.matrix.diagonal().sub_(prior)
-            if self._is_ill_conditioned(curvature.matrix):
-                curvature = self.curvature(point, history_size)
-        elif isinstance(curvature, WorkingSetCurvature):
+        if not curvature.take_off(ridge) or self._is_ill_conditioned(curvature):
             curvature = self.curvature(point, history_size)
         return point, curvature
 
     def _polished(self, point: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
-        """Goes on by Newton steps on the support, until rounding alone is left of the optimality conditions."""
+        """Newton steps on the support, until rounding alone is left of the optimality conditions."""
         gradient = self.smooth(point)[1]
         curvature = self.curvature(point, history_size)
-        for _ in range(_POLISH):
-            p = curvature.support_step(point, gradient, self._l1) if isinstance(curvature, DenseCurvature) else None
+        for _ in range(thresholds.POLISHING_STEPS):
+            p = curvature.support_step(point, gradient, self._l1)
             if p is None:
                 break
             better = self.smooth(point + p)[1]
@@ -78,74 +314,72 @@ class SampleProblem(RowSample):
         return point, curvature
 
     def _under_stronger_penalties(self, point: Tensor, history_size: int) -> Tensor:
-        """About the solution under an L1 penalty ten times as strong, by way of still stronger ones, if it is weak.
+        """About the solution under an L1 penalty ten times as strong, along a path of still stronger ones.
 
         From zero straight to a weak penalty, the models of the first steps would have to be solved with nearly all
-        coordinates, in whatever sign; along the path few change at a time (Friedman, Hastie & Tibshirani 2010).
+        coordinates. Along the path few coordinates change at a time (Friedman, Hastie & Tibshirani 2010).
         """
         penalised = self._l1 > 0
         _, gradient = self.smooth(point)
         strongest = float((gradient[penalised].abs() / self._l1[penalised]).max())  # which lets no coordinate move
-        factor = _PATH * strongest if strongest > _WEAK else 0.0
-        while factor * _PATH >= 1:
-            problem = self._variant(self._x, self._y, self._v, self._l2, factor * self._l1)
-            point, _ = problem._newton(point, _ROUGH, history_size, limit=4)
-            factor *= _PATH
-        return point
-
-    def start(self, point: Tensor) -> Tensor:
-        """``point``, with the intercept that would be right if all weights were zero, should they be."""
-        if not self._has_intercept or point.any():
-            return point
-        v = torch.ones_like(self._y, dtype=torch.float64) if self._v is None else self._v.double()
-        positive = float((v * self._y).sum())
-        total = self._share * self._total
-        half = 0.5 * total / len(self._x)  # half a row of either class keeps the odds finite
-        point = point.clone()
-        point[-1] = math.log((positive + half) / (total - positive + half))
+        ratio = thresholds.PATH_RATIO
+        factor = ratio * strongest if strongest > thresholds.WEAK_PENALTY else 0.0
+        while factor * ratio >= 1:
+            problem = self._with_penalty(factor * self._l1, self._l2)
+            point, _ = problem._newton(point, thresholds.PATH_TOLERANCE, history_size, limit=4)
+            factor *= ratio
         return point
 
     def descend(
-        self, point: Tensor, gradient: Tensor, history_size: int, reach: float
+        self, point: Tensor, gradient: Tensor, history_size: int, trust_radius: float
     ) -> tuple[Tensor, float, Curvature]:
-        r"""Goes down the sample's objective, tilted to have the full ``gradient`` at ``point``.
+        r"""Minimise the sample's objective, tilted to have the full ``gradient`` at ``point``.
 
-        F_s(w) + (∇F(w₀) − ∇F_s(w₀))ᵀw (Shamir, Srebro & Zhang 2014) knows where
-        the rows' losses bend, which the quadratic model does not. No sampled logit is moved by more than
-        ``reach``.
+        The tilted objective is F_s(w) + (∇F(w₀) − ∇F_s(w₀))ᵀw (Shamir, Srebro & Zhang 2014). Unlike the quadratic
+        model it knows where the losses of the rows bend. No sampled logit moves by more than ``trust_radius``.
 
         Returns:
-            The point reached, the decrease that the tilted objective promises, and the curvature there.
+            The point reached, the predicted decrease, and the curvature there.
         """
         tilt = gradient - self.smooth(point)[1]
         start = self._tilted(point, tilt)
-        end, curvature = self._newton(point, 0.0, history_size, limit=10, tilt=tilt, reach=reach)
+        end, curvature = self._newton(point, 0.0, history_size, limit=10, tilt=tilt, trust_radius=trust_radius)
         return end, start[0] - self._tilted(end, tilt)[0], curvature
 
-    def confirms(self, point: Tensor, gradient: Tensor, step: Tensor, promised: float) -> bool:
-        """Whether the sample's objective, tilted as in :meth:`descend`, falls by about ``promised`` along ``step``."""
+    def confirms(self, point: Tensor, gradient: Tensor, step: Tensor, predicted_decrease: float) -> bool:
+        """Whether the objective of `descend` decreases by about as much as predicted along ``step``."""
         _, own = self.smooth(point)
         tilt = gradient - own
-        fall = self._tilted(point, tilt)[0] - self._tilted(point + step, tilt)[0]
-        return 0.75 * promised < fall < 1.5 * promised
+        decrease = self._tilted(point, tilt)[0] - self._tilted(point + step, tilt)[0]
+        return 0.75 * predicted_decrease < decrease < 1.5 * predicted_decrease
 
-    def runs_away(self, point: Tensor, gradient: Tensor, step: Tensor, history_size: int) -> bool:
+    def is_diverging(self, point: Tensor, gradient: Tensor, step: Tensor, history_size: int, *, newton: bool) -> bool:
         """Whether a step that hardly changes the objective still moves some row's logit by a good part of 1.
 
-        On separated rows the loss falls like exp(-logit), and a Newton step adds 1 to the logit for ever.
+        On separated rows the loss falls like exp(-logit), and every Newton step adds 1 to the logit.
+
+        Args:
+            point: (k,).
+            gradient: At ``point``, (k,).
+            step: The model's step, (k,).
+            history_size: See `curvature`.
+            newton: Whether ``step`` already is that of this point's own Hessian.
         """
         logits = self.logits(point).abs()
-        calm = bool((self.logits(step).abs() < 0.02 + 0.001 * logits).all())
-        if calm and not self.exact:
-            return False
-        # A suspicion, which a step by the curvature of this very point confirms or not.
-        step = self.curvature(point, history_size).step(point, gradient, self._l1)
+        if not newton:
+            calm = bool((self.logits(step).abs() < 0.02 + 0.001 * logits).all())
+            if calm and not self.exact:
+                return False
+            # The corrected model only raises a suspicion; the Hessian at this point decides.
+            step = self.curvature(point, history_size).step(point, gradient, self._l1)
         return bool((self.logits(step).abs() > 0.1 + 0.003 * logits).any())
 
-    def _tilted(self, point: Tensor, tilt: Tensor) -> tuple[float, Tensor]:
+    def _tilted(self, point: Tensor, tilt: Tensor | None) -> tuple[float, Tensor]:
         """Objective with all penalties, and gradient of its smooth part."""
         value, gradient = self.smooth(point)
-        return value + float(tilt @ point + self._l1 @ point.abs()), gradient + tilt
+        linear = 0.0 if tilt is None else float(tilt @ point)
+        penalty = float(self._l1 @ point.abs()) if self._has_l1 else 0.0
+        return value + (linear + penalty), gradient if tilt is None else gradient + tilt
 
     def _newton(
         self,
@@ -154,28 +388,36 @@ class SampleProblem(RowSample):
         history_size: int,
         limit: int,
         tilt: Tensor | None = None,
-        reach: float = math.inf,
+        trust_radius: float = math.inf,
     ) -> tuple[Tensor, Curvature]:
+        """Newton steps with a line search from ``point``, until half the decrement is at most ``tolerance``."""
         start = point
-        tilt = torch.zeros_like(point) if tilt is None else tilt
         objective, gradient = self._tilted(point, tilt)
         curvature = self.curvature(point, history_size)
-        age, decrement, first = 0, math.inf, 0.0
+        moved: tuple[Tensor, Tensor] | None = None  # the last step and change of gradient, not yet in the curvature
+        is_old = False
+        decrement, first = math.inf, 0.0
 
         def step() -> tuple[Tensor, float]:
-            p = self.limited_step(curvature, point, gradient, start, reach)
-            return p, float(gradient @ p + self._l1 @ ((point + p).abs() - point.abs()))
+            p = self._limited_step(curvature, point, gradient, start, trust_radius)
+            slope = float(gradient @ p)
+            return p, slope + float(self._l1 @ ((point + p).abs() - point.abs())) if self._has_l1 else slope
 
         for _ in range(limit):
-            if age and self._renews:
-                curvature, age = self.curvature(point, history_size), 0
+            if moved and (self.exact or self.size <= thresholds.FEW_COEFFICIENTS):
+                curvature, moved, is_old = self.curvature(point, history_size), None, False
+            elif moved:
+                curvature.update(*moved)
+                moved = None
             p, slope = step()
-            if age and self.is_dense and -slope > _SLOW * decrement:
-                curvature, age = self.curvature(point, history_size), 0
+            if is_old and self.is_dense and -slope > thresholds.OLD_HESSIAN * decrement:
+                curvature, is_old = self.curvature(point, history_size), False
                 p, slope = step()
-            decrement = -slope
+            before, decrement = decrement, -slope
             first = first or decrement
-            if decrement / 2 <= 1e-15 * abs(objective) or (abs(objective) < 1e-8 and not self._l2.any()):
+            if decrement / 2 <= thresholds.NEGLIGIBLE * abs(objective) or (
+                abs(objective) < 1e-8 and not self._l2.any()
+            ):
                 break
             t = 1.0
             while t > 1e-6:
@@ -186,47 +428,44 @@ class SampleProblem(RowSample):
                 t /= 2
             else:
                 break
-            curvature.update(candidate - point, new_gradient - gradient)
-            point, gradient, objective, age = candidate, new_gradient, new_objective, age + 1
-            left_out = curvature.left_out if isinstance(curvature, WorkingSetCurvature) else 0.0
-            if t == 1 and (left_out + decrement / 2 <= tolerance or (tilt.any() and decrement <= 0.01 * first)):
+            moved, is_old = (candidate - point, new_gradient - gradient), True
+            point, gradient, objective = candidate, new_gradient, new_objective
+            if t == 1 and curvature.left_out + decrement / 2 <= tolerance:
                 break
-            if math.isfinite(reach) and self.movement(point - start) > 0.9 * reach:
+            if t == 1 and tilt is not None and decrement <= 0.01 * first:
                 break
+            if (
+                t == 1
+                and self.exact
+                and _next_decrement(before, decrement) / 2 <= thresholds.NEGLIGIBLE * abs(objective)
+            ):
+                break
+            if math.isfinite(trust_radius) and self.movement(point - start) > 0.9 * trust_radius:
+                break
+        if moved:
+            curvature.update(*moved)
         return point, curvature
 
-    def limited_step(
-        self, curvature: Curvature, point: Tensor, gradient: Tensor, start: Tensor, reach: float
+    def _limited_step(
+        self, curvature: Curvature, point: Tensor, gradient: Tensor, start: Tensor, trust_radius: float
     ) -> Tensor:
-        """The model's step, with a ridge that keeps the sampled logits within ``reach`` of the start's."""
+        """The model's step, with a ridge that keeps the sampled logits within the trust radius of the start's."""
         p = curvature.step(point, gradient, self._l1)
-        if not math.isfinite(reach) or self.movement(point + p - start) <= reach:
+        if not math.isfinite(trust_radius) or self.movement(point + p - start) <= trust_radius:
             return p
-        if isinstance(curvature, DenseCurvature):
-            ridge = 1e-8 * float(curvature.matrix.diagonal().max())
-            for _ in range(12):
-                p = curvature.step(point, gradient, self._l1, ridge)
-                if self.movement(point + p - start) <= reach:
-                    return p
-                ridge *= 10
-        return p * (reach / max(self.movement(p), reach))
+        for ridge in curvature.ridges():
+            p = curvature.step(point, gradient, self._l1, ridge)
+            if self.movement(point + p - start) <= trust_radius:
+                return p
+        return p * (trust_radius / max(self.movement(p), trust_radius))
 
-    def _reduced(self, rows: int) -> SampleProblem | None:
-        """The problem on a random part of the rows, or None if there are too few for a useful answer."""
-        if rows < max(2000, 5 * self.size):
-            return None
-        generator = torch.Generator().manual_seed(rows)
-        index = torch.randperm(len(self._x), generator=generator)[:rows].sort().values
-        index = index.to(self._x.device)
-        v = None if self._v is None else self._v[index]
-        y = self._y[index]
-        if v is not None and not bool(v.any()):
-            return None
-        return self._variant(self._x.index_select(0, index), y, v, self._l2)
-
-    def _variant(self, x: Tensor, y: Tensor, v: Tensor | None, l2: Tensor, l1: Tensor | None = None) -> SampleProblem:
-        """A problem of other rows or another penalty, whose curvature is of the same kind."""
-        l1 = self._l1 if l1 is None else l1
-        problem = SampleProblem(x, y, v, l1, l2, n_rows=self._n_rows, share=self._share)
+    def _with_penalty(self, l1: Tensor, l2: Tensor) -> SampleProblem:
+        """The problem with another penalty, whose curvature is of the same kind."""
+        problem = SampleProblem(self._x, self._y, self._sample_weight, l1, l2, n_rows=self._n_rows, share=self._share)
         problem.is_dense = self.is_dense
         return problem
+
+
+def _next_decrement(before: float, decrement: float) -> float:
+    """The next decrement of Newton's method, each being about the same multiple of the square of the one before."""
+    return decrement * (decrement / before) ** 2 if before < math.inf else math.inf

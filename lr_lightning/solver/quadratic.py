@@ -12,23 +12,55 @@ import torch
 from torch import Tensor
 
 from lr_lightning.solver.decompositions import eigenvalues, eigh
+from lr_lightning.solver.thresholds import (
+    ACTIVE_SET_ITERATIONS,
+    DESCENT_EVERY,
+    DESCENT_SWEEPS,
+    DIVERGING_SWEEP,
+    EQUATION_RANK_TOLERANCE,
+    EQUATION_ROUNDING,
+    LARGEST_COEFFICIENT,
+)
 
-RANK_TOLERANCE = 1e-13  # relative to a unit diagonal, times the size: pivots below are rounding
-_ROUNDING = 0.01  # times the root of the rank tolerance
-_MAX_ITERATIONS = 200  # against rounding
-_SWEEPS = 30
-_DIVERGENCE = 1e6
-_HUGE = 1e100
-_FEW = 6
+
+class ScaledCholesky:
+    """Cholesky factor of a symmetric positive semi-definite matrix (k, k), scaled to unit diagonal.
+
+    Attributes:
+        matrix: As it was given.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+        self._scaled, self._scale = _unit_diagonal(matrix)
+        self._factor, info = torch.linalg.cholesky_ex(self._scaled)
+        self._pivot = 0.0 if info else float(self._factor.diagonal().square().min())
+
+    def smallest_pivot(self) -> float:
+        """See `smallest_pivot`."""
+        # A column of zeros, which does not count, stops the factorisation.
+        return self._pivot or smallest_pivot(self.matrix)
+
+    def solve(self, rhs: Tensor, rank_tolerance: float = EQUATION_RANK_TOLERANCE) -> Tensor:
+        """See `solve_spd`."""
+        least = rank_tolerance * len(rhs)
+        r = rhs * self._scale
+        if self._pivot > least:
+            return torch.cholesky_solve(r[:, None], self._factor)[:, 0] * self._scale
+        values, vectors = eigh(self._scaled)
+        parts = vectors.T @ r
+        rounding = (values < least) & (parts.abs() < EQUATION_ROUNDING * rank_tolerance**0.5)
+        parts = torch.where(rounding, 0.0, parts / values.abs().clamp(min=least))
+        return vectors @ parts * self._scale
 
 
-def solve_spd(matrix: Tensor, rhs: Tensor, rank_tolerance: float = RANK_TOLERANCE) -> Tensor:
+def solve_spd(matrix: Tensor, rhs: Tensor, rank_tolerance: float = EQUATION_RANK_TOLERANCE) -> Tensor:
     r"""Solves ``matrix @ p = rhs`` for a symmetric positive semi-definite matrix.
 
     The matrix is scaled to unit diagonal. If its Cholesky factor shows it to be singular, the solution of least
-    (scaled) norm is taken: eigenvectors :math:`u` with eigenvalues below the tolerance :math:`\tau` get no part
-    of it where :math:`u^\top r` is rounding, as it is where columns depend on each other, and else
-    :math:`u^\top r / \tau`.
+    (scaled) norm is taken: along an eigenvector :math:`u` whose eigenvalue is below the tolerance :math:`\tau` the
+    solution is 0 if :math:`u^\top r` is rounding, as where columns depend on each other, and
+    :math:`u^\top r / \tau` if not.
 
     Args:
         matrix: (k, k).
@@ -38,18 +70,7 @@ def solve_spd(matrix: Tensor, rhs: Tensor, rank_tolerance: float = RANK_TOLERANC
     Returns:
         (k,), always finite if the arguments are.
     """
-    size = len(rhs)
-    scaled, scale = _unit_diagonal(matrix)
-    r = rhs * scale
-    factor, info = torch.linalg.cholesky_ex(scaled)
-    if not info and float(factor.diagonal().square().min()) > rank_tolerance * size:
-        return torch.cholesky_solve(r[:, None], factor)[:, 0] * scale
-    values, vectors = eigh(scaled)
-    parts = vectors.T @ r
-    least = rank_tolerance * size
-    rounding = (values < least) & (parts.abs() < _ROUNDING * rank_tolerance**0.5)
-    parts = torch.where(rounding, 0.0, parts / values.abs().clamp(min=least))
-    return vectors @ parts * scale
+    return ScaledCholesky(matrix).solve(rhs, rank_tolerance)
 
 
 def support(point: Tensor, l1: Tensor) -> Tensor:
@@ -66,7 +87,7 @@ def support_residual(point: Tensor, gradient: Tensor, l1: Tensor) -> float:
 def support_step(block: Tensor, point: Tensor, gradient: Tensor, l1: Tensor, rank_tolerance: float) -> Tensor | None:
     """The Newton step (k,) on the support with the signs held, by its block (s, s) of the Hessian.
 
-    `minimize_l1` ends where the conditions hold to twelve digits of the penalty; this adds what is missing.
+    `minimize_l1` ends where the optimality conditions hold to twelve digits of the penalty; this step gives the rest.
 
     Returns:
         None where the support is not settled: a sign would change, or a coordinate should leave zero.
@@ -101,7 +122,7 @@ def mean_square_eigenvalue(matrix: Tensor) -> float:
     return float(scaled.square().sum()) / len(matrix)
 
 
-def nullity(matrix: Tensor, rank_tolerance: float = RANK_TOLERANCE) -> int:
+def nullity(matrix: Tensor, rank_tolerance: float = EQUATION_RANK_TOLERANCE) -> int:
     """Number of directions, columns of zeros aside, along which `solve_spd` takes a matrix (k, k) to be singular."""
     least = rank_tolerance * len(matrix)
     if smallest_pivot(matrix) > least:
@@ -112,8 +133,10 @@ def nullity(matrix: Tensor, rank_tolerance: float = RANK_TOLERANCE) -> int:
 
 def _unit_diagonal(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """The matrix (k, k) scaled to a diagonal of ones, or zeros where it has no positive one, and the scale (k,)."""
-    diagonal = matrix.diagonal().clamp(min=0)
-    scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
+    diagonal = matrix.diagonal()
+    if not (diagonal > 0).all():
+        diagonal = torch.where(diagonal > 0, diagonal, 1.0)
+    scale = diagonal.rsqrt()
     return matrix * scale * scale[:, None], scale
 
 
@@ -122,7 +145,7 @@ def minimize_l1(
     gradient: Tensor,
     start: Tensor,
     l1: Tensor,
-    rank_tolerance: float = RANK_TOLERANCE,
+    rank_tolerance: float = EQUATION_RANK_TOLERANCE,
 ) -> Tensor:
     r"""Minimises a quadratic model plus L1 penalty by an active-set method; zeros are exact.
 
@@ -131,10 +154,9 @@ def minimize_l1(
     Feature-sign search (Lee, Battle, Raina & Ng 2007, "Efficient sparse coding algorithms"), which activates
     all coordinates that violate the optimality conditions at once: solve for the active coordinates with
     their signs held, then search exactly along the segment, where the objective is piecewise quadratic. Every
-    iteration decreases the objective, and only finitely many sign patterns exist. Coming from the last pass's
-    weights it takes a handful of factorisations of the active block. Where many signs have yet to change,
-    sweeps of coordinate descent (Friedman, Hastie & Tibshirani 2010, covariance updates) find the pattern at
-    a lower price.
+    iteration decreases the objective, and only finitely many sign patterns exist. From the last pass's
+    coefficients it takes a few factorisations of the active block. Where many signs have yet to change, sweeps of
+    coordinate descent (Friedman, Hastie & Tibshirani 2010, covariance updates) find the pattern at a lower cost.
 
     Args:
         matrix: B, (k, k), positive semi-definite.
@@ -149,11 +171,11 @@ def minimize_l1(
     u = start.clone()
     r = gradient
     penalised = l1 > 0
-    # One for each coordinate: penalties of raw features in unlike units differ by orders of magnitude.
+    # A tolerance for each coordinate: penalties of raw features in different units differ by orders of magnitude.
     tolerance = 1e-12 * torch.maximum(l1, gradient.abs().max())
-    for iteration in range(_MAX_ITERATIONS):
-        many = iteration == 0 and int(((u == 0) & (r.abs() > l1)).sum()) > _FEW
-        if many or iteration % _FEW == _FEW - 1:
+    for iteration in range(ACTIVE_SET_ITERATIONS):
+        many = iteration == 0 and int(((u == 0) & (r.abs() > l1)).sum()) > DESCENT_EVERY
+        if many or iteration % DESCENT_EVERY == DESCENT_EVERY - 1:
             u = _coordinate_descent(matrix, r, u, l1)
             r = gradient + matrix @ (u - start)
         nonzero = u != 0
@@ -174,7 +196,7 @@ def minimize_l1(
             break
         u = torch.add(u, p, alpha=t)
         u[zeroed] = 0
-        if not bool((u.abs() < _HUGE).all()):  # it only can on a matrix that rounding has left indefinite
+        if not bool((u.abs() < LARGEST_COEFFICIENT).all()):  # only on a matrix that rounding has left indefinite
             return start
         r = gradient + matrix @ (u - start)
     return u
@@ -185,14 +207,14 @@ def _coordinate_descent(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Ten
     rows, r, u, threshold = matrix.numpy(), gradient.numpy().copy(), start.numpy().copy(), l1.numpy()
     curvature = rows.diagonal()
     largest = first = 0.0
-    for _ in range(_SWEEPS):
+    for _ in range(DESCENT_SWEEPS):
         moved = 0.0
         for j in np.nonzero(((u != 0) | (np.abs(r) > threshold)) & (curvature > 0))[0].tolist():
             old, h = float(u[j]), float(curvature[j])
             z = old * h - float(r[j])
             new = math.copysign(max(abs(z) - float(threshold[j]), 0.0), z) / h
             if new != old:
-                if not abs(new) < _HUGE:
+                if not abs(new) < LARGEST_COEFFICIENT:
                     return start
                 u[j] = new
                 r += (new - old) * rows[j]
@@ -201,7 +223,7 @@ def _coordinate_descent(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Ten
         if moved <= 1e-6 * largest:
             break
         first = first or moved
-        if not moved <= _DIVERGENCE * first:  # it only can on a matrix that rounding has left indefinite
+        if not moved <= DIVERGING_SWEEP * first:  # only on a matrix that rounding has left indefinite
             return start
     return torch.from_numpy(u)
 

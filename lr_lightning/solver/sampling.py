@@ -1,4 +1,4 @@
-"""Drawing the rows that stand for the whole table."""
+"""Drawing a sample of the rows whose sums estimate those of the whole table."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 
 from lr_lightning.model.threads import share_out
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.problem import SampleProblem
-
-_RARE = 0.05
-_BLOCK = 2**20  # elements
-_SMALL_BLOCK = 2**18  # for a thread of its own
 
 
 def sample_size(n: int, d: int) -> int:
     """Number of rows worth sampling from n rows of d features.
 
-    The sample's Hessian costs `rows · d²`, a pass `n · d`; every pass brings the objective nearer by a
-    factor of about `rows / d`. So a sample is made larger only where passes are dearer than its Hessian.
+    The sample's Hessian costs `rows · d²`, a pass `n · d`. Every pass divides the distance to the minimum by about
+    `rows / d`. A larger sample pays only where passes cost more than its Hessian.
     """
     return min(n, max(20_000, 20 * d, min(max(200 * d, 40_000), n // 25)))
 
@@ -94,11 +91,11 @@ def _represents(x: Tensor, y: Tensor, v: Tensor | None) -> bool:
     if total == 0:
         return False
     positive = float((y if v is None else v * y).sum(dtype=torch.float64)) / total
-    if min(positive, 1 - positive) < _RARE:
+    if min(positive, 1 - positive) < thresholds.RARE_CLASS:
         return False
     v = torch.ones_like(y) if v is None else v
     squares = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    rows = max(1, _BLOCK // x.shape[1])
+    rows = max(1, thresholds.SAMPLING_BLOCK // x.shape[1])
     for block, weight in zip(x.split(rows), (v / total).to(x.dtype).split(rows), strict=True):
         squares += weight @ block.square()
     return bool((squares > 0.5).all())
@@ -146,7 +143,7 @@ def _gather(
 
 
 def _blocks(x: Tensor, center: Tensor | None, scale: Tensor | None) -> Iterator[Tensor]:
-    rows = max(1, _BLOCK // x.shape[1])
+    rows = max(1, thresholds.SAMPLING_BLOCK // x.shape[1])
     for start in range(0, len(x), rows):
         yield _standardize(x[start : start + rows], center, scale)
 
@@ -162,7 +159,7 @@ def _standardize(x: Tensor, center: Tensor | None, scale: Tensor | None, rows: T
     center = None if center is None else center.to(x.device)
     scale = None if scale is None else scale.to(x.device)
 
-    size = max(64, _SMALL_BLOCK // d)
+    size = max(64, thresholds.SAMPLING_THREAD_BLOCK // d)
 
     def work(share: Iterator[int]) -> None:
         for k in share:

@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.solver.coefficients import Coefficients
-from lr_lightning.solver.row_sample import DENSE_LIMIT
-
-_MARGIN = 40.0  # of the rows that are set aside: their loss is 4e-18
-_SUSPECT = 1e-10  # 1 − R² on the columns before, of columns that may depend on them
-_DEPENDENT = 1e-10  # of a column's length, what the others leave of it
+from lr_lightning.solver.thresholds import DENSE_LIMIT, DEPENDENT_COLUMN, SEPARATED_MARGIN, SUSPECT_COLUMN
 
 
 class Reference(NamedTuple):
@@ -256,7 +252,7 @@ class CoefficientsInTheLimit:
         return self._of_all.read_gradient()[self._index]
 
     def write(self, point: Tensor) -> None:
-        """Puts ``point`` (c + 1,) into the parameters, and next to it what separates."""
+        """Put ``point`` (c + 1,) into the parameters, together with the coefficients that separate."""
         whole = torch.zeros(self.size_of_all, dtype=torch.float64)
         whole[self._index] = point
         margin = (self._x @ point[:-1] + point[-1]) * self._sign
@@ -264,7 +260,7 @@ class CoefficientsInTheLimit:
         for look, directions, (beyond, gains) in reversed(
             list(zip(self._looks, self._directions, self._beyond, strict=True))
         ):
-            needed = (_MARGIN - margin)[:, None] / beyond.abs()
+            needed = (SEPARATED_MARGIN - margin)[:, None] / beyond.abs()
             coefficients = look.signs * needed.masked_fill(~gains, 0.0).amax(0)
             of_columns, of_references = coefficients.split([len(look.columns), len(directions)])
             whole[look.columns] += of_columns
@@ -291,13 +287,13 @@ def independent_columns(x: Tensor) -> Tensor:
     x /= torch.linalg.vector_norm(x, dim=0)
     correlation = (x.T @ x).cpu().numpy()
     (pstrf,) = get_lapack_funcs(("pstrf",), (correlation,))
-    factor, order, rank, _ = pstrf(correlation, lower=1, tol=_SUSPECT)
+    factor, order, rank, _ = pstrf(correlation, lower=1, tol=SUSPECT_COLUMN)
     columns = torch.from_numpy(order - 1).long()
     lower = torch.from_numpy(factor).tril()
     relation = torch.linalg.solve_triangular(lower[:rank, :rank].T, lower[rank:, :rank].T, upper=True).to(x.device)
     kept, suspects = (part.to(x.device) for part in columns.split([rank, c - rank]))
     left = torch.linalg.vector_norm(x[:, suspects] - x[:, kept] @ relation, dim=0)
-    return torch.cat([kept, suspects[left > _DEPENDENT]]).cpu().sort().values
+    return torch.cat([kept, suspects[left > DEPENDENT_COLUMN]]).cpu().sort().values
 
 
 class Limit(NamedTuple):

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lr_lightning.model.design import block_rows
+from lr_lightning.solver import thresholds
+from lr_lightning.solver.curvature import PointwiseCurvature
 from lr_lightning.solver.decompositions import eigenvalues
-
-_COLUMNS = 4096  # more float32 terms in one sum would lose digits
-_TILE = 256  # rows: of the symmetric product only the tiles on and below the diagonal are computed
-_FEW_ROWS = 512  # with no more the matrix costs less than the passes that it spares
-_SPREAD = 4  # largest eigenvalue over the mean one, from which on L-BFGS takes a hundred passes and more
-_COARSE = 0.01  # rounding that float64 products are worth avoiding, beside the least eigenvalue, which is 1
-_TOO_COARSE = 0.5  # rounding with which no step can be trusted
-_RIDGES = 12
 
 
 def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor, *, is_needed: bool = False) -> Tensor | None:
     r"""``x @ diag(1 / l2) @ x.T``, the Gram matrix of the rows in the metric of the penalty.
 
-    Its making costs as much as some n / 20 passes. So with many rows a look is taken at a part of them: where
-    columns and rows are nearly independent all eigenvalues are alike, and L-BFGS does well without.
+    Computing it costs as much as about n / 20 passes. So with many rows the eigenvalues of a part of them are looked
+    at first: if columns and rows are nearly independent, all are alike and L-BFGS needs no such matrix.
 
     Products of up to 4096 columns are computed in the dtype of x, or in float64 where float32 is too coarse
     for `GramCurvature`, and summed in float64.
@@ -34,11 +27,11 @@ def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor, *, is_needed: bool = Fa
         x: (n, d).
         v: The rows' weights, (n,), or None.
         l2: (d,), float64; zero at most for columns of zeros.
-        is_needed: whether it is worth while in any case, as nothing else than a d × d matrix would do.
+        is_needed: whether it pays in any case, because the alternative is a d × d matrix.
 
     Returns:
-        (n, n), float64 on the CPU; None if a column is not penalised, or so little that float64 is too coarse,
-        or if it is not worth while.
+        (n, n), float64 on the CPU; None if a column is not penalised, or penalised so weakly that float64 is too
+        coarse, or if the matrix does not pay.
     """
     inverse = _inverse(l2).to(x.device)
     if bool((inverse == 0).any()) and bool(x[:, inverse == 0].any()):
@@ -48,13 +41,13 @@ def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor, *, is_needed: bool = Fa
     share = torch.full_like(squares, 1 / n) if v is None else v.double() / v.sum(dtype=torch.float64)
     # What is factorised is the unit matrix plus one with diagonal elements of up to a quarter of this.
     largest = math.sqrt(n) * 0.25 * float((share * squares).max())
-    if not largest * torch.finfo(torch.float64).eps < _TOO_COARSE:
+    if not largest * torch.finfo(torch.float64).eps < thresholds.TOO_COARSE:
         return None
-    coarse = x.dtype == torch.float64 or largest * torch.finfo(torch.float32).eps > _COARSE
+    coarse = x.dtype == torch.float64 or largest * torch.finfo(torch.float32).eps > thresholds.COARSE
     scale = inverse.sqrt().to(torch.float64 if coarse else torch.float32)
-    if n > _FEW_ROWS and not is_needed:
-        part = _products(x[:: n // (_FEW_ROWS // 2)], scale)
-        if float(eigenvalues(part)[-1]) < _SPREAD * float(part.diagonal().mean()):
+    if n > thresholds.FEW_ROWS and not is_needed:
+        part = _products(x[:: n // (thresholds.FEW_ROWS // 2)], scale)
+        if float(eigenvalues(part)[-1]) < thresholds.GRAM_SPREAD * float(part.diagonal().mean()):
             return None
     return _products(x, scale)
 
@@ -62,15 +55,15 @@ def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor, *, is_needed: bool = Fa
 def _products(x: Tensor, scale: Tensor) -> Tensor:
     n, d = x.shape
     products = torch.zeros(n, n, dtype=torch.float64, device=x.device)
-    for j in range(0, d, _COLUMNS):
-        block = x[:, j : j + _COLUMNS].to(scale.dtype) * scale[j : j + _COLUMNS]
-        for i in range(0, n, _TILE):
-            products[i:, i : i + _TILE] += block[i:] @ block[i : i + _TILE].T
+    for j in range(0, d, thresholds.GRAM_COLUMNS):
+        block = x[:, j : j + thresholds.GRAM_COLUMNS].to(scale.dtype) * scale[j : j + thresholds.GRAM_COLUMNS]
+        for i in range(0, n, thresholds.GRAM_TILE):
+            products[i:, i : i + thresholds.GRAM_TILE] += block[i:] @ block[i : i + thresholds.GRAM_TILE].T
     products = products.cpu().tril_()
     return products + products.tril(-1).T
 
 
-class GramCurvature:
+class GramCurvature(PointwiseCurvature):
     r"""The Hessian of the whole problem where it has few rows and an L2 penalty; for wide tables.
 
     With the rows' curvatures :math:`D = \mathrm{diag}(v_i \sigma(z_i) \sigma(-z_i)) / \sum v` and the penalty's
@@ -92,17 +85,13 @@ class GramCurvature:
     def __init__(
         self, x: Tensor, l2: Tensor, gram: Tensor, row_curvature: Callable[[Tensor], Tensor], point: Tensor
     ) -> None:
+        super().__init__(point)
         self._x = x
         self._inverse = _inverse(l2[: x.shape[1]])
         self._gram = gram
         self._row_curvature = row_curvature
-        self._point = point
 
-    def update(self, s: Tensor, y: Tensor) -> None:
-        """Goes along with the accepted step ``s`` (k,): D is computed anew at every point."""
-        self._point = self._point + s
-
-    def step(self, point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
+    def step(self, point: Tensor, gradient: Tensor, l1: Tensor, ridge: float = 0.0) -> Tensor:
         """The Newton step (k,) from ``point`` (k,), which is where the curvature has come; ``l1`` is zero."""
         d = self._x.shape[1]
         root = self._row_curvature(self._point).double().cpu().sqrt()
@@ -117,22 +106,18 @@ class GramCurvature:
         p[:d] = whitened - self._inverse * self._weighted_sum(root * f)
         return p
 
-    def state(self) -> dict[str, Any]:
-        """What `load` needs."""
-        return {"point": self._point}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Takes over what `state` gave."""
-        self._point = state["point"]
+    def noise(self, rows: int, *, double: bool) -> float:
+        """See `Curvature.noise`; products with all columns round more in float32."""
+        return 1e-12 if double else 1e-8
 
     def _solve(self, root: Tensor, rhs: Tensor) -> Tensor:
-        """Solves with M; the more ridge, which shortens the step, the more rounding has wrecked it."""
+        """Solve with M. If rounding has left M indefinite, a ridge is added, which shortens the step."""
         scale = (1 + root.square() * self._gram.diagonal()).rsqrt()
         matrix = self._gram * torch.outer(root * scale, root * scale)
         matrix.diagonal().add_(scale.square())
         ridge = torch.finfo(torch.float64).eps
         factor, info = torch.linalg.cholesky_ex(matrix)
-        for _ in range(_RIDGES):
+        for _ in range(thresholds.GRAM_RIDGES):
             if not info:
                 break
             matrix.diagonal().add_(ridge)
@@ -140,17 +125,17 @@ class GramCurvature:
             factor, info = torch.linalg.cholesky_ex(matrix)
         return scale[:, None] * torch.cholesky_solve(scale[:, None] * rhs, factor)
 
-    # M has large eigenvalues, against which float32 products would drown the small ones.
+    # Products are in float64: M has large eigenvalues, next to which float32 would lose the small ones.
 
-    def _logits(self, weight: Tensor) -> Tensor:
-        weight = weight.to(self._x.device)
-        return torch.cat([block @ weight for _, block in _double_blocks(self._x)]).cpu()
+    def _logits(self, coefficients: Tensor) -> Tensor:
+        coefficients = coefficients.to(self._x.device)
+        return torch.cat([block @ coefficients for _, block in _double_blocks(self._x)]).cpu()
 
-    def _weighted_sum(self, weight: Tensor) -> Tensor:
-        weight = weight.to(self._x.device)
+    def _weighted_sum(self, row_weight: Tensor) -> Tensor:
+        row_weight = row_weight.to(self._x.device)
         total = torch.zeros(self._x.shape[1], dtype=torch.float64, device=self._x.device)
         for rows, block in _double_blocks(self._x):
-            total += weight[rows] @ block
+            total += row_weight[rows] @ block
         return total.cpu()
 
 

@@ -1,0 +1,132 @@
+"""The numbers at which the solver decides, each with what it weighs and why it has this value.
+
+Costs count multiplications (of an element of x by a number), unless said otherwise.
+"""
+
+import torch
+
+_FLOAT64_EPS = torch.finfo(torch.float64).eps
+
+# Which model of the curvature.
+
+# Coefficients; above, no (k, k) matrix is kept. At 2 048 it takes 32 MiB, and its factorisation 0.17 s.
+DENSE_LIMIT = 2048
+# Cost of a Hessian of all rows that is computed at every Newton step: 2e8 take 25 to 55 ms of CPU time.
+CHEAP_HESSIAN = 2e8
+# Cost of a Hessian that is computed because the model predicts a decrease badly, or of a QR of the rows: 0.12 s in
+# float32.
+AFFORDABLE_HESSIAN = 5e9
+# Coefficients up to which every Newton step on a sample computes its Hessian; corrected ones take as long there, and
+# end with two digits fewer (30 000 x 5).
+FEW_COEFFICIENTS = 64
+# Decrement of a step on an old Hessian, relative to that before, from which on the Hessian is computed anew.
+OLD_HESSIAN = 0.1
+# Cost of the sample's Hessian, relative to a pass over all rows, from which on L-BFGS is considered: three Hessians
+# take as long as the 20 passes more that it needs (20 000 x 300 independent: 0.07 s of CPU time instead of 0.15).
+EXPENSIVE_HESSIAN = 130
+# Least pivot, and mean square eigenvalue relative to independent columns, at which L-BFGS still takes about 20 passes.
+INDEPENDENT_PIVOT = 0.05
+INDEPENDENT_SPREAD = 2
+
+# The sample.
+
+# Ridge on the sample's Hessian, in rows: a tenth of the weight of one.
+PRIOR_ROWS = 0.1
+# Strongest L1 penalty, relative to the wanted one, from which on a path of penalties leads to it; on 50 000 x 100 a
+# path from 200 takes 1.15 times as long as none.
+WEAK_PENALTY = 300
+# Ratio of the penalties along that path.
+PATH_RATIO = 0.1
+# Decrease of the mean loss at which the path goes on to the next penalty.
+PATH_TOLERANCE = 1e-4
+# Coordinates that may enter a working set at once, at least.
+LEAST_ENTERING = 128
+# Logit towards the wrong class; the curvature there is 1e-13.
+MISCLASSIFIED = 30
+# Logit from which on log(1 + exp(z)) is z: exp(80) is finite in float32, and the default of 20 loses nine digits.
+SOFTPLUS_LINEAR = 80
+# Elements of x; a smaller table is one block, whose loss and Hessian share their logits.
+SMALL_TABLE = 2**16
+
+# Convergence.
+
+# Newton steps on the support of an L1 solution, at most; each doubles the digits.
+POLISHING_STEPS = 8
+# Violation of the optimality conditions that is rounding of the gradient, in standardised coefficients.
+GRADIENT_ROUNDING = 4 * _FLOAT64_EPS
+# Tolerance of the objective up to which the digits of an L1 solution's coefficients matter.
+FINEST_TOLERANCE = 1e-14
+# Half the squared Newton decrement, relative to the objective, at which Newton's method on the sample ends: a tenth of
+# the finest tolerance.
+NEGLIGIBLE = 1e-15
+# Rejected proposals in a row after which nothing decreases the objective: the step has been halved fifty times.
+MAX_REJECTIONS = 25
+# Bad predictions of the sample after which it is not asked any more.
+MAX_FAILURES = 4
+# Largest move of a sampled logit in a step that the sample proposes, relative to 1 + the largest logit.
+TRUST_RADIUS = 10.0
+
+# Rounding.
+
+# Squared pivot of a matrix of unit diagonal, per column, below which the matrix is singular.
+EQUATION_RANK_TOLERANCE = 1e-13
+# The same for rows that were rounded to float32, where dependent columns leave squared pivots of 1e-14.
+ROUNDED_RANK_TOLERANCE = 1e-11
+# The same for a triangular factor's pivot, not squared: logits would lose more than five digits.
+FACTOR_RANK_TOLERANCE = 1e-11
+# Right-hand side along a singular direction that is rounding, relative to the root of the rank tolerance.
+EQUATION_ROUNDING = 0.01
+# The same for the gradient of a mean loss in standardised coefficients and a triangular factor.
+FACTOR_ROUNDING = 100 * _FLOAT64_EPS
+# Squared pivot of a Hessian in float64, below which half of the digits of a Newton step are lost.
+HESSIAN_PIVOT = 1e-8
+# The same for products in float32.
+SINGLE_PIVOT = 2e-6
+# Squared pivot below which columns may depend on each other: corrections by gradients in float32 leave less.
+SUSPECT_PIVOT = 1e-6
+
+# The quadratic model with an L1 penalty.
+
+# Iterations of the active-set method, at most; rounding might go on for ever.
+ACTIVE_SET_ITERATIONS = 200
+# Coordinates that leave zero at once, or iterations, after which coordinate descent looks for the signs.
+DESCENT_EVERY = 6
+# Sweeps of coordinate descent, at most.
+DESCENT_SWEEPS = 30
+# Move of a sweep relative to the first, and coefficient, that only a matrix left indefinite by rounding gives.
+DIVERGING_SWEEP = 1e6
+LARGEST_COEFFICIENT = 1e100
+
+# The rows' Gram matrix.
+
+# Columns in one product; more float32 terms in a sum lose digits.
+GRAM_COLUMNS = 4096
+# Rows in a tile of the symmetric product, of which only those on and below the diagonal are computed.
+GRAM_TILE = 256
+# Rows up to which the matrix costs less than the passes that it saves.
+FEW_ROWS = 512
+# Largest eigenvalue relative to the mean one, from which on L-BFGS takes a hundred passes and more.
+GRAM_SPREAD = 4
+# Rounding of float32 products relative to the least eigenvalue, 1, that float64 products should avoid.
+COARSE = 0.01
+# Rounding with which no step can be trusted.
+TOO_COARSE = 0.5
+# Ridges, each ten times the one before, that are tried on a matrix that rounding has left indefinite.
+GRAM_RIDGES = 12
+
+# Drawing a sample.
+
+# Share of the weight of a class that a uniform sample may miss.
+RARE_CLASS = 0.05
+# Elements of x in a block, and in a block for a thread of its own.
+SAMPLING_BLOCK = 2**20
+SAMPLING_THREAD_BLOCK = 2**18
+
+# Columns that separate.
+
+# Logit of the rows that separating columns set aside: their loss is 4e-18.
+SEPARATED_MARGIN = 40.0
+# 1 − R² on the columns before, of columns that may depend on them.
+SUSPECT_COLUMN = 1e-10
+# Share of a column's length that the other columns do not explain, below which it depends on them.
+DEPENDENT_COLUMN = 1e-10
