@@ -18,13 +18,11 @@ if TYPE_CHECKING:
     from lr_lightning.model.linear_sigmoid import LinearSigmoid
     from lr_lightning.serving.predictor import Predictor, load
     from lr_lightning.sklearn import LogisticRegressionClassifier as LogisticRegressionClassifier
-    from lr_lightning.training.data_modules import TableDataModule
-    from lr_lightning.training.hours import HoursDataModule
+    from lr_lightning.training.data_modules import HoursDataModule, TableDataModule, TensorDataModule
     from lr_lightning.training.module import LogisticRegression
-    from lr_lightning.training.tensors import TensorDataModule
 
 _MODULE_OF = {
-    "HoursDataModule": "training.hours",
+    "HoursDataModule": "training.data_modules",
     "InputError": "errors",
     "LinearSigmoid": "model.linear_sigmoid",
     "LogisticRegression": "training.module",
@@ -32,7 +30,7 @@ _MODULE_OF = {
     "Predictor": "serving.predictor",
     "TableDataModule": "training.data_modules",
     "TableSchema": "data.schema",
-    "TensorDataModule": "training.tensors",
+    "TensorDataModule": "training.data_modules",
     "load": "serving.predictor",
 }
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.standardization import Standardization
-from lr_lightning.training.start import solver_options
+from lr_lightning.training.optimizers import solver_options
 
 
 @pytest.fixture
@@ -21,10 +22,10 @@ def on_gpu():
 
 def test_the_sample_is_standardised_where_the_rows_are(on_gpu):
     model = SimpleNamespace(mean=torch.zeros(3, **on_gpu), scale=torch.ones(3, **on_gpu))
-    training = SimpleNamespace(n_rows=50, batches=[(torch.randn(50, 3), torch.zeros(50))], class_weights=(1.0, 1.0))
-    hparams = {"in_features": 3, "initial_weight": None, "initial_bias": None}
+    batches, identity = [(torch.randn(50, 3), torch.zeros(50))], Standardization.identity(3)
+    training = TrainingRows(batches, 50, torch.float32, (1.0, 1.0), 50.0, identity)
     penalty = Penalty(model.scale, model.scale)
-    sample = solver_options(model, training, Standardization.identity(3), penalty, hparams)["sample"]
+    sample = solver_options(model, training, identity, penalty, warm_start=False)["sample"]
     assert [part.device.type for part in sample[:2]] == ["cpu", "cpu"]
 
 

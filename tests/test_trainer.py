@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression as Reference
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from lr_lightning import InputError, LogisticRegression, TensorDataModule
-from lr_lightning.training.hours import HoursDataModule
+from lr_lightning.training.data_modules import HoursDataModule
 from tests.conftest import QUIET_TRAINER
 
 SGD = {"optimizer": "SGD", "optimizer_options": {"lr": 0.1}}

@@ -39,11 +39,11 @@ from lr_lightning.training.callbacks.checkpoints import RunCheckpoints
 from lr_lightning.training.callbacks.progress import FitProgress
 from lr_lightning.training.callbacks.record import RunRecord
 from lr_lightning.training.callbacks.signals import Interrupted, StopOnSignal
+from lr_lightning.training.data_modules import TensorDataModule
 from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.processes import is_first_process
 from lr_lightning.training.resume import refuse_other_settings
 from lr_lightning.training.run_folder import RunFolder
-from lr_lightning.training.tensors import TensorDataModule
 
 log = logging.getLogger("lr_lightning")
 
@@ -108,7 +108,7 @@ def _fit(
     signals.watch(trainer, partial(_end_at_once, run_folder, arguments), partial(_end_alone, run_folder))
     if origin is not None:
         with damage_in_words(origin.path):
-            refuse_other_settings(str(origin.path), origin.checkpoint, model, data, trainer)
+            refuse_other_settings(str(origin.path), origin.checkpoint, model.hparams, data, trainer)
             origin.refuse_if_done(config.trainer.max_epochs)
         if trainer.is_global_zero and not config.quiet:
             log.info(f"going on from {origin.path}, after {origin.epochs} epochs")

@@ -21,9 +21,8 @@ from lr_lightning.cli.parse import add_custom_classes_option
 from lr_lightning.cli.yaml import as_written
 from lr_lightning.errors import InputError, ProcessLostError
 from lr_lightning.training.checkpoint_io import SafeCheckpointIO
-from lr_lightning.training.data_modules import TableDataModule
-from lr_lightning.training.hours import HoursDataModule
-from lr_lightning.training.start import refuse_imprecise
+from lr_lightning.training.data_modules import HoursDataModule, TableDataModule
+from lr_lightning.training.refusals import refuse_imprecise
 
 # Lightning's defaults are for epochs that take minutes; ours take milliseconds.
 DEFAULTS = {

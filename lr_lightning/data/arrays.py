@@ -1,7 +1,8 @@
-"""Arrays of numbers as rows of the design matrix, by a schema: torch alone, without Arrow."""
+"""Arrays of numbers as rows, by a schema or as they are: torch alone, without Arrow."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
+from lr_lightning.model.rows import Rows, scaled_weights
 
 
 def is_array(data: Any) -> bool:
@@ -67,3 +69,47 @@ def _refuse(name: str, what: str, wrong: Tensor, names: list[str]) -> None:
     if bool(wrong.any()):
         row, column = wrong.nonzero()[0].tolist()
         raise InputError(f"{name}, row {row + 1}: column {names[column]} holds {what}")
+
+
+def rows_of_arrays(x: Any, y: Any, weight: Any = None) -> tuple[Rows, float]:
+    """Rows of features (n, d), targets (n,) or (n, 1) and sample weights (n,), and what the weights were divided by.
+
+    Raises:
+        InputError: if the shapes disagree, a target is not 0 or 1, or a weight is negative or not finite.
+    """
+    x, y = _tensor(x), _tensor(y)
+    if x.dtype not in (torch.float32, torch.float64):
+        x = x.double()
+    if x.ndim != 2:
+        raise InputError(f"x must have two dimensions, (rows, features), not shape {tuple(x.shape)}")
+    if y.shape == (len(x), 1):
+        y = y[:, 0]
+    if y.shape != (len(x),):
+        raise InputError(f"y must have shape ({len(x)},) to match x, not {tuple(y.shape)}")
+    if not len(x):
+        raise InputError("x has no rows")
+    if not bool(((y == 0) | (y == 1)).all()):
+        raise InputError("y must hold nothing but 0 and 1")
+    scale = 1.0
+    if weight is not None:
+        weight = _tensor(weight)
+        if weight.shape != (len(x),):
+            raise InputError(f"weight must have shape ({len(x)},) to match x, not {tuple(weight.shape)}")
+        if not bool((weight >= 0).all() & weight.isfinite().all()):
+            raise InputError("every weight must be finite and not negative")
+        if not bool((weight > 0).any()):
+            raise InputError("at least one weight must be positive")
+        weight, scale = scaled_weights(weight.detach())
+    return Rows(x.detach(), y.detach().to(x.dtype), weight), scale
+
+
+def _tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype == object or array.dtype.kind in "USMm":
+        raise InputError(f"x, y and weight must hold numbers, not {array.dtype}; TableDataModule reads other columns")
+    with warnings.catch_warnings():
+        # Of arrays that must not be written to, such as memory-mapped ones; nothing here ever writes.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)

@@ -1,8 +1,8 @@
-"""What a fit needs to know of all training rows before the first epoch."""
+"""The training rows as a fit begins: how they are read again, and what it has to know of all of them before."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lr_lightning.data.spelling import weights_by_label
 from lr_lightning.errors import InputError
-from lr_lightning.model.rows import scaled_weights
+from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments
 
 _LARGEST_SUM = 1e305  # of weights: a log-likelihood is some multiple of it
@@ -20,25 +20,25 @@ _SMALLEST_SUM = 1e-290  # of weights as a loader serves them: of less, float64 d
 
 
 @dataclass(frozen=True)
-class TrainingSummary:
-    """Statistics of the training rows, weighted by v, the sample weight times the class weight.
+class TrainingRows:
+    """Batches of training rows, and their statistics, weighted by v, the sample weight times the class weight.
 
     Attributes:
-        standardization: means and scales of the features as they are served.
-        weight_sum: Σ v, of the weights in the batches.
-        class_weights: of the negative and the positive class.
+        batches: the rows, `(x, y)` or `(x, y, weight)`; they can be iterated more than once.
         n_rows: how many rows there are.
         dtype: of the features as they are served.
-        batches: the rows themselves.
+        class_weights: of the negative and the positive class.
+        weight_sum: Σ v, of the weights in the batches.
+        standardization: means and scales of the features as they are served.
         weight_scale: what the weights of the batches have been divided by; Σ v as given is `weight_sum` times that.
     """
 
-    standardization: Standardization
-    weight_sum: float
-    class_weights: tuple[float, float]
+    batches: Iterable[Sequence[Tensor]]
     n_rows: int
     dtype: torch.dtype
-    batches: Iterable[Sequence[Tensor]]
+    class_weights: tuple[float, float]
+    weight_sum: float
+    standardization: Standardization
     weight_scale: float = 1.0
 
     @classmethod
@@ -51,7 +51,7 @@ class TrainingSummary:
         weight_scale: float = 1.0,
         *,
         split: bool = False,
-    ) -> TrainingSummary:
+    ) -> TrainingRows:
         """Sweep over batches `(x, y)` or `(x, y, weight)`.
 
         Args:
@@ -89,7 +89,24 @@ class TrainingSummary:
             )
         if standardization is None or of_class != (1.0, 1.0):
             standardization = moments(_Weighted(batches, of_class))
-        return cls(standardization, weight_sum, of_class, n_rows, dtype, batches, weight_scale)
+        return cls(batches, n_rows, dtype, of_class, weight_sum, standardization, weight_scale)
+
+    def weighted(self) -> Iterator[Rows]:
+        """The batches as rows that weigh v."""
+        return (Rows.of_batch(batch).weighted(self.class_weights) for batch in self.batches)
+
+    def some(self, size: int) -> Rows:
+        """About `size` of the rows, or all where one batch holds all, as rows that weigh v: to draw a sample from."""
+        batches = iter(self.batches)
+        first = next(batches)
+        if len(first[1]) == self.n_rows:
+            return Rows.of_batch(first).weighted(self.class_weights)
+        generator = torch.Generator().manual_seed(0)
+        parts = []
+        for batch in chain([first], batches):
+            chosen = torch.rand(len(batch[1]), generator=generator) < size / self.n_rows
+            parts.append([t[chosen.to(t.device)] for t in batch])
+        return Rows(*map(torch.cat, zip(*parts, strict=True))).weighted(self.class_weights)
 
 
 @dataclass(frozen=True)
@@ -97,46 +114,23 @@ class _Weighted:
     """Features and weights v of batches, anew at each iteration."""
 
     batches: Iterable[Sequence[Tensor]]
-    of_class: tuple[float, float]
+    class_weights: tuple[float, float]
 
-    def __iter__(self) -> Any:
-        for x, y, *weight in self.batches:
-            yield x, row_weights(y, weight[0] if weight else None, self.of_class)
-
-
-def row_weights(y: Tensor, weight: Tensor | None, of_class: tuple[float, float]) -> Tensor | None:
-    """V (n,): sample weights times class weights; None where every row weighs one."""
-    if of_class == (1.0, 1.0):
-        return weight
-    # A Python number by itself would be one of float32.
-    dtype = y.dtype if y.is_floating_point() else torch.float64
-    v = torch.tensor(of_class, dtype=dtype, device=y.device)[(y > 0).long()]
-    return v if weight is None else v * weight
-
-
-def random_rows(batches: Iterable[Sequence[Tensor]], size: int, n_rows: int) -> tuple[Tensor, ...]:
-    """About `size` of the `n_rows` rows, or all where one batch holds all: what a sample is then drawn from."""
-    batches = iter(batches)
-    first = next(batches)
-    if len(first[1]) == n_rows:
-        return tuple(first)
-    generator = torch.Generator().manual_seed(0)
-    parts = []
-    for batch in chain([first], batches):
-        chosen = torch.rand(len(batch[1]), generator=generator) < size / n_rows
-        parts.append([t[chosen.to(t.device)] for t in batch])
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for batch in self.batches:
+            rows = Rows.of_batch(batch).weighted(self.class_weights)
+            yield rows.x, rows.weight
 
 
 def _class_sums(batches: Iterable[Sequence[Tensor]]) -> tuple[int, float, float, torch.dtype]:
     n_rows, negative, positive, dtype = 0, 0.0, 0.0, torch.float32
-    for x, y, *weight in batches:
-        dtype = x.dtype
-        n_rows += len(y)
-        v = weight[0] if weight else torch.ones_like(y)
+    for rows in map(Rows.of_batch, batches):
+        dtype = rows.x.dtype
+        n_rows += len(rows.y)
+        v = torch.ones_like(rows.y) if rows.weight is None else rows.weight
         # Each by itself: in the difference of a sum and a part of it, a class of little weight would be lost.
-        negative += float(torch.where(y > 0, 0, v).sum(dtype=torch.float64))
-        positive += float(torch.where(y > 0, v, 0).sum(dtype=torch.float64))
+        negative += float(torch.where(rows.y > 0, 0, v).sum(dtype=torch.float64))
+        positive += float(torch.where(rows.y > 0, v, 0).sum(dtype=torch.float64))
     return n_rows, negative, positive, dtype
 
 

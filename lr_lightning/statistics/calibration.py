@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from lr_lightning.errors import InputError
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver.fit import solve
 from lr_lightning.statistics.held_out import Ranking, brier, has_both_classes, mean, reliability, weighted_rows
 
 _TOLERANCE = 1e-18  # of the recalibration's objective: its two coefficients then have all of their digits
+THRESHOLD_RULES = "a number between 0 and 1, f1, youden, or cost=R (a false negative costs R false positives)"
 
 
 @dataclass(frozen=True)
@@ -118,3 +121,32 @@ def choose_threshold(probability: Any, y: Any, criterion: str | float, weight: A
     score = np.where((cuts > 0) & (cuts < 1), score, -np.inf)
     best = np.flatnonzero(score >= score.max() - 1e-12 * abs(score.max()))
     return float(cuts[best[np.argmin(np.abs(cuts[best] - 0.5))]])
+
+
+def threshold_criterion(rule: str) -> str | float:
+    """What a threshold's rule asks to be best: f1, youden, or a ratio of costs.
+
+    Raises:
+        InputError: if it is none of these.
+    """
+    if rule in ("f1", "youden"):
+        return rule
+    match = re.fullmatch(r"cost=(\d+\.?\d*)", rule)
+    if match is None or float(match[1]) == 0:
+        raise InputError(f"model.threshold must be {THRESHOLD_RULES}, not {rule}")
+    return float(match[1])
+
+
+def threshold_by_rule(rule: str, logits: Any, y: Any, weight: Any = None) -> float:
+    """The threshold that a rule chooses on validation rows: logits (n,), outcomes 0 or 1 (n,), weights (n,) or None.
+
+    Raises:
+        InputError: if there is no such rule, or the rows hold one class only.
+    """
+    criterion = threshold_criterion(rule)
+    try:
+        return choose_threshold(torch.sigmoid(logits), y, criterion, weight)
+    except ValueError as error:
+        raise InputError(
+            f"model.threshold {rule}: {error}; split otherwise (data.val_fraction, data.seed) or give a number"
+        ) from error

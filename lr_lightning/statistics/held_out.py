@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from lr_lightning.model.linear_sigmoid import LinearSigmoid, linear_predictor
+from lr_lightning.model.rows import Rows
+from lr_lightning.model.standardization import Standardization
+
 MEASURES = ("loss", "accuracy", "auroc", "average_precision", "f1", "brier", "calibration_error")
 N_BINS = 15
 
@@ -29,6 +33,19 @@ def weighted_rows(score: Any, y: Any, weight: Any = None) -> tuple[Tensor, Tenso
     columns = (of_rows, _float64(y).to(of_rows), torch.ones_like(of_rows) if weight is None else _float64(weight))
     counts = columns[2] > 0
     return columns if bool(counts.all()) else tuple(column[counts] for column in columns)  # type: ignore[return-value]
+
+
+def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, targets and weights of the rows of positive weight, float64, each (m,), on the CPU.
+
+    Args:
+        model: anywhere.
+        served: what has been taken off the features of the rows.
+        rows: likewise anywhere.
+    """
+    rows = rows.to(torch.device("cpu"))
+    affine = (t.detach() for t in model.cpu_copy().served_affine(served))
+    return weighted_rows(linear_predictor(rows.x, *affine), rows.y, rows.weight)
 
 
 def mean(values: Tensor, weight: Tensor) -> float:

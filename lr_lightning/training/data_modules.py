@@ -1,33 +1,264 @@
-"""A person's own table, from a file or in memory, as standardised batches."""
+"""Lightning's data modules: rows of arrays, of the tutorial, and of a table, served as slices of resident tensors."""
 
 from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from torch import Tensor
+from lightning.pytorch import LightningDataModule
 
-from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user_cache_folder
-from lr_lightning.data.choices import Choices, refuse_absent
+from lr_lightning.data.arrays import rows_of_arrays
+from lr_lightning.data.choices import Choices
+from lr_lightning.data.decode import Decoder
 from lr_lightning.data.encode import encode_blocks
-from lr_lightning.data.encoder import prepare
 from lr_lightning.data.loader import TensorBatches
-from lr_lightning.data.prepare import PARTS, Split, Sweeps
-from lr_lightning.data.readers.base import MissingTexts, Source
-from lr_lightning.data.readers.open import open_source
+from lr_lightning.data.prepare import Split
 from lr_lightning.data.schema import Level, TableSchema
+from lr_lightning.data.splits import stratified_split
 from lr_lightning.errors import InputError
-from lr_lightning.model.rows import Rows
-from lr_lightning.model.standardization import Standardization
-from lr_lightning.training.tensors import TensorDataModule
+from lr_lightning.model.rows import OTHER_SPLIT, Rows, of_light_weights
+from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
 
 log = logging.getLogger("lr_lightning")
-_BYTES_BESIDE_ARROW = 2  # the standardised copy, and what reading needs for a while, by the size of the table
+DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint")
+
+
+class TensorDataModule(LightningDataModule):
+    """Serves the rows of a tensor or array.
+
+    Of several processes each serves its own rows, all of them once and none twice: consecutive ones, in the
+    order of the processes, or, in training with a batch size, a share of each batch that one process alone
+    would serve.
+
+    After `setup`, `train_rows`, `val_rows` and `test_rows` hold the splits. Their features may have been
+    standardised on the way from float64 to the Trainer's precision (a timestamp would lose its digits in
+    float32 otherwise): `served` is the map that has been applied, and the module takes it into account.
+
+    Args:
+        x: features, shape (n, d), a tensor or array of numbers.
+        y: targets, shape (n,) or (n, 1), each 0 or 1.
+        weight: sample weights, shape (n,), non-negative.
+        val_fraction: share of the rows kept back for validation, stratified by the target; of a class of two rows
+            or more at least one stays for training.
+        test_fraction: share of the rows kept back for the test.
+        batch_size: rows a batch; None is one batch of all rows.
+        shuffle: shuffle the training rows anew each epoch; None does so where there is a batch size.
+        seed: of the split and of the shuffling.
+        feature_names: one name a column; x0, x1, … by default.
+
+    Raises:
+        InputError: if the shapes disagree, a target is not 0 or 1, a weight is negative, or a feature is not
+            finite.
+
+    Example:
+        >>> import torch
+        >>> from lr_lightning import TensorDataModule
+        >>> data = TensorDataModule(torch.arange(20.0).reshape(10, 2), torch.arange(10) % 2, val_fraction=0.2)
+        >>> data.setup("fit")
+        >>> x, y = next(iter(data.train_dataloader()))
+        >>> x.shape, y.shape
+        (torch.Size([8, 2]), torch.Size([8]))
+        >>> sorted(data.val_rows.y.tolist())  # stratified: one of each class
+        [0.0, 1.0]
+    """
+
+    schema: TableSchema
+    training: Standardization
+    """Means and scales of the training rows, in the original units; scale 0 marks a constant column."""
+    served: Standardization
+    """What has been taken off the features that the batches hold."""
+    train_rows: Rows
+    val_rows: Rows | None = None
+    test_rows: Rows | None = None
+    fingerprint: int | None = None
+    """What the split into parts depends on, where the rows come from somewhere that may change."""
+    weight_scale: float = 1.0
+    """What the weights of the batches have been divided by: 1 unless they are very large or very small."""
+    prediction_input: list[list[float]] | None = None
+    """Rows that `predict` takes where no data are named."""
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        weight: Any = None,
+        *,
+        val_fraction: float = 0.0,
+        test_fraction: float = 0.0,
+        batch_size: int | None = None,
+        shuffle: bool | None = None,
+        seed: int = 0,
+        feature_names: Sequence[str] | None = None,
+    ):
+        super().__init__()
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.batch_size, self.seed = batch_size, seed
+        self.shuffle = batch_size is not None if shuffle is None else shuffle
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        self._rows, self.weight_scale = rows_of_arrays(x, y, weight)
+        names = feature_names or [f"x{j}" for j in range(self._rows.x.shape[1])]
+        self.schema = TableSchema.of_numbers(names, target="y")
+
+    def setup(self, stage: str) -> None:
+        """Split the rows and bring the training features into a shape that keeps their digits."""
+        if hasattr(self, "train_rows") and self._served_as == self._dtype():
+            return
+        self._served_as = self._dtype()
+        train, val, test = stratified_split(
+            self._rows.y, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.seed
+        )
+        rows = self._rows if train is None else self._rows.take(train)
+        val_rows, test_rows = (None if index is None else self._rows.take(index) for index in (val, test))
+        for part, of_part in (("training", rows), ("validation", val_rows), ("test", test_rows)):
+            if of_part is not None and of_part.weight is not None and not bool((of_part.weight > 0).any()):
+                raise InputError(f"every {part} row has the weight 0; {OTHER_SPLIT}")
+        self.training = moments([(rows.x, rows.weight)]).to("cpu")
+        self._refuse_not_finite()
+        same_dtype = self._dtype() == rows.x.dtype
+        served = standardization_to_serve(self.training) if same_dtype else self.training.divisible()
+        self.served = served or Standardization.identity(rows.x.shape[1])
+
+        def serve(rows: Rows) -> Rows:
+            x = rows.x if served is None else served.apply(rows.x, self._dtype())
+            return Rows(x, rows.y.to(x.dtype), None if rows.weight is None else rows.weight.to(x.dtype))
+
+        self.train_rows = serve(rows)
+        self.val_rows = None if val_rows is None else serve(val_rows)
+        self.test_rows = None if test_rows is None else serve(test_rows)
+        light = None if self._rows.weight is None else of_light_weights(self._rows.weight, self.train_rows.x.dtype)
+        if light is not None:
+            log.warning(light)
+
+    @property
+    def training_as_served(self) -> Standardization:
+        """Means and scales of the training rows in the units that the batches hold."""
+        mean, scale = self.training
+        return Standardization((mean - self.served.mean) / self.served.scale, scale / self.served.scale)
+
+    def train_dataloader(self) -> TensorBatches:
+        """Batches of the training rows, resident on the Trainer's device."""
+        shuffle = self.shuffle and not getattr(self.trainer, "overfit_batches", 0)
+        if self.batch_size is None or self._process == (0, 1):
+            return self._part(self.train_rows, shuffle=shuffle)
+        # The batches of one process alone, of each its share; so every row has to be at hand in every process.
+        rows = self._on_device(self.train_rows)
+        return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed, process=self._process)
+
+    def val_dataloader(self) -> TensorBatches:
+        """Batches of the validation rows, in order."""
+        return self._part(self._held_out(self.val_rows))
+
+    def test_dataloader(self) -> TensorBatches:
+        """Batches of the test rows, in order; of the validation rows where no test rows were kept back."""
+        return self._part(self._held_out(self.val_rows if self.test_rows is None else self.test_rows))
+
+    def predict_dataloader(self) -> TensorBatches:
+        """Batches of every row that was given, in its order, with raw features."""
+        return self._part(self._rows)
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint has to say of the data, as plain types; the keys are `DESCRIPTION`."""
+        values = (self.schema.to_dict(), self.prediction_input, self.curve(), self.settings(), self.fingerprint)
+        return dict(zip(DESCRIPTION, values, strict=True))
+
+    def settings(self) -> dict[str, Any]:
+        """Class and arguments, by which the command line makes another one."""
+        package = type(self).__module__
+        package = "lr_lightning" if package.startswith("lr_lightning.") else package  # public names outlive modules
+        return {"class_path": f"{package}.{type(self).__qualname__}", "init_args": dict(self.hparams)}
+
+    def points(self, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+        """Training rows as points of a picture: raw features (m, d) and targets (m,), m evenly spaced rows."""
+        rows = self.train_rows.take(slice(None, None, -(-len(self.train_rows.y) // most)))
+        raw = rows.design.dense(torch.float64).cpu() * self.served.scale + self.served.mean
+        return raw.numpy(), rows.y.cpu().numpy()
+
+    def curve(self) -> dict[str, Any] | None:
+        """Where to draw the probability curve of a single feature: `low`, `high`, `x_label` and `y_label`."""
+        if len(self.schema.feature_names) != 1:
+            return None
+        x, _ = self.points(len(self.train_rows.y))
+        low, high = float(x.min()), float(x.max())
+        margin = 0.1 * (high - low)
+        target, positive = self.schema.target, self.schema.written_labels[1]
+        return {
+            "low": low - margin,
+            "high": high + margin,
+            "x_label": self.schema.feature_names[0],
+            "y_label": f"Probability of {target} = {positive}",
+        }
+
+    @staticmethod
+    def _held_out(rows: Rows | None) -> Rows:
+        if rows is None:
+            raise InputError("the fit kept no rows back; name other data, or set val_fraction or test_fraction")
+        return rows
+
+    @property
+    def _process(self) -> tuple[int, int]:
+        """The number of this process and how many there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _part(self, rows: Rows, shuffle: bool = False) -> TensorBatches:
+        """All rows, or those of this process, in as many batches as every other has: they meet after each."""
+        rank, processes = self._process
+        n_rows, n_batches = len(rows.y), None
+        if processes > 1:
+            n_batches = 1 if self.batch_size is None else -(-n_rows // (processes * self.batch_size))
+            rows = rows.take(slice(n_rows * rank // processes, n_rows * (rank + 1) // processes))
+        rows = self._on_device(rows)
+        return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed, n_batches=n_batches)
+
+    def _on_device(self, rows: Rows) -> Rows:
+        return rows if self.trainer is None else rows.to(self._device_of_rows(self.trainer.strategy.root_device))
+
+    def _device_of_rows(self, of_trainer: torch.device) -> torch.device:
+        """Where the rows stay during a fit."""
+        return of_trainer
+
+    def _dtype(self) -> torch.dtype:
+        if self.trainer is None:
+            return self._rows.x.dtype
+        return torch.float64 if self.trainer.precision == "64-true" else torch.float32
+
+    def _refuse_not_finite(self) -> None:
+        bad = (~self.training.mean.isfinite()).nonzero()
+        if len(bad):
+            name = self.schema.feature_names[int(bad[0])]
+            raise InputError(f"feature {name} holds a missing or infinite value; every feature must be finite")
+
+
+class HoursDataModule(TensorDataModule):
+    """Serves the three students of the tutorial as one batch.
+
+    One feature, `hours` (1, 2 and 3 hours of study), and the target `pass` (no, no, yes). The experiment's
+    own prediction input is a student of 4 hours.
+
+    Example:
+        >>> from lr_lightning import HoursDataModule
+        >>> data = HoursDataModule()
+        >>> data.setup("fit")
+        >>> data.train_rows.x.tolist(), data.train_rows.y.tolist()
+        ([[1.0], [2.0], [3.0]], [0.0, 0.0, 1.0])
+        >>> data.prediction_input
+        [[4.0]]
+    """
+
+    prediction_input = [[4.0]]  # noqa: RUF012 (as in the base class, where it may also be set on an instance)
+
+    def __init__(self) -> None:
+        super().__init__([[1.0], [2.0], [3.0]], [0.0, 0.0, 1.0], feature_names=["hours"])
+        self.schema = TableSchema.of_numbers(["hours"], target="pass")
+        self.save_hyperparameters()
+
+    def curve(self) -> dict[str, Any]:
+        """The axes of the tutorial's picture."""
+        return {"low": 0.0, "high": 10.0, "x_label": "Hours", "y_label": "Probability of Pass"}
 
 
 class TableDataModule(TensorDataModule):
@@ -144,7 +375,7 @@ class TableDataModule(TensorDataModule):
         self._given: tuple[TableSchema, Standardization] | None = None
         self._every_row = False
         self._expected_fingerprint: int | None = None
-        self._mapped = False
+        self._mapped = False  # to files in a cache folder
 
     __init__.__annotations__["path"] = "str"  # for the command line, which knows no tables in memory
 
@@ -172,9 +403,9 @@ class TableDataModule(TensorDataModule):
     def prepare_data(self) -> None:
         """Decode a table that does not fit in memory, in one process of each machine."""
         try:
-            source, columns = self._source()
-            if self._needs_cache(source, columns):
-                self._decoded_in_cache(source, columns)
+            decoder = self._decoder()
+            if decoder.needs_cache():
+                decoder.decode(self._dtype())
         except InputError:
             # Other processes wait for this one; all of them will meet the mistake together, in `setup`.
             if self._process == (0, 1):
@@ -189,112 +420,32 @@ class TableDataModule(TensorDataModule):
         if hasattr(self, "served") and self._served_as == self._dtype():
             return
         self._served_as = self._dtype()
-        source, columns = self._source()
-        if self._needs_cache(source, columns):
-            notes, tensors = self._decoded_in_cache(source, columns)
-            self._mapped = True
-        else:
-            notes, tensors = self._decoded_in_memory(source, columns)
-        self.fingerprint = notes["fingerprint"]
-        if self._expected_fingerprint not in (None, self.fingerprint) and not self._every_row:
+        decoder = self._decoder()
+        decoded = decoder.decode(self._dtype())
+        if self._expected_fingerprint not in (None, decoded.fingerprint) and not self._every_row:
             raise InputError(
-                f"{source.name} has changed since the fit, and the rows that the fit kept back cannot be "
+                f"{decoder.source.name} has changed since the fit, and the rows that the fit kept back cannot be "
                 "found again; name a table with --data.path to use all its rows"
             )
-        for level, text in notes["messages"]:
+        for level, text in decoded.messages:
             log.log(level, text)
-        self.schema = TableSchema.from_dict(notes["schema"])
-        mean, scale = (torch.tensor(values, dtype=torch.float64) for values in notes["training"])
-        self.training = Standardization(mean, scale)
-        self.served = self.training.divisible()
-        self.weight_scale = notes.get("weight_scale", 1.0)  # which an older cache does not know
-        rows = [self._rows_of(part, tensors) for part in PARTS]
+        self.schema, self.training, self.served = decoded.schema, decoded.training, decoded.training.divisible()
+        self.weight_scale, self.fingerprint, self._mapped = decoded.weight_scale, decoded.fingerprint, decoded.mapped
+        train_rows, self.val_rows, self.test_rows = decoded.parts
         if self._every_row:
-            self.val_rows = self.test_rows = rows[PARTS.index("test")]
+            self.val_rows = self.test_rows
             return
-        train_rows, self.val_rows, self.test_rows = rows
         assert train_rows is not None  # noqa: S101 (the split leaves no part empty)
         self.train_rows = train_rows
 
     def predict_dataloader(self) -> TensorBatches:
         """Batches of every row of the table as raw features, in its order; NaN for those with missing values."""
         x = torch.cat([rows.x for rows in encode_blocks(self.schema, self.path)])
-        return self._part(Rows(x, x.new_zeros(len(x)), None))
+        return self._part(Rows(x, x.new_zeros(len(x))))
 
-    @staticmethod
-    def _rows_of(part: str, tensors: dict[str, Tensor]) -> Rows | None:
-        if f"{part}.x" not in tensors:
-            return None
-        return Rows(tensors[f"{part}.x"], tensors[f"{part}.y"], tensors.get(f"{part}.weight"))
-
-    def _source(self) -> tuple[Source, list[str]]:
-        """The table, and the columns to read."""
-        source = open_source(self.path)
-        if self._given is None:
-            names = [*self._choices.feature_columns(source), self._choices.target, self._choices.weight]
-            source.expect({str(self._choices.target): pa.string()})  # how a text file spells its labels
-            names = [name for name in names if name is not None]
-            source.count_as_missing(MissingTexts(self._choices.na, dict.fromkeys(names, ())))
-            return source, names
-        schema = self._given[0]
-        names = [column.name for column in schema.columns]
-        refuse_absent(names, source)
-        refuse_absent([schema.target], source, "target column")
-        refuse_absent([schema.weight] if schema.weight else [], source, "weight column")
-        prepare(source, schema, labelled=True)
-        return source, [*names, schema.target, *([schema.weight] if schema.weight else [])]
-
-    def _sweeps(self, source: Source) -> Sweeps:
+    def _decoder(self) -> Decoder:
         split = Split(self.val_fraction, self.test_fraction, self.seed, self._every_row)
-        return Sweeps(source, self._choices, split, self._given)
-
-    def _needs_cache(self, source: Source, columns: list[str]) -> bool:
-        if source.identity() is None:
-            return False
-        return self.cache_dir is not None or not fits_in_memory(_BYTES_BESIDE_ARROW * source.decoded_bytes(columns))
-
-    def _decoded_in_memory(self, source: Source, columns: list[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        sweeps = self._sweeps(source.load(columns))
-        dtype, tensors = sweeps.dtype(self._dtype()), {}
-        for part, size in zip(PARTS, sweeps.partition.sizes, strict=True):
-            if size:
-                tensors[f"{part}.x"] = torch.empty(size, len(sweeps.schema.feature_names), dtype=dtype)
-                tensors[f"{part}.y"] = torch.empty(size, dtype=dtype)
-                if sweeps.schema.weight is not None:
-                    tensors[f"{part}.weight"] = torch.empty(size, dtype=dtype)
-        room = {name: tensor.numpy() for name, tensor in tensors.items()}  # what is still to be filled
-
-        def append(name: str, rows: np.ndarray) -> None:
-            room[name][: len(rows)] = rows
-            room[name] = room[name][len(rows) :]
-
-        sweeps.write(dtype, append)
-        return sweeps.notes(), tensors
-
-    def _decoded_in_cache(self, source: Source, columns: list[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        cache = TensorCache(Path(self.cache_dir).expanduser() if self.cache_dir else user_cache_folder())
-        key = cache_key(self._settings(source))
-        found = cache.open(key)
-        if found is not None:
-            return found
-        with cache.writer(key) as writer:
-            sweeps = self._sweeps(source)
-            sweeps.write(sweeps.dtype(self._dtype()), writer.append)
-            writer.finish(sweeps.notes())
-        log.info(f"{source.name}: decoded into {cache.folder / key}; delete it when you no longer need it")
-        found = cache.open(key)
-        if found is None:
-            raise InputError(f"--data.cache_dir: the decoded table in {cache.folder} cannot be read back")
-        return found
-
-    def _settings(self, source: Source) -> list[Any]:
-        """All that the decoded tensors depend on, as plain values."""
-        given = None
-        if self._given is not None:
-            schema, training = self._given
-            given = [schema.to_dict(), *(values.tolist() for values in training)]
-        split = [self.val_fraction, self.test_fraction, self.seed, self._every_row]
-        return [source.identity(), vars(self._choices), split, str(self._dtype()), given]
+        return Decoder(self.path, self._choices, split, self._given, self.cache_dir)
 
     def _device_of_rows(self, of_trainer: torch.device) -> torch.device:
         # What does not fit in memory does not fit on a device either; the Trainer moves each batch.

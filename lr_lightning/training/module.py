@@ -1,13 +1,16 @@
-"""The Lightning face of the model: its settings, predictions, report, set-up, and what goes into a checkpoint."""
+"""The LightningModule: settings, set-up, steps, measurements, the report, and what goes into a checkpoint."""
 
 from __future__ import annotations
 
 import inspect
+import logging
 import os
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -15,34 +18,39 @@ from typing_extensions import Self
 
 from lr_lightning.checkpoint.read import read_checkpoint
 from lr_lightning.checkpoint.validate import PREFIX, check_contents
+from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
-from lr_lightning.model.linear_sigmoid import LinearSigmoid
+from lr_lightning.model.linear_sigmoid import LinearSigmoid, linear_predictor
+from lr_lightning.model.objective import Objective, logistic_loss
 from lr_lightning.model.penalty import Penalty
+from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import serial_operations
 from lr_lightning.serving.predictor import Predictor
+from lr_lightning.solver import SubsampledNewton
+from lr_lightning.statistics.calibration import calibrate, threshold_by_rule
+from lr_lightning.statistics.held_out import measures, predicted, weighted_rows
 from lr_lightning.statistics.report import Report
+from lr_lightning.statistics.summary import Inference, make_report
 from lr_lightning.statistics.wald import CovarianceType
-from lr_lightning.training.callbacks.housekeeping import Housekeeping
-from lr_lightning.training.epoch import LineSearchEnd
+from lr_lightning.statistics.warnings import PARTIAL
+from lr_lightning.training.data_modules import DESCRIPTION, TensorDataModule
+from lr_lightning.training.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
+from lr_lightning.training.housekeeping import Housekeeping
 from lr_lightning.training.metrics import HeldOutRows
-from lr_lightning.training.optimizers import EXACT, make_optimizer, refuse_unknown
-from lr_lightning.training.results import infer, with_held_out
-from lr_lightning.training.resume import fit_settings, refuse_other_rows, refuse_other_settings
-from lr_lightning.training.start import (
+from lr_lightning.training.optimizers import EXACT, is_full_batch, make_optimizer, refuse_unknown, solver_options
+from lr_lightning.training.refusals import (
     refuse_out_of_range,
+    refuse_partial_passes,
     refuse_unfit_callbacks,
     refuse_unfit_trainer,
-    set_initial_coefficients,
-    solver_options,
-    standardization_of,
-    summarize,
 )
-from lr_lightning.training.steps import LogisticSteps
-from lr_lightning.training.tensors import DESCRIPTION, TensorDataModule
+from lr_lightning.training.resume import fit_settings, refuse_other_rows, refuse_other_settings
+
+log = logging.getLogger("lr_lightning")
 
 
-class LogisticRegression(LogisticSteps):
+class LogisticRegression(LightningModule):
     """Binary logistic regression: the linear–sigmoid model and the binary cross-entropy.
 
     Minimises (1/Σv) Σ v_i·BCE(y_i, σ(b + x_iᵀw)) + l1·‖w‖₁ + (l2/2)·‖w‖², where v is the sample weight times
@@ -68,7 +76,8 @@ class LogisticRegression(LogisticSteps):
 
     Attributes:
         converged: whether the fit reached the optimum.
-        threshold: the number in use; one that is chosen on the validation rows is known after the fit.
+        saw_all_rows: whether a pass of the fit has seen all training rows.
+        threshold: the number in use; one that is chosen on the validation rows stands at 0.5 until the end of the fit.
 
     Raises:
         InputError: if an argument is out of its range or the optimizer is not known.
@@ -114,14 +123,28 @@ class LogisticRegression(LogisticSteps):
         optimizer: str = EXACT,
         optimizer_options: dict[str, Any] | None = None,
     ):
-        # A threshold that is yet to be chosen stands at 0.5 until the end of the fit.
-        super().__init__(optimizer, 0.5 if isinstance(threshold, str) else threshold)
+        super().__init__()
         # Left to find the frame, Lightning makes a cycle of it: the caller's variables would outlive the call.
         self.save_hyperparameters(frame=inspect.currentframe())
-        refuse_out_of_range(self.hparams)
+        refuse_out_of_range(l1=l1, l2=l2, threshold=threshold, reduction=reduction)
         refuse_unknown(optimizer, l1)
-        self._inferred: dict[str, Any] = {}  # report and covariance, once they have been asked for
-        self._from_data: dict[str, Any] = {}  # what the checkpoint says of the data
+        self.objective = Objective(l1=l1, l2=l2, standardize=standardize, fit_intercept=fit_intercept)
+        self.reduction, self.class_weight = reduction, class_weight
+        self.threshold_rule = threshold if isinstance(threshold, str) else None
+        self.threshold = 0.5 if isinstance(threshold, str) else threshold
+        self.initial_weight, self.initial_bias = initial_weight, initial_bias
+        self.optimizer_name, self.optimizer_options = optimizer, dict(optimizer_options or {})
+        self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
+
+        self.converged = self.saw_all_rows = False
+        self._passes = 0  # over the rows, that the fit has made
+        self._stop_after_pass = False
+        self._epoch, self._line_search_end = EpochSums(self._sum_over_processes), LineSearchEnd()
+        self._fitted_to: TensorDataModule | None = None
+        self._served: Standardization | None = None  # what the present run's data module has taken off the features
+        self._is_reported = True  # False from the end of a fit until its report is made
+        self._of_report: dict[str, Any] = {}  # what the checkpoint says of the report
+        self._of_data: dict[str, Any] = {}  # what the checkpoint says of the data
         # The processes have the same means and scales from the start; DDP would send them before every pass.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             self, ["linear_sigmoid.mean", "linear_sigmoid.scale"]
@@ -129,7 +152,11 @@ class LogisticRegression(LogisticSteps):
         if in_features is not None:
             self._build(in_features, None)
 
-    # ---- prediction -------------------------------------------------------------------------------------
+    def _build(self, in_features: int, standardization: Standardization | None) -> None:
+        self.hparams["in_features"] = in_features  # a checkpoint must say how large a model to build
+        self.linear_sigmoid = LinearSigmoid(
+            in_features, fit_intercept=self.objective.fit_intercept, standardization=standardization
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Probabilities, shape (n,), of raw features x, shape (n, d), at the Trainer's precision."""
@@ -139,21 +166,345 @@ class LogisticRegression(LogisticSteps):
         """The linear predictor, shape (n,), of raw features x, shape (n, d), at the Trainer's precision."""
         return self.linear_sigmoid.logits(x).to(self.dtype)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Probabilities, shape (n,), of raw features (n, d), or of the first tensor of a batch."""
-        return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
-
     def predictor(self) -> Predictor:
         """The fitted model for inference, as `load` gives it from a checkpoint."""
         checkpoint: dict[str, Any] = {"state_dict": self.state_dict()}
         self.on_save_checkpoint(checkpoint)
         return Predictor.from_checkpoint(checkpoint, "the fit")
 
+    # ---- before a fit -----------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Take the number of features, the standardisation and the class weights from the training rows.
+
+        Raises:
+            InputError: if the device or precision would lose digits, the data have another number of features, or a
+                threshold is to be chosen on validation rows and there are none.
+        """
+        self._housekeeping = Housekeeping(self.trainer, self._end_of_epoch, self._end_of_fit)
+        refuse_unfit_trainer(self.trainer)
+        self._held_out, self._said_partial = HeldOutRows(), False
+        data = self._data_module
+        known = data if isinstance(data, TensorDataModule) else None
+        self._served = None if known is None else known.served
+        if stage != "fit":
+            return
+        self.converged = self.saw_all_rows = self._stop_after_pass = False
+        self._passes, self._line_search_end = 0, LineSearchEnd()
+        self._is_reported, self._of_report = True, {}
+        self._of_data = {} if known is None else known.description()
+        self._fitted_to = known
+        if self.threshold_rule is not None:
+            self.threshold = 0.5
+            if known is not None and known.val_rows is None:
+                raise InputError(
+                    f"model.threshold {self.threshold_rule} is chosen on validation rows; set data.val_fraction above 0"
+                )
+        with serial_operations():
+            self.training_rows = self._read_training_rows()
+            self._standardize()
+        self._set_initial_coefficients()
+        if known is not None and known.val_rows is None:
+            self.trainer.limit_val_batches = 0  # Lightning would warn of an empty loader
+        refuse_unfit_callbacks(self.trainer, self.optimizer_name)
+
+    @property
+    def _data_module(self) -> LightningDataModule | None:
+        """The data module of the present run, or of the last; the Trainer keeps one where loaders have followed it."""
+        data = getattr(self._trainer, "datamodule", None)
+        return data if data is not None and self.trainer.fit_loop._data_source.instance is data else None
+
+    def _read_training_rows(self) -> TrainingRows:
+        """The rows of a data module of this package, or of the Trainer's loader.
+
+        Every process takes their statistics from all rows, so that all of them begin alike.
+        """
+        data = self._fitted_to
+        if data is not None:
+            return TrainingRows.of(
+                [data.train_rows.as_batch()],
+                self.class_weight,
+                data.schema.written_labels,
+                data.training_as_served,
+                data.weight_scale,
+                split=data.val_rows is not None or data.test_rows is not None,
+            )
+        if self.trainer.world_size > 1:
+            raise InputError(
+                "several processes need a TensorDataModule or a TableDataModule: Lightning would serve some rows of a "
+                "DataLoader twice to give each process as many"
+            )
+        self.trainer.fit_loop.setup_data()
+        loader = cast(Iterable[Sequence[Tensor]], self.trainer.train_dataloader)
+        return TrainingRows.of(loader, self.class_weight, (0, 1))
+
+    def _standardize(self) -> None:
+        """Put a map in front of the linear layer.
+
+        Optimizers that run to convergence need a well-conditioned problem, whatever the penalty is on; the others
+        see the raw features where `standardize` is False.
+        """
+        n_features = len(self.training_rows.standardization.mean)
+        training = self.training_rows.standardization.after(self._served_as(n_features))
+        mean, scale = training.before_weights(fit_intercept=self.objective.fit_intercept)
+        if not self.objective.standardize and not self._full_batch:
+            mean, scale = torch.zeros_like(mean), torch.where(scale.isinf(), torch.inf, 1.0).to(scale.dtype)
+        if not hasattr(self, "linear_sigmoid"):
+            self._build(n_features, Standardization(mean, scale))
+            return
+        if len(self.linear_sigmoid.mean) != n_features:
+            raise InputError(f"in_features is {len(self.linear_sigmoid.mean)}, but the data have {n_features} features")
+        self.linear_sigmoid.mean.copy_(mean)
+        self.linear_sigmoid.scale.copy_(scale)
+
+    def _set_initial_coefficients(self) -> None:
+        if self.initial_weight is None and self.initial_bias is None:
+            return
+        if self.initial_bias and not self.objective.fit_intercept:
+            raise InputError("initial_bias is given, but fit_intercept is false")
+        n_features = len(self.linear_sigmoid.mean)
+        start = torch.as_tensor(0.0 if self.initial_weight is None else self.initial_weight, dtype=torch.float64)
+        if start.ndim and len(start) != n_features:
+            raise InputError(f"initial_weight has {len(start)} entries, but the data have {n_features} features")
+        self.linear_sigmoid.set_coefficients(start.expand(n_features), self.initial_bias or 0.0)
+
+    def _served_as(self, n_features: int) -> Standardization:
+        return self._served or Standardization.identity(n_features)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer that `optimizer` names."""
+        model, objective, options = self.linear_sigmoid, self.objective, self.optimizer_options
+        self._penalty = Penalty.on(model.scale, l1=objective.l1, l2=objective.l2, standardize=objective.standardize)
+        with serial_operations(len(model.mean)):
+            if self._exact:
+                warm_start = self.initial_weight is not None or self.initial_bias is not None
+                served = self._served_as(len(model.mean))
+                options = options | solver_options(
+                    model, self.training_rows, served, self._penalty, warm_start=warm_start
+                )
+            return make_optimizer(self.optimizer_name, model.parameters(), options)
+
+    # ---- fit --------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Let an optimizer that needs the whole objective make one step an epoch."""
+        if not self._full_batch:
+            return
+        refuse_partial_passes(self.trainer, self.optimizer_name)
+        n_batches = self.trainer.num_training_batches
+        if self._exact:
+            # Of a loader without a length at most as many as there are rows; the step comes with the last one.
+            self.trainer.accumulate_grad_batches = int(min(n_batches, self.training_rows.n_rows))
+        elif n_batches != 1:
+            raise InputError(f"{self.optimizer_name} needs all rows in one batch; leave batch_size unset")
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        """The objective, a scalar, on a batch `(x, y)` or `(x, y, weight)` of shapes (n, d), (n,) and (n,).
+
+        DDP averages its gradient over the processes.
+        """
+        rows = Rows.of_batch(batch).weighted(self.training_rows.class_weights)
+        loss = logistic_loss(rows.x, rows.y, *self._served_affine(rows.x), rows.weight)
+        total = loss.new_tensor(len(rows.y)) if rows.weight is None else rows.weight.sum(dtype=torch.float64)
+        weights = self.linear_sigmoid.linear.weight[0]
+        self._epoch.add(batch_idx, len(rows.y), loss.detach(), total, self._penalty.total(weights.detach()))
+        processes = self.trainer.world_size
+        if self._full_batch:
+            # Lightning divides by the number of batches, and DDP by that of processes: what remains is this
+            # batch's true share of the mean. L1 is the exact solver's own business.
+            share = self.trainer.accumulate_grad_batches * processes / self.training_rows.weight_sum
+            return share * loss + self._penalty.smooth(weights)
+        total = self._sum_over_processes(total)  # of the minibatch, of which each process has its share
+        objective = processes * loss + total * self._penalty.total(weights)
+        if self.reduction == "sum":
+            return objective * self.training_rows.weight_scale
+        return objective / total.clamp(min=torch.finfo(torch.float64).tiny)  # a minibatch may weigh nothing
+
+    def _served_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (d,) and bias () for features as they are served."""
+        return self.linear_sigmoid.served_affine(self._served_as(x.shape[1]).to(x.device))
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step; an optimizer that needs the whole objective is told it, over all batches of all processes."""
+
+        def whole_objective() -> Tensor:
+            optimizer_closure()  # type: ignore[misc]
+            self._refuse_other_rows()
+            smooth = self._penalty.smooth(self.linear_sigmoid.linear.weight[0].detach())
+            return self._epoch.means()[0] + smooth
+
+        whole = self._full_batch and optimizer_closure is not None
+        with serial_operations(len(self.linear_sigmoid.mean)):
+            optimizer.step(closure=whole_objective if whole else optimizer_closure)  # type: ignore[arg-type]
+
+    def _refuse_other_rows(self) -> None:
+        """Raise InputError if a pass has not been one over the rows that the fit began with."""
+        rows, weight = self._epoch.rows()
+        expected = self.training_rows
+        if rows != expected.n_rows or abs(weight - expected.weight_sum) > 1e-5 * expected.weight_sum:
+            raise InputError(
+                f"{self.optimizer_name} needs the same rows in every pass, all {expected.n_rows} of them, but "
+                f"the training loader has served {rows} this time, or others"
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """At the end of a pass: log its loss, and stop at the optimum or where the loss is lost.
+
+        The loss is the one before the update; for SGD and its like, the mean over the batches, each before its
+        own update.
+        """
+        trainer = self.trainer
+        if not trainer.is_last_batch:
+            if self._exact and trainer.should_stop:  # as `max_time` asks for: half a pass would be for nothing
+                trainer.should_stop, self._stop_after_pass = False, True
+            return
+        if self._exact:
+            solver = self._solver
+            self.converged = solver.converged
+            # On unlike processors the solvers' last digits differ; then the first to stop decides.
+            stopped = bool(self._sum_over_processes(torch.tensor(float(solver.stopped), device=self.device)))
+            trainer.should_stop |= stopped or self._stop_after_pass
+            if trainer.should_stop or self.current_epoch + 1 == trainer.max_epochs:
+                solver.restore_best()  # before the held-out rows are measured
+        elif self._full_batch:
+            self._evaluate_after_step(batch)
+        self._log_pass()
+
+    @property
+    def _solver(self) -> SubsampledNewton:
+        return cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
+
+    def _log_pass(self) -> None:
+        self._passes = self.current_epoch + 1
+        loss, penalty = self._epoch.means()
+        rows, _ = self._epoch.rows()
+        self.saw_all_rows = self.saw_all_rows or rows >= self.training_rows.n_rows
+        refuse_divergence(self.current_epoch, loss, penalty, self.linear_sigmoid.linear.weight)
+        rows_of_fit = self.training_rows
+        scale = rows_of_fit.weight_scale * rows_of_fit.weight_sum if self.reduction == "sum" else 1.0
+        log_epoch(self, {"train/loss": scale * float(loss + penalty)}, self.current_epoch)
+
+    def _evaluate_after_step(self, batch: Sequence[Tensor]) -> None:
+        """Evaluate the objective where a line search ended; the closure's own evaluations were trial points."""
+        self.zero_grad()
+        with torch.enable_grad():
+            self.training_step(batch, 0).backward()
+        gradients = torch.cat([p.grad.reshape(-1) for p in self.parameters() if p.grad is not None])
+        gradient = self._sum_over_processes(gradients / self.trainer.world_size).abs().max()
+        resolution = 1e-9 if self.training_rows.dtype == torch.float64 else 1e-7
+        objective = float(sum(self._epoch.means()))
+        stop, converged = self._line_search_end.check(objective, float(gradient), resolution)
+        if stop:
+            self.trainer.should_stop, self.converged = True, converged
+
+    def _sum_over_processes(self, value: Tensor) -> Tensor:
+        if self.trainer.world_size > 1:
+            value = value.clone()
+            torch.distributed.all_reduce(value)  # the strategy's own `reduce` would add a barrier
+        return value
+
+    def _end_of_epoch(self) -> None:
+        """Before all callbacks: the loss of a pass that `max_steps`, `max_time` or a callback has ended."""
+        if not self.trainer.is_last_batch:
+            self._log_pass()
+
+    def _end_of_fit(self) -> None:
+        """Before all callbacks: the coefficients and the threshold are final; a report can be made."""
+        if self._exact:  # where a callback has stopped it, the parameters hold a proposal that no pass has verified
+            self._solver.restore_best()
+        data = self._fitted_to
+        if data is None:
+            return
+        if self.threshold_rule is not None and data.val_rows is not None:
+            with serial_operations():
+                held_out = predicted(self.linear_sigmoid, data.served, data.val_rows)
+                self.threshold = threshold_by_rule(self.threshold_rule, *held_out)
+        self._is_reported = False
+
+    def on_train_end(self) -> None:
+        """Say so where rows were left out, or the optimum was not reached, or is not the only one."""
+        if not self.trainer.is_global_zero:
+            return
+        if not self.saw_all_rows:
+            log.warning(PARTIAL)
+        if not self._exact:
+            return
+        solver = self._solver
+        if not self.converged:
+            limit = "trainer.max_epochs" if self.current_epoch == self.trainer.max_epochs else "it was stopped"
+            reason = solver.status or f"the fit ended after {self.current_epoch} passes ({limit})"
+            log.warning("not converged: %s", reason)
+        # Where the solver has given up for another reason, its curvature need not be that of any optimum.
+        if (self.converged or not solver.status) and (undetermined := solver.nullity):
+            log.warning(
+                "to the digits of %s the columns depend on each other in %d way%s, so that other coefficients "
+                "would fit as well; the report (model.infer()) names the columns",
+                str(self.training_rows.dtype).removeprefix("torch."), undetermined, "s" * (undetermined > 1),
+            )  # fmt: skip
+
+    # ---- held-out rows, prediction ----------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """Collect a batch `(x, y)` or `(x, y, weight)` for the held-out metrics."""
+        rows = Rows.of_batch(batch)
+        self._held_out.add(linear_predictor(rows.x, *self._served_affine(rows.x)), rows.y, rows.weight)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/loss and the metrics; `Trainer.validate` returns them, and the fit's last epoch as `step`."""
+        self._log_held_out("val")
+
+    def on_test_epoch_end(self) -> None:
+        """The same for test/loss and `Trainer.test`."""
+        self._log_held_out("test")
+
+    def _log_held_out(self, prefix: str) -> None:
+        rows = self._held_out.take(of_all_processes=self.trainer.world_size > 1)
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        if fitting:
+            refuse_divergence(self.current_epoch, rows)
+        if self.trainer.sanity_checking:
+            return
+        if not bool((rows[:, 2] > 0).any()):
+            raise InputError(f"every {prefix} row has the weight 0, so that nothing can be measured on them")
+        self._say_if_partial(prefix, len(rows))
+        found = measures(*weighted_rows(*rows.unbind(1)), self.threshold)
+        if "auroc" not in found and not self._held_out.one_class_told and self.trainer.is_global_zero:
+            self._held_out.one_class_told = True
+            log.warning("the %s rows hold one class only: no AUROC, average precision or F1 score", prefix)
+        values = {f"{prefix}/{name}": value for name, value in found.items()}
+        if fitting:
+            log_epoch(self, values, self.current_epoch)
+        else:
+            log_measurement(self, values, self._fitted_epoch)
+
+    def _say_if_partial(self, prefix: str, measured: int) -> None:
+        """Say once in a run that not all of the held-out rows are measured."""
+        data = self._data_module
+        if not isinstance(data, TensorDataModule) or self._said_partial or not self.trainer.is_global_zero:
+            return
+        held_out = data.val_rows if prefix == "val" or data.test_rows is None else data.test_rows
+        if held_out is not None and measured < len(held_out.y):
+            log.warning(
+                "%s: %d of %d rows are measured (trainer.limit_%s_batches)", prefix, measured, len(held_out.y), prefix
+            )
+            self._said_partial = True
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Probabilities, shape (n,), of raw features (n, d), or of the first tensor of a batch."""
+        return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+    # ---- what a fit has to say --------------------------------------------------------------------------
+
     def infer(self, *, covariance: CovarianceType = "nonrobust", level: float = 0.95) -> Report:
         """The report of the fit: coefficients with standard errors, likelihoods, warnings.
-
-        It becomes part of the checkpoints that are written from now on, and `predictor()` knows it. A threshold
-        that is to be chosen on the validation rows is chosen here.
 
         Args:
             covariance: nonrobust (the inverse Hessian), HC0 or HC1 (the sandwich).
@@ -162,85 +513,78 @@ class LogisticRegression(LogisticSteps):
         Raises:
             InputError: before a fit, or after one to bare loaders instead of a data module of this package.
         """
-        data = self._data_module
-        if not isinstance(data, TensorDataModule) or not hasattr(self, "training_summary"):
-            raise InputError("a report needs a fit to a TensorDataModule or TableDataModule")
-        with serial_operations():  # the same digits, however many threads a process has
-            inference = with_held_out(infer(self, data, covariance=covariance, level=level), self, data)
-        coefficients, _ = self.linear_sigmoid.coefficients()
-        if bool(((inference.weight == 0) & (coefficients != 0)).any()):
-            # Of dependent columns the solver shares a weight out among all; the report gives it to the first.
-            self.linear_sigmoid.set_coefficients(inference.weight, inference.intercept)
-        self.threshold = inference.report.threshold
-        self._inferred = {"report": inference.report.to_dict()}
-        if inference.covariance is not None:
-            self._inferred["covariance"] = inference.covariance.to_dict()
-        return inference.report
+        return self._inference(covariance, level).report
 
-    # ---- set-up -----------------------------------------------------------------------------------------
+    def conclude(self, *, covariance: CovarianceType = "nonrobust", level: float = 0.95) -> Inference:
+        """Make the report that later checkpoints and `predictor()` have.
 
-    def setup(self, stage: str) -> None:
-        """Take the number of features, the standardisation and the class weights from the training rows.
+        Of dependent columns the solver shares a coefficient out among all; the first ones take it over here, as in
+        the report. The first checkpoint of a finished fit does this by itself, because a report can take longer than
+        the fit; a callback may do it before, with other settings.
+
+        Args:
+            covariance: as in `infer`.
+            level: likewise.
 
         Raises:
-            InputError: if the device or precision would lose digits, or the data have another number of features.
+            InputError: likewise.
         """
-        self._housekeeping = Housekeeping(self.trainer, self._end_of_epoch, self._end_of_fit)
-        refuse_unfit_trainer(self.trainer)
-        self._held_out, self._said_partial = HeldOutRows(), False
-        data = self._data_module
-        self._served = data.served if isinstance(data, TensorDataModule) else None
-        if stage == "fit":
-            self._inferred, self.converged, self.saw_all_rows, self._stop_after_pass = {}, False, False, False
-            self._line_search_end = LineSearchEnd()
-            with serial_operations():
-                self._summarize(data)
-            self._from_data = data.description() if isinstance(data, TensorDataModule) else {}
-        if isinstance(data, TensorDataModule) and data.val_rows is None:
-            # Lightning warns of an empty validation loader; one that is not overridden it leaves alone.
-            self._housekeeping.borrow(data, "val_dataloader", LightningDataModule.val_dataloader.__get__(data))
-        if stage == "fit":
-            refuse_unfit_callbacks(self.trainer, self.hparams["optimizer"])
+        inference = self._inference(covariance, level)
+        coefficients, _ = self.linear_sigmoid.coefficients()
+        if bool(((inference.weight == 0) & (coefficients != 0)).any()):
+            self.linear_sigmoid.set_coefficients(inference.weight, inference.intercept)
+        self._is_reported, self._of_report = True, {"report": inference.report.to_dict()}
+        if inference.covariance is not None:
+            self._of_report["covariance"] = inference.covariance.to_dict()
+        return inference
 
-    def _summarize(self, data: Any) -> None:
-        hparams = self.hparams
-        self.training_summary = summary = summarize(self.trainer, data, hparams["class_weight"])
-        n_features = len(summary.standardization.mean)
-        if hparams["in_features"] not in (None, n_features):
-            raise InputError(f"in_features is {hparams['in_features']}, but the data have {n_features} features")
-        served = self._served or Standardization.identity(n_features)
-        standardization = standardization_of(summary.standardization.after(served), hparams)
-        if not hasattr(self, "linear_sigmoid"):
-            self._build(n_features, standardization)
-        else:
-            self.linear_sigmoid.mean.copy_(standardization.mean)
-            self.linear_sigmoid.scale.copy_(standardization.scale)
-        set_initial_coefficients(self.linear_sigmoid, hparams)
-
-    def _build(self, in_features: int, standardization: Standardization | None) -> None:
-        self.hparams["in_features"] = in_features  # a checkpoint must say how large a model to build
-        self.linear_sigmoid = LinearSigmoid(
-            in_features, fit_intercept=self.hparams["fit_intercept"], standardization=standardization
-        )
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer that `optimizer` names."""
-        hparams = self.hparams
-        self._penalty = Penalty.on(
-            self.linear_sigmoid.scale, l1=hparams["l1"], l2=hparams["l2"], standardize=hparams["standardize"]
-        )
-        options = dict(hparams["optimizer_options"] or {})
-        with serial_operations(hparams["in_features"]):
-            if hparams["optimizer"] == EXACT:
-                served = self._served or Standardization.identity(hparams["in_features"])
-                options |= solver_options(self.linear_sigmoid, self.training_summary, served, self._penalty, hparams)
-            return make_optimizer(hparams["optimizer"], self.linear_sigmoid.parameters(), options)
+    def _inference(self, covariance: CovarianceType, level: float) -> Inference:
+        """From one sweep over the training rows, and a few more where something is amiss."""
+        data, training, objective = self._fitted_to, getattr(self, "training_rows", None), self.objective
+        if data is None or training is None:
+            raise InputError("a report needs a fit to a TensorDataModule or TableDataModule")
+        with serial_operations():  # the same digits, however many threads a process has
+            weight, bias = (t.detach() for t in self.linear_sigmoid.cpu_copy().served_affine(data.served))
+            inference = make_report(
+                [rows.as_batch() for rows in training.weighted()],
+                weight=weight,
+                bias=bias,
+                served=data.served,
+                training=training.standardization,
+                feature_names=list(data.schema.feature_names),
+                converged=self.converged,
+                passes=self._passes,
+                intercept=objective.fit_intercept,
+                penalized=objective.l1 > 0 or objective.l2 > 0,
+                class_weighted=training.class_weights != (1.0, 1.0),
+                weight_scale=training.weight_scale,
+                partial=not self.saw_all_rows,
+                exact=self._exact,
+                covariance=covariance,
+                level=level,
+            )
+            calibration, threshold, words = None, self.threshold, None
+            if data.val_rows is not None:
+                held_out = predicted(self.linear_sigmoid, data.served, data.val_rows)
+                calibration = calibrate(*held_out)
+                if self.threshold_rule is not None:
+                    threshold = threshold_by_rule(self.threshold_rule, *held_out)
+                    words = f"{self.threshold_rule} on the validation rows"
+        return inference._replace(report=inference.report.with_held_out(calibration, threshold, words))
 
     # ---- checkpoints ------------------------------------------------------------------------------------
 
+    @property
+    def _fitted_epoch(self) -> int:
+        """The number of the last epoch."""
+        return max(0, self._passes - 1)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what inference and a later test need of the data, as plain types."""
-        checkpoint.update(self._from_data, **self._inferred, threshold=self.threshold, fitted_epoch=self._fitted_epoch)
+        """Add what inference and a later test need of the data and, after a fit, its report, as plain types."""
+        if not self._is_reported:
+            self.conclude()
+            checkpoint["state_dict"] = self.state_dict()
+        checkpoint.update(self._of_data, **self._of_report, threshold=self.threshold, fitted_epoch=self._fitted_epoch)
         if self._trainer is not None:
             checkpoint["progress"] = {
                 **fit_settings(self.trainer),
@@ -299,17 +643,18 @@ class LogisticRegression(LogisticSteps):
                 here too.
         """
         check_contents(checkpoint, "the checkpoint")
+        self._passes = checkpoint.get("fitted_epoch", 0) + 1
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            name, data = str(self.trainer.ckpt_path), self._data_module
-            refuse_other_settings(name, checkpoint, self, data, self.trainer)
-            if isinstance(data, TensorDataModule):
-                refuse_other_rows(name, checkpoint, self, data)
+            name = str(self.trainer.ckpt_path)
+            refuse_other_settings(name, checkpoint, self.hparams, self._data_module, self.trainer)
+            if self._fitted_to is not None:
+                standardization = Standardization(self.linear_sigmoid.mean, self.linear_sigmoid.scale)
+                refuse_other_rows(name, checkpoint, standardization, self._fitted_to)
             progress = checkpoint.get("progress", {})
             self._line_search_end.objective = progress.get("objective", float("inf"))
             self.saw_all_rows = progress.get("saw_all_rows", True)
-            self._fitted_epoch = checkpoint.get("fitted_epoch", 0)
             return
-        self._from_data = {key: checkpoint[key] for key in DESCRIPTION if key in checkpoint}
-        self._inferred = {key: checkpoint[key] for key in ("report", "covariance") if key in checkpoint}
-        self._fitted_epoch = checkpoint.get("fitted_epoch", 0)
+        self._of_data = {key: checkpoint[key] for key in DESCRIPTION if key in checkpoint}
+        self._of_report = {key: checkpoint[key] for key in ("report", "covariance") if key in checkpoint}
+        self._is_reported = True
         self.threshold = checkpoint.get("threshold", self.threshold)

@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
-from lr_lightning.solver import SubsampledNewton
+from lr_lightning.model.linear_sigmoid import LinearSigmoid
+from lr_lightning.model.penalty import Penalty
+from lr_lightning.model.standardization import Standardization
+from lr_lightning.solver import SubsampledNewton, draw_sample, sample_size
 
 # torch's own defaults are a fixed step length and an early stop.
 LBFGS_DEFAULTS: dict[str, Any] = {
@@ -41,6 +45,31 @@ def refuse_unknown(name: str, l1: float) -> None:
 def optimizer_class(name: str) -> Any:
     """SubsampledNewton, or what torch.optim has under this name; None where it has nothing."""
     return SubsampledNewton if name == EXACT else getattr(torch.optim, name, None)
+
+
+def solver_options(
+    model: LinearSigmoid, training: TrainingRows, served: Standardization, penalty: Penalty, *, warm_start: bool
+) -> dict[str, Any]:
+    """The arguments of `SubsampledNewton` that come from the problem: penalties, and a random sample of the rows.
+
+    Args:
+        model: where the Trainer has moved it.
+        training: the rows.
+        served: what has been taken off their features.
+        penalty: on the weights of the model.
+        warm_start: whether the model starts at coefficients that were given.
+    """
+    served = served.to(model.mean.device)
+    size = sample_size(training.n_rows, len(model.mean))
+    rows = training.some(size)
+    center, scale = (model.mean - served.mean) / served.scale, model.scale / served.scale
+    return {
+        "sample": draw_sample(rows.x, rows.y, rows.weight, center=center, scale=scale, size=size),
+        "l1": penalty.l1,
+        "l2": penalty.l2,
+        "warm_start": warm_start,
+        "n_rows": training.n_rows,
+    }
 
 
 def make_optimizer(name: str, parameters: Iterable[nn.Parameter], options: dict[str, Any]) -> torch.optim.Optimizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -12,11 +12,9 @@ from lightning.pytorch import Trainer
 from lr_lightning.checkpoint.former_names import public_path
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
+from lr_lightning.model.standardization import Standardization
+from lr_lightning.training.data_modules import TensorDataModule
 from lr_lightning.training.optimizers import EXACT, LBFGS_DEFAULTS, optimizer_class
-from lr_lightning.training.tensors import TensorDataModule
-
-if TYPE_CHECKING:
-    from lr_lightning.training.module import LogisticRegression
 
 FREE = {"path", "cache_dir"}  # of the data: where they lie; that they are the same is seen by their content
 ROUNDING = 1e-6  # of means and scales, in scales: another machine may sum in another order
@@ -47,20 +45,20 @@ def epochs_done(checkpoint: Mapping[str, Any]) -> int:
 
 
 def refuse_other_settings(
-    name: str, checkpoint: Mapping[str, Any], module: LogisticRegression, data: object, trainer: Trainer
+    name: str, checkpoint: Mapping[str, Any], hparams: Mapping[str, Any], data: object, trainer: Trainer
 ) -> None:
     """Raise InputError, naming the option and both values, unless a fit would go on with the settings it began with.
 
     Args:
         name: of the checkpoint, for the message.
         checkpoint: its content.
-        module: that is to go on from it.
+        hparams: of the module that is to go on from it.
         data: the rows for it.
         trainer: that will fit.
     """
     theirs = checkpoint.get("hyper_parameters", {})
-    _compare(name, "model", *(_model_settings(hparams) for hparams in (theirs, module.hparams)))
-    _compare(name, "optimizer", *(_optimizer_settings(hparams) for hparams in (theirs, module.hparams)))
+    _compare(name, "model", *map(_model_settings, (theirs, hparams)))
+    _compare(name, "optimizer", *map(_optimizer_settings, (theirs, hparams)))
     progress = checkpoint.get("progress", {})
     _compare(name, "trainer", progress, {key: v for key, v in fit_settings(trainer).items() if key in progress})
     if isinstance(data, TensorDataModule) and checkpoint.get("data"):
@@ -71,11 +69,17 @@ def refuse_other_settings(
 
 
 def refuse_other_rows(
-    name: str, checkpoint: Mapping[str, Any], module: LogisticRegression, data: TensorDataModule
+    name: str, checkpoint: Mapping[str, Any], standardization: Standardization, data: TensorDataModule
 ) -> None:
     """Raise InputError unless the training rows are those that the checkpoint was fitted to.
 
     They are compared by their columns, their labels' checksum, and their means and scales.
+
+    Args:
+        name: of the checkpoint, for the message.
+        checkpoint: its content.
+        standardization: of the module that is to go on from it.
+        data: the rows for it.
     """
     stored = checkpoint.get("schema")
     # What an older version did not write counts as the default.
@@ -84,12 +88,12 @@ def refuse_other_rows(
     for key, value in ours.items():
         if key != "spelling" and theirs.get(key) != value:  # labels are compared as values
             _refuse(name, f"data ({key})", *_difference(theirs.get(key), value))
-    state, model = checkpoint["state_dict"], module.linear_sigmoid
-    mean, scale = (state[f"linear_sigmoid.{part}"] for part in ("mean", "scale"))
-    unit = torch.where(model.scale.isfinite(), model.scale, 0.0).cpu()
+    mean, scale = (checkpoint["state_dict"][f"linear_sigmoid.{part}"] for part in ("mean", "scale"))
+    our_mean, our_scale = standardization.to("cpu")
+    unit = torch.where(our_scale.isfinite(), our_scale, 0.0)
     same = checkpoint.get("fingerprint") == data.fingerprint and scale.shape == unit.shape
-    same = same and torch.allclose(scale, model.scale.cpu(), rtol=ROUNDING, atol=0)
-    if not same or not bool(((mean - model.mean.cpu()).abs() <= ROUNDING * (unit + ROUNDING * mean.abs())).all()):
+    same = same and torch.allclose(scale, our_scale, rtol=ROUNDING, atol=0)
+    if not same or not bool(((mean - our_mean).abs() <= ROUNDING * (unit + ROUNDING * mean.abs())).all()):
         raise InputError(f"option data: the training rows are not those of {name}; a fit goes on as it began")
 
 

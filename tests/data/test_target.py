@@ -12,9 +12,9 @@ import torch
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.spelling import find_label, weights_by_label
 from lr_lightning.data.target import decode_target
+from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
 from lr_lightning.training.data_modules import TableDataModule
-from lr_lightning.training.training_summary import TrainingSummary
 from tests.data.conftest import fitted, refusal
 
 TARGETS = {
@@ -269,4 +269,4 @@ def test_one_rule_says_which_label_is_meant():
         weights_by_label((0, 1), {"1": 1, "1.0": 2})
     batches = [(torch.zeros(4, 1), torch.tensor([0.0, 1, 1, 1]))]
     for labels, weights in (((0.0, 1.0), {0: 2, 1: 5}), ((False, True), {"false": 2, "true": 5})):
-        assert TrainingSummary.of(batches, weights, labels).class_weights == (2.0, 5.0)
+        assert TrainingRows.of(batches, weights, labels).class_weights == (2.0, 5.0)

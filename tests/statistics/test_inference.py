@@ -15,7 +15,6 @@ from lr_lightning import LogisticRegression, TensorDataModule
 from lr_lightning.statistics.render import as_csv, as_text
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import Covariance, chi_squared_p_value, two_sided_p_value
-from lr_lightning.training.results import infer
 from tests.conftest import QUIET_TRAINER
 from tests.statistics.tables import report_of, rows_by_name
 
@@ -284,7 +283,7 @@ def inferred(x, y, v=None, covariance="nonrobust"):
     model, data = LogisticRegression(), TensorDataModule(x, y, v)
     Trainer(max_epochs=100, precision="64-true", **QUIET_TRAINER).fit(model, data)
     assert model.converged
-    return infer(model, data, covariance=covariance)
+    return model.conclude(covariance=covariance)
 
 
 def test_variance_inflation_of_columns_that_nearly_depend_on_each_other():

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from lr_lightning import plots
 from lr_lightning.files import write_whole
-from lr_lightning.statistics.held_out import MEASURES, has_both_classes
+from lr_lightning.statistics.held_out import MEASURES, has_both_classes, predicted
 from lr_lightning.statistics.render import as_text
 from lr_lightning.statistics.report import Report
 from lr_lightning.statistics.wald import CovarianceType
+from lr_lightning.training.data_modules import TensorDataModule
 from lr_lightning.training.module import LogisticRegression
-from lr_lightning.training.results import predicted
 from lr_lightning.training.run_folder import RunFolder, RunLogger
-from lr_lightning.training.tensors import TensorDataModule
 
 
 class RunRecord(Callback):
@@ -88,7 +87,7 @@ class RunRecord(Callback):
         data = getattr(trainer, "datamodule", None)
         if isinstance(pl_module, LogisticRegression) and isinstance(data, TensorDataModule):
             # In every process: the report, and the threshold in it, go into a checkpoint that all of them dump.
-            self.report = pl_module.infer(covariance=self.covariance, level=self.level)
+            self.report = pl_module.conclude(covariance=self.covariance, level=self.level).report
             if trainer.is_global_zero:
                 self._write(trainer, pl_module, data, self.report)
 
@@ -99,7 +98,7 @@ class RunRecord(Callback):
         last_epoch = trainer.current_epoch - 1
         held_out = None
         if data.val_rows is not None:
-            held_out = predicted(module, data, data.val_rows)
+            held_out = predicted(module.linear_sigmoid, data.served, data.val_rows)
         for name, figure in self._figures(module, data, report, held_out):
             save_figure(figure, self.run.figures / f"{name}.png")
             if events is not None:

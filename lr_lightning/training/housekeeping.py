@@ -1,20 +1,21 @@
-"""What a module has to do before all callbacks, and at the end of a run, however it ends."""
+"""The hooks of a run that Lightning gives to callbacks only, for the module that runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-_ABSENT = object()
+SETTINGS = ("accumulate_grad_batches", "limit_val_batches")
+"""Of the Trainer: the module may set them for one run."""
 
 
 class Housekeeping(Callback):
-    """Rides on the Trainer during one run, first in line; Lightning tells a module neither of an error nor so early.
+    """Before all callbacks at the end of an epoch and of a fit, and at the end of a run, however it ends.
 
-    Settings of the Trainer and of the data module that a run needs are borrowed: they are given back when it ends,
-    be it by an error, and so is the place among the callbacks.
+    A module's own hooks come after the callbacks', and none is told of an error. What `configure_callbacks` returns
+    is called after the Trainer's own callbacks and stays with the Trainer. This one is the first of them during one
+    run; then it leaves, and gives the Trainer's `SETTINGS` their values back.
 
     Args:
         trainer: that is about to run.
@@ -23,14 +24,9 @@ class Housekeeping(Callback):
     """
 
     def __init__(self, trainer: Trainer, end_of_epoch: Callable[[], object], end_of_fit: Callable[[], object]):
-        self._borrowed: list[tuple[object, str, Any]] = []
         self._end_of_epoch, self._end_of_fit = end_of_epoch, end_of_fit
+        self._settings = {name: getattr(trainer, name) for name in SETTINGS}
         trainer.callbacks = [self, *trainer.callbacks]  # pyright: ignore[reportAttributeAccessIssue]
-
-    def borrow(self, owner: object, name: str, value: object) -> None:
-        """Set an attribute for the time of the run."""
-        self._borrowed.append((owner, name, vars(owner).get(name, _ABSENT)))
-        setattr(owner, name, value)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the module."""
@@ -41,20 +37,16 @@ class Housekeeping(Callback):
         self._end_of_fit()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give everything back."""
-        self._give_back(trainer)
+        """Leave the Trainer as it was."""
+        self._leave(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give everything back."""
-        self._give_back(trainer)
+        """Leave the Trainer as it was."""
+        self._leave(trainer)
 
-    def _give_back(self, trainer: Trainer) -> None:
-        while self._borrowed:
-            owner, name, value = self._borrowed.pop()
-            if value is _ABSENT:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, value)
+    def _leave(self, trainer: Trainer) -> None:
+        for name, value in self._settings.items():
+            setattr(trainer, name, value)
         # A new list: Lightning is going through the old one.
         others = [callback for callback in trainer.callbacks if callback is not self]  # pyright: ignore[reportAttributeAccessIssue]
         trainer.callbacks = others  # pyright: ignore[reportAttributeAccessIssue]

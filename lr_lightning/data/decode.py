@@ -1,0 +1,181 @@
+"""The rows of a table as tensors: decoded into memory, or once into a cache folder and mapped from there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user_cache_folder
+from lr_lightning.data.choices import Choices, refuse_absent
+from lr_lightning.data.encoder import prepare
+from lr_lightning.data.prepare import PARTS, Split, Sweeps
+from lr_lightning.data.readers.base import MissingTexts, Source
+from lr_lightning.data.readers.open import open_source
+from lr_lightning.data.schema import TableSchema
+from lr_lightning.errors import InputError
+from lr_lightning.model.rows import Rows
+from lr_lightning.model.standardization import Standardization
+
+log = logging.getLogger("lr_lightning")
+_BYTES_BESIDE_ARROW = 2  # the standardised copy, and what reading needs for a while, by the size of the table
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A table that has been read, checked, split and standardised.
+
+    Attributes:
+        schema: how columns became features.
+        training: means and scales of the training rows, in the original units; scale 0 marks a constant column.
+        parts: train, val and test rows, standardised; None for a part without any.
+        weight_scale: what the weights have been divided by.
+        fingerprint: a checksum of the labels of the rows in use, in order.
+        messages: what was chosen on the way, with the level to log it at.
+        mapped: whether the rows are files in a cache folder.
+    """
+
+    schema: TableSchema
+    training: Standardization
+    parts: tuple[Rows | None, ...]
+    weight_scale: float
+    fingerprint: int
+    messages: tuple[tuple[int, str], ...]
+    mapped: bool
+
+    @classmethod
+    def of(cls, notes: Mapping[str, Any], tensors: Mapping[str, Tensor], *, mapped: bool) -> Decoded:
+        """From `Sweeps.notes` and what `Sweeps.write` has written."""
+        mean, scale = (torch.tensor(values, dtype=torch.float64) for values in notes["training"])
+        return cls(
+            TableSchema.from_dict(notes["schema"]),
+            Standardization(mean, scale),
+            tuple(_rows(part, tensors) for part in PARTS),
+            notes.get("weight_scale", 1.0),  # which an older cache does not know
+            notes["fingerprint"],
+            tuple((level, text) for level, text in notes["messages"]),
+            mapped,
+        )
+
+
+class Decoder:
+    """A table and all that its tensors depend on.
+
+    Args:
+        path: a file, a folder, or a table in memory.
+        choices: what a person says about the table.
+        split: how its rows are divided.
+        given: the schema and the statistics of an earlier fit, which take the place of `choices`.
+        cache_dir: decode into this folder; None does so only with a table that does not fit in memory.
+
+    Raises:
+        InputError: if there is no such table, or it lacks a column.
+    """
+
+    def __init__(
+        self,
+        path: Any,
+        choices: Choices,
+        split: Split,
+        given: tuple[TableSchema, Standardization] | None,
+        cache_dir: str | None,
+    ):
+        self._choices, self._split, self._given, self._cache_dir = choices, split, given, cache_dir
+        self.source = open_source(path)
+        self._columns = _expect(self.source, choices) if given is None else _expect_again(self.source, given[0])
+
+    def needs_cache(self) -> bool:
+        """Whether the table is decoded into a cache folder."""
+        if self.source.identity() is None:
+            return False
+        if self._cache_dir is not None:
+            return True
+        return not fits_in_memory(_BYTES_BESIDE_ARROW * self.source.decoded_bytes(self._columns))
+
+    def decode(self, dtype: torch.dtype) -> Decoded:
+        """The rows, or what a cache folder holds of them already.
+
+        Args:
+            dtype: of the Trainer; the rows of all but large tables are float64 in any case.
+
+        Raises:
+            InputError: for anything about the table that has to change.
+        """
+        return self._in_cache(dtype) if self.needs_cache() else self._in_memory(dtype)
+
+    def _sweeps(self, source: Source) -> Sweeps:
+        return Sweeps(source, self._choices, self._split, self._given)
+
+    def _in_memory(self, dtype: torch.dtype) -> Decoded:
+        sweeps = self._sweeps(self.source.load(self._columns))
+        dtype, tensors = sweeps.dtype(dtype), {}
+        for part, size in zip(PARTS, sweeps.partition.sizes, strict=True):
+            if size:
+                tensors[f"{part}.x"] = torch.empty(size, len(sweeps.schema.feature_names), dtype=dtype)
+                tensors[f"{part}.y"] = torch.empty(size, dtype=dtype)
+                if sweeps.schema.weight is not None:
+                    tensors[f"{part}.weight"] = torch.empty(size, dtype=dtype)
+        room = {name: tensor.numpy() for name, tensor in tensors.items()}  # what is still to be filled
+
+        def append(name: str, rows: np.ndarray) -> None:
+            room[name][: len(rows)] = rows
+            room[name] = room[name][len(rows) :]
+
+        sweeps.write(dtype, append)
+        return Decoded.of(sweeps.notes(), tensors, mapped=False)
+
+    def _in_cache(self, dtype: torch.dtype) -> Decoded:
+        cache = TensorCache(Path(self._cache_dir).expanduser() if self._cache_dir else user_cache_folder())
+        key = cache_key(self._settings(dtype))
+        found = cache.open(key)
+        if found is None:
+            with cache.writer(key) as writer:
+                sweeps = self._sweeps(self.source)
+                sweeps.write(sweeps.dtype(dtype), writer.append)
+                writer.finish(sweeps.notes())
+            log.info(f"{self.source.name}: decoded into {cache.folder / key}; delete it when you no longer need it")
+            found = cache.open(key)
+        if found is None:
+            raise InputError(f"--data.cache_dir: the decoded table in {cache.folder} cannot be read back")
+        return Decoded.of(*found, mapped=True)
+
+    def _settings(self, dtype: torch.dtype) -> list[Any]:
+        """All that the decoded tensors depend on, as plain values; they name the folder in the cache."""
+        given = None
+        if self._given is not None:
+            schema, training = self._given
+            given = [schema.to_dict(), *(values.tolist() for values in training)]
+        split = [self._split.val_fraction, self._split.test_fraction, self._split.seed, self._split.every_row]
+        return [self.source.identity(), vars(self._choices), split, str(dtype), given]
+
+
+def _expect(source: Source, choices: Choices) -> list[str]:
+    """The columns to read of a table that is seen for the first time."""
+    names = [*choices.feature_columns(source), choices.target, choices.weight]
+    source.expect({str(choices.target): pa.string()})  # how a text file spells its labels
+    names = [name for name in names if name is not None]
+    source.count_as_missing(MissingTexts(choices.na, dict.fromkeys(names, ())))
+    return names
+
+
+def _expect_again(source: Source, schema: TableSchema) -> list[str]:
+    """The columns to read as an earlier fit did."""
+    names, weight = [column.name for column in schema.columns], [schema.weight] if schema.weight else []
+    refuse_absent(names, source)
+    refuse_absent([schema.target], source, "target column")
+    refuse_absent(weight, source, "weight column")
+    prepare(source, schema, labelled=True)
+    return [*names, schema.target, *weight]
+
+
+def _rows(part: str, tensors: Mapping[str, Tensor]) -> Rows | None:
+    if f"{part}.x" not in tensors:
+        return None
+    return Rows(tensors[f"{part}.x"], tensors[f"{part}.y"], tensors.get(f"{part}.weight"))

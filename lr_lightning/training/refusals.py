@@ -1,0 +1,91 @@
+"""Settings, Trainers and callbacks that a fit refuses, each in one line that says what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.fabric.utilities.data import sized_len
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateMonitor,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+
+from lr_lightning.errors import InputError
+from lr_lightning.statistics.calibration import threshold_criterion
+from lr_lightning.training.optimizers import EXACT, is_full_batch
+
+
+def refuse_out_of_range(*, l1: float, l2: float, threshold: float | str, reduction: str) -> None:
+    """Raise InputError for an argument of the module that cannot be used."""
+    for name, strength in (("l1", l1), ("l2", l2)):
+        if not 0 <= strength < float("inf"):
+            raise InputError(f"{name} must be a finite number of at least 0, not {strength}")
+    if isinstance(threshold, str):
+        threshold_criterion(threshold)
+    elif not 0 < threshold < 1:
+        raise InputError(f"threshold must lie between 0 and 1, not {threshold}")
+    if reduction not in ("mean", "sum"):
+        raise InputError(f"reduction must be mean or sum, not {reduction}")
+
+
+def refuse_unfit_trainer(trainer: Trainer) -> None:
+    """Raise InputError for a device or a precision that would cost digits."""
+    if trainer.strategy.root_device.type == "mps":
+        raise InputError("this device has no float64, which the sums need; use Trainer(accelerator='cpu')")
+    refuse_imprecise(trainer.precision)
+
+
+def refuse_imprecise(precision: str | int | None) -> None:
+    """Raise InputError for a precision that would cost digits, under any of Lightning's names for it; None is 32."""
+    if precision not in (None, 32, 64, "32", "64", "32-true", "64-true"):
+        raise InputError(f"precision {precision} would lose the fit's digits; use 32-true or 64-true")
+
+
+def refuse_partial_passes(trainer: Trainer, optimizer: str) -> None:
+    """Raise InputError where an optimizer that needs all rows would be given a part of them in each pass."""
+    if trainer.gradient_clip_val:
+        raise InputError(
+            f"option trainer.gradient_clip_val: {optimizer} needs the gradient as it is; leave it out, or choose "
+            "an optimizer that takes small steps (SGD, Adam, …)"
+        )
+    loader, read = trainer.train_dataloader, trainer.num_training_batches
+    n_batches = sized_len(loader)
+    if read < n_batches if n_batches is not None else read != float("inf"):
+        option = next((name for name in ("fast_dev_run", "overfit_batches") if getattr(trainer, name)), None)
+        raise InputError(
+            f"option trainer.{option or 'limit_train_batches'}: a pass would read no more than {read} of "
+            f"{n_batches or 'the'} batches, and {optimizer} needs all rows; leave it out, or choose an optimizer that "
+            "takes steps on part of the rows (SGD, Adam, …)"
+        )
+    batches: Any = getattr(loader, "batch_sampler", None)  # as torch's own DataLoader has them
+    sampler = getattr(batches, "sampler", None)
+    drops = getattr(batches, "drop_last", False) and (n_batches is None or len(sampler) % batches.batch_size)  # type: ignore[arg-type]
+    if drops or getattr(sampler, "replacement", False):
+        raise InputError(
+            f"{optimizer} needs the same rows in every pass, all of them: a training loader without drop_last, and "
+            "without a sampler that draws with replacement"
+        )
+
+
+def refuse_unfit_callbacks(trainer: Trainer, optimizer: str) -> None:
+    """Raise InputError for a callback that watches what is not measured, or changes what must not change."""
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        name, monitor = type(callback).__name__, getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor.startswith("val/") and not trainer.enable_validation:
+            raise InputError(
+                f"{name} watches {monitor}, but no validation rows are measured; keep some back "
+                "(data.val_fraction), or let it watch train/loss"
+            )
+        if isinstance(callback, BatchSizeFinder):
+            raise InputError(f"{name}: the rows of a fit are the same from its beginning; choose data.batch_size")
+        if optimizer == EXACT and isinstance(callback, LearningRateMonitor):
+            raise InputError(f"{name}: {optimizer} has no learning rate; leave it out")
+        if is_full_batch(optimizer) and isinstance(callback, _CHANGING_COEFFICIENTS):
+            raise InputError(f"{name} would change the coefficients that {optimizer} finds; leave it out")
+
+
+_CHANGING_COEFFICIENTS = (ModelPruning, StochasticWeightAveraging, WeightAveraging)
