@@ -24,7 +24,7 @@ from sklearn.metrics import (
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader, TensorDataset
 
-from lr_lightning import InputError, LogisticRegression, TableDataModule, TensorDataModule
+from lr_lightning import InputError, LogisticRegression, TableDataModule, TensorDataModule, load
 from tests.conftest import QUIET_TRAINER
 
 
@@ -607,3 +607,109 @@ def test_a_flag_of_one_outcome_leaves_a_long_table_with_the_intercept_alone():
     assert report.separation == "quasi"
     assert report.log_likelihood == pytest.approx(250 * np.log(0.25) + 750 * np.log(0.75), rel=1e-9)
     assert report.coefficients[0].estimate == pytest.approx(np.log(1 / 3), rel=1e-9)
+
+
+# ---- what a fit has to say ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dependent():
+    """400 rows of two columns and their sum, and the maximum without the sum."""
+    generator = np.random.default_rng(5)
+    x = generator.normal(size=(400, 2))
+    y = (generator.random(400) < 1 / (1 + np.exp(-x @ [1.0, -0.5]))).astype(float)
+    return np.column_stack([x, x.sum(1)]), y
+
+
+def maximum(x, y):
+    found = Reference(C=np.inf, solver="newton-cholesky", tol=1e-13).fit(x, y)
+    return [*found.coef_[0], found.intercept_[0]]
+
+
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "LBFGS"}], ids=["exact", "LBFGS"])
+def test_a_checkpoint_of_a_finished_fit_has_the_report(dependent, tmp_path, settings):
+    """Without being asked for it; the column that depends on the others has given its coefficient to them."""
+    data, model = TensorDataModule(*dependent, feature_names=["a", "b", "total"]), LogisticRegression(**settings)
+    fit(model, data).save_checkpoint(tmp_path / "fit.ckpt")
+    *slopes, intercept = maximum(dependent[0][:, :2], dependent[1])
+    for predictor in (load(tmp_path / "fit.ckpt"), model.predictor()):
+        report = predictor.report()
+        assert (report.n_observations, report.n_parameters, report.covariance, report.level) == (
+            400,
+            3,
+            "nonrobust",
+            0.95,
+        )
+        assert predictor.coefficients == pytest.approx({"a": slopes[0], "b": slopes[1], "total": 0.0}, rel=1e-6)
+        estimates = [row.estimate for row in report.coefficients]
+        assert estimates == [pytest.approx(value, rel=1e-6) for value in (intercept, *slopes)] + [None]
+        low, high = predictor.probability_interval(dependent[0])
+        assert bool((low < high).all())
+
+
+def test_infer_changes_nothing(dependent):
+    model = LogisticRegression(threshold="youden")
+    fit(model, TensorDataModule(*dependent, val_fraction=0.5))
+    before = {name: value.clone() for name, value in model.state_dict().items()}, model.threshold
+    reports = [model.infer(covariance="HC1", level=0.9) for _ in range(2)]
+    assert reports[0] == reports[1]
+    assert model.threshold == before[1] == reports[0].threshold
+    assert all(torch.equal(value, before[0][name]) for name, value in model.state_dict().items())
+    report = model.predictor().report()
+    assert (report.covariance, report.level) == ("nonrobust", 0.95)
+    assert report.threshold_rule == "youden on the validation rows"
+
+
+def test_the_end_of_a_fit_chooses_the_threshold(dependent, tmp_path):
+    """The one of the largest sensitivity + specificity, and again where the module is fitted a second time."""
+    model = LogisticRegression(threshold="youden")
+    assert model.threshold == 0.5
+    for y in (dependent[1], 1 - dependent[1]):
+        data = TensorDataModule(dependent[0], y, val_fraction=0.5)
+        trainer = fit(model, data)
+        p, positive = model(data.val_rows.x * data.served.scale + data.served.mean).detach(), data.val_rows.y > 0
+
+        def youden(cut, p=p, positive=positive):
+            return float((p[positive] > cut).double().mean() - (p[~positive] > cut).double().mean())
+
+        assert youden(model.threshold) == pytest.approx(max(youden(cut) for cut in [0.0, *p.tolist()]), rel=1e-12)
+        trainer.save_checkpoint(tmp_path / "fit.ckpt")
+        assert load(tmp_path / "fit.ckpt").threshold == model.threshold
+        (found,) = trainer.validate(model, data, verbose=False)
+        assert found["val/accuracy"] == pytest.approx(float(((p > model.threshold) == positive).double().mean()))
+
+
+def test_a_threshold_that_no_rows_can_choose_is_refused_before_the_fit(rows):
+    x, y, _ = rows
+    model, trainer = LogisticRegression(threshold="f1"), Trainer(max_epochs=5, **QUIET_TRAINER)
+    with pytest.raises(InputError, match="threshold f1 is chosen on validation rows"):
+        trainer.fit(model, TensorDataModule(x, y))
+    assert (trainer.current_epoch, trainer.limit_val_batches) == (0, 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`", "ignore:The 'train_dataloader' does not have")
+def test_checkpoints_have_the_report_of_their_own_fit(rows, tmp_path):
+    """None while it goes on; and none of another fit, table or serving."""
+    x, y, _ = rows
+
+    class Saved(Callback):
+        reports: ClassVar[list[object]] = []
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            checkpoint = {}
+            pl_module.on_save_checkpoint(checkpoint)
+            self.reports.append(checkpoint.get("report"))
+
+    model, data = LogisticRegression(optimizer="LBFGS"), TensorDataModule(x, y, test_fraction=0.2)
+    trainer = fit(model, data, callbacks=[Saved()], precision="32-true")
+    assert set(Saved.reports) == {None}
+    before = model.infer()
+    fit(LogisticRegression(), data)  # which has the rows served in float64
+    trainer.test(model, TensorDataModule(x[:500], y[:500], test_fraction=0.5), verbose=False)
+    trainer.save_checkpoint(tmp_path / "fit.ckpt")
+    assert load(tmp_path / "fit.ckpt").report() == before == model.infer()
+    assert before.n_observations == 1600
+    loader = DataLoader(TensorDataset(torch.tensor(x), torch.tensor(y)), batch_size=2000)
+    fit(model, loader)
+    with pytest.raises(InputError, match="no report"):
+        model.predictor().report()

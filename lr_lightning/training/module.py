@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -42,12 +42,27 @@ from lr_lightning.training.optimizers import EXACT, is_full_batch, make_optimize
 from lr_lightning.training.refusals import (
     refuse_out_of_range,
     refuse_partial_passes,
+    refuse_rule_without_rows,
     refuse_unfit_callbacks,
     refuse_unfit_trainer,
 )
 from lr_lightning.training.resume import fit_settings, refuse_other_rows, refuse_other_settings
 
 log = logging.getLogger("lr_lightning")
+
+
+class FitData(NamedTuple):
+    """What a report takes from the data module of a fit, which another Trainer may make serve its rows otherwise.
+
+    Attributes:
+        served: what has been taken off the features of the rows.
+        feature_names: (d,).
+        val_rows: the validation rows; None where none were kept back.
+    """
+
+    served: Standardization
+    feature_names: list[str]
+    val_rows: Rows | None
 
 
 class LogisticRegression(LightningModule):
@@ -140,7 +155,7 @@ class LogisticRegression(LightningModule):
         self._passes = 0  # over the rows, that the fit has made
         self._stop_after_pass = False
         self._epoch, self._line_search_end = EpochSums(self._sum_over_processes), LineSearchEnd()
-        self._fitted_to: TensorDataModule | None = None
+        self._fit_data: FitData | None = None  # of the last fit; None where it was to bare loaders
         self._served: Standardization | None = None  # what the present run's data module has taken off the features
         self._is_reported = True  # False from the end of a fit until its report is made
         self._of_report: dict[str, Any] = {}  # what the checkpoint says of the report
@@ -185,27 +200,24 @@ class LogisticRegression(LightningModule):
         refuse_unfit_trainer(self.trainer)
         self._held_out, self._said_partial = HeldOutRows(), False
         data = self._data_module
-        known = data if isinstance(data, TensorDataModule) else None
-        self._served = None if known is None else known.served
+        self._served = data.served if isinstance(data, TensorDataModule) else None
         if stage != "fit":
             return
         self.converged = self.saw_all_rows = self._stop_after_pass = False
         self._passes, self._line_search_end = 0, LineSearchEnd()
-        self._is_reported, self._of_report = True, {}
-        self._of_data = {} if known is None else known.description()
-        self._fitted_to = known
+        self._is_reported, self._of_report, self._of_data, self._fit_data = True, {}, {}, None
         if self.threshold_rule is not None:
             self.threshold = 0.5
-            if known is not None and known.val_rows is None:
-                raise InputError(
-                    f"model.threshold {self.threshold_rule} is chosen on validation rows; set data.val_fraction above 0"
-                )
         with serial_operations():
-            self.training_rows = self._read_training_rows()
+            self.training_rows = self._read_training_rows(data)
             self._standardize()
-        self._set_initial_coefficients()
-        if known is not None and known.val_rows is None:
-            self.trainer.limit_val_batches = 0  # Lightning would warn of an empty loader
+            self._set_initial_coefficients()
+        if isinstance(data, TensorDataModule):
+            self._fit_data = FitData(data.served, list(data.schema.feature_names), data.val_rows)
+            self._of_data = data.description()
+            if data.val_rows is None:
+                refuse_rule_without_rows(self.threshold_rule)
+                self.trainer.limit_val_batches = 0  # Lightning would warn of an empty loader
         refuse_unfit_callbacks(self.trainer, self.optimizer_name)
 
     @property
@@ -214,13 +226,12 @@ class LogisticRegression(LightningModule):
         data = getattr(self._trainer, "datamodule", None)
         return data if data is not None and self.trainer.fit_loop._data_source.instance is data else None
 
-    def _read_training_rows(self) -> TrainingRows:
+    def _read_training_rows(self, data: LightningDataModule | None) -> TrainingRows:
         """The rows of a data module of this package, or of the Trainer's loader.
 
         Every process takes their statistics from all rows, so that all of them begin alike.
         """
-        data = self._fitted_to
-        if data is not None:
+        if isinstance(data, TensorDataModule):
             return TrainingRows.of(
                 [data.train_rows.as_batch()],
                 self.class_weight,
@@ -418,7 +429,7 @@ class LogisticRegression(LightningModule):
         """Before all callbacks: the coefficients and the threshold are final; a report can be made."""
         if self._exact:  # where a callback has stopped it, the parameters hold a proposal that no pass has verified
             self._solver.restore_best()
-        data = self._fitted_to
+        data = self._fit_data
         if data is None:
             return
         if self.threshold_rule is not None and data.val_rows is not None:
@@ -540,9 +551,9 @@ class LogisticRegression(LightningModule):
 
     def _inference(self, covariance: CovarianceType, level: float) -> Inference:
         """From one sweep over the training rows, and a few more where something is amiss."""
-        data, training, objective = self._fitted_to, getattr(self, "training_rows", None), self.objective
-        if data is None or training is None:
+        if self._fit_data is None:
             raise InputError("a report needs a fit to a TensorDataModule or TableDataModule")
+        data, training, objective = self._fit_data, self.training_rows, self.objective
         with serial_operations():  # the same digits, however many threads a process has
             weight, bias = (t.detach() for t in self.linear_sigmoid.cpu_copy().served_affine(data.served))
             inference = make_report(
@@ -551,7 +562,7 @@ class LogisticRegression(LightningModule):
                 bias=bias,
                 served=data.served,
                 training=training.standardization,
-                feature_names=list(data.schema.feature_names),
+                feature_names=data.feature_names,
                 converged=self.converged,
                 passes=self._passes,
                 intercept=objective.fit_intercept,
@@ -645,11 +656,11 @@ class LogisticRegression(LightningModule):
         check_contents(checkpoint, "the checkpoint")
         self._passes = checkpoint.get("fitted_epoch", 0) + 1
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            name = str(self.trainer.ckpt_path)
-            refuse_other_settings(name, checkpoint, self.hparams, self._data_module, self.trainer)
-            if self._fitted_to is not None:
+            name, data = str(self.trainer.ckpt_path), self._data_module
+            refuse_other_settings(name, checkpoint, self.hparams, data, self.trainer)
+            if isinstance(data, TensorDataModule):
                 standardization = Standardization(self.linear_sigmoid.mean, self.linear_sigmoid.scale)
-                refuse_other_rows(name, checkpoint, standardization, self._fitted_to)
+                refuse_other_rows(name, checkpoint, standardization, data)
             progress = checkpoint.get("progress", {})
             self._line_search_end.objective = progress.get("objective", float("inf"))
             self.saw_all_rows = progress.get("saw_all_rows", True)

@@ -32,6 +32,12 @@ def refuse_out_of_range(*, l1: float, l2: float, threshold: float | str, reducti
         raise InputError(f"reduction must be mean or sum, not {reduction}")
 
 
+def refuse_rule_without_rows(rule: str | None) -> None:
+    """Raise InputError if there is a threshold's rule, which takes validation rows that were not kept back."""
+    if rule is not None:
+        raise InputError(f"model.threshold {rule} is chosen on validation rows; set data.val_fraction above 0")
+
+
 def refuse_unfit_trainer(trainer: Trainer) -> None:
     """Raise InputError for a device or a precision that would cost digits."""
     if trainer.strategy.root_device.type == "mps":
