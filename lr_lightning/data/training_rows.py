@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lr_lightning.data.spelling import weights_by_label
 from lr_lightning.errors import InputError
+from lr_lightning.model.design import Design
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments
 
@@ -116,7 +117,7 @@ class _Weighted:
     batches: Iterable[Sequence[Tensor]]
     class_weights: tuple[float, float]
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def __iter__(self) -> Iterator[tuple[Tensor | Design, Tensor | None]]:
         for batch in self.batches:
             rows = Rows.of_batch(batch).weighted(self.class_weights)
             yield rows.x, rows.weight

@@ -315,8 +315,8 @@ class LogisticRegression(LightningModule):
         DDP averages its gradient over the processes.
         """
         rows = Rows.of_batch(batch).weighted(self.training_rows.class_weights)
-        loss = logistic_loss(rows.x, rows.y, *self._served_affine(rows.x), rows.weight)
-        total = loss.new_tensor(len(rows.y)) if rows.weight is None else rows.weight.sum(dtype=torch.float64)
+        loss = logistic_loss(rows.x, rows.y, *self._served_affine(), rows.weight)
+        total = torch.as_tensor(rows.total_weight, dtype=torch.float64, device=loss.device)
         weights = self.linear_sigmoid.linear.weight[0]
         self._epoch.add(batch_idx, len(rows.y), loss.detach(), total, self._penalty.total(weights.detach()))
         processes = self.trainer.world_size
@@ -331,9 +331,10 @@ class LogisticRegression(LightningModule):
             return objective * self.training_rows.weight_scale
         return objective / total.clamp(min=torch.finfo(torch.float64).tiny)  # a minibatch may weigh nothing
 
-    def _served_affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _served_affine(self) -> tuple[Tensor, Tensor]:
         """Weight (d,) and bias () for features as they are served."""
-        return self.linear_sigmoid.served_affine(self._served_as(x.shape[1]).to(x.device))
+        mean = self.linear_sigmoid.mean
+        return self.linear_sigmoid.served_affine(self._served_as(len(mean)).to(mean.device))
 
     def optimizer_step(
         self,
@@ -464,7 +465,7 @@ class LogisticRegression(LightningModule):
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Collect a batch `(x, y)` or `(x, y, weight)` for the held-out metrics."""
         rows = Rows.of_batch(batch)
-        self._held_out.add(linear_predictor(rows.x, *self._served_affine(rows.x)), rows.y, rows.weight)
+        self._held_out.add(linear_predictor(rows.x, *self._served_affine()), rows.y, rows.weight)
 
     test_step = validation_step
 
