@@ -156,6 +156,10 @@ class Design(Protocol):
         """The same features in a dtype."""
         ...
 
+    def for_many_products(self) -> Design:
+        """The same features, laid out for repeated products with all rows; themselves where that would not pay."""
+        ...
+
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """The features as a tensor (n, d), in a dtype; filled in where the storage leaves zeros out."""
         ...
@@ -220,6 +224,11 @@ class Dense(Design):
     @override
     def astype(self, dtype: torch.dtype) -> Dense:
         return Dense(self.tensor.to(dtype))
+
+    @override
+    def for_many_products(self) -> Design:
+        small = self._on_cpu and self.dtype == torch.float64 and self.tensor.numel() <= _ONE_BLOCK
+        return _SmallDense(self.tensor) if small else self
 
     @override
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -472,6 +481,45 @@ class Dense(Design):
         return rows if rows < _TERMS else rows - rows % _TERMS
 
 
+class _SmallDense(Dense):
+    """A small table in float64 on the CPU, which also holds each column in a row: products take a third less time."""
+
+    __slots__ = ("_columns",)
+
+    def __init__(self, tensor: Tensor):
+        super().__init__(tensor)
+        self._columns = torch.nn.functional.pad(self.tensor, (0, 1), value=1.0).T.contiguous()  # the last are ones
+
+    @override
+    def sandwich(self, v: Tensor, columns: Tensor | None = None, *, intercept: bool = False) -> Tensor:
+        if columns is not None or v.dtype != torch.float64:
+            return super().sandwich(v, columns, intercept=intercept)
+        x = self._columns if intercept else self._columns[:-1]
+        return (x * v.detach()) @ x.T
+
+    @torch.no_grad()
+    @override
+    def value_and_gradient(
+        self,
+        y: Tensor,
+        w: Tensor,
+        bias: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        offset: Tensor | None = None,
+        *,
+        with_gradient: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        sign = 1 - 2 * y.reshape(-1).double()
+        z = self.matvec(w.reshape(-1), None if bias is None else bias.reshape(()))
+        t = (z if offset is None else z.add_(offset.reshape(-1))).mul_(sign)
+        loss, residual = softplus(t, 1, _SOFTPLUS_LINEAR), torch.sigmoid(t)
+        if sample_weight is not None:
+            v = sample_weight.reshape(-1).double()
+            loss, residual = loss * v, residual * v
+        gradient = self._columns @ residual.mul_(sign)
+        return loss.sum(), gradient[:-1], gradient[-1]
+
+
 def blocks_of(x: Tensor) -> Iterator[slice]:
     """Slices that cut the rows of x (n, d) into blocks that stay in the cache."""
     step = Dense(x)._block_rows
@@ -515,21 +563,3 @@ def _weighted_row_sums(block: Tensor, weight: Tensor, out: Tensor) -> None:
         torch.mv(block[-rest:].T, weight[-rest:], out=out[-1, 0])
         block, weight, out = block[:-rest], weight[:-rest], out[: rows // _TERMS]
     torch.bmm(weight.view(-1, 1, _TERMS), block.view(-1, _TERMS, d), out=out)
-
-
-# For the solver, until it takes designs.
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """`Design.product_dtype` of a tensor."""
-    return Dense(x).product_dtype
-
-
-def block_rows(x: Tensor) -> int:
-    """Number of rows of ``x`` to work on at a time."""
-    return Dense(x)._block_rows
-
-
-def sweep(x: Tensor, y: Tensor, w: Tensor, b: Tensor | None = None, v: Tensor | None = None) -> tuple[Tensor, ...]:
-    """`Design.value_and_gradient` of a tensor."""
-    return Dense(x).value_and_gradient(y, w, b, v)

@@ -108,9 +108,7 @@ def _solve(
     solver = SubsampledNewton(
         parameters,
         sample=draw_sample(
-            rows.design.dense(),
-            rows.y.to(rows.x.dtype),
-            rows.weight,
+            rows._replace(y=rows.y.to(rows.design.dtype)),
             center=problem.as_served.mean,
             scale=problem.as_served.scale,
         ),

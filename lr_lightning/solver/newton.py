@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lr_lightning.model.design import compute_dtype
+from lr_lightning.model.rows import Rows
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import Curvature, DenseCurvature, LimitedMemoryCurvature
@@ -74,7 +74,7 @@ class SubsampledNewton(torch.optim.Optimizer):
     Args:
         params: `[weight]` or `[weight, bias]`, float64; weight (d,) or (1, d), bias () or (1,). The features
             that they multiply are standardised.
-        sample: `(x, y, v)` of the sampled rows: (m, d), (m,), and (m,) or None, such that Σ v·BCE / Σ v
+        sample: the sampled `Rows`, or `(x, y, v)` of them: (m, d), (m,), and (m,) or None, such that Σ v·BCE / Σ v
             estimates the mean loss. See `draw_sample`.
         l1: λ, a number or (d,).
         l2: μ, a number or (d,).
@@ -118,7 +118,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         self,
         params: Iterable[Tensor],
         *,
-        sample: tuple[Tensor, Tensor, Tensor | None] | None = None,
+        sample: Rows | tuple[Tensor, Tensor, Tensor | None] | None = None,
         l1: float | Tensor = 0.0,
         l2: float | Tensor = 0.0,
         tol: float | None = None,
@@ -126,9 +126,9 @@ class SubsampledNewton(torch.optim.Optimizer):
         warm_start: bool = False,
         n_rows: int | None = None,
     ) -> None:
-        single = sample is not None and sample[0].dtype != torch.float64
-        if sample is not None and single and len(sample[0]) == n_rows:
-            single = compute_dtype(sample[0]) != torch.float64
+        rows = sample if sample is None or isinstance(sample, Rows) else Rows(*sample)
+        complete = rows is not None and len(rows.y) == n_rows
+        single = rows is not None and (rows.design.product_dtype if complete else rows.design.dtype) != torch.float64
         if tol is None:
             tol = 1e-10 if single else 1e-14
         super().__init__(params, {"tol": tol, "history_size": history_size})
@@ -137,15 +137,15 @@ class SubsampledNewton(torch.optim.Optimizer):
         self._l1, self._l2 = of_all.penalty(l1, "l1"), of_all.penalty(l2, "l2")
         self._problem, share = None, 1.0
         penalised = bool(self._l1.any()) or bool(self._l2.any())
-        if sample is not None and len(sample[0]) == n_rows and not penalised and of_all.has_intercept:
-            limit = limit_of(*sample, of_all)
+        if rows is not None and complete and not penalised and of_all.has_intercept:
+            limit = limit_of(rows, of_all)
             if limit is not None:
-                sample, share, self._coefficients = limit
-                n_rows = len(sample[0])
-                self._l1 = self._l2 = torch.zeros(sample[0].shape[1] + 1, dtype=torch.float64)
+                rows, share, self._coefficients = limit
+                n_rows = len(rows.y)
+                self._l1 = self._l2 = torch.zeros(rows.design.shape[1] + 1, dtype=torch.float64)
         point = self._coefficients.read()
-        if sample is not None:
-            self._problem = SampleProblem(*sample, self._l1, self._l2, n_rows=n_rows or math.inf, share=share)
+        if rows is not None:
+            self._problem = SampleProblem(rows, self._l1, self._l2, n_rows=n_rows or math.inf, share=share)
         self._curvature: Curvature
         if self._problem is not None and not warm_start:
             point, self._curvature = self._problem.solve(self._problem.start(point), history_size)

@@ -7,10 +7,12 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import pad
 
-from lr_lightning.model.design import compute_dtype, sweep
+from lr_lightning.model.design import Design
+from lr_lightning.model.objective import curvature as curvature_of
 from lr_lightning.model.objective import logistic_hessian
+from lr_lightning.model.rows import Rows
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.curvature import (
     Curvature,
@@ -29,9 +31,7 @@ class SampleProblem:
     Points are vectors (k,) of all coefficients, the intercept last, float64 on the CPU.
 
     Args:
-        x: Features, (m, d), standardised.
-        y: Labels, (m,).
-        sample_weight: (m,), or None.
+        rows: The sample: standardised features (m, d), labels (m,), weights (m,) or None.
         l1: λ, (d,) or (d + 1,), the intercept's being 0; float64 on the CPU.
         l2: μ, as ``l1``.
         n_rows: Number of rows of the whole table; the sample may be all of them.
@@ -45,44 +45,40 @@ class SampleProblem:
 
     def __init__(
         self,
-        x: Tensor,
-        y: Tensor,
-        sample_weight: Tensor | None,
+        rows: Rows,
         l1: Tensor,
         l2: Tensor,
         *,
         n_rows: float,
         share: float = 1.0,
     ) -> None:
+        x, m = rows.design, len(rows.y)
         self._n_rows, self._share = n_rows, share
-        self._complete = len(x) >= n_rows
+        self._complete = m >= n_rows
         self.size = len(l1)
-        hessian_cost = len(x) * self.size**2
+        hessian_cost = m * self.size**2
         self.exact = self._complete and hessian_cost <= thresholds.CHEAP_HESSIAN
         self.has_cheap_curvature = hessian_cost <= thresholds.AFFORDABLE_HESSIAN
-        rounded, self._double = x.dtype != torch.float64, compute_dtype(x) == torch.float64
-        x = x.double() if self.exact else x.to(compute_dtype(x))
-        self._x, self._y, self._sample_weight = x, y, sample_weight
+        rounded, self._double = x.dtype != torch.float64, x.product_dtype == torch.float64
+        self._x = x.astype(torch.float64).for_many_products() if self.exact else x.astype(x.product_dtype)
+        self._y, self._sample_weight, self._offset = rows.y, rows.weight, rows.offset
+        self._rows = rows
         self._l1, self._l2 = l1, l2
         self._has_l1 = bool(l1.any())
         self._has_intercept = self.size > x.shape[1]
-        self._is_small = self.exact and x.device.type == "cpu" and x.numel() <= thresholds.SMALL_TABLE
-        self._evaluated: tuple[Tensor, Tensor] | None = None
-        of_sample = float(len(x)) if sample_weight is None else float(sample_weight.sum(dtype=torch.float64))
-        self._total = of_sample / share
+        self._total = float(rows.total_weight) / share
 
         self._rank_tolerance = thresholds.ROUNDED_RANK_TOLERANCE if rounded else thresholds.EQUATION_RANK_TOLERANCE
         if rounded and self._double and not self._is_collinear():
             # Then a small pivot at another point does not come from rounded columns but from rows fitted perfectly.
             self._rank_tolerance = thresholds.EQUATION_RANK_TOLERANCE
 
-    # Loss and derivatives: nothing below this section multiplies x.
+    # Loss and derivatives
 
     def logits(self, point: Tensor) -> Tensor:
-        """Logits (m,) of the sample's rows."""
+        """Logits (m,) of the sample's rows, without their offsets."""
         coefficients, intercept = self._split(point.to(self._x.device, self._x.dtype))
-        z = self._x @ coefficients
-        return z if intercept is None else z + intercept
+        return self._x.matvec(coefficients, intercept)
 
     def movement(self, step: Tensor) -> float:
         """The largest change of a sampled logit by a step of the coefficients."""
@@ -90,50 +86,36 @@ class SampleProblem:
 
     def smooth(self, point: Tensor) -> tuple[float, Tensor]:
         """Mean loss plus L2 penalty, and its gradient."""
-        if self._is_small:
-            t = self._signed_logits(point)
-            loss, residual = softplus(t, 1, thresholds.SOFTPLUS_LINEAR), torch.sigmoid(t)
-            if self._sample_weight is not None:
-                loss, residual = loss * self._sample_weight.double(), residual * self._sample_weight.double()
-            loss, gradient = loss.sum(), self._columns @ (residual * self._sign)
-        else:
-            loss, gradient, of_intercept = sweep(self._x, self._y, *self._split(point), self._sample_weight)
-            if self._has_intercept:
-                gradient = torch.cat([gradient, of_intercept[None]])
+        loss, gradient, of_intercept = self._x.value_and_gradient(
+            self._y, *self._split(point), self._sample_weight, self._offset
+        )
+        if self._has_intercept:
+            gradient = torch.cat([gradient, of_intercept[None]])
         gradient = gradient.cpu() / self._total + self._l2 * point
         return float(loss) / self._total + 0.5 * float(self._l2 @ point.square()), gradient
 
     def _hessian(self, point: Tensor) -> Tensor:
         """Hessian (k, k) of the mean loss."""
-        if self._is_small:
-            t = self._signed_logits(point)
-            h = torch.sigmoid(t) * torch.sigmoid(-t)
-            if self._sample_weight is not None:
-                h = h * self._sample_weight.double()
-            return (self._columns * (h / self._total)) @ self._columns.T
         hessian = self._loss_hessian(self._x, point)
         if self._x.dtype != torch.float64 and smallest_pivot(hessian) < thresholds.SINGLE_PIVOT:
-            hessian = self._loss_hessian(self._x.double(), point)
+            hessian = self._loss_hessian(self._x.astype(torch.float64), point)
         return hessian
 
-    def _loss_hessian(self, x: Tensor, point: Tensor) -> Tensor:
-        return logistic_hessian(x, *self._split(point), self._sample_weight).cpu() / self._total
+    def _loss_hessian(self, x: Design, point: Tensor) -> Tensor:
+        return logistic_hessian(x, *self._split(point), self._sample_weight, self._offset).cpu() / self._total
 
     def _hessian_at_zero(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """A multiple of the loss's Hessian (k, k) where all coefficients are 0: of the features alone."""
         coefficients, intercept = self._split(torch.zeros(self.size, dtype=torch.float64, device=self._x.device))
         weight = None if self._sample_weight is None else self._sample_weight[rows]
-        return logistic_hessian(self._x[rows], coefficients, intercept, weight)
+        return logistic_hessian(self._x.take(rows), coefficients, intercept, weight)
 
     def _diagonal(self, point: Tensor) -> Tensor:
         """Diagonal (k,) of the objective's Hessian, positive."""
         diagonal = torch.zeros(self.size, dtype=torch.float64)
         h = self._row_curvature(point)
         d = self._x.shape[1]
-        rows = max(1, 2**20 // d)
-        for i in range(0, len(h), rows):
-            block = self._x[i : i + rows]
-            diagonal[:d] += (h[i : i + rows] @ (block * block)).double().cpu()
+        diagonal[:d] = self._x.sums_about(torch.zeros(d, dtype=h.dtype, device=h.device), h)[1].cpu()
         if self._has_intercept:
             diagonal[d] = float(h.sum(dtype=torch.float64))
         diagonal += self._l2
@@ -142,54 +124,30 @@ class SampleProblem:
 
     def _block(self, point: Tensor, index: Tensor) -> Tensor:
         """Block of the objective's Hessian for the coordinates in ``index``, which is sorted."""
-        h = self._row_curvature(point)
-        d = self._x.shape[1]
-        of_features = index[index < d].to(self._x.device)
-        columns = self._x.index_select(1, of_features)
-        if len(of_features) < len(index):
-            columns = torch.cat([columns, columns.new_ones(len(columns), 1)], 1)
-        matrix = torch.zeros(len(index), len(index), dtype=torch.float64)
-        for i in range(0, len(columns), 4096):
-            part = columns[i : i + 4096]
-            matrix += (part.T @ (part * h[i : i + 4096, None])).double().cpu()
+        of_features = index[index < self._x.shape[1]]
+        intercept = len(of_features) < len(index)
+        matrix = self._x.sandwich(self._row_curvature(point), of_features, intercept=intercept).cpu()
         matrix.diagonal().add_(self._l2[index])
         return matrix
 
     def _factored(self, point: Tensor) -> FactoredCurvature:
-        root = self._row_curvature(point).sqrt()
-        return FactoredCurvature.of_rows(self._with_ones() * root[:, None], self._l2)
+        root, x = self._row_curvature(point).sqrt(), self._x.dense()
+        x = pad(x, (0, 1), value=1.0) if self._has_intercept else x
+        return FactoredCurvature.of_rows(x * root[:, None], self._l2)
 
     def _row_curvature(self, point: Tensor) -> Tensor:
         """Each row's factor (m,) in the Hessian of the mean loss."""
         z = self.logits(point)
-        curvature = torch.sigmoid(z) * torch.sigmoid(-z)
+        z = z if self._offset is None else z + self._offset.to(z)
+        found = curvature_of(z)
         # Badly misclassified rows have almost no curvature, which gives unbounded steps; use the curvature of the
         # quadratic bound of the loss (Jaakkola & Jordan 2000).
         wrong = (1 - 2 * self._y.to(z.dtype)) * z
-        curvature = torch.where(wrong > thresholds.MISCLASSIFIED, 0.5 / wrong, curvature) / self._total
-        return curvature if self._sample_weight is None else (curvature * self._sample_weight).to(z.dtype)
-
-    def _with_ones(self) -> Tensor:
-        """Features with a column of ones for the intercept, (m, k)."""
-        return pad(self._x, (0, 1), value=1.0) if self._has_intercept else self._x
+        found = torch.where(wrong > thresholds.MISCLASSIFIED, 0.5 / wrong, found) / self._total
+        return found if self._sample_weight is None else (found * self._sample_weight).to(z.dtype)
 
     def _split(self, point: Tensor) -> tuple[Tensor, Tensor | None]:
         return (point[:-1], point[-1]) if self._has_intercept else (point, None)
-
-    @cached_property
-    def _columns(self) -> Tensor:
-        """Features of a small table, and ones for the intercept, (k, m); products are faster with columns in a row."""
-        return self._with_ones().T.contiguous()
-
-    @cached_property
-    def _sign(self) -> Tensor:
-        return 1 - 2 * self._y.double()
-
-    def _signed_logits(self, point: Tensor) -> Tensor:
-        """-s·z (m,) of a small table, kept for the Hessian at the same point."""
-        if self._evaluated is None or self._evaluated[0] is not point:
-            self._evaluated = point, (point @ self._columns).mul_(self._sign)
-        return self._evaluated[1]
 
     # Choice of the curvature's model.
 
@@ -238,7 +196,7 @@ class SampleProblem:
     @cached_property
     def _gram(self) -> Tensor | None:
         """For `GramCurvature`, where its n × n matrix is no larger than those of `DenseCurvature`, or None."""
-        if not self._complete or len(self._x) > min(self.size, thresholds.DENSE_LIMIT):
+        if not self._complete or len(self._y) > min(self.size, thresholds.DENSE_LIMIT):
             return None
         l2 = self._l2[: self._x.shape[1]]
         return gram_matrix(self._x, self._sample_weight, l2, is_needed=self.size <= thresholds.DENSE_LIMIT)
@@ -255,7 +213,7 @@ class SampleProblem:
 
     def noise(self, curvature: Curvature) -> float:
         """Rounding error of the Newton decrement, relative to the objective."""
-        return curvature.noise(len(self._x), double=self._double)
+        return curvature.noise(len(self._y), double=self._double)
 
     # Solution.
 
@@ -265,7 +223,7 @@ class SampleProblem:
             return point
         positive = self._y.double() if self._sample_weight is None else self._sample_weight.double() * self._y
         total = self._share * self._total
-        half = 0.5 * total / len(self._x)  # half a row of either class keeps the odds finite
+        half = 0.5 * total / len(self._y)  # half a row of either class keeps the odds finite
         positive = float(positive.sum())
         point = point.clone()
         point[-1] = math.log((positive + half) / (total - positive + half))
@@ -277,7 +235,7 @@ class SampleProblem:
         The sampling error of the minimum of m rows with k coefficients is about k / (2m): decreasing the sample's
         objective much further says nothing about the whole table.
         """
-        m, k = len(self._x), self.size
+        m, k = len(self._y), self.size
         if not self.exact and not self.is_dense and not self._has_l1:
             if self._complete:  # a step costs as much as a pass
                 return start, self.curvature(start, history_size)
@@ -461,7 +419,7 @@ class SampleProblem:
 
     def _with_penalty(self, l1: Tensor, l2: Tensor) -> SampleProblem:
         """The problem with another penalty, whose curvature is of the same kind."""
-        problem = SampleProblem(self._x, self._y, self._sample_weight, l1, l2, n_rows=self._n_rows, share=self._share)
+        problem = SampleProblem(self._rows, l1, l2, n_rows=self._n_rows, share=self._share)
         problem.is_dense = self.is_dense
         return problem
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lr_lightning.model.rows import Rows
 from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.thresholds import DENSE_LIMIT, DEPENDENT_COLUMN, SEPARATED_MARGIN, SUSPECT_COLUMN
 
@@ -305,23 +306,22 @@ class Limit(NamedTuple):
         coefficients: of the columns that vary among them.
     """
 
-    sample: tuple[Tensor, Tensor, Tensor | None]
+    sample: Rows
     share: float
     coefficients: CoefficientsInTheLimit
 
 
-def limit_of(x: Tensor, y: Tensor, v: Tensor | None, of_all: Coefficients) -> Limit | None:
+def limit_of(sample: Rows, of_all: Coefficients) -> Limit | None:
     """The limit of an unpenalised fit with an intercept to all rows there are; None where no column separates some.
 
     Only columns of two values are taken, as levels have them: a coefficient that separates by tiny differences would
     take the digits of the others.
 
     Args:
-        x: (m, d).
-        y: Labels, (m,).
-        v: Weights, (m,), or None.
+        sample: features (m, d), labels (m,), weights (m,) or None.
         of_all: the coefficients, (d + 1,).
     """
+    x, y, v = sample.design.dense(), sample.y, sample.weight
     used = torch.ones_like(y, dtype=torch.bool) if v is None else v > 0
     low, high = x.amin(0), x.amax(0)
     two_valued = ((x == low) | (x == high)).all(0).cpu()
@@ -338,5 +338,5 @@ def limit_of(x: Tensor, y: Tensor, v: Tensor | None, of_all: Coefficients) -> Li
     )
     weight = used.double() if v is None else v.double()
     share = float(weight[stay].sum() / weight.sum())
-    sample = inner[:, coefficients.free.to(x.device)], y[stay], None if v is None else v[stay]
-    return Limit(sample, share, coefficients)
+    staying = sample.take(stay)._replace(x=inner[:, coefficients.free.to(x.device)])
+    return Limit(staying, share, coefficients)

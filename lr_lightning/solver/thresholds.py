@@ -43,10 +43,6 @@ PATH_TOLERANCE = 1e-4
 LEAST_ENTERING = 128
 # Logit towards the wrong class; the curvature there is 1e-13.
 MISCLASSIFIED = 30
-# Logit from which on log(1 + exp(z)) is z: exp(80) is finite in float32, and the default of 20 loses nine digits.
-SOFTPLUS_LINEAR = 80
-# Elements of x; a smaller table is one block, whose loss and Hessian share their logits.
-SMALL_TABLE = 2**16
 
 # Convergence.
 
@@ -99,10 +95,6 @@ LARGEST_COEFFICIENT = 1e100
 
 # The rows' Gram matrix.
 
-# Columns in one product; more float32 terms in a sum lose digits.
-GRAM_COLUMNS = 4096
-# Rows in a tile of the symmetric product, of which only those on and below the diagonal are computed.
-GRAM_TILE = 256
 # Rows up to which the matrix costs less than the passes that it saves.
 FEW_ROWS = 512
 # Largest eigenvalue relative to the mean one, from which on L-BFGS takes a hundred passes and more.
@@ -118,9 +110,6 @@ GRAM_RIDGES = 12
 
 # Share of the weight of a class that a uniform sample may miss.
 RARE_CLASS = 0.05
-# Elements of x in a block, and in a block for a thread of its own.
-SAMPLING_BLOCK = 2**20
-SAMPLING_THREAD_BLOCK = 2**18
 
 # Columns that separate.
 

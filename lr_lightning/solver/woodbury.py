@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from lr_lightning.model.design import block_rows
+from lr_lightning.model.design import Design
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.curvature import PointwiseCurvature
 from lr_lightning.solver.decompositions import eigenvalues
 
 
-def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor, *, is_needed: bool = False) -> Tensor | None:
+def gram_matrix(x: Design, v: Tensor | None, l2: Tensor, *, is_needed: bool = False) -> Tensor | None:
     r"""``x @ diag(1 / l2) @ x.T``, the Gram matrix of the rows in the metric of the penalty.
 
     Computing it costs as much as about n / 20 passes. So with many rows the eigenvalues of a part of them are looked
@@ -34,10 +34,11 @@ def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor, *, is_needed: bool = Fa
         coarse, or if the matrix does not pay.
     """
     inverse = _inverse(l2).to(x.device)
-    if bool((inverse == 0).any()) and bool(x[:, inverse == 0].any()):
+    free = (inverse == 0).nonzero()[:, 0]
+    if len(free) and bool(x.columns(free).dense().any()):
         return None
-    n = len(x)
-    squares = torch.cat([block.square() @ inverse for _, block in _double_blocks(x)])
+    n, _ = x.shape
+    squares = x.square_norms(None, inverse.rsqrt()).to(x.device)
     share = torch.full_like(squares, 1 / n) if v is None else v.double() / v.sum(dtype=torch.float64)
     # What is factorised is the unit matrix plus one with diagonal elements of up to a quarter of this.
     largest = math.sqrt(n) * 0.25 * float((share * squares).max())
@@ -46,21 +47,10 @@ def gram_matrix(x: Tensor, v: Tensor | None, l2: Tensor, *, is_needed: bool = Fa
     coarse = x.dtype == torch.float64 or largest * torch.finfo(torch.float32).eps > thresholds.COARSE
     scale = inverse.sqrt().to(torch.float64 if coarse else torch.float32)
     if n > thresholds.FEW_ROWS and not is_needed:
-        part = _products(x[:: n // (thresholds.FEW_ROWS // 2)], scale)
+        part = x.take(slice(None, None, n // (thresholds.FEW_ROWS // 2))).gram(scale)
         if float(eigenvalues(part)[-1]) < thresholds.GRAM_SPREAD * float(part.diagonal().mean()):
             return None
-    return _products(x, scale)
-
-
-def _products(x: Tensor, scale: Tensor) -> Tensor:
-    n, d = x.shape
-    products = torch.zeros(n, n, dtype=torch.float64, device=x.device)
-    for j in range(0, d, thresholds.GRAM_COLUMNS):
-        block = x[:, j : j + thresholds.GRAM_COLUMNS].to(scale.dtype) * scale[j : j + thresholds.GRAM_COLUMNS]
-        for i in range(0, n, thresholds.GRAM_TILE):
-            products[i:, i : i + thresholds.GRAM_TILE] += block[i:] @ block[i : i + thresholds.GRAM_TILE].T
-    products = products.cpu().tril_()
-    return products + products.tril(-1).T
+    return x.gram(scale)
 
 
 class GramCurvature(PointwiseCurvature):
@@ -83,7 +73,7 @@ class GramCurvature(PointwiseCurvature):
     """
 
     def __init__(
-        self, x: Tensor, l2: Tensor, gram: Tensor, row_curvature: Callable[[Tensor], Tensor], point: Tensor
+        self, x: Design, l2: Tensor, gram: Tensor, row_curvature: Callable[[Tensor], Tensor], point: Tensor
     ) -> None:
         super().__init__(point)
         self._x = x
@@ -91,19 +81,21 @@ class GramCurvature(PointwiseCurvature):
         self._gram = gram
         self._row_curvature = row_curvature
 
+    # Products are in float64: M has large eigenvalues, next to which float32 would lose the small ones.
+
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor, ridge: float = 0.0) -> Tensor:
         """The Newton step (k,) from ``point`` (k,), which is where the curvature has come; ``l1`` is zero."""
         d = self._x.shape[1]
         root = self._row_curvature(self._point).double().cpu().sqrt()
         whitened = -self._inverse * gradient[:d]
-        solution = self._solve(root, torch.stack([root * self._logits(whitened), root], 1))
+        solution = self._solve(root, torch.stack([root * self._x.matvec(whitened).cpu(), root], 1))
         f, of_intercept = solution.unbind(1)
         p = torch.zeros_like(point)
         if len(point) > d:
             schur = float(root @ of_intercept)
             p[d] = -(gradient[d] + root @ f) / schur if schur > 0 else 0.0
             f = f + p[d] * of_intercept
-        p[:d] = whitened - self._inverse * self._weighted_sum(root * f)
+        p[:d] = whitened - self._inverse * self._x.rmatvec(root * f).cpu()
         return p
 
     def noise(self, rows: int, *, double: bool) -> float:
@@ -125,27 +117,7 @@ class GramCurvature(PointwiseCurvature):
             factor, info = torch.linalg.cholesky_ex(matrix)
         return scale[:, None] * torch.cholesky_solve(scale[:, None] * rhs, factor)
 
-    # Products are in float64: M has large eigenvalues, next to which float32 would lose the small ones.
-
-    def _logits(self, coefficients: Tensor) -> Tensor:
-        coefficients = coefficients.to(self._x.device)
-        return torch.cat([block @ coefficients for _, block in _double_blocks(self._x)]).cpu()
-
-    def _weighted_sum(self, row_weight: Tensor) -> Tensor:
-        row_weight = row_weight.to(self._x.device)
-        total = torch.zeros(self._x.shape[1], dtype=torch.float64, device=self._x.device)
-        for rows, block in _double_blocks(self._x):
-            total += row_weight[rows] @ block
-        return total.cpu()
-
 
 def _inverse(l2: Tensor) -> Tensor:
     """1 / l2, and 0 for columns of zeros that are not penalised."""
     return torch.where(l2 > 0, 1 / l2, 0.0)
-
-
-def _double_blocks(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    size = block_rows(x)
-    for start in range(0, len(x), size):
-        rows = slice(start, start + size)
-        yield rows, x[rows].double()

@@ -64,7 +64,7 @@ def solver_options(
     rows = training.some(size)
     center, scale = (model.mean - served.mean) / served.scale, model.scale / served.scale
     return {
-        "sample": draw_sample(rows.design.dense(), rows.y, rows.weight, center=center, scale=scale, size=size),
+        "sample": draw_sample(rows, center=center, scale=scale, size=size),
         "l1": penalty.l1,
         "l2": penalty.l2,
         "warm_start": warm_start,

@@ -8,7 +8,13 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lr_lightning.model.objective import logistic_loss
+from lr_lightning.model.rows import Rows
 from lr_lightning.solver import SubsampledNewton, draw_sample
+
+
+def draw(x, y, v=None, **options):
+    """Features, labels and weights of a sample."""
+    return draw_sample(Rows(x, y, v), **options)[:3]
 
 
 @dataclass
@@ -42,7 +48,7 @@ def make(
     bias = torch.zeros((), dtype=torch.float64) if start is None else start[d].clone()
     weight.requires_grad_()
     bias.requires_grad_(intercept)
-    sample = draw_sample(x, y, v, size=size)
+    sample = draw(x, y, v, size=size)
     optimizer = SubsampledNewton(
         [weight, bias] if intercept else [weight],
         sample=sample,

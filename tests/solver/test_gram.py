@@ -3,6 +3,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from lr_lightning.model.design import Dense
 from lr_lightning.model.objective import logistic_hessian
 from lr_lightning.solver.curvature import DenseCurvature, LimitedMemoryCurvature
 from lr_lightning.solver.woodbury import GramCurvature, gram_matrix
@@ -44,16 +45,17 @@ def test_gram_matrix(n, d, dtype):
     x[:, 1] = l2[1] = 0
     expected = (x[:, l2 > 0].double() / l2[l2 > 0]) @ x[:, l2 > 0].double().T
     tolerance = 1e-13 if dtype == torch.float64 else 1e-6
-    torch.testing.assert_close(gram_matrix(x, None, l2), expected, rtol=0, atol=tolerance * float(expected.max()))
+    found = gram_matrix(Dense(x), None, l2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.max()))
 
 
 def test_no_gram_matrix_where_a_column_has_no_penalty():
     x = normal(10, 20)
     l2 = torch.ones(20, dtype=torch.float64)
     l2[3] = 0
-    assert gram_matrix(x, None, l2) is None
+    assert gram_matrix(Dense(x), None, l2) is None
     l2[3] = 1e-18  # float64 cannot tell this from none
-    assert gram_matrix(x, None, l2) is None
+    assert gram_matrix(Dense(x), None, l2) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -73,9 +75,9 @@ def test_the_step_is_newtons(intercept, dtype, small):
         z = x.double() @ at[:d] + (at[d] if intercept else 0.0)
         return v * torch.sigmoid(z) * torch.sigmoid(-z) / v.sum()
 
-    gram = gram_matrix(x, v, l2)
+    gram = gram_matrix(Dense(x), v, l2)
     assert gram is not None
-    curvature = GramCurvature(x, l2, gram, row_curvature, torch.zeros_like(point))
+    curvature = GramCurvature(Dense(x), l2, gram, row_curvature, torch.zeros_like(point))
     curvature.update(point, slope)
     step = curvature.step(point, slope, torch.zeros_like(point))
     expected = -torch.linalg.solve(hessian, slope)
@@ -85,9 +87,9 @@ def test_the_step_is_newtons(intercept, dtype, small):
 
 def test_a_step_without_any_curvature_is_finite():
     x, l2 = normal(20, 50), torch.ones(51, dtype=torch.float64)
-    gram = gram_matrix(x, None, l2[:50])
+    gram = gram_matrix(Dense(x), None, l2[:50])
     assert gram is not None
-    curvature = GramCurvature(x, l2, gram, lambda point: torch.zeros(20), normal(51))
+    curvature = GramCurvature(Dense(x), l2, gram, lambda point: torch.zeros(20), normal(51))
     slope = normal(51, seed=1)
     expected = torch.cat([-slope[:50], torch.zeros(1)])
     torch.testing.assert_close(curvature.step(normal(51), slope, torch.zeros(51)), expected)

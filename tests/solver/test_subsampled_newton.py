@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from packaging.version import Version
 from sklearn.linear_model import LogisticRegression
 
+from lr_lightning.model.rows import Rows
 from lr_lightning.solver import SubsampledNewton, curvature, quadratic, separating_columns
 from lr_lightning.solver import newton as module
 from lr_lightning.solver.problem import SampleProblem
@@ -521,7 +522,7 @@ def test_a_step_from_far_on_the_wrong_side_has_an_end():
     x = torch.from_numpy(np.column_stack([a, a + 1e-5 * b]))  # nearly dependent: the curvature is kept as a factor
     y = (x[:, 0] > 0).double()
     none = torch.zeros(3, dtype=torch.float64)
-    problem = SampleProblem(x, y, None, none, none, n_rows=400)
+    problem = SampleProblem(Rows(x, y), none, none, n_rows=400)
     point = torch.tensor([-3e4, 0.0, 0.0], dtype=torch.float64)
     loss, slope = problem.smooth(point)
     step = problem.curvature(point, 10).step(point, slope, none)
