@@ -1,4 +1,4 @@
-"""Whether predicted probabilities are true to their word, and where to cut them."""
+"""Calibration of predicted probabilities, and the choice of a threshold."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from lr_lightning.model.rows import Rows
 from lr_lightning.solver.fit import solve
 from lr_lightning.statistics.held_out import Ranking, brier, has_both_classes, mean, reliability, weighted_rows
 
-_TOLERANCE = 1e-18  # of the recalibration's objective: its two coefficients then have all of their digits
+_TOLERANCE = 1e-18  # relative, of the objective; the intercept and the slope are then exact to rounding
 THRESHOLD_RULES = "a number between 0 and 1, f1, youden, or cost=R (a false negative costs R false positives)"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How predictions fit outcomes on rows that took no part in the fit; means are weighted by the sample weights.
+    """Calibration of predictions on held-out rows; means are weighted by the sample weights.
 
     Attributes:
-        rows: "validation", "test", or whatever they are called.
-        n_observations: how many, of positive weight.
+        rows: the name of the rows, "validation" or "test".
+        n_observations: number of rows of positive weight.
         brier: mean squared difference of probability and outcome.
         expected_calibration_error: mean distance of predicted and observed share over 15 equal-width bins.
-        intercept: of the logistic regression of the outcome on the logit; 0 at best. None where it does not exist.
-        slope: likewise; 1 at best, below 1 where predictions are too extreme.
+        intercept: intercept of the logistic regression of the outcome on the logit (Cox 1958), ideally 0; None if it
+            has no finite estimate.
+        slope: slope of the same regression, ideally 1, and below 1 if predictions are too extreme; or None.
         mean_prediction: mean probability.
         mean_outcome: share of positive rows.
     """
@@ -46,10 +47,15 @@ class Calibration:
 
 
 def calibrate(logits: Any, y: Any, weight: Any = None) -> Calibration:
-    """Calibration of logits (n,) of validation rows against outcomes 0 or 1 (n,), weighted by `weight` (n,) or None.
+    """Calibration of the logits of validation rows.
+
+    Args:
+        logits: the linear predictor, (n,), a tensor or an array, as the others.
+        y: outcomes 0 or 1, (n,).
+        weight: sample weights, (n,), not negative; None for ones.
 
     Raises:
-        ValueError: if there are no rows, or none of positive weight.
+        ValueError: if there are no rows of positive weight.
     """
     z, y, v = weighted_rows(logits, y, weight)
     if not len(z):
@@ -69,9 +75,10 @@ def calibrate(logits: Any, y: Any, weight: Any = None) -> Calibration:
 
 
 def recalibration(logits: np.ndarray, y: np.ndarray, v: np.ndarray) -> tuple[float, float] | None:
-    """Intercept and slope of the logistic regression of y (n,) on the logits (n,) (Cox 1958); None if separated.
+    """Intercept and slope of the logistic regression of y (n,) on the logits (n,), with weights v (n,) (Cox 1958).
 
-    Rows weigh v (n,), which is positive.
+    Returns:
+        None if there is no unique finite estimate: the classes are separated, or the logits are constant.
     """
     if y.min() == y.max():
         return None
@@ -85,17 +92,17 @@ def recalibration(logits: np.ndarray, y: np.ndarray, v: np.ndarray) -> tuple[flo
 
 
 def choose_threshold(probability: Any, y: Any, criterion: str | float, weight: Any = None) -> float:
-    """The threshold t, 0 < t < 1, for which predicting positive where p > t is best on these rows.
+    """The threshold t, 0 < t < 1, that is optimal on these rows; a prediction is positive if p > t.
 
     Args:
-        probability: (n,).
+        probability: predicted probabilities, (n,), a tensor or an array, as the others.
         y: outcomes 0 or 1, (n,), of both classes.
-        criterion: "f1", the largest F1; "youden", the largest sensitivity + specificity − 1; or a number, what a
-            false negative costs in units of a false positive, for the smallest total cost.
-        weight: of the rows, (n,), or None.
+        criterion: "f1" for the largest F1; "youden" for the largest sensitivity + specificity − 1; or a number, the
+            cost of a false negative in units of that of a false positive, for the smallest total cost.
+        weight: sample weights, (n,), not negative; None for ones.
 
     Returns:
-        A number half way between two neighbouring predictions; of equally good ones, the nearest to 0.5.
+        The midpoint of two neighbouring predictions; of several optimal ones, the nearest to 0.5.
 
     Raises:
         ValueError: if the criterion is not known, or the rows hold one class only.
@@ -103,12 +110,12 @@ def choose_threshold(probability: Any, y: Any, criterion: str | float, weight: A
     rows = weighted_rows(probability, y, weight)
     if not has_both_classes(rows[1]):
         raise ValueError("a threshold can be chosen only on rows of both classes")
-    # By the probability, which is what a threshold cuts. What lies above a cut is positive; above the first, nothing.
+    # Cut k is below the k highest distinct probabilities, which are predicted positive.
     p, true_positive, false_positive = (column.cpu().numpy() for column in Ranking.by(*rows))
     true_positive, false_positive = np.append(0.0, true_positive), np.append(0.0, false_positive)
     positive, negative = true_positive[-1], false_positive[-1]
     half_way = (p[:-1] + p[1:]) / 2
-    half_way = np.where(half_way < p[:-1], half_way, p[1:])  # there is nothing between neighbouring numbers
+    half_way = np.where(half_way < p[:-1], half_way, p[1:])  # adjacent floats have no midpoint
     cuts = np.r_[(p[0] + 1) / 2, half_way, p[-1] / 2]
     if criterion == "f1":
         score = 2 * true_positive / (true_positive + false_positive + positive)

@@ -1,7 +1,7 @@
-"""How well predictions fit rows that took no part in the fit: every measure, once, for logs, report and pictures.
+"""Measures of predictions on held-out rows, for logs, report and figures.
 
-All of them weigh the rows by their sample weights, in float64. What ranks the rows is the logit: probabilities round
-to 1 where logits still differ.
+All measures are weighted by the sample weights and computed in float64. Rows are ranked by their logits, because
+different logits can have probabilities that both round to 1.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def weighted_rows(score: Any, y: Any, weight: Any = None) -> tuple[Tensor, Tenso
     Args:
         score: logits or probabilities, (n,), a tensor or an array, as the others.
         y: targets 0 or 1, (n,).
-        weight: (n,), not negative; None where every row weighs 1.
+        weight: sample weights, (n,), not negative; None for ones.
     """
     of_rows = _float64(score)
     columns = (of_rows, _float64(y).to(of_rows), torch.ones_like(of_rows) if weight is None else _float64(weight))
@@ -49,17 +49,17 @@ def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tupl
 
 
 def mean(values: Tensor, weight: Tensor) -> float:
-    """Weighted mean of values (n,)."""
+    """The weighted mean of values (n,), with weights (n,)."""
     return float(values @ weight / weight.sum())
 
 
 class Ranking(NamedTuple):
-    """What lies at or above each distinct score, from the highest on; each (m,), float64.
+    """The weights of the rows at or above each distinct score; each (m,), float64.
 
     Attributes:
-        score: descending.
-        positive: weight of the positive rows.
-        negative: weight of the negative rows.
+        score: the distinct scores, descending.
+        positive: total weight of the positive rows at or above the score.
+        negative: total weight of the negative rows at or above the score.
     """
 
     score: Tensor
@@ -68,7 +68,7 @@ class Ranking(NamedTuple):
 
     @classmethod
     def by(cls, score: Tensor, y: Tensor, weight: Tensor) -> Ranking:
-        """Rank rows by any score (n,).
+        """Rank rows by a score (n,), with targets (n,) and weights (n,).
 
         Raises:
             ValueError: if the rows do not hold both classes.
@@ -78,7 +78,7 @@ class Ranking(NamedTuple):
         positive, negative = (torch.where(mask, v, 0.0).cumsum(0) for mask in (is_positive, ~is_positive))
         if not (len(score) and positive[-1] > 0 and negative[-1] > 0):
             raise ValueError("ranking needs rows of both classes")
-        last = torch.ones_like(is_positive)  # of equal scores
+        last = torch.ones_like(is_positive)  # the last row of each distinct score
         last[:-1] = score[1:] != score[:-1]
         return cls(score[last], positive[last], negative[last])
 
@@ -91,25 +91,25 @@ class Ranking(NamedTuple):
         return self.positive / (self.positive + self.negative), self.positive / self.positive[-1]
 
     def auroc(self) -> float:
-        """Area under the ROC curve, by trapezoids: a tie counts half."""
+        """The area under the ROC curve by the trapezoidal rule; a tie counts half."""
         false, true = self.roc()
         return min(1.0, float(torch.trapezoid(true, false)))
 
     def average_precision(self) -> float:
-        """Mean of the precisions, weighted by the steps of recall; nothing is interpolated."""
+        """The average precision: Σ (recall_k − recall_{k−1})·precision_k, without interpolation."""
         precision, recall = self.precision_recall()
         return min(1.0, float(precision @ _from_zero(recall).diff()))
 
 
 def measures(logits: Tensor, y: Tensor, weight: Tensor, threshold: float) -> dict[str, float]:
-    """Loss, discrimination and calibration, by name, in the order of `MEASURES`.
+    """The held-out measures by name, in the order of `MEASURES`.
 
-    AUROC, average precision and F1 are left out where the rows hold one class only.
+    AUROC, average precision and F1 are absent if all rows are of one class.
 
     Args:
-        logits: (n,), of at least one row, as the others from `weighted_rows`.
+        logits: the linear predictor, (n,), n ≥ 1; as the others from `weighted_rows`.
         y: targets 0 or 1, (n,).
-        weight: (n,), positive.
+        weight: sample weights, (n,), positive.
         threshold: a probability above it is a positive prediction.
     """
     probability = torch.sigmoid(logits)
@@ -130,29 +130,29 @@ def measures(logits: Tensor, y: Tensor, weight: Tensor, threshold: float) -> dic
 
 
 def has_both_classes(y: Tensor) -> bool:
-    """Whether ranking rows of these targets can say anything."""
+    """Whether targets (n,) have both classes."""
     return bool((y > 0.5).any()) and bool((y < 0.5).any())
 
 
 def brier(probability: Tensor, y: Tensor, weight: Tensor) -> float:
-    """Mean squared difference of probability and outcome."""
+    """The Brier score: the mean squared difference of probability and outcome."""
     return mean((probability - y).square(), weight)
 
 
 def confusion(probability: Tensor, y: Tensor, weight: Tensor, threshold: float) -> Tensor:
-    """Weight of the rows by actual (first) and predicted label, (2, 2), on the CPU."""
+    """The confusion matrix: total weight by actual label (rows) and predicted label (columns), (2, 2), on the CPU."""
     cell = 2 * (y > 0.5).long() + (probability > threshold).long()
     return _sums(cell, weight, 4).reshape(2, 2)
 
 
 class Bins(NamedTuple):
-    """Rows by their predicted probability, in m bins; each (m,), float64, on the CPU.
+    """Statistics of the rows in m bins of predicted probability; each (m,), float64, on the CPU.
 
     Attributes:
-        weight: of the rows.
-        prediction: mean probability, NaN where there are no rows.
-        outcome: share of positive rows, NaN where there are no rows.
-        size: how many rows of equal weight would say as much: (Σv)² / Σv² (Kish 1965).
+        weight: total weight.
+        prediction: mean probability, NaN in an empty bin.
+        outcome: share of positive rows, NaN in an empty bin.
+        size: effective number of rows, (Σv)² / Σv² (Kish 1965), NaN in an empty bin.
     """
 
     weight: Tensor
@@ -161,12 +161,12 @@ class Bins(NamedTuple):
     size: Tensor
 
     def expected_calibration_error(self) -> float:
-        """Mean over the rows of |mean prediction − observed share| in their bin."""
+        """The mean of |mean prediction − share of positive rows| over the bins, weighted by their total weight."""
         return float((self.weight * (self.prediction - self.outcome).abs()).nansum() / self.weight.sum())
 
 
 def reliability(probability: Tensor, y: Tensor, weight: Tensor, n_bins: int = N_BINS) -> Bins:
-    """Predicted and observed shares in bins of equal width, [a, b), of which the last includes 1."""
+    """Predicted and observed shares in bins [a, b) of equal width; the last bin includes 1."""
     edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float64, device=probability.device)
     index = torch.bucketize(probability, edges[1:-1], right=True)
     total, prediction, outcome, squares = (
@@ -176,7 +176,7 @@ def reliability(probability: Tensor, y: Tensor, weight: Tensor, n_bins: int = N_
 
 
 def _sums(index: Tensor, values: Tensor, n: int) -> Tensor:
-    # On the CPU, as a device adds in an order that changes from run to run.
+    # On the CPU, because a GPU adds in an order that changes from run to run.
     return torch.zeros(n, dtype=values.dtype).index_add_(0, index.cpu(), values.cpu())
 
 

@@ -1,4 +1,4 @@
-"""From the rows and the fitted parameters to the report."""
+"""The summary of a fit: its report, its covariance and its coefficients, from the rows and the parameters."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from lr_lightning.statistics.separation import Separation, find_separation, move
 from lr_lightning.statistics.sums import Sums, sum_rows
 from lr_lightning.statistics.wald import Covariance, CovarianceType, chi_squared_p_value, covariance_factor
 
-MAX_COLUMNS = 4096  # of a Hessian
-_MOVED = 1e-9  # a lesser part in a direction without curvature is rounding
+MAX_COLUMNS = 4096  # largest number of parameters for which a Hessian is computed
+_MOVED = 1e-9  # component of a direction below which it is rounding
 
 
 class Inference(NamedTuple):
     """What `make_report` finds.
 
     Attributes:
-        report: for people.
-        covariance: for intervals of predictions; None where there are no standard errors for all estimates.
+        report: the report.
+        covariance: the covariance of the estimates; None unless every estimate has a standard error.
         weight: coefficients on the original feature scale, (d,), float64, 0 for constant and aliased columns: of the
             same predictions as those that were given.
         intercept: likewise; 0.0 for a model without.
@@ -210,7 +210,7 @@ def _std_errors(
 
 
 def _counts(sums: Sums, class_weighted: bool) -> tuple[float, float]:
-    """Positive and negative events: frequencies where the weights are such, else rows."""
+    """The numbers of positive and negative observations; integer weights count as frequencies."""
     if sums.whole_weights and not class_weighted:
         return sums.positive_weight, sums.weight - sums.positive_weight
     return sums.n_positive, sums.n_rows - sums.n_positive
