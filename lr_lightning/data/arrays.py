@@ -72,7 +72,7 @@ def _refuse(name: str, what: str, wrong: Tensor, names: list[str]) -> None:
 
 
 def rows_of_arrays(x: Any, y: Any, weight: Any = None) -> tuple[Rows, float]:
-    """Rows of features (n, d), targets (n,) or (n, 1) and sample weights (n,), and what the weights were divided by.
+    """Rows from features (n, d), targets (n,) or (n, 1) and sample weights (n,), and the divisor of the weights.
 
     Raises:
         InputError: if the shapes disagree, a target is not 0 or 1, or a weight is negative or not finite.
@@ -110,6 +110,6 @@ def _tensor(values: Any) -> Tensor:
     if array.dtype == object or array.dtype.kind in "USMm":
         raise InputError(f"x, y and weight must hold numbers, not {array.dtype}; TableDataModule reads other columns")
     with warnings.catch_warnings():
-        # Of arrays that must not be written to, such as memory-mapped ones; nothing here ever writes.
+        # The warning for read-only arrays, such as memory-mapped ones; the tensor is never written to.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)

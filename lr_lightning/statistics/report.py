@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lr_lightning.data.plain_data import from_plain, misfit
 from lr_lightning.errors import InputError
-from lr_lightning.statistics.calibration import Calibration
+from lr_lightning.statistics.held_out import Calibration
 from lr_lightning.statistics.wald import normal_quantile, two_sided_p_value
 
 
