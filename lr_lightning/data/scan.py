@@ -138,7 +138,7 @@ class _Scanner:
         kind = kind_of(dtype)
         if kind is None:
             raise InputError(
-                f"{self.source.name}: column {name} holds values of type {dtype}, which are no features; "
+                f"{self.source.name}: column {name} holds values of type {dtype}, which cannot be features; "
                 "name the columns to use with --data.features"
             )
         if name in self.choices.categorical:

@@ -127,14 +127,17 @@ class DesignMatrix:
     def served_rows(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of served features, (r, k), and whether each row is positive, boolean (r,)."""
         for x, y, *weight in self.batches:
-            rows = max(128, (_CPU_BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK) // max(1, self.size))
-            for first in range(0, len(x), rows):
-                part = slice(first, first + rows)
+            for part in self._slices(x):
                 block, positive = x[part][:, self.columns.to(x.device)], y[part].reshape(-1) > 0.5
                 if weight:
                     used = weight[0][part].reshape(-1) > 0
                     block, positive = block[used], positive[used]
                 yield block, positive
+
+    def _slices(self, x: Tensor) -> Iterator[slice]:
+        """The rows of a batch in blocks of bounded memory."""
+        n_rows = max(128, (_CPU_BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK) // max(1, self.size))
+        return (slice(first, first + n_rows) for first in range(0, len(x), n_rows))
 
     def standardized(self, coefficients: Tensor, intercept: Tensor | float | None) -> np.ndarray:
         """Parameters (p,), intercept last, from the coefficients (d,) and the intercept of the served features."""
@@ -167,9 +170,7 @@ class DesignMatrix:
             centre, scale, columns = (t.to(x.device) for t in (self._centre, self._scale, self.columns))
             self.epsilon = torch.finfo(x.dtype).eps if x.dtype.is_floating_point else 0.0
             all_columns = k == x.shape[1]
-            rows = max(128, (_CPU_BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK) // max(1, self.size))
-            for first in range(0, len(x), rows):
-                part = slice(first, first + rows)
+            for part in self._slices(x):
                 block, target = x[part], y[part].reshape(-1).double()
                 v = torch.ones_like(target) if not weight else weight[0][part].reshape(-1).double()
                 used = v > 0

@@ -233,7 +233,7 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
     def decrement(rounding: np.ndarray) -> float:
         return float(np.linalg.norm(inverse @ gradient) + np.linalg.norm(np.abs(inverse) @ rounding[keep]))
 
-    # Σ v |y − p|² ≤ −log-likelihood, since r² ≤ −log(1 − r).
+    # Σ v |y − π|² ≤ −log-likelihood, since r² ≤ −log(1 − r).
     at_most = design.gradient_rounding(-sums.log_likelihood, sums.weight, sums.gram.diagonal())
     if decrement(at_most) * sums.largest_norm * _norm(inverse) < 0.5:
         return True

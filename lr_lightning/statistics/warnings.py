@@ -31,8 +31,8 @@ def too_wide(size: int, limit: int) -> str:
 def undetermined(names: Sequence[str]) -> str:
     """The warning that the likelihood is flat, up to rounding, in the direction of some coefficients."""
     return (
-        f"{_listed(names)}: there are no standard errors, for the rows hardly tell these coefficients: their columns "
-        "depend on each other but for the last digits, or some probabilities are all but 0 or 1"
+        f"{_listed(names)}: there are no standard errors, for the rows hardly determine these coefficients: their "
+        "columns are collinear but for the last digits, or some probabilities are nearly 0 or 1"
     )
 
 
@@ -77,7 +77,7 @@ def of_data(
         digits = "float32" if single else "float64"
         what = "left out, which changes no prediction"
         if penalized:
-            what = "the penalty alone decides how they share their weight"
+            what = "the penalty alone decides how the effect is divided among them"
         elif not settled:
             what = "left out, and whether that changes predictions is not settled"
         shown = "; ".join(relations[:_MOST_NAMES])
