@@ -1,20 +1,20 @@
-"""The one exception that says: the person, not the program, has to change something."""
+"""The exceptions of the package, and text that is safe to print."""
 
 import re
 
-MISTAKE = 2  # the exit code of a mistake that the person can mend
+MISTAKE = 2  # exit code after an InputError
 FAILURE = 1
-LONGEST = 2000  # characters of a message; a table's column may be named with a megabyte
-# Control characters, separators of lines, marks that reverse the direction, half characters, and blanks of no width.
+LONGEST = 2000  # characters of a message; the name of a column may have a megabyte
+# Control characters, line separators, marks of writing direction, lone surrogates, and blanks of no width.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
 class InputError(ValueError):
     """A file, column, option or checkpoint that cannot be used.
 
-    The message is one plain line that names what is wrong and what to do about it. The command line prints
-    it and exits with code 2; a library user catches it as a `ValueError`. Line breaks in a message (a column
-    can be named with one) become blanks, and other characters that would act on a terminal are spelled out.
+    The message is one line that says what is wrong and what to do about it. The command line prints it and exits
+    with code 2; in Python it is a `ValueError`. Line breaks in the message become blanks, and other characters that
+    would control a terminal are escaped.
 
     Example:
         >>> from lr_lightning import InputError, LogisticRegression
@@ -34,9 +34,9 @@ class InputError(ValueError):
 
 
 class ProcessLostError(RuntimeError):
-    """Another of several processes has ended or does not answer, so that the work cannot go on."""
+    """Another process of a fit by several processes has ended or does not answer."""
 
 
 def printable(text: str) -> str:
-    r"""The text as a terminal may show it: an escape character, for example, as \x1b."""
+    r"""The text with characters that would control a terminal escaped, such as \x1b."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary name beside `path`, sync, and rename: `path` is never half-written.
+    """Write a file atomically: `write` gets a temporary path beside `path`, which is then synced and renamed.
 
     Raises:
-        InputError: if the disk is full, or the file system refuses; what `path` held before is still there.
+        InputError: if the disk is full or the file cannot be written; `path` is then as it was before.
     """
-    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}{TEMPORARY}")  # a name of 255 bytes has no room
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}{TEMPORARY}")  # names have 255 bytes at most
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -37,20 +37,20 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def no_space(error: OSError) -> str:
-    """What is missing, in words."""
+    """The reason of a failed write, one of `NO_SPACE`, in words."""
     return "no space left on the disk" if error.errno == errno.ENOSPC else f"no room ({error.strerror})"
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what a killed process has left of `write_whole`, in a folder that no other process writes to."""
+    """Remove the temporary files of killed processes from a folder that no other process writes to."""
     for path in folder.rglob(f".*{TEMPORARY}"):
         path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Bring a file's content, or a folder's names, to the disk."""
+    """Sync the content of a file, or the names in a folder, to the disk."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
+        return  # Windows cannot open folders
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)

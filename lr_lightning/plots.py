@@ -1,4 +1,4 @@
-"""Pictures: numbers in, a matplotlib Figure out. Nothing is drawn on a screen."""
+"""Figures of a fit and of its predictions, as matplotlib Figures without a window."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lr_lightning.errors import printable
 from lr_lightning.statistics.held_out import N_BINS, Ranking, confusion, weighted_rows
 from lr_lightning.statistics.held_out import reliability as bins_of
 
-SIZE = (6.4, 4.8)  # inches; TensorBoard's cards show it at about two thirds
+SIZE = (6.4, 4.8)  # inches; TensorBoard shows it at about two thirds
 
-# Okabe & Ito (2008), "Color Universal Design": told apart with any kind of colour vision.
+# Okabe & Ito (2008), "Color Universal Design": colours that are distinct for all kinds of colour vision.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
 _LONGEST_NAME = 28
-_ROW_HEIGHT = 0.22  # inches, of a name that can be read in a card of TensorBoard
+_ROW_HEIGHT = 0.22  # inches; names are then legible in TensorBoard
 
 
 def probability_curve(
@@ -30,7 +30,7 @@ def probability_curve(
     band: tuple[np.ndarray, np.ndarray] | None = None,
     level: float = 0.95,
 ) -> Figure:
-    """Probability against a single feature, with the line of indifference at 0.5.
+    """Probability against a single feature, with a line at 0.5.
 
     Args:
         x: feature values, ascending, shape (n,).
@@ -39,7 +39,7 @@ def probability_curve(
         y_label: label of the probability's axis.
         points: feature values and 0/1 targets, each of shape (m,), drawn as points.
         band: lower and upper confidence limits at x, each of shape (n,).
-        level: of the band.
+        level: confidence level of the band.
     """
     figure, axes = _new()
     axes.plot(x, probability, color=_BLUE, label="fitted probability")
@@ -71,10 +71,10 @@ def coefficients(
         estimates: shape (d,); NaN ones are left out.
         low: lower confidence limits, shape (d,), NaN where there is none; None for no intervals.
         high: upper ones.
-        scale: standard deviations of the features, (d,): coefficients are multiplied by them, so that features of
-            different units can be compared; None draws them as they are.
-        level: of the intervals.
-        most: how many to draw: those of the largest absolute value.
+        scale: standard deviations of the features, (d,). The coefficients are multiplied by them, so that features of
+            different units can be compared. None draws the coefficients themselves.
+        level: confidence level of the intervals.
+        most: largest number of coefficients to draw, those of the largest absolute value.
     """
     unit = np.ones(len(names)) if scale is None else np.asarray(scale, float)
     values = np.asarray(estimates, float) * unit
@@ -105,9 +105,9 @@ def roc(score: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> F
     """Receiver operating characteristic with its area.
 
     Args:
-        score: what ranks the rows, shape (n,): the logit, or the probability, which rounds far out.
+        score: scores that rank the rows, shape (n,): logits, or probabilities, of which many may round to 1.
         y: 0/1 outcomes of both classes, shape (n,).
-        weight: of the rows, shape (n,); None where every row weighs 1.
+        weight: sample weights, shape (n,); None for ones.
     """
     ranking = Ranking.by(*weighted_rows(score, y, weight))
     figure, axes = _square()
@@ -125,7 +125,7 @@ def precision_recall(score: np.ndarray, y: np.ndarray, weight: np.ndarray | None
     share = float(precision[-1])
     figure, axes = _square()
     axes.axhline(share, color=_GREY, linestyle="--", linewidth=1, label=f"chance (precision {share:.4f})")
-    # Between two thresholds the precision is that of the lower one: a step, as the average precision counts it.
+    # Steps, as in the average precision: between two thresholds the precision is that of the lower one.
     axes.step(
         np.append(0, recall),
         np.append(precision[0], precision),
@@ -146,7 +146,7 @@ def reliability(
     Args:
         probability: of the positive label, shape (n,).
         y: 0/1 outcomes, shape (n,).
-        weight: of the rows, shape (n,); None where every row weighs 1.
+        weight: sample weights, shape (n,); None for ones.
         n_bins: number of bins.
     """
     total, predicted, observed, size = _arrays(*bins_of(*weighted_rows(probability, y, weight), n_bins))
@@ -182,8 +182,8 @@ def confusion_matrix(
     Args:
         probability: of the positive label, shape (n,).
         y: 0/1 outcomes, shape (n,).
-        weight: of the rows, shape (n,); None where every row weighs 1.
-        threshold: where to cut.
+        weight: sample weights, shape (n,); None for ones.
+        threshold: a probability above it is a positive prediction.
         labels: names of the negative and the positive label.
     """
     cells = confusion(*weighted_rows(probability, y, weight), threshold).numpy()
@@ -243,7 +243,7 @@ def _arrays(*columns: Tensor) -> tuple[np.ndarray, ...]:
 
 
 def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of a share of n (Wilson 1927)."""
+    """The ends of the 95 % interval of a share of n observations (Wilson 1927)."""
     z = 1.959964
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -251,7 +251,7 @@ def _wilson(share: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _short(name: str, most: int = _LONGEST_NAME) -> str:
-    """The name with its middle left out if it is long: levels of a column differ in their last letters."""
+    """The name, without its middle if it is long, because levels of a column often differ in their last letters."""
     name = printable(" ".join(name.split()))
     if len(name) > most:
         name = f"{name[: most // 2].rstrip()}…{name[-(most - most // 2 - 1) :].lstrip()}"

@@ -1,7 +1,8 @@
-"""The scikit-learn face: `LogisticRegressionClassifier`, to be used wherever scikit-learn's own would be."""
+"""The scikit-learn estimator `LogisticRegressionClassifier`."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from numbers import Integral, Number, Real
 from typing import TYPE_CHECKING, Any
@@ -25,47 +26,48 @@ except ImportError as error:
     ) from error
 
 from lr_lightning.data.spelling import weights_by_label
-from lr_lightning.sklearn_penalty import penalty_in_use
 
 if TYPE_CHECKING:
     from lr_lightning.solver.fit import Solution
 
 __all__ = ["LogisticRegressionClassifier"]
 
-FINEST_TOL = 1e-7  # every fit is at least as exact
+FINEST_TOL = 1e-7  # a larger tol changes nothing
+_KIND_OF_L1_RATIO = {0: "l2", None: "l2", 1: "l1"}
+_STACK_LEVEL = 5  # from `_warn` to the caller of the estimator's `fit`, past scikit-learn's decorator
 
 
 class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
     r"""Binary logistic regression by the exact solver, as a scikit-learn classifier.
 
-    Takes the place of `sklearn.linear_model.LogisticRegression` for dense features and two classes: the same
-    parameters, the same objective
+    It replaces `sklearn.linear_model.LogisticRegression` for dense features and two classes. It has the same
+    parameters, the same attributes and the same objective
 
     .. math:: C \sum_i v_i\,\mathrm{BCE}(y_i, \sigma(b + x_i^\top w))
               + \texttt{l1\_ratio}\,\|w\|_1 + \tfrac12 (1 - \texttt{l1\_ratio})\,\|w\|_2^2
 
-    with v the sample weight times the class weight, and the same attributes. Every fit goes to the optimum, on
-    the CPU, at the precision of the features (float32 or float64), and a `ConvergenceWarning` says so where there
-    is none, as for separated classes without a penalty. Under `array_api_dispatch`, tensors of torch and other
-    arrays of the array API give attributes and predictions of their own kind, on their device.
+    with v the sample weight times the class weight. Every fit runs on the CPU, at the precision of the features
+    (float32 or float64), until it has converged. Where there is no optimum, as for separated classes without a
+    penalty, it issues a `ConvergenceWarning`. With `array_api_dispatch`, tensors of torch and other arrays of the
+    array API give attributes and predictions of their own kind, on their device.
 
     Args:
         penalty: deprecated, as in scikit-learn 1.8: l1, l2, elasticnet or None; use `C` and `l1_ratio`.
         C: inverse of the strength of the penalty, positive; `np.inf` is no penalty.
         l1_ratio: share of L1 in the penalty, from 0 to 1.
-        dual: whether liblinear is to solve the dual problem. It has the same optimum; only the words in which
-            scikit-learn refuses it elsewhere are kept.
-        tol: how exact the optimum is to be. Every fit goes on until half the squared Newton decrement is below 1e-14
-            of the objective (1e-10 for many rows of float32), which is far beyond the usual 1e-4; below 1e-7 the
-            fit goes on until it is tol² of the objective, or rounding ends it.
+        dual: without effect on the result, because the dual problem has the same optimum. It is refused where
+            scikit-learn refuses it.
+        tol: tolerance. Every fit ends when half the squared Newton decrement is below 1e-14 of the objective (1e-10
+            for many rows of float32), which is much less than the usual 1e-4 asks for. With a tol below 1e-7 it
+            ends when half the squared decrement is below tol² of the objective, or at the limit of rounding.
         fit_intercept: whether the model has an intercept.
         intercept_scaling: with `solver="liblinear"`, value of the column whose penalised coefficient, times this
             value, is the intercept.
         class_weight: None, "balanced" (n / (2·n of the class)) or a weight for each label.
         random_state: without effect; two fits to the same rows are the same.
-        solver: what scikit-learn would solve it with. All names lead to the same exact solver and keep what they
-            mean for the result: which penalties they can have, and that liblinear penalises the intercept.
-        max_iter: at most so many passes over all rows; one is enough for a small table.
+        solver: scikit-learn's name of a solver. Every name uses the same exact solver. The name decides only which
+            penalties are allowed, and whether the intercept is penalised (liblinear).
+        max_iter: largest number of passes over all rows; a small table needs one.
         verbose: 1 prints one line at the end.
         warm_start: start from the coefficients of the last fit.
         n_jobs: deprecated and without effect, as in scikit-learn 1.8.
@@ -142,17 +144,18 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         """Find the optimum.
 
         Args:
-            X: features, (n, d): an array or a table of pandas or polars; all but float32 is read as float64.
-            y: labels, (n,), of two kinds.
+            X: features, (n, d): an array or a table of pandas or polars; every dtype but float32 becomes float64.
+            y: labels, (n,), with two distinct values.
             sample_weight: (n,), non-negative, or a number for all rows, or None for ones.
 
         Returns:
             The estimator itself.
 
         Raises:
-            ValueError: if the parameters contradict one another, or the rows cannot be used.
+            ValueError: if a parameter or a combination of parameters is not allowed, X or y is not finite or has the
+                wrong shape, y has not exactly two classes, or the weights are negative or sum to 0.
         """
-        C, l1_ratio = penalty_in_use(
+        C, l1_ratio = _penalty_in_use(
             penalty=self.penalty, C=self.C, l1_ratio=self.l1_ratio, solver=self.solver, dual=self.dual
         )
         if self.n_jobs is not None:
@@ -171,7 +174,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
             strength = np.float64(1) / (C * (len(X) if weight is None else weight.sum()))
         if not np.isfinite(strength):
             raise ValueError("C times the sum of the sample weights is too small a number for float64; raise C.")
-        # What liblinear minimises: the intercept is the coefficient of one more column.
+        # liblinear fits the intercept as the penalised coefficient of one more column.
         as_column = self.fit_intercept and self.solver == "liblinear"
         found = self._minimum(
             np.column_stack([X, np.full(len(X), self.intercept_scaling, X.dtype)]) if as_column else X,
@@ -200,7 +203,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
     # decision_function, (n,), and predict, (n,), are those of scikit-learn's linear classifiers.
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the two labels, (n, 2), in the order of `classes_`; each exact in all its digits."""
+        """Probabilities of the two labels, (n, 2), in the order of `classes_`, each without cancellation."""
         xp, logits = self._log_odds(X, "predict_proba")
         small = xp.exp(-xp.abs(logits))
         nearer, farther = 1 / (1 + small), small / (1 + small)
@@ -208,13 +211,13 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         return xp.stack([xp.where(positive, farther, nearer), xp.where(positive, nearer, farther)], axis=1)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Logarithms of the probabilities, (n, 2), finite where a probability is too small for a number."""
+        """Logarithms of the probabilities, (n, 2), finite also where a probability underflows to 0."""
         xp, logits = self._log_odds(X, "predict_log_proba")
         zero = xp.zeros_like(logits)
         return xp.stack([-xp.logaddexp(zero, logits), -xp.logaddexp(zero, -logits)], axis=1)
 
     def _log_odds(self, X: Any, method: str) -> tuple[Any, Any]:
-        """The namespace of X, and its log-odds, (n,). X has to be of the kind of coef_, as in scikit-learn."""
+        """The array namespace of X, and the logits of its rows, (n,). X must be an array of the same kind as coef_."""
         check_is_fitted(self)
         if hasattr(array_api, "check_same_namespace"):  # from scikit-learn 1.9 on
             array_api.check_same_namespace(X, self, attribute="coef_", method=method)
@@ -230,7 +233,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
     def _row_weights(
         self, X: np.ndarray, y: np.ndarray, classes: np.ndarray, codes: np.ndarray, sample_weight: Any
     ) -> np.ndarray | None:
-        """Sample weights times class weights, (n,); None where every row weighs one."""
+        """Sample weights times class weights, (n,); None if there are neither."""
         if sample_weight is None and self.class_weight is None:
             return None
         if sample_weight is not None and not isinstance(sample_weight, Number):
@@ -252,17 +255,20 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         return weight
 
     def _class_weights(self, classes: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """The weight of each of the two labels, (2,); scikit-learn's own function does not find text that is digits."""
+        """The weights of the two labels, (2,).
+
+        Labels are compared as values, unlike in scikit-learn's function: the key "1" means the label 1.
+        """
         if self.class_weight == "balanced":
             return compute_class_weight("balanced", classes=classes, y=y, sample_weight=weight)
         found, unknown = weights_by_label(list(classes), self.class_weight)
-        if unknown and len(found) < len(classes):  # beside both labels others may be named, as in scikit-learn
+        if unknown and len(found) < len(classes):  # scikit-learn allows further keys if both labels are there
             unnamed = [label for place, label in enumerate(classes.tolist()) if place not in found]
             raise ValueError(f"The classes, {unnamed}, are not in class_weight")
         return np.array([found.get(place, 1.0) for place in range(len(classes))])
 
     def _start(self) -> np.ndarray | None:
-        """Coefficients (d + 1,) of the last fit, the intercept last, where the next one is to begin there."""
+        """Coefficients (d + 1,) of the last fit, the intercept last, for a warm start; None for a cold one."""
         if not (self.warm_start and hasattr(self, "coef_")):
             return None
         coefficients, intercept = move_to(self.densify().coef_, self.intercept_, xp=np, device="cpu")
@@ -280,7 +286,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         start: np.ndarray | None,
     ) -> Solution:
         """The exact solver's solution for features (n, d), targets 0 or 1 (n,) and weights (n,)."""
-        # Torch takes a second to import, and a fitted estimator predicts without it.
+        # Importing torch takes a second, and a fitted estimator predicts without it.
         import torch
 
         from lr_lightning.model.objective import Objective
@@ -310,7 +316,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
 
 
 def _refuse_sum(weight: np.ndarray) -> None:
-    """Raise ValueError unless weights (n,) have a sum, which is what C is relative to."""
+    """Raise ValueError unless the weights (n,) have a positive, finite sum; C is relative to it."""
     with np.errstate(over="ignore"):
         total = weight.sum()
     if not 0 < total < np.inf:
@@ -321,7 +327,7 @@ def _refuse_sum(weight: np.ndarray) -> None:
 
 
 def _two_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two labels, sorted, and which of them each row has, 0 or 1, (n,)."""
+    """The two labels, sorted, and for each row the index of its label, 0 or 1, (n,)."""
     kind = type_of_target(y, input_name="y")
     if kind != "binary":
         check_classification_targets(y)
@@ -336,3 +342,74 @@ def _two_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             f"{classes[0]!r}"
         )
     return classes, codes
+
+
+def _penalty_in_use(
+    *, penalty: str | None, C: float, l1_ratio: float | None, solver: str, dual: bool
+) -> tuple[float, float]:
+    """The inverse strength of the penalty, infinite for none, and the share of L1, from scikit-learn's parameters.
+
+    Errors and deprecation warnings are those of scikit-learn 1.9, word for word.
+
+    Raises:
+        ValueError: if scikit-learn's solver of that name does not support the penalty.
+    """
+    if penalty == "deprecated":
+        if l1_ratio is None:
+            _warn(
+                "'l1_ratio=None' was deprecated in version 1.8 and will trigger an error in 1.10. "
+                "Use 0<=l1_ratio<=1 instead.",
+                FutureWarning,
+            )
+        kind = None if math.isinf(C) else _KIND_OF_L1_RATIO.get(l1_ratio, "elasticnet")
+    else:
+        kind = penalty
+        _warn(
+            "'penalty' was deprecated in version 1.8 and will be removed in 1.10. To avoid this warning, leave "
+            "'penalty' set to its default value and use 'l1_ratio' or 'C' instead. Use l1_ratio=0 instead of "
+            "penalty='l2', l1_ratio=1 instead of penalty='l1', l1_ratio set to a float between 0 and 1 instead of "
+            "penalty='elasticnet', and C=np.inf instead of penalty=None.",
+            FutureWarning,
+        )
+    _refuse_unsupported(solver, kind, dual)
+    _warn_of_contradictions(penalty, kind, C, l1_ratio)
+    if kind is None:
+        return math.inf, 0.0
+    if kind == "elasticnet":
+        if l1_ratio is None:
+            raise ValueError("l1_ratio must be specified when penalty is elasticnet.")
+        return C, float(l1_ratio)
+    return C, 1.0 if kind == "l1" else 0.0
+
+
+def _refuse_unsupported(solver: str, kind: str | None, dual: bool) -> None:
+    if solver not in ("liblinear", "saga") and kind not in ("l2", None):
+        raise ValueError(f"Solver {solver} supports only 'l2' or None penalties, got {kind} penalty.")
+    if solver != "liblinear" and dual:
+        raise ValueError(f"Solver {solver} supports only dual=False, got dual={dual}")
+    if kind == "elasticnet" and solver != "saga":
+        raise ValueError(f"Only 'saga' solver supports elasticnet penalty, got solver={solver}.")
+    if solver == "liblinear" and kind is None:
+        raise ValueError("C=np.inf as well as penalty=None is not supported for the liblinear solver")
+    if kind == "l1" and dual:
+        raise ValueError(
+            "Unsupported set of arguments: The combination of penalty='l1' and loss='logistic_regression' are not "
+            "supported when dual=True, Parameters: penalty='l1', loss='logistic_regression', dual=True"
+        )
+
+
+def _warn_of_contradictions(penalty: str | None, kind: str | None, C: float, l1_ratio: float | None) -> None:
+    if kind != "elasticnet" and l1_ratio is not None and 0 < l1_ratio < 1:
+        _warn(f"l1_ratio parameter is only used when penalty is 'elasticnet'. Got (penalty={kind})", UserWarning)
+    if (penalty == "l2" and l1_ratio != 0) or (penalty == "l1" and l1_ratio != 1):
+        _warn(
+            f"Inconsistent values: penalty={penalty} with l1_ratio={l1_ratio}. penalty is deprecated. "
+            "Please use l1_ratio only.",
+            UserWarning,
+        )
+    if penalty is None and C != 1.0:
+        _warn("Setting penalty=None will ignore the C and l1_ratio parameters", UserWarning)
+
+
+def _warn(message: str, category: type[Warning]) -> None:
+    warnings.warn(message, category, stacklevel=_STACK_LEVEL)

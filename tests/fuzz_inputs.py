@@ -27,7 +27,7 @@ from lr_lightning.data.schema import Column, TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.serving.predictor import load
 from lr_lightning.serving.scoring import scoring_file
-from lr_lightning.statistics.calibration import Calibration
+from lr_lightning.statistics.held_out import Calibration
 from lr_lightning.statistics.render import as_csv, as_text
 from lr_lightning.statistics.report import Coefficient, LikelihoodRatioTest, Report
 from lr_lightning.training.data_modules import TableDataModule

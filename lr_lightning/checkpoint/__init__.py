@@ -1,1 +1,1 @@
-"""Checkpoint files, read without executing anything in them."""
+"""Reading and validation of checkpoint files, without executing anything in them."""

@@ -1,10 +1,10 @@
-"""The file of a checkpoint, read as data: nothing in it is ever called.
+"""A reader of the files of `torch.save` that executes nothing and bounds memory.
 
-`torch.save` writes a zip archive of one pickle and of the tensors' bytes. A pickle is a program; `torch.load` with
-`weights_only=True` keeps it from running foreign code, but lets it ask for a tensor of any size, repeat one number
-10¹² times, or say that a storage is larger than its bytes. The pickle of a checkpoint, though, uses few opcodes
-and two functions. This module knows those, checks every size before memory is taken, and refuses the rest: memory
-stays within a small multiple of the file's size, whatever the file claims.
+`torch.save` writes a zip archive of one pickle and of the tensors' bytes. A pickle is a program. `torch.load` with
+`weights_only=True` prevents that it runs foreign code, but it may still allocate a tensor of any size, repeat one
+number 10¹² times, or claim that a storage is larger than its bytes. The pickle of a checkpoint needs few opcodes and
+two functions. This reader supports only these, and checks every size before it allocates memory. Memory stays within
+a small multiple of the file's size.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _DTYPES = {
 _LITERALS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE")
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_COSTLY = frozenset(["MARK", "EMPTY_LIST", "EMPTY_DICT", *_TUPLES])  # a byte of these takes up to 72 in memory
-_BYTES_A_COSTLY = 8  # of the pickle, at least; a fit's have about 30
-_COSTLY_ALLOWED = 1000  # however small the pickle is
-_DEEPEST = 64  # containers within containers
+_COSTLY = frozenset(["MARK", "EMPTY_LIST", "EMPTY_DICT", *_TUPLES])  # one byte of these takes up to 72 bytes of memory
+_BYTES_A_COSTLY = 8  # least number of bytes of the pickle for each; a checkpoint has about 30
+_COSTLY_ALLOWED = 1000  # in addition, for a small pickle
+_DEEPEST = 64  # levels of nested containers
 _MOST_DIMENSIONS = 8
 
 
 class _Refused(Exception):  # noqa: N818 (always caught here)
-    """The file is not damaged, but asks for something that it must not have."""
+    """The file is not damaged, but has content that is not allowed."""
 
 
 class _Global(NamedTuple):
-    """A class or function that the pickle names; never looked up."""
+    """The name of a class or function in the pickle, which is never imported."""
 
     name: str
 
@@ -59,11 +59,11 @@ def load_archive(path: str | os.PathLike[str]) -> Any:
     """The tensors and plain values (str, int, float, bool, None, list, tuple, dict) of a file of `torch.save`.
 
     Returns:
-        What was saved, with dict for OrderedDict and every tensor on the CPU. It has no cycles, no more leaves
-        than the file has bytes, and no tensor that shows more numbers than are stored.
+        The saved object, with dict for OrderedDict and every tensor on the CPU. It has no cycles, fewer leaves than
+        the file has bytes, and no tensor with more elements than are stored.
 
     Raises:
-        InputError: in one line that names the file, whatever is wrong with it.
+        InputError: if the file does not exist, cannot be read, is damaged, or has content that is not allowed.
     """
     name = os.fsdecode(path)
     if is_url(name):
@@ -73,7 +73,7 @@ def load_archive(path: str | os.PathLike[str]) -> Any:
             raise InputError(f"{name}: is a folder, not a checkpoint; choose a file such as checkpoints/last.ckpt")
         if not os.path.exists(name):
             raise InputError(f"{name}: no such checkpoint")
-        if not os.path.isfile(name):  # a pipe or a device may never end
+        if not os.path.isfile(name):  # reading a pipe or a device may never end
             raise InputError(f"{name}: is not a file, and so no checkpoint")
         with zipfile.ZipFile(name) as archive:
             return _Reader(archive, os.path.getsize(name)).read()
@@ -86,12 +86,12 @@ def load_archive(path: str | os.PathLike[str]) -> Any:
     except MemoryError:
         raise InputError(f"{name}: there is not enough memory to read it") from None
     except Exception as error:
-        # What a damaged archive or pickle makes of itself is anything from a KeyError to a UnicodeDecodeError.
+        # A damaged archive or pickle can raise anything, from a KeyError to a UnicodeDecodeError.
         raise InputError(f"{name}: is not a checkpoint, or is cut short") from error
 
 
 def is_url(name: str) -> bool:
-    """Whether this is no path of a local file."""
+    """Whether `name` is a URL and not the path of a local file."""
     return _URL.match(name) is not None
 
 
@@ -99,8 +99,8 @@ class _Reader:
     """A stack machine for the pickle of an archive.
 
     Args:
-        archive: the file.
-        file_size: its bytes.
+        archive: the archive.
+        file_size: the size of the file in bytes.
     """
 
     def __init__(self, archive: zipfile.ZipFile, file_size: int):
@@ -108,7 +108,7 @@ class _Reader:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise _Refused("it is compressed, as no checkpoint is")
-        # Python's zip reader asks for as many bytes as the compressed size says, whatever the other one does.
+        # Both sizes count, because Python's zip reader allocates the compressed size.
         if sum(max(entry.file_size, entry.compress_size) for entry in entries) > file_size:
             raise _Refused("it claims to hold more than its own size")
         if len({entry.filename for entry in entries}) < len(entries):
@@ -124,7 +124,7 @@ class _Reader:
         self._memo: dict[int, Any] = {}
 
     def read(self) -> Any:
-        """The values that the pickle spells."""
+        """The object in the pickle."""
         data = self._archive.read(f"{self._root}data.pkl")
         left = _COSTLY_ALLOWED + len(data) // _BYTES_A_COSTLY
         for opcode, argument, _ in pickletools.genops(data):
@@ -168,7 +168,7 @@ class _Reader:
             stack.append(self._storage(*self._pop(1)))
         elif opcode == "REDUCE":
             stack.append(self._made(*self._pop(2)))
-        elif opcode == "BUILD":  # the attributes of a state_dict, which say what wrote it
+        elif opcode == "BUILD":  # attributes of a state_dict: its metadata
             self._pop(1)
             self._top(dict)
         elif opcode not in ("PROTO", "STOP"):
@@ -201,7 +201,7 @@ class _Reader:
         return _Global(name)
 
     def _made(self, function: Any, arguments: Any) -> Any:
-        """What calling the two functions there are would give."""
+        """The result of one of the two allowed functions."""
         if function == _Global(_ORDERED_DICT) and arguments == ():
             return {}
         if function != _Global(_TENSOR) or type(arguments) is not tuple:
@@ -209,13 +209,13 @@ class _Reader:
         return _view(*arguments[:4])
 
     def _storage(self, identity: Any) -> Tensor:
-        """The numbers of `("storage", type, key, device, count)`, flat."""
+        """The storage `("storage", type, key, device, count)` as a tensor (count,)."""
         _, kind, key, _, count = identity
         dtype = _DTYPES[kind.name]
-        number = int(key)  # "1" and "01" are one entry, which is held once
+        number = int(key)  # so that "1" and "01" share one entry
         if number not in self._storages:
             content = bytearray(self._archive.read(f"{self._root}data/{number}"))
-            # A copy where torch would put it: the last bits of a product may depend on the address.
+            # A copy in memory that torch has aligned, as the last bits of a product may depend on the alignment.
             numbers = torch.frombuffer(content, dtype=dtype).clone() if content else torch.empty(0, dtype=dtype)
             self._storages[number] = numbers
         found = self._storages[number]
@@ -225,7 +225,7 @@ class _Reader:
 
 
 def _view(numbers: Any, offset: Any, size: Any, stride: Any) -> Tensor:
-    """A tensor on stored numbers; each is shown once at most."""
+    """A tensor that is a view of a storage, each of whose elements it has at most once."""
     if type(numbers) is not Tensor or numbers.ndim != 1 or len(size) != len(stride) or len(size) > _MOST_DIMENSIONS:
         raise TypeError("a pickle takes something for a tensor")
     if not all(type(value) is int and value >= 0 for value in (offset, *size, *stride)):
@@ -239,7 +239,7 @@ def _view(numbers: Any, offset: Any, size: Any, stride: Any) -> Tensor:
 
 
 def _check_values(root: Any, most: int) -> None:
-    """Refuse values whose references grow, or run in circles, beyond `most`, and text that is none."""
+    """Refuse an object with cycles, more than `most` values in all, deep nesting, or text with lone surrogates."""
     values, seen = [(root, 0)], 1
     while values:
         value, depth = values.pop()
@@ -249,7 +249,7 @@ def _check_values(root: Any, most: int) -> None:
         elif type(value) is dict:
             children = [*value, *value.values()]
         elif type(value) is str:
-            value.encode()  # raises where half a character stands alone
+            value.encode()  # raises if there is a lone surrogate
         elif value is not None and type(value) not in (Tensor, int, float, bool):
             raise _Refused(f"it holds more than tensors and plain values ({type(value).__name__})")
         seen += len(children)

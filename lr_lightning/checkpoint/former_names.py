@@ -1,4 +1,4 @@
-"""Class paths as checkpoints and configuration files of earlier versions name them."""
+"""The class paths in checkpoints and configuration files of earlier versions."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ _PUBLIC = {
 
 
 def public_path(class_path: str) -> str:
-    """The path under which a class is public, where `class_path` is a former one; else `class_path` itself."""
+    """The public path of a class whose former path is `class_path`; any other path unchanged."""
     return _PUBLIC.get(class_path, class_path)

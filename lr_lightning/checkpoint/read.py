@@ -1,4 +1,4 @@
-"""The content of a checkpoint: read without executing anything in it, and held to what it says."""
+"""Reading of a checkpoint, with validation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lr_lightning.checkpoint.validate import check_contents
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a checkpoint: tensors on the CPU and plain values, of which nothing has been executed.
+    """The content of a checkpoint: tensors on the CPU and plain values. Nothing in the file is executed.
 
     Raises:
-        InputError: if the file is missing, is no checkpoint, is not one of this package, or contradicts itself.
+        InputError: if the file is missing, is not a checkpoint of this package, or its parts contradict each other.
     """
     checkpoint = load_archive(path)
     check_contents(checkpoint, os.fsdecode(path))

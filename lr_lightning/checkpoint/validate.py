@@ -1,4 +1,4 @@
-"""What a checkpoint says of a model, and whether it can be true."""
+"""Validation of the content of a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SHAPES = {"mean": "(d,)", "scale": "(d,)", "linear.weight": "(1, d)", "linear.b
 
 
 def check_contents(checkpoint: Any, name: str) -> None:
-    """Refuse a checkpoint whose parts do not fit one another.
+    """Check that a checkpoint is one of a logistic regression, and that its parts agree.
 
     Args:
-        checkpoint: of plain values and tensors, as `load_archive` gives it.
-        name: how messages call it.
+        checkpoint: plain values and tensors, as `load_archive` returns them.
+        name: the name of the checkpoint in messages.
 
     Raises:
-        InputError: in one line, for the first thing that is wrong.
+        InputError: for the first part that is invalid.
     """
     if not isinstance(checkpoint, Mapping):
         raise InputError(f"{name}: is not a checkpoint of a logistic regression")
@@ -44,12 +44,12 @@ def model_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state of a `LinearSigmoid`, detached: `mean`, `scale`, `linear.weight` and, with an intercept, `linear.bias`.
 
     Raises:
-        InputError: if a tensor is missing, there is one more, or one has another shape, dtype or range.
+        InputError: if a tensor is missing or unknown, or has a wrong shape, dtype or value.
     """
     state = checkpoint.get("state_dict")
     if not isinstance(state, Mapping) or f"{PREFIX}linear.weight" not in state:
         raise InputError("is not a checkpoint of a logistic regression")
-    # torch hangs a version record on a state_dict, which a plain dict leaves behind.
+    # A plain dict, without the version metadata that torch attaches to a state_dict.
     state = {str(key): value for key, value in state.items()}
     names = {key.removeprefix(PREFIX) for key in state if key.startswith(PREFIX)}
     if len(names) < len(state) or not {"mean", "scale", "linear.weight"} <= names <= set(_SHAPES):
@@ -58,7 +58,7 @@ def model_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     weight = tensors["linear.weight"]
     d = weight.shape[-1] if isinstance(weight, Tensor) and weight.ndim else 0
     shapes = {"mean": (d,), "scale": (d,), "linear.weight": (1, d), "linear.bias": (1,)}
-    for key in sorted(tensors):  # the weights, which say what d is, before what they are compared with
+    for key in sorted(tensors):  # linear.weight, which determines d, is checked before mean and scale
         _check_tensor(key, tensors[key], shapes[key], _SHAPES[key])
     if bool((tensors["scale"] <= 0).any()):
         raise InputError("its scales are not all positive")
@@ -66,11 +66,11 @@ def model_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _check_tensor(name: str, value: Any, shape: tuple[int, ...], spelled: str) -> None:
-    dtypes = (torch.float64, torch.float32)  # the latter where somebody has cast a model before saving it
+    dtypes = (torch.float64, torch.float32)  # float32 if the model was cast before it was saved
     if not isinstance(value, Tensor) or value.dtype not in dtypes or value.shape != shape:
         found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise InputError(f"its {name} is {found}, not float64 of shape {shape}, {spelled}")
-    infinity_is_fine = name.rpartition(".")[2] == "scale"  # it takes a feature out of the model
+    infinity_is_fine = name.rpartition(".")[2] == "scale"  # an infinite scale removes a feature from the model
     if bool(value.isnan().any()) or not (infinity_is_fine or bool(value.isfinite().all())):
         raise InputError(f"its {name} holds values that are not finite")
 

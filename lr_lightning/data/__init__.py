@@ -1,1 +1,1 @@
-"""From files and tensors to batches. Nothing is imported here: `schema` must stay free of Lightning."""
+"""Data: from files, tables and arrays to rows and a schema."""

@@ -1,4 +1,4 @@
-"""Arrays of numbers as rows, by a schema or as they are: torch alone, without Arrow."""
+"""Arrays of numbers as rows: encoded by a schema, or as training rows. Needs torch alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lr_lightning.model.rows import Rows, scaled_weights
 
 
 def is_array(data: Any) -> bool:
-    """Whether the columns of `data` have places but no names."""
+    """Whether `data` is a two-dimensional array or a list of rows, whose columns have no names."""
     if isinstance(data, Tensor):
         return True
     if isinstance(data, np.ndarray):
@@ -25,14 +25,14 @@ def is_array(data: Any) -> bool:
 
 
 def encode_array(schema: TableSchema, data: Any, name: str) -> Tensor | None:
-    """Raw features of an array of numbers whose columns are the schema's, in its order.
+    """The raw features of an array of numbers whose columns are the schema's, in its order.
 
     Returns:
-        float64, shape (n, d), as `encode` has it, on the device of `data`; None where it takes
-        more than numbers to code the columns.
+        float64, shape (n, d), as from `encode`, on the device of `data`; None if the schema has a category or the
+        array holds anything but numbers.
 
     Raises:
-        InputError: if the shape is wrong, or a value is infinite or, unless the fit says otherwise, missing.
+        InputError: if the shape is wrong, a value is infinite, or a value is missing under `missing="error"`.
     """
     if any(column.kind == "category" for column in schema.columns):
         return None
@@ -72,7 +72,7 @@ def _refuse(name: str, what: str, wrong: Tensor, names: list[str]) -> None:
 
 
 def rows_of_arrays(x: Any, y: Any, weight: Any = None) -> tuple[Rows, float]:
-    """Rows of features (n, d), targets (n,) or (n, 1) and sample weights (n,), and what the weights were divided by.
+    """Rows from features (n, d), targets (n,) or (n, 1) and sample weights (n,), and the divisor of the weights.
 
     Raises:
         InputError: if the shapes disagree, a target is not 0 or 1, or a weight is negative or not finite.
@@ -110,6 +110,6 @@ def _tensor(values: Any) -> Tensor:
     if array.dtype == object or array.dtype.kind in "USMm":
         raise InputError(f"x, y and weight must hold numbers, not {array.dtype}; TableDataModule reads other columns")
     with warnings.catch_warnings():
-        # Of arrays that must not be written to, such as memory-mapped ones; nothing here ever writes.
+        # The warning for read-only arrays, such as memory-mapped ones; the tensor is never written to.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)

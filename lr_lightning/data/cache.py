@@ -1,4 +1,4 @@
-"""Tables too large for memory: decoded once into files that are mapped into memory as tensors."""
+"""The cache of tables that are too large for memory: files that are mapped into memory as tensors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from torch import Tensor
 from lr_lightning.errors import InputError
 from lr_lightning.files import NO_SPACE, sync
 
-FORMAT = 3  # raise it when what the files mean changes
+FORMAT = 3  # to be raised when the format of the files changes
 _CONTENTS = "contents.json"
 _DAMAGED = "-damaged"
-_SHARE_OF_MEMORY = 0.6  # of what is available; the rest is for the solver and everything else
+_SHARE_OF_MEMORY = 0.6  # of the available memory; the rest is left for the solver
 
 
 def user_cache_folder() -> Path:
-    """Where decoded tables are kept if nobody says otherwise."""
+    """The default folder of the cache."""
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     elif sys.platform == "win32":
@@ -39,15 +39,15 @@ def user_cache_folder() -> Path:
 
 
 def fits_in_memory(n_bytes: int) -> bool:
-    """Whether a process may take this many more bytes."""
+    """Whether the process can allocate this many more bytes."""
     available = available_memory()
     return available is None or n_bytes <= _SHARE_OF_MEMORY * available
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may still take: of the machine, its control group and its own limit.
+    """The bytes that this process can still allocate, by the limits of the machine, its control group and itself.
 
-    None where the system does not say.
+    None if the system does not tell.
     """
     limits = [_machine_memory(), _group_memory(), _process_memory()]
     known = [limit for limit in limits if limit is not None]
@@ -74,7 +74,7 @@ def _group_memory() -> int | None:
         group = Path("/proc/self/cgroup").read_text().split("::")[-1].strip()
         folder = Path("/sys/fs/cgroup") / group.lstrip("/")
         limits = []
-        while True:  # the limit of any group above counts too
+        while True:  # the limits of all parent groups hold too
             for kind in ("max", "high"):
                 file = folder / f"memory.{kind}"
                 if file.exists() and (text := file.read_text().strip()) != "max":
@@ -87,7 +87,7 @@ def _group_memory() -> int | None:
 
 
 def _group_use(folder: Path) -> int:
-    """What the group cannot give back: its memory without the page cache."""
+    """The memory of the group that cannot be reclaimed: all but the page cache."""
     text = (folder / "memory.stat").read_text().split()
     stat = dict(zip(text[::2], map(int, text[1::2]), strict=True))
     return stat.get("anon", 0) + stat.get("kernel", 0)
@@ -108,26 +108,26 @@ def _process_memory() -> int | None:
 
 
 def cache_key(settings: Any) -> str:
-    """A name for what plain `settings` lead to."""
+    """The key of a set of tensors that depends on plain `settings` only."""
     text = json.dumps([FORMAT, settings], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class TensorCache:
-    """Whole sets of tensors in a folder, each under a key.
+    """A folder of sets of tensors, each under a key.
 
-    A set is written under a temporary name and renamed when every byte of it has reached the disk, so that an
-    interrupted write is never taken for a whole one.
+    A set is written under a temporary name and renamed after it has been synced to the disk, so that an interrupted
+    write is never taken for a complete one.
 
     Args:
-        folder: made if it is not there.
+        folder: the folder; it is created if it does not exist.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def open(self, key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        """The notes and the tensors of a set, mapped into memory; None if there is no such set."""
+        """The notes of a set, and its tensors, mapped into memory; None if there is no such set, or it is damaged."""
         folder = self.folder / key
         try:
             contents = json.loads((folder / _CONTENTS).read_text())
@@ -139,12 +139,12 @@ class TensorCache:
             return None
 
     def writer(self, key: str) -> CacheWriter:
-        """Write a new set."""
+        """A writer of a new set."""
         self._clear_abandoned()
         return CacheWriter(self.folder, key)
 
     def _clear_abandoned(self) -> None:
-        """Remove what processes of this machine left that are no more."""
+        """Remove the temporary folders of processes of this machine that have ended."""
         for path in self.folder.glob(".*.writing-*"):
             host, _, process = (
                 path.name.removesuffix(_DAMAGED).partition(".writing-")[2].rpartition("-")[0].rpartition("-")
@@ -154,10 +154,10 @@ class TensorCache:
 
 
 class CacheWriter:
-    """Writes one set of tensors, row by row; a context that removes everything if it is left by an exception.
+    """Writes one set of tensors in blocks of rows; a context manager, which removes what `finish` has not completed.
 
     Raises:
-        InputError: in one line, if the disk is full or the folder cannot be written.
+        InputError: if the disk is full or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, key: str):
@@ -186,7 +186,7 @@ class CacheWriter:
         self._described[name][0][0] += len(rows)
 
     def finish(self, notes: Mapping[str, Any]) -> None:
-        """Bring everything to the disk and give the set its name. `notes` is plain data."""
+        """Sync all files to the disk and rename the set to its key. `notes` is plain data."""
         try:
             for file in self._files.values():
                 file.flush()
@@ -203,7 +203,7 @@ class CacheWriter:
             raise self._explained(error) from None
 
     def _give_name(self) -> None:
-        """Rename to the key, unless another process was faster; a whole set is never taken from its readers."""
+        """Rename the set to its key, unless another process has written it, whose files may be mapped already."""
         target = self._folder / self._key
         if TensorCache(self._folder).open(self._key) is not None:
             return
@@ -219,7 +219,7 @@ class CacheWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         for file in self._files.values():
-            with contextlib.suppress(OSError):  # what its buffer still holds does not fit either
+            with contextlib.suppress(OSError):  # flushing the buffer fails as the write before
                 file.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
@@ -236,5 +236,5 @@ def _mapped(path: Path, shape: list[int], dtype: torch.dtype) -> Tensor:
     n_bytes = torch.Size(shape).numel() * dtype.itemsize
     if path.stat().st_size != n_bytes:
         raise ValueError(f"{path} has not the size that it should have")
-    # Shared, so that the pages belong to the file: the system can drop them and no memory limit counts them.
+    # A shared map: its pages belong to the page cache, which memory limits do not count and the system can drop.
     return torch.from_file(str(path), shared=True, size=torch.Size(shape).numel(), dtype=dtype).view(shape)

@@ -1,4 +1,4 @@
-"""What a person says about a table, checked against its columns."""
+"""The options that describe a table's columns, checked against the table."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lr_lightning.errors import InputError
 
 @dataclass(frozen=True)
 class Choices:
-    """The options of `TableDataModule` that say what the columns mean.
+    """The options of `TableDataModule` about the columns of the table; see there.
 
     Raises:
-        InputError: if `missing` or `unseen` is none of the rules there are.
+        InputError: if `missing` or `unseen` is not one of the rules.
     """
 
     target: str | None = None
@@ -37,10 +37,10 @@ class Choices:
             raise InputError(f"--data.unseen must be one of {', '.join(UNSEEN_RULES)}, not {self.unseen}")
 
     def feature_columns(self, source: Source) -> list[str]:
-        """The columns that become features, in the order of the weights.
+        """The columns that become features, in the order of the coefficients.
 
         Raises:
-            InputError: if a name is not in the table, or has two parts to play.
+            InputError: if a named column is not in the table or has two roles, or no column is left for a feature.
         """
         if self.target is None:
             raise InputError(
@@ -56,7 +56,7 @@ class Choices:
         else:
             features = list(self.features)
             refuse_absent(features, source)
-            self._refuse_double_parts(features)
+            self._refuse_double_roles(features)
         if not features:
             raise InputError(f"{source.name} has no column left for a feature besides the target {self.target}")
         refuse_absent(self.categorical, source)
@@ -66,7 +66,7 @@ class Choices:
                 raise InputError(f"--data.categorical names {name}, which is not among the features")
         return features
 
-    def _refuse_double_parts(self, features: list[str]) -> None:
+    def _refuse_double_roles(self, features: list[str]) -> None:
         counts = Counter(features)
         for name in features:
             if counts[name] > 1:
@@ -82,7 +82,7 @@ def usable_names(source: Source) -> list[str]:
 
 
 def refuse_absent(names: Iterable[str], source: Source, role: str = "column") -> None:
-    """Raise InputError if the table lacks one of the columns."""
+    """Raise InputError if one of the columns is not in the table; the message calls it `role`."""
     known_names = set(source.names)
     for name in names:
         if name not in known_names or not name:
@@ -93,7 +93,7 @@ def refuse_absent(names: Iterable[str], source: Source, role: str = "column") ->
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
-    """Names in a row, cut where there are many."""
+    """The first `most` names, separated by commas, and the number of all if there are more."""
     names = [name for name in names if name]
     more = f", … ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(names[:most]) + more

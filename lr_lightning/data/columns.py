@@ -1,4 +1,4 @@
-"""One Arrow column as numbers: what kind it is, its missing values, and its place in the design matrix."""
+"""Conversion of one Arrow column: numbers, codes of levels, and the rows with a missing value."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _UNITS_PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_
 
 
 def is_single(dtype: pa.DataType) -> bool:
-    """Whether values of this type are floating-point numbers of no more than single precision."""
+    """Whether the type is a floating-point type of single precision or less."""
     return pa.types.is_float32(dtype) or pa.types.is_float16(dtype)
 
 
 def plain(array: pa.Array) -> pa.Array:
-    """The same values without run-end encoding, string views or a dictionary of numbers."""
+    """The same values without run-end encoding and string views."""
     if pa.types.is_run_end_encoded(array.type):
         array = compute.call_function("run_end_decode", [array])
     if pa.types.is_string_view(array.type):
@@ -36,10 +36,10 @@ def plain(array: pa.Array) -> pa.Array:
 
 
 def numbers(array: pa.Array) -> np.ndarray:
-    """Numbers, booleans, dates (days since 1970-01-01) and times (days) as an array with NaN for missing.
+    """Numbers, booleans, dates (days since 1970-01-01) and times (days) as an array, NaN for a missing value.
 
     Returns:
-        Shape (n,); float64, or the column's own type where nothing has to be converted.
+        Shape (n,); float64, or the column's own type if it needs no conversion.
     """
     array = plain(array)
     dtype = array.type
@@ -61,7 +61,7 @@ def numbers(array: pa.Array) -> np.ndarray:
 
 
 def level_of(value: Any) -> Level | None:
-    """A category's value as a level: text without outer blanks, whole numbers as int; None if missing."""
+    """A value of a category as a level: text without outer blanks, a whole number as int; None if missing."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):
@@ -73,15 +73,16 @@ def level_of(value: Any) -> Level | None:
 
 
 def coded(array: pa.Array) -> tuple[list[Level | None], np.ndarray]:
-    """A category's distinct values (not all of them need occur), and for each row its place among them.
+    """The dictionary of a category, and for each row the position of its value in it.
 
     Returns:
-        The values, None for a missing one, and int64 places, shape (n,), -1 where missing.
+        The values of the dictionary, None for a missing one, of which some may not occur; and positions, int64,
+        shape (n,), -1 for a missing value.
     """
     array = plain(array)
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
-    elif len(array.dictionary) > len(array):  # a short piece of a long column
+    elif len(array.dictionary) > len(array):  # a slice of a long column
         array = array.dictionary_decode().dictionary_encode()
     values = [level_of(value) for value in array.dictionary.to_pylist()]
     places = array.indices.cast(pa.int64()).fill_null(MISSING).to_numpy(zero_copy_only=False)
@@ -89,24 +90,24 @@ def coded(array: pa.Array) -> tuple[list[Level | None], np.ndarray]:
 
 
 def holds_text(dtype: pa.DataType) -> bool:
-    """Whether the values are text, as such or as the levels of a category."""
+    """Whether the values are text, plain or as a dictionary."""
     return kind_of(dtype.value_type if pa.types.is_dictionary(dtype) else dtype) == "category"
 
 
 def text_values(
     array: pa.Array, kind: str, notation: str | None, *, binary: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Text as the values of a column of numbers, dates or times.
+    """The values of a column of text that holds numbers, dates or times.
 
     Args:
-        array: of text, n values.
-        kind: of the column.
-        notation: how the fit's column was written.
+        array: n texts.
+        kind: the kind of the column, "number", "date" or "time".
+        notation: the notation in the fit, see `notation.read`.
         binary: whether true and false are read as 1 and 0.
 
     Returns:
-        float64 (n,), NaN where there is no value; and boolean (n,), where there is a text that has no value in the
-        notation, or may have two.
+        The values, float64 (n,), NaN if missing or unreadable; and boolean (n,), which texts are unreadable: they
+        have no value in the notation, or more than one.
     """
     texts, places = coded(array)
     values = [None if text is None else read(str(text), kind, notation) for text in texts]
@@ -120,27 +121,25 @@ def text_values(
 
 
 def category_codes(array: pa.Array, levels: Mapping[Level, int]) -> np.ndarray:
-    """For each row the number of its level, MISSING or UNSEEN: int64, shape (n,)."""
+    """For each row the code of its level, MISSING or UNSEEN: int64, shape (n,)."""
     values, places = coded(array)
     table = [MISSING if value is None else levels.get(value, UNSEEN) for value in values]
-    return np.array([*table, MISSING], dtype=np.int64)[places]  # place −1 is the last entry
+    return np.array([*table, MISSING], dtype=np.int64)[places]  # position −1, of a missing value, is the last entry
 
 
 def refuse_infinite_level(
     values: Sequence[Level | None], places: np.ndarray, name: str, source: Source, start: int
 ) -> None:
-    """Raise InputError if a category, as `coded` gives it, holds an infinite number; `start` is its first row."""
+    """Raise InputError if a category, as `coded` returns it, holds an infinite number; `start` is its first row."""
     infinite = [i for i, value in enumerate(values) if isinstance(value, float) and math.isinf(value)]
     found = np.isin(places, infinite) if infinite else np.zeros(0, dtype=bool)
     if found.any():
-        where = source.place(start + int(found.argmax()))
-        raise InputError(
-            f"{source.name}, {where}: column {name} holds an infinite value, which is no level; correct it"
-        )
+        where = source.where(start + int(found.argmax()))
+        raise InputError(f"{where}: column {name} holds an infinite value, which is no level; correct it")
 
 
 def missing_rows(array: pa.Array) -> np.ndarray | None:
-    """Boolean (n,): null, NaN, or text without a character; None if there is no such row."""
+    """The rows whose value is null, NaN or blank text, boolean (n,); None if there is none."""
     array = plain(array)
     kind = kind_of(array.type)
     if kind == "category":
@@ -153,7 +152,7 @@ def missing_rows(array: pa.Array) -> np.ndarray | None:
             mask = array.is_null().to_numpy(zero_copy_only=False)
         if pa.types.is_floating(array.type):
             values = array.to_numpy(zero_copy_only=False)
-            # A sum is finite only if every value is, and costs a fraction of testing each.
+            # A sum is finite only if every value is, and costs less than a test of each value.
             with np.errstate(all="ignore"):
                 all_finite = np.isfinite(values.sum(dtype=np.float64))
             if not all_finite:
@@ -162,8 +161,8 @@ def missing_rows(array: pa.Array) -> np.ndarray | None:
 
 
 def holds_only_0_and_1(array: pa.Array) -> bool:
-    """Whether a column of numbers holds nothing else, but for missing values."""
-    for part in (array.slice(0, 100), array):  # most columns show it at once
+    """Whether all values of a column of numbers are 0, 1 or missing."""
+    for part in (array.slice(0, 100), array):  # the first rows settle it for most columns
         values = numbers(part)
         if not ((values == 0) | (values == 1) | np.isnan(values)).all():
             return False
@@ -171,5 +170,5 @@ def holds_only_0_and_1(array: pa.Array) -> bool:
 
 
 def width(column: Column) -> int:
-    """How many features the column makes."""
+    """The number of features that the column gives."""
     return len(column.levels) - 1 if column.kind == "category" else 1

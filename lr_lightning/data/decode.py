@@ -1,4 +1,4 @@
-"""The rows of a table as tensors: decoded into memory, or once into a cache folder and mapped from there."""
+"""Decoding of a table to tensors, in memory or in a cache folder, whose files are mapped into memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 
 log = logging.getLogger("lr_lightning")
-_BYTES_BESIDE_ARROW = 2  # the standardised copy, and what reading needs for a while, by the size of the table
+_BYTES_BESIDE_ARROW = 2  # the standardised copy and what reading needs, in units of the table's size
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Decoded:
     """A table that has been read, checked, split and standardised.
 
     Attributes:
-        schema: how columns became features.
-        training: means and scales of the training rows, in the original units; scale 0 marks a constant column.
-        parts: train, val and test rows, standardised; None for a part without any.
-        weight_scale: what the weights have been divided by.
+        schema: the map from columns to features.
+        training: means and scales (d,) of the training rows, in original units; scale 0 marks a constant column.
+        parts: training, validation and test rows, standardised; None for a part without rows.
+        weight_scale: the number by which the weights have been divided.
         fingerprint: a checksum of the labels of the rows in use, in order.
-        messages: what was chosen on the way, with the level to log it at.
-        mapped: whether the rows are files in a cache folder.
+        messages: messages about what was found and decided, as (logging level, one line).
+        mapped: whether the rows are mapped files in a cache folder.
     """
 
     schema: TableSchema
@@ -52,13 +52,13 @@ class Decoded:
 
     @classmethod
     def of(cls, notes: Mapping[str, Any], tensors: Mapping[str, Tensor], *, mapped: bool) -> Decoded:
-        """From `Sweeps.notes` and what `Sweeps.write` has written."""
+        """The decoded table from `Sweeps.notes` and the tensors that `Sweeps.write` has written."""
         mean, scale = (torch.tensor(values, dtype=torch.float64) for values in notes["training"])
         return cls(
             TableSchema.from_dict(notes["schema"]),
             Standardization(mean, scale),
             tuple(_rows(part, tensors) for part in PARTS),
-            notes.get("weight_scale", 1.0),  # which an older cache does not know
+            notes.get("weight_scale", 1.0),  # missing in a cache of an older version
             notes["fingerprint"],
             tuple((level, text) for level, text in notes["messages"]),
             mapped,
@@ -66,17 +66,18 @@ class Decoded:
 
 
 class Decoder:
-    """A table and all that its tensors depend on.
+    """Decodes a table, with all settings on which its tensors depend.
 
     Args:
         path: a file, a folder, or a table in memory.
-        choices: what a person says about the table.
-        split: how its rows are divided.
-        given: the schema and the statistics of an earlier fit, which take the place of `choices`.
-        cache_dir: decode into this folder; None does so only with a table that does not fit in memory.
+        choices: the options about the columns of the table.
+        split: the options of the split.
+        given: the schema and the statistics of an earlier fit, which replace `choices`; None for a new fit.
+        cache_dir: the folder to decode into. None decodes into memory, or into the default cache folder if the table
+            does not fit in memory.
 
     Raises:
-        InputError: if there is no such table, or it lacks a column.
+        InputError: if there is no such table, or a column is missing.
     """
 
     def __init__(
@@ -100,13 +101,13 @@ class Decoder:
         return not fits_in_memory(_BYTES_BESIDE_ARROW * self.source.decoded_bytes(self._columns))
 
     def decode(self, dtype: torch.dtype) -> Decoded:
-        """The rows, or what a cache folder holds of them already.
+        """The decoded table, from the cache folder if it is there already.
 
         Args:
-            dtype: of the Trainer; the rows of all but large tables are float64 in any case.
+            dtype: the Trainer's dtype, for large tables; see `Sweeps.dtype`.
 
         Raises:
-            InputError: for anything about the table that has to change.
+            InputError: if the table cannot be used, or the cache folder cannot be written.
         """
         return self._in_cache(dtype) if self.needs_cache() else self._in_memory(dtype)
 
@@ -122,7 +123,7 @@ class Decoder:
                 tensors[f"{part}.y"] = torch.empty(size, dtype=dtype)
                 if sweeps.schema.weight is not None:
                     tensors[f"{part}.weight"] = torch.empty(size, dtype=dtype)
-        room = {name: tensor.numpy() for name, tensor in tensors.items()}  # what is still to be filled
+        room = {name: tensor.numpy() for name, tensor in tensors.items()}  # the parts that are still to be filled
 
         def append(name: str, rows: np.ndarray) -> None:
             room[name][: len(rows)] = rows
@@ -147,7 +148,7 @@ class Decoder:
         return Decoded.of(*found, mapped=True)
 
     def _settings(self, dtype: torch.dtype) -> list[Any]:
-        """All that the decoded tensors depend on, as plain values; they name the folder in the cache."""
+        """The settings on which the tensors depend, as plain values, for the key in the cache."""
         given = None
         if self._given is not None:
             schema, training = self._given
@@ -157,16 +158,16 @@ class Decoder:
 
 
 def _expect(source: Source, choices: Choices) -> list[str]:
-    """The columns to read of a table that is seen for the first time."""
+    """The columns to read for a new fit; sets the type of the target and the missing texts in the source."""
     names = [*choices.feature_columns(source), choices.target, choices.weight]
-    source.expect({str(choices.target): pa.string()})  # how a text file spells its labels
+    source.expect({str(choices.target): pa.string()})  # labels keep their spelling in a text file
     names = [name for name in names if name is not None]
     source.count_as_missing(MissingTexts(choices.na, dict.fromkeys(names, ())))
     return names
 
 
 def _expect_again(source: Source, schema: TableSchema) -> list[str]:
-    """The columns to read as an earlier fit did."""
+    """The columns to read for the schema of an earlier fit; sets their types and the missing texts in the source."""
     names, weight = [column.name for column in schema.columns], [schema.weight] if schema.weight else []
     refuse_absent(names, source)
     refuse_absent([schema.target], source, "target column")

@@ -1,4 +1,7 @@
-"""A table's columns as rows of the design matrix, by the schema that a fit has left."""
+"""Encoding: raw columns as rows of the design matrix, according to the schema of a fit.
+
+`arrays` encodes arrays of numbers, with torch alone. `encoder` encodes tables, and needs pyarrow.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class EncodedRows(NamedTuple):
-    """A block of rows on their way to a prediction.
+    """A block of encoded rows.
 
     Attributes:
-        x: raw features, float64, shape (n, d); NaN all along a row that gets no prediction.
-        ids: the values of the identifying column, if one was asked for.
+        x: raw features, float64, shape (n, d); a row that gets no prediction is NaN in every feature.
+        ids: the values (n,) of the identifier column; None if none was asked for.
     """
 
     x: Tensor
@@ -27,16 +30,16 @@ class EncodedRows(NamedTuple):
 
 
 def encode(schema: TableSchema, data: Any, *, name: str | None = None) -> Tensor:
-    """Raw features of a table: imputed and treatment-coded, not standardised.
+    """The raw features of a table: imputed and treatment-coded, not standardised.
 
     Args:
-        schema: of the fit.
+        schema: the schema of the fit.
         data: a path, a table that pyarrow understands, or a two-dimensional array or tensor whose columns
-            are the schema's, in its order. Other columns are ignored, the order of named ones is free.
-        name: how messages call it.
+            are the schema's, in its order. Named columns may come in any order, and others are ignored.
+        name: the name of the data in messages; by default the path.
 
     Returns:
-        float64, shape (n, d); NaN all along a row with a missing value where the fit said `drop`.
+        float64, shape (n, d). Under `missing="drop"` a row with a missing value is NaN in every feature.
 
     Raises:
         InputError: if a column is missing or of another type, a level was never seen (unless
@@ -56,7 +59,7 @@ def encode(schema: TableSchema, data: Any, *, name: str | None = None) -> Tensor
         x = encode_array(schema, data, name or "the array")
         if x is not None:
             return x
-    from lr_lightning.data.encoder import encode_table  # brings pyarrow
+    from lr_lightning.data.encoder import encode_table  # imports pyarrow, which arrays of numbers do not need
 
     return encode_table(schema, data, name)
 
@@ -64,7 +67,7 @@ def encode(schema: TableSchema, data: Any, *, name: str | None = None) -> Tensor
 def encode_blocks(
     schema: TableSchema, data: Any, *, name: str | None = None, identifier: str | None = None
 ) -> Iterator[EncodedRows]:
-    """The same as `encode`, block by block in constant memory, with the column `identifier` beside it."""
+    """The rows that `encode` gives, in blocks and constant memory, with the values of the column `identifier`."""
     from lr_lightning.data.encoder import encode_table_in_blocks
 
     for x, ids in encode_table_in_blocks(schema, data, name, identifier):

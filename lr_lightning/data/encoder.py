@@ -1,4 +1,4 @@
-"""Rows of a table as rows of the design matrix, by a schema. The fit and every prediction go through here."""
+"""Encoding of a table: its rows as rows of the design matrix, for the fit and for every prediction."""
 
 from __future__ import annotations
 
@@ -44,19 +44,22 @@ from lr_lightning.errors import InputError
 
 log = logging.getLogger("lr_lightning")
 
-BLOCK_BYTES = 2 << 20  # a block of float64 rows that stays in the cache while it is worked on
-_TYPES = {"number": pa.float64(), "boolean": pa.string()}  # of columns in text files; truth has several spellings
+BLOCK_BYTES = 2 << 20  # of float64 features; a block of this size stays in the processor's cache
+_TYPES = {
+    "number": pa.float64(),
+    "boolean": pa.string(),
+}  # in text files; true and false have several spellings
 
 
 class Block(NamedTuple):
     """Some consecutive rows.
 
     Attributes:
-        x: features as rows of the matrix, float64, shape (d, r), NaN where missing and not filled. Whoever
-            takes it may write into it; the memory is used again for the next block.
-        rows: which rows of the table these are.
-        missing: boolean (r,), rows with a missing and not filled value; None if there are none.
-        finite: whether nothing is missing or infinite.
+        x: transposed features, float64, shape (d, r), NaN for a missing value that is not filled. It may be
+            overwritten; the next block uses the same memory.
+        rows: the numbers of the rows in the table.
+        missing: boolean (r,), the rows with a missing value that is not filled; None if there are none.
+        finite: whether no value is missing or infinite.
     """
 
     x: np.ndarray
@@ -66,26 +69,30 @@ class Block(NamedTuple):
 
 
 class Encoder:
-    """Codes blocks of Arrow rows.
+    """Encodes Arrow batches as blocks of features.
 
     Args:
-        schema: what to make of the columns. `fill` stands in for missing values where it is given.
-        source: where the rows come from, for messages.
-        in_use: which of its rows count, boolean, shape (N,), None for all; the others may hold anything, and are NaN.
+        schema: the columns and how they are encoded. A column's `fill` replaces its missing values.
+        source: the table, for messages.
+        in_use: which of its rows are in use, boolean, shape (N,), None for all. The others are not checked, and all
+            of their features are NaN.
     """
 
     def __init__(self, schema: TableSchema, source: Source, in_use: np.ndarray | None = None):
         self.schema, self.source, self._in_use = schema, source, in_use
-        self.n_rows = 0  # coded so far
+        self.n_rows = 0  # encoded so far
         self.names = [column.name for column in schema.columns]
         self.n_features = len(schema.feature_names)
         self._levels = [{level: i for i, level in enumerate(column.levels)} for column in schema.columns]
 
     def blocks(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Block]:
-        """The rows of `batches`, which hold the schema's columns first, in its order.
+        """The encoded rows of `batches`, whose first columns are the schema's, in its order.
 
-        All blocks but the last have the same size, however the batches are cut: what is computed block by
-        block does not depend on how a table was stored or read.
+        All blocks but the last have the same size, whatever the sizes of the batches. So sums over blocks do not
+        depend on how a table was stored or read.
+
+        Raises:
+            InputError: if a value cannot be read as its column's kind, or a level is unseen under `unseen="error"`.
         """
         step = max(1024, BLOCK_BYTES // (8 * max(1, self.n_features)))
         x, missing = np.empty((self.n_features, step)), np.zeros(step, dtype=bool)
@@ -111,7 +118,7 @@ class Encoder:
 
     @staticmethod
     def _block(x: np.ndarray, missing: np.ndarray, end: int) -> Block:
-        # A sum is finite only if every value is, and is cheaper than asking each.
+        # A sum is finite only if every value is, and costs less than a test of each value.
         with np.errstate(all="ignore"):
             finite = bool(np.isfinite(x.sum()))
         if not finite:
@@ -120,7 +127,7 @@ class Encoder:
         return Block(x, slice(end - x.shape[1], end), missing if some else None, finite and not some)
 
     def _prepared(self, j: int, batch: pa.RecordBatch) -> np.ndarray:
-        """A batch's column as numbers, or as codes of levels."""
+        """Column j of a batch as numbers, or a category as codes of its levels, (r,)."""
         column, array = self.schema.columns[j], batch.column(j)
         check_kind(column, array.type, self.source)
         if column.kind != "category":
@@ -144,26 +151,31 @@ class Encoder:
         return codes
 
     def _read(self, j: int, batch: pa.RecordBatch) -> np.ndarray:
-        """A batch's column of text as numbers."""
+        """Column j of a batch, which is text, as numbers, float64 (r,)."""
         column = self.schema.columns[j]
         values, unreadable = text_values(batch.column(j), column.kind, column.notation, binary=bool(column.binary))
-        if unreadable.any():
-            unreadable &= ~self._left_out(batch)
-        if unreadable.any():
-            row = int(unreadable.argmax())
+        row = self._first_in_use(unreadable, batch)
+        if row is not None:
             texts, places = coded(batch.column(j))
             text = str(texts[places[row]])
             what = doubt_in_words(text, column.kind) or f"not a {column.kind}"
             if column.notation and kind_of_text(text) == column.kind:
                 what += f"; the fit had {column.kind}s written as {column.notation}"
-            raise InputError(
-                f"{self.source.name}, {self.source.place(self.n_rows + row)}: column {column.name} holds "
-                f"{shown(text)}, {what}"
-            )
+            raise self._refusal(row, column, f"{shown(text)}, {what}")
         return values
 
+    def _first_in_use(self, wrong: np.ndarray, batch: pa.RecordBatch) -> int | None:
+        """The first row of the batch that is `wrong`, (r,), and is not left out; None if there is none."""
+        if wrong.any():
+            wrong = wrong & ~self._left_out(batch)
+        return int(wrong.argmax()) if wrong.any() else None
+
+    def _refusal(self, row: int, column: Column, what: str) -> InputError:
+        """The error for a value in row `row` of the current batch."""
+        return InputError(f"{self.source.where(self.n_rows + row)}: column {column.name} holds {what}")
+
     def _left_out(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Boolean (r,): rows of the batch that is being coded at which nobody looks, in which anything may stand."""
+        """Boolean (r,): the rows of the current batch that are not in use; their values are not checked."""
         if self._in_use is not None:
             return ~self._in_use[self.n_rows : self.n_rows + batch.num_rows]
         left_out = np.zeros(batch.num_rows, bool)
@@ -173,7 +185,7 @@ class Encoder:
         return left_out
 
     def _fill(self, x: np.ndarray, missing: np.ndarray, prepared: list[np.ndarray], first: int) -> None:
-        """Write the rows from `first` on into x (d, k), and mark in `missing` (k,) what x cannot show."""
+        """Write k rows, from `first` on, into x (d, k), and mark missing categories in `missing` (k,)."""
         rows, at = slice(first, first + x.shape[1]), 0
         for column, values in zip(self.schema.columns, prepared, strict=True):
             if column.kind != "category":
@@ -191,37 +203,28 @@ class Encoder:
             at += n
 
     def _take_unseen(self, j: int, codes: np.ndarray, batch: pa.RecordBatch) -> None:
-        """Give levels that the fit has not seen the code they get, in place."""
+        """Replace the code UNSEEN in place, by the code of the reference level or by MISSING, or raise InputError."""
         if self.schema.unseen == "reference":
             codes[codes == UNSEEN] = 0
             return
-        codes[self._left_out(batch) & (codes == UNSEEN)] = MISSING
-        unseen = codes == UNSEEN
-        if unseen.any():
-            row = int(unseen.argmax())
+        row = self._first_in_use(codes == UNSEEN, batch)
+        if row is not None:
             values, places = coded(batch.column(j))
             refuse_infinite_level(values, places, self.names[j], self.source, self.n_rows)
-            raise InputError(
-                f"{self.source.name}, {self.source.place(self.n_rows + row)}: column {self.names[j]} holds "
-                f"{shown(values[places[row]])}, a level the fit has not seen; "
-                "fit with --data.unseen reference to take it for the reference level"
-            )
+            hint = "fit with --data.unseen reference to take it for the reference level"
+            what = f"{shown(values[places[row]])}, a level the fit has not seen; {hint}"
+            raise self._refusal(row, self.schema.columns[j], what)
+        codes[codes == UNSEEN] = MISSING
 
     def _truth(self, j: int, batch: pa.RecordBatch) -> np.ndarray:
-        """A batch's column of text as 0 and 1, NaN where missing: float64 (r,)."""
+        """Column j of a batch, text that means true or false, as 0 and 1, NaN if missing: float64 (r,)."""
         texts, places = coded(batch.column(j))
         meanings = [None if text is None else value_of(text) for text in texts]
         known = [value if value in (0, 1) else None for value in meanings]
         wrong = np.array([value is not None and value not in (0, 1) for value in meanings] + [False])[places]
-        if wrong.any():
-            wrong &= ~self._left_out(batch)
-        if wrong.any():
-            row = int(wrong.argmax())
-            where = self.source.place(self.n_rows + row)
-            raise InputError(
-                f"{self.source.name}, {where}: column {self.names[j]} holds {shown(texts[places[row]])}, "
-                "not true or false"
-            )
+        row = self._first_in_use(wrong, batch)
+        if row is not None:
+            raise self._refusal(row, self.schema.columns[j], f"{shown(texts[places[row]])}, not true or false")
         return np.array([np.nan if value is None else float(value) for value in known] + [np.nan])[places]
 
     def _refuse_other_than_0_and_1(self, column: Column, values: np.ndarray, batch: pa.RecordBatch) -> None:
@@ -230,14 +233,9 @@ class Encoder:
             if values.dtype.kind == "f"
             else values * (values - 1) != 0
         )
-        if wrong.any():
-            wrong &= ~self._left_out(batch)
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise InputError(
-                f"{self.source.name}, {self.source.place(self.n_rows + row)}: column {column.name} holds "
-                f"{values[row]}, where the fit had true/false values"
-            )
+        row = self._first_in_use(wrong, batch)
+        if row is not None:
+            raise self._refusal(row, column, f"{values[row]}, where the fit had true/false values")
 
     def refuse_infinite(self, block: Block) -> None:
         """Raise InputError if a value of the block is infinite."""
@@ -245,8 +243,8 @@ class Encoder:
         if infinite.any():
             feature, row = (int(i) for i in np.argwhere(infinite)[0])
             name = self.schema.feature_names[feature]
-            where = self.source.place(block.rows.start + row)
-            raise InputError(f"{self.source.name}, {where}: column {name} holds an infinite value")
+            where = self.source.where(block.rows.start + row)
+            raise InputError(f"{where}: column {name} holds an infinite value")
 
     def refuse_missing(self, block: Block) -> None:
         """Raise InputError if a value of the block is missing."""
@@ -254,28 +252,28 @@ class Encoder:
             return
         row = int(block.missing.argmax())
         absent = np.isnan(block.x[:, row])
-        where = self.source.place(block.rows.start + row)
         at, named = 0, []
         for column in self.schema.columns:
             if any(absent[at : at + width(column)]):
                 named.append(column.name)
             at += width(column)
-        # A category of one level makes no feature that could be missing.
+        # A category of one level has no feature.
         named = named or [c.name for c in self.schema.columns if width(c) == 0]
+        where = self.source.where(block.rows.start + row)
         raise InputError(
-            f"{self.source.name}, {where}: column {named[0]} has no value; fit with --data.missing drop "
+            f"{where}: column {named[0]} has no value; fit with --data.missing drop "
             "(such rows get no prediction) or --data.missing impute"
             + (f"; {doubt}" if (doubt := self.source.missing_in_words(named)) else "")
         )
 
     def tell_missing(self) -> None:
-        """Say so where a word in a category was taken for a missing value."""
+        """Warn if a text in a category was counted as a missing value."""
         if doubt := self.source.missing_in_words(c.name for c in self.schema.columns if c.kind == "category"):
             log.warning(" ".join(f"{self.source.name}: the text {doubt}".splitlines()))
 
 
 def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
-    """Raise InputError if values of an Arrow type cannot stand in the column."""
+    """Raise InputError if the column cannot hold values of the Arrow type."""
     kind = kind_of(dtype)
     wanted = column.kind
     may_be_read = column.notation is not None or bool(column.binary) or source.decimal_marks is not None
@@ -298,14 +296,14 @@ def check_kind(column: Column, dtype: pa.DataType, source: Source) -> None:
 
 
 def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> None:
-    """Tell the source what the schema knows of the columns' types, so that text is not guessed at."""
+    """Tell the source the columns' types and missing texts that the schema knows, so that it does not guess them."""
     types = {column.name: _TYPES[column.kind] for column in schema.columns if column.kind in _TYPES}
     of_text = set(_read_from_text(schema, source))
     source.guess({name: kind for name, kind in types.items() if kind == pa.float64() and name not in of_text})
     types = {name: kind for name, kind in types.items() if kind != pa.float64()} | dict.fromkeys(of_text, pa.string())
     types |= {c.name: pa.string() for c in schema.columns if c.levels and isinstance(c.levels[0], str)}
     if labelled:
-        types[schema.target] = pa.string()  # labels are compared as values, however they are spelled
+        types[schema.target] = pa.string()  # labels are compared as values, not as texts
         if schema.weight:
             types[schema.weight] = pa.string() if source.decimal_marks else pa.float64()
     source.expect(types)
@@ -315,7 +313,7 @@ def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> N
 
 
 def _read_from_text(schema: TableSchema, source: Source) -> list[str]:
-    """The columns of numbers that a text file's parser could not read, or not as the fit did."""
+    """The columns of numbers that the parser of a text file cannot read, or reads with another decimal mark."""
     marks = source.decimal_marks or {}
     found = []
     for column in schema.columns:
@@ -350,7 +348,7 @@ def _encoded(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterator[Te
 
 
 def encode_table(schema: TableSchema, data: Any, name: str | None) -> Tensor:
-    """What `encode.encode` gives of a table, or of an array that takes more than numbers to code."""
+    """The raw features (n, d) of a table, as described at `encode.encode`."""
     source = _open(schema, data, name)
     columns = [column.name for column in schema.columns]
     source = source.load(columns)
@@ -361,13 +359,13 @@ def encode_table(schema: TableSchema, data: Any, name: str | None) -> Tensor:
 
 
 def _in_slices(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Short rows make a block of text many rows, which take ten times its bytes as numbers."""
+    """Batches of at most `BATCH_ROWS` rows, because short rows of text take ten times their bytes as numbers."""
     for batch in batches:
         yield from (batch.slice(start, BATCH_ROWS) for start in range(0, batch.num_rows, BATCH_ROWS))
 
 
 def _whatever_their_types(source: Source, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Every row once, in order, though columns of a text file may change their types on the way."""
+    """Every row once, in order, also if a text file is read anew because a column's type has changed."""
     n_given = 0
     while True:
         first = 0
@@ -385,7 +383,7 @@ def _whatever_their_types(source: Source, columns: list[str]) -> Iterator[pa.Rec
 def encode_table_in_blocks(
     schema: TableSchema, data: Any, name: str | None, identifier: str | None
 ) -> Iterator[tuple[Tensor, pa.Array | None]]:
-    """What `encode.encode_blocks` gives: features (n, d) and identifiers, block by block."""
+    """The raw features (r, d) and the identifiers (r,) of a table, in blocks; see `encode_table`."""
     source = _open(schema, data, name)
     columns = [column.name for column in schema.columns]
     if identifier is not None:
@@ -395,7 +393,7 @@ def encode_table_in_blocks(
             columns.append(identifier)
     as_text = None
     if identifier in columns[: len(schema.columns)] and not source.typed:
-        # A second reading in equal blocks, for an identifier is repeated as it stands in the file.
+        # The identifier is read a second time as text, in the same blocks, to give it as it is written in the file.
         twin = open_source(data, name)
         twin.expect({identifier: pa.string()})
         as_text = _in_slices(twin.batches([identifier]))
@@ -406,6 +404,6 @@ def encode_table_in_blocks(
             ids = next(as_text).column(0)
         yield torch.cat(list(_encoded(encoder, [batch]))), ids
     encoder.tell_missing()
-    if not encoder.n_rows:  # a header alone predicts a header alone
+    if not encoder.n_rows:  # the predictions of a table without rows are a table without rows
         ids = None if identifier is None else pa.array([], pa.string())
         yield torch.empty(0, encoder.n_features, dtype=torch.float64), ids

@@ -1,4 +1,4 @@
-"""Batches that are slices of rows in memory."""
+"""A data loader whose batches are slices of rows in memory."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch.utils.data import SequentialSampler
 
 from lr_lightning.model.rows import Rows
 
-GATHER_ROWS = 1 << 16  # rows brought into shuffled order at a time: few calls, bounded memory
+GATHER_ROWS = 1 << 16  # rows that are shuffled at a time, to bound memory
 
 
 class TensorBatches:
-    """An iterable of batches `(x, y)` or `(x, y, weight)` that are slices of `rows`.
+    """An iterable of batches (see `Rows.as_batch`) that are slices of `rows`.
 
-    No collation and no workers: 100 000 rows in batches of 256 take a few milliseconds an epoch, where a
-    `DataLoader` that fetches row by row takes a few hundred.
+    It needs neither collation nor workers: 100 000 rows in batches of 256 take a few milliseconds an epoch, and a few
+    hundred with a `DataLoader` that fetches each row.
 
     Args:
-        rows: what is served.
-        batch_size: rows a batch; None serves all rows as one batch.
-        shuffle: whether each epoch has an order of its own, drawn from `seed` and the epoch's number alone,
-            so that a resumed fit sees the orders that an uninterrupted one would have seen.
-        seed: of the shuffling.
-        n_batches: serve as many batches of nearly equal size, instead of batches of `batch_size`.
-        process: `(rank, processes)`: of each batch of all processes, which is the batch that one process alone
-            would serve, the share that this process serves. It may be without rows.
+        rows: the rows to serve.
+        batch_size: number of rows of a batch; None serves all rows as one batch.
+        shuffle: whether the rows are permuted anew in each epoch. The permutation depends on `seed` and the epoch's
+            number only, so that a resumed fit sees the same batches as an uninterrupted one.
+        seed: seed of the permutations.
+        n_batches: serve this number of batches of nearly equal size, instead of batches of `batch_size`.
+        process: `(rank, processes)`. Every process serves its share of each batch that a single process would serve;
+            a share may have no rows.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class TensorBatches:
 
     @property
     def sampler(self) -> TensorBatches | SequentialSampler:
-        """Where Lightning looks for `set_epoch`, and whether the order is one."""
+        """What Lightning looks at: an object with `set_epoch` if shuffled, otherwise a sequential sampler."""
         return self if self.shuffle else SequentialSampler(self.rows.y)
 
-    batch_sampler = None  # Lightning asks for it wherever there is a sampler
+    batch_sampler = None  # Lightning reads it if there is a sampler
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of epoch number `epoch`."""
+        """Set the number of the epoch, on which the permutation depends."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -76,7 +76,9 @@ class TensorBatches:
             for share in self.shares:
                 yield self.rows.take(share).as_batch()
             return
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**64)  # as torch counts
+        generator = torch.Generator().manual_seed(
+            (self.seed * 1_000_003 + self.epoch) % 2**64
+        )  # the range of torch's seeds
         order = torch.randperm(len(self.rows.y), generator=generator).to(self.rows.y.device)
         sizes = [share.stop - share.start for share in self.shares]
         at_a_time = max(1, GATHER_ROWS // max(1, sizes[0]))

@@ -1,8 +1,8 @@
-"""Numbers, dates and times as people write them: what a text can mean, and what a column's texts have in common.
+"""Notations of numbers, dates and times in text: the values of a text, and the notation that a column's texts share.
 
-Which of `.` and `,` is the decimal mark, and which of day and month comes first, is a property of a column. All else
-that is read here (blanks and apostrophes between thousands, other digits, other signs for minus, parentheses around
-what is negative) means one thing only.
+The decimal mark (`.` or `,`) and the order of day and month are properties of a column. Everything else that is read
+here is unambiguous: blanks and apostrophes between thousands, digits of other scripts, other minus signs, and
+parentheses around negative numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DAY_FIRST, MONTH_FIRST, YEAR_FIRST = "day/month/year", "month/day/year", "year-m
 TIME = "hour:minute"
 UTC = "UTC"
 NOTATION_OF_MARK: dict[str | None, str] = {".": POINT, ",": COMMA}
-KINDS = {  # of a column, by its notation
+KINDS = {  # the kind of a column, by its notation
     **dict.fromkeys((POINT, COMMA, POINT_GROUPED, COMMA_GROUPED), "number"),
     **dict.fromkeys((DAY_FIRST, MONTH_FIRST, YEAR_FIRST), "date"),
     TIME: "time",
@@ -33,10 +33,10 @@ _CURRENCY = (
 )
 _SAME = str.maketrans(
     {
-        **dict.fromkeys("\u00a0\u2007\u2009\u202f", " "),  # blanks that keep a number on one line
+        **dict.fromkeys("\u00a0\u2007\u2009\u202f", " "),  # non-breaking and thin blanks
         **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"),
-        **dict.fromkeys("\u2019\u02bc\u066c", "'"),  # the last is Arabic, and as unequivocal as an apostrophe
-        **dict.fromkeys("\u200b\u200e\u200f\u061c\u2060\ufeff", None),  # marks that nobody sees
+        **dict.fromkeys("\u2019\u02bc\u066c", "'"),  # the last is the Arabic thousands separator
+        **dict.fromkeys("\u200b\u200e\u200f\u061c\u2060\ufeff", None),  # invisible marks
         **dict(zip("\u066b\uff0b\uff0e\uff0c\uff0f\uff1a\uff05\u066a\uff04\uffe1\uffe5", ".+.,/:%%$£¥", strict=True)),
     }
 )
@@ -49,13 +49,14 @@ _EPOCH = date(1970, 1, 1)
 
 
 class Meaning(NamedTuple):
-    """What a text means in a notation.
+    """The meaning of a text in a notation.
 
     Attributes:
-        value: the number; days since 1970-01-01; or days.
-        affix: a currency, `%` or UTC: what all texts of a column must share.
-        grouped: whether the mark that is not the decimal one stands between thousands.
-        loose: whether the text may as well be a code, as 4D0, 1_001 and (1) may: such texts alone make no numbers.
+        value: a number; for a date, days since 1970-01-01; for a time, days.
+        affix: a currency, `%` or UTC, which must be the same in all texts of a column.
+        grouped: whether thousands are separated by the mark (`.` or `,`) that is not the decimal mark.
+        loose: whether the text may be a code instead, such as 4D0, 1_001 and (1). A column of loose texts alone is not
+            taken for numbers.
     """
 
     value: float
@@ -83,7 +84,7 @@ _NOT_DIGITS = re.compile(r"\D", re.ASCII)
 _WITH_UNIT = re.compile(r"(?P<number>[^\w\s]?\d[\d.,' ]*?) ?(?P<unit>[^\s\d.,'%$€][^\d]{0,4})")
 _A_NUMBER = r"[+-]?\d+(?:[.,]\d+)?"
 _MONTH_NAME = "|".join(rf"{name[:3]}(?:{name[3:]})?" for name in _MONTHS)
-_LOOKS = {  # what is told where a column of such text becomes a category
+_LOOKS = {  # for the warning that a column of such texts becomes a category
     what: re.compile(pattern, re.IGNORECASE)
     for what, pattern in {
         "months": r"(?:1[89]|20)\d\d[-/. ]?(?:M?(?:0[1-9]|1[0-2]))|(?:0?[1-9]|1[0-2])[-/.](?:1[89]|20)\d\d"
@@ -118,7 +119,7 @@ _DATE = re.compile(
 
 
 def _unified(text: str) -> str:
-    """The text with digits and marks that ASCII has."""
+    """The text with digits and marks of other scripts replaced by those of ASCII."""
     if text.isascii():
         return text
     return "".join(str(unicodedata.decimal(char, char)) for char in text.translate(_SAME))
@@ -127,7 +128,7 @@ def _unified(text: str) -> str:
 def _number(text: str, decimal: str) -> Meaning | None:
     text = _unified(text)
     loose = _LOOSE.fullmatch(text) is not None
-    if "(" in text and (owed := _IN_PARENTHESES.fullmatch(text)):  # as accountants write −5
+    if "(" in text and (owed := _IN_PARENTHESES.fullmatch(text)):  # (5) is −5 in accounting
         text, loose = f"-{owed[1] or ''}{owed[2]}{owed[3] or ''}", True
     match = _NUMBERS[decimal].fullmatch(text)
     if match is None:
@@ -204,7 +205,7 @@ _OF_KIND = {kind: tuple(name for name in _BASIC if KINDS[name] == kind) for kind
 
 
 def kind_of_text(text: str) -> str | None:
-    """Whether a text is a number, a date or a time in any notation; also a date whose year has two digits."""
+    """The kind of a text in any notation, number, date or time; else None. The year of a date may have two digits."""
     if not any(char.isdecimal() for char in text):
         return None
     meanings = ((name, meaning(text)) for name, meaning in _BASIC.items())
@@ -224,23 +225,27 @@ def has_short_year(text: str) -> bool:
 
 
 def unit_of(text: str) -> str | None:
-    """What follows a number in a text such as 12 kg or 3.5k; None where the text is no such thing."""
+    """The unit in a text such as 12 kg or 3.5k; None if the text is not a number with a unit."""
     match = _WITH_UNIT.fullmatch(text)
     return None if match is None or kind_of_text(match["number"]) != "number" else match["unit"]
 
 
 def looks_like(text: str) -> str | None:
-    """What a text that has no value in any notation looks like, though it may be a level all the same; or None."""
+    """What a text without a value in any notation looks like, such as "months" or "fractions"; None for other text."""
     return next((what for what, pattern in _LOOKS.items() if pattern.fullmatch(_unified(text))), None)
 
 
 def is_integer(text: str) -> bool:
-    """Whether a text is a whole number without any mark but its sign."""
+    """Whether a text consists of digits, with or without a sign."""
     return _PLAIN_INTEGER.fullmatch(_unified(text)) is not None
 
 
 def decimal_mark(texts: Iterable[str]) -> str | None:
-    """The decimal mark of texts that mostly are numbers: of the first that can have but one; None if none is so."""
+    """The decimal mark of a column's texts.
+
+    It is that of the first number that can be read with only one of the two marks. It is None if there is no such
+    number, or at most half of the first 100 texts are numbers.
+    """
     texts = [text for text in texts if text]
     first = texts[:100]
     if 2 * sum(kind_of_text(text) == "number" for text in first) <= len(first):
@@ -251,7 +256,7 @@ def decimal_mark(texts: Iterable[str]) -> str | None:
 
 
 def doubt_in_words(text: str, kind: str) -> str | None:
-    """Which two things a text can mean in a column of the kind, and how to write one; None if it cannot."""
+    """The values that an ambiguous text can have in a column of the kind, in words; None if it is not ambiguous."""
     values = [meaning.value for name in _OF_KIND[kind] if (meaning := _BASIC[name](text)) is not None]
     if len(set(values)) < 2:
         return None
@@ -260,28 +265,29 @@ def doubt_in_words(text: str, kind: str) -> str | None:
 
 
 def in_words(value: float, kind: str) -> str:
-    """A value as a message shows it."""
+    """A value as messages show it: a date as year-month-day, a number with 15 digits."""
     if kind == "date" and -719_162 <= value < 2_932_896:  # years from 1 to 9999
         return f"{_EPOCH + timedelta(days=value):%Y-%m-%d}"
     return f"{value:.15g}"
 
 
 def is_notation(name: str, kind: str) -> bool:
-    """Whether columns of the kind can be written in the notation."""
+    """Whether `name` is a notation of columns of the kind."""
     basic, _, affix = name.partition(" ")
     return KINDS.get(basic) == kind and len(affix) <= 8
 
 
 def read(text: str, kind: str, notation: str | None) -> float | None:
-    """The value of a text in a column of the kind; None if it has none, or may have two.
+    """The value of a text in a column of the kind; None if it has no value, or is ambiguous.
 
     Args:
-        text: without blanks around it.
-        kind: number, date or time.
-        notation: that of the fit's column; None where all that is known is that a text must mean one thing only.
+        text: the text, without outer blanks.
+        kind: "number", "date" or "time".
+        notation: the notation of the column in the fit; None if it is unknown, in which case the text must have the
+            same value in every notation that can read it.
     """
     basic, _, affix = (notation or "").partition(" ")
-    # An amount without its currency is the same number. A percentage without its sign is another one.
+    # Without its currency an amount is the same number; without its % a percentage is another number.
     allowed = (affix,) if affix in ("%", UTC) else ("", affix, UTC if notation is None else "")
     own = _BASIC.get(_UNGROUPED.get(basic, basic))
     meaning = None if own is None else own(text)
@@ -293,12 +299,12 @@ def read(text: str, kind: str, notation: str | None) -> float | None:
 
 
 class Evidence:
-    """What the texts of a column have shown so far.
+    """The notations in which all texts of a column so far can be read.
 
     Attributes:
-        notations: those that explain every text, short of how thousands are grouped; at most two, which differ in
-            the decimal mark or in the order of day and month.
-        doubt: the first text that two notations read differently, both of which explained all texts before.
+        notations: these notations, without regard to the grouping of thousands; after the first text at most two,
+            which differ in the decimal mark or in the order of day and month.
+        doubt: the first text to which two of the notations give different values; None if there is none.
         example: the first text.
     """
 
@@ -314,7 +320,7 @@ class Evidence:
         self._largest = 0.0
 
     def add(self, texts: Iterable[str]) -> str | None:
-        """Take texts into account, up to the first that no notation explains together with all before; that one."""
+        """Add texts; stop at the first that has no notation in common with all before it, and return it; else None."""
         for text in texts:
             found = {name: meaning for name in self.notations if (meaning := _BASIC[name](text)) is not None}
             affix = next((meaning.affix for meaning in found.values()), "")
@@ -337,32 +343,32 @@ class Evidence:
 
     @property
     def telling(self) -> str:
-        """A text that shows how the column is written."""
+        """A text that shows the notation of the column."""
         return str(self.doubt or self._grouped.get(self.notations[0]) or self.example)
 
     @property
     def kind(self) -> str:
-        """The kind of column that the texts make: number, date or time."""
+        """The kind of the column: number, date or time."""
         return KINDS[self.notations[0]]
 
     @property
     def codes(self) -> bool:
-        """Whether the texts are codes, such as 01234 or 4D0, and no numbers."""
+        """Whether the texts are codes rather than numbers, such as 01234 or 4D0."""
         return (self._only_digits and self._leading_zeros) or self._only_loose
 
     @property
     def beyond_exact_integers(self) -> bool:
-        """Whether the texts are integers, some of which floating-point numbers round."""
+        """Whether the texts are integers and some are above 2⁵³, where float64 rounds integers."""
         return self._only_digits and self._largest > LARGEST_EXACT_INTEGER
 
     @property
     def ambiguous(self) -> bool:
-        """Whether the texts as a whole can mean two things, as 1,234 and 03.02.2021 can."""
+        """Whether two notations read all texts, with different values, as of 1,234 or 03.02.2021."""
         return self._open and (self.kind == "date" or self._commas)
 
     @property
     def plain(self) -> bool:
-        """Whether the texts can mean two things, one of which is a plain number such as 1.234."""
+        """Whether two notations read all texts, one of them as plain numbers such as 1.234."""
         return self._open and not self.ambiguous
 
     @property

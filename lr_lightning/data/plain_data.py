@@ -1,4 +1,4 @@
-"""Dataclasses from plain values that somebody else may have written."""
+"""Dataclasses from plain values of untrusted origin, such as a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def misfit(value: Any, kind: Any, name: str = "it") -> str | None:
-    """What keeps a plain value from being of a type, in words; None if it fits.
+    """Why a plain value is not of a type, in words; None if it is.
 
     Args:
-        value: of str, int, float, bool, None, list and dict.
+        value: made of str, int, float, bool, None, list and dict.
         kind: a dataclass, float (a finite number), int, str, bool, None, a Literal, `tuple[X, ...]` (a list), or a
             union of such.
-        name: how the words call the value.
+        name: the name of the value in the words.
     """
     if is_dataclass(kind):
         if not isinstance(value, Mapping):
@@ -43,7 +43,7 @@ def misfit(value: Any, kind: Any, name: str = "it") -> str | None:
 
 
 def from_plain(value: Any, kind: Any) -> Any:
-    """The dataclass of a value that has no misfit; what it has no field for is left out."""
+    """The dataclass from a value without a `misfit`; keys that are no fields are ignored."""
     if is_dataclass(kind):
         hints = _hints(kind)
         return kind(**{field.name: from_plain(value.get(field.name), hints[field.name]) for field in fields(kind)})  # type: ignore[operator]

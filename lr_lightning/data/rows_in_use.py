@@ -1,4 +1,4 @@
-"""Which of a table's rows are in use, with what labels and weights."""
+"""The rows of a table that are in use, and their labels and weights."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ T = TypeVar("T")
 
 
 @dataclass
-class Survey:
-    """What the sweep found.
+class Scan:
+    """The result of the first sweep over a table.
 
     Attributes:
-        schema: complete but for the values that fill missing ones.
+        schema: the schema, without the values that fill missing ones (`Column.fill`).
         y: 0/1 targets of the rows in use, uint8, shape (n,).
-        weight: their sample weights, divided by `weight_scale`, float64, shape (n,), or None.
+        weight: sample weights of the rows in use, divided by `weight_scale`, float64, shape (n,), or None.
         kept: which of the table's rows are in use, boolean, shape (N,); None for all.
         single: whether every feature is stored in single precision.
-        notes: what was chosen on the way, as (logging level, one line).
-        weight_scale: 1 unless the weights are very large or very small.
+        notes: messages about what was found and decided, as (logging level, one line).
+        weight_scale: the divisor of the weights; 1 unless they are very large or very small.
     """
 
     schema: TableSchema
@@ -57,35 +57,35 @@ class Survey:
             self.weight = weight.numpy()
 
 
-def review(source: Source, schema: TableSchema) -> Survey:
-    """Find the labels, weights and rows of a table whose schema is known from an earlier fit.
+def scan_by_schema(source: Source, schema: TableSchema) -> Scan:
+    """Scan a table whose schema is known from an earlier fit: its rows in use, their labels and weights.
 
     Raises:
         InputError: if a label is missing or unknown, or a weight is not a finite number of at least 0.
     """
     while True:
         with suppress(TypesChanged):
-            return _reviewed(source, schema)
+            return _scan_by_schema(source, schema)
 
 
-def _reviewed(source: Source, schema: TableSchema) -> Survey:
+def _scan_by_schema(source: Source, schema: TableSchema) -> Scan:
     names = [column.name for column in schema.columns]
     columns = [*names, schema.target, *([schema.weight] if schema.weight else [])]
     codes, weights, masks, single = [], [], [], True
     start = 0
     for batch in source.batches(columns):
 
-        def place(row: int, start: int = start) -> str:
-            return source.place(start + row)
+        def where(row: int, start: int = start) -> str:
+            return source.where(start + row)
 
         single &= all(is_single(dtype) for dtype in batch.schema.types[: len(names)])
         kept = usable_rows(batch, len(names), schema.missing)
-        refuse_without_target(kept, schema, source.name, place)
+        refuse_without_target(kept, schema, where)
         if schema.missing != "error":
             masks.append(np.ones(batch.num_rows, bool) if kept is None else kept)
-        codes.append(label_codes(schema, batch.column(len(names)), source.name, place, kept).astype(np.uint8))
+        codes.append(label_codes(schema, batch.column(len(names)), source.name, where, kept).astype(np.uint8))
         if schema.weight:
-            weights.append(checked_weights(batch.column(len(names) + 1), schema.weight, source.name, place, kept))
+            weights.append(checked_weights(batch.column(len(names) + 1), schema.weight, source.name, where, kept))
         start += batch.num_rows
     if not start:
         raise InputError(f"{source.name} has a header and no rows")
@@ -95,45 +95,51 @@ def _reviewed(source: Source, schema: TableSchema) -> Survey:
     y, weight = np.concatenate(codes), np.concatenate(weights) if weights else None
     if mask is not None:
         y, weight = y[mask], None if weight is None else weight[mask]
-    return Survey(schema, y, weight, mask, single, notes)
+    return Scan(schema, y, weight, mask, single, notes)
 
 
 def deciding_columns(columns: Sequence[T], target: int, missing: str) -> Sequence[T]:
-    """Those of a sweep's columns in which a row that is used must have a value.
+    """The columns in which a missing value leaves a row out.
 
     Args:
-        columns: the features, the target, and what has a part of its own to play.
-        target: place of the target.
-        missing: `drop` leaves a row out for any missing value; the other rules need the target alone.
+        columns: the features, then the target, then columns with other roles.
+        target: position of the target.
+        missing: the rule for missing values. Under `drop` all columns count, otherwise the target alone.
     """
     return columns if missing == "drop" else columns[target : target + 1]
 
 
 def usable_rows(batch: pa.RecordBatch, target: int, missing: str) -> np.ndarray | None:
-    """Which rows have a value in all of the `deciding_columns`: boolean (n,), None for all."""
+    """The rows that have a value in all of the `deciding_columns`: boolean (n,), None for all rows."""
     found = map(missing_rows, deciding_columns(batch.columns, target, missing))
     absent = [mask for mask in found if mask is not None]
     return ~np.logical_or.reduce(absent) if absent else None
 
 
-def refuse_without_target(
-    kept: np.ndarray | None, rules: Choices | TableSchema, table: str, place: Callable[[int], str]
-) -> None:
-    """Raise InputError if a row is without a target and no rule leaves it out; `place(row)` names it."""
+def refuse_without_target(kept: np.ndarray | None, rules: Choices | TableSchema, where: Callable[[int], str]) -> None:
+    """Raise InputError if a row has no target and no rule leaves it out; `where(row)` is its place in messages."""
     if kept is not None and rules.missing == "error":
         raise InputError(
-            f"{table}, {place(int(kept.argmin()))}: the target {rules.target} has no value; fit with "
+            f"{where(int(kept.argmin()))}: the target {rules.target} has no value; fit with "
             "--data.missing drop or --data.missing impute to leave such rows out"
         )
 
 
 def checked_weights(
-    array: pa.Array, name: str, table: str, place: Callable[[int], str], kept: np.ndarray | None
+    array: pa.Array, name: str, table: str, where: Callable[[int], str], kept: np.ndarray | None
 ) -> np.ndarray:
     """Sample weights as float64, shape (n,).
 
+    Args:
+        array: the column of weights, n values.
+        name: the name of the column.
+        table: the name of the table in messages.
+        where: `where(row)` is the table and the place of a row in messages.
+        kept: the rows that are in use, boolean (n,); None for all.
+
     Raises:
-        InputError: if one of the rows `kept`, None for all, is missing, infinite or negative; `place(row)` names it.
+        InputError: if the weight of a row that is in use is missing, infinite or negative, or the column holds no
+            numbers.
     """
     kind = kind_of(array.type)
     values, unreadable = None, None
@@ -151,24 +157,24 @@ def checked_weights(
         row = int(wrong.argmax())
         found = "has no value" if np.isnan(values[row]) else f"is {values[row]}"
         hint = "; --data.missing drop leaves such rows out" if np.isnan(values[row]) else ""
-        raise InputError(f"{table}, {place(row)}: the weight {name} {found}; it must be finite and not negative{hint}")
+        raise InputError(f"{where(row)}: the weight {name} {found}; it must be finite and not negative{hint}")
     return values
 
 
 def rows_in_use(
     source: Source, columns: Sequence[str], target: int, missing: str, masks: list[np.ndarray]
 ) -> tuple[np.ndarray | None, list[tuple[int, str]]]:
-    """Which rows are in use, None for all; and what to say about the others.
+    """The rows in use, boolean (N,), None for all; and messages about the others, as (logging level, one line).
 
     Args:
         source: the table.
-        columns: of the sweep.
-        target: place of the target among them.
-        missing: the rule.
-        masks: the `usable_rows` of each batch; nothing where the rule leaves out none.
+        columns: the columns of the sweep.
+        target: position of the target among them.
+        missing: the rule for missing values.
+        masks: the `usable_rows` of each batch; empty if the rule leaves out no row.
 
     Raises:
-        InputError: if none is left.
+        InputError: if no row is left.
     """
     mask = np.concatenate(masks) if masks else np.ones(1, bool)
     n_rows, n_left_out = len(mask), len(mask) - int(np.count_nonzero(mask))
@@ -186,7 +192,7 @@ def rows_in_use(
 
 
 def most_missing(source: Source, columns: Sequence[str], most: int = 3) -> str:
-    """Which of the columns cost most rows, and what to do about it, for messages; takes a sweep."""
+    """The columns with the most missing values, and what to do about them, for messages. Takes a sweep."""
     counts = sorted(missing_counts(source, columns), key=lambda found: -found[0])
     *others, last = [words for _, words in counts[:most]]
     which = f"the columns with most of them are {', '.join(others)} and {last}" if others else f"all are in {last}"
@@ -194,7 +200,7 @@ def most_missing(source: Source, columns: Sequence[str], most: int = 3) -> str:
 
 
 def missing_counts(source: Source, columns: Sequence[str]) -> list[tuple[int, str]]:
-    """Of every column with missing values how many it has, and the same in words; takes a sweep."""
+    """For each column with missing values, their number and a text with the name and the number. Takes a sweep."""
     counts, n_rows = dict.fromkeys(columns, 0), 0
     for batch in source.batches(columns):
         n_rows += batch.num_rows
@@ -205,7 +211,7 @@ def missing_counts(source: Source, columns: Sequence[str]) -> list[tuple[int, st
 
 
 def refuse_missing(source: Source, features: Sequence[str]) -> None:
-    """Raise InputError if a feature is missing somewhere; names each column and its count."""
+    """Raise InputError if a feature has missing values; the message names each such column and its count."""
     counts = ", ".join(words for _, words in missing_counts(source, features))
     if counts:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The first sweep over a table: which columns, of what kind, with which levels and labels, and which rows."""
+"""The first sweep over a table: the kind, notation and levels of its columns, its labels, and its rows in use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from lr_lightning.data.notation import (
 )
 from lr_lightning.data.readers.base import Source, TypesChanged, kind_of, shown
 from lr_lightning.data.rows_in_use import (
-    Survey,
+    Scan,
     checked_weights,
     most_missing,
     refuse_missing,
@@ -52,25 +52,26 @@ FEWEST_ROWS_OF_IDS = 20
 ORDINALS = ("st", "nd", "rd", "th", "+", "-")  # what follows a number that is a rank or an open range
 
 
-def survey(source: Source, choices: Choices) -> Survey:
-    """Find out what a table holds, in one sweep.
+def scan_table(source: Source, choices: Choices) -> Scan:
+    """Scan a table that no fit has seen: its schema, its rows in use, their labels and weights, in one sweep.
 
     Raises:
-        InputError: for anything a person has to change.
+        InputError: if a named column does not exist, a column cannot be a feature, the target has not two values, a
+            weight is not a finite number of at least 0, or a value is missing under `missing="error"`.
     """
     features = choices.feature_columns(source)
     while True:
-        sweep = _Sweep(source, choices, features)
+        scanner = _Scanner(source, choices, features)
         try:
-            for batch in source.batches(sweep.columns):
-                sweep.add(batch)
+            for batch in source.batches(scanner.columns):
+                scanner.add(batch)
         except TypesChanged:
             continue
-        return sweep.result()
+        return scanner.result()
 
 
 @dataclass
-class _Sweep:
+class _Scanner:
     source: Source
     choices: Choices
     features: list[str]
@@ -84,7 +85,7 @@ class _Sweep:
     measured: set[str] = field(default_factory=set)  # columns of numbers that are not only 0 and 1
     labels: dict[Level, int] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
-    lost: set[int] = field(default_factory=set)  # the labels of rows that were left out
+    lost: set[int] = field(default_factory=set)  # codes of the labels of rows that were left out
     targets: list[np.ndarray] = field(default_factory=list)
     weights: list[np.ndarray] = field(default_factory=list)
     kept: list[np.ndarray] = field(default_factory=list)
@@ -98,8 +99,8 @@ class _Sweep:
     def add(self, batch: pa.RecordBatch) -> None:
         target, start = len(self.features), self.n_rows
 
-        def place(row: int) -> str:
-            return self.source.place(start + row)
+        def where(row: int) -> str:
+            return self.source.where(start + row)
 
         for j, name in enumerate(self.features):
             array = batch.column(j)
@@ -110,7 +111,7 @@ class _Sweep:
             if pa.types.is_int64(array.type) or pa.types.is_uint64(array.type):
                 self._add_extremes(name, array)
         kept = usable_rows(batch, target, self.choices.missing)
-        refuse_without_target(kept, self.choices, self.source.name, place)
+        refuse_without_target(kept, self.choices, where)
         for j, name in enumerate(self.features):
             if self.kinds[name] == "category":
                 self._add_levels(name, batch.column(j), kept)
@@ -122,14 +123,14 @@ class _Sweep:
         self._add_target(batch.column(target), kept)
         if self.choices.weight is not None:
             array = batch.column(target + 1)
-            self.weights.append(checked_weights(array, self.choices.weight, self.source.name, place, kept))
+            self.weights.append(checked_weights(array, self.choices.weight, self.source.name, where, kept))
         if self.choices.missing != "error":
             self.kept.append(np.ones(batch.num_rows, bool) if kept is None else kept)
         self.n_rows += batch.num_rows
 
     @staticmethod
     def _shows_missing(array: pa.Array) -> bool:
-        # A NaN shows itself in the statistics later on, at no cost of its own.
+        # A NaN in a column of numbers is found when the statistics are computed, without a test of every value here.
         looked_at = array.null_count > 0 or kind_of(array.type) == "category"
         return looked_at and missing_rows(array) is not None
 
@@ -137,7 +138,7 @@ class _Sweep:
         kind = kind_of(dtype)
         if kind is None:
             raise InputError(
-                f"{self.source.name}: column {name} holds values of type {dtype}, which are no features; "
+                f"{self.source.name}: column {name} holds values of type {dtype}, which cannot be features; "
                 "name the columns to use with --data.features"
             )
         if name in self.choices.categorical:
@@ -163,7 +164,7 @@ class _Sweep:
         places = places[places >= 0] if kept is None else places[kept & (places >= 0)]
         counts = zip(values, np.bincount(places, minlength=len(values)).tolist(), strict=True)
         present = {value: count for value, count in counts if value is not None and count}
-        if name in self.evidence:  # more values than a category may have: there is no need to keep them
+        if name in self.evidence:  # it has more values than a category may have, which are not kept
             odd = self.evidence[name].add(str(value) for value in present)
             if odd is not None:
                 self._refuse_odd(name, odd, self.evidence[name])
@@ -179,7 +180,7 @@ class _Sweep:
                 self.evidence[name] = evidence
 
     def _evidence_of(self, name: str) -> Evidence | None:
-        """What makes a column of text one of numbers, dates or times; None if it is a category."""
+        """The evidence that a column of text holds numbers, dates or times; None if it is a category."""
         if name in self.evidence:
             return self.evidence[name]
         evidence = Evidence()
@@ -195,7 +196,7 @@ class _Sweep:
         )
 
     def _refuse_ids(self, name: str) -> None:
-        """Refuse a category of which most rows have a level of their own."""
+        """Refuse a category in which more than half of the rows have a level that occurs once."""
         counts = self.levels[name]
         n_rows, once = sum(counts.values()), [value for value, count in counts.items() if count == 1]
         if n_rows >= FEWEST_ROWS_OF_IDS and 2 * len(once) > n_rows and name not in self.choices.categorical:
@@ -206,7 +207,7 @@ class _Sweep:
             )
 
     def _refuse_spoilt(self, name: str) -> None:
-        """Refuse text that would be numbers, dates or times if a few values were not, or all were written alike."""
+        """Refuse a column of text whose values are numbers, dates or times but for a few, or in several notations."""
         kinds = {value: kind_of_text(value) for value in self.levels[name] if isinstance(value, str)}
         counts = Counter(kind for kind in kinds.values() if kind is not None)
         if not counts or name in self.choices.categorical:
@@ -226,7 +227,7 @@ class _Sweep:
         self._note(WARNING, f"column {name} is taken as categorical because of {shown(other[0])}")
 
     def _refuse_odd(self, name: str, odd: str, evidence: Evidence) -> None:
-        """Refuse a value that no notation explains together with those before it."""
+        """Refuse a value that has no notation in common with the values before it."""
         if has_short_year(odd):
             self._refuse_value(name, odd, "a date whose year has two digits; write all four")
         if evidence.example is not None and kind_of_text(odd) != evidence.kind:
@@ -261,10 +262,10 @@ class _Sweep:
             codes = codes[kept]
         for code, count in enumerate(np.bincount(codes, minlength=len(self.labels)).tolist()):
             self.counts[code] = self.counts.get(code, 0) + count
-        # A byte a row while that is enough: a table can have more rows than there is memory for more.
+        # One byte a row where possible, because the codes of all rows are in memory at once.
         self.targets.append(codes.astype(np.uint8) if len(self.labels) < 256 else codes)
 
-    def result(self) -> Survey:
+    def result(self) -> Scan:
         source = self.source
         if not self.n_rows:
             raise InputError(f"{source.name} has a header and no rows")
@@ -297,10 +298,10 @@ class _Sweep:
             if not (weight > 0).any():
                 left = "" if kept is None else " that is left"
                 raise InputError(f"{source.name}: the weight {self.choices.weight} is 0 in every row{left}")
-        return Survey(schema, y, weight, kept, self.single, self.notes)
+        return Scan(schema, y, weight, kept, self.single, self.notes)
 
     def _settle_notations(self) -> None:
-        """Find the columns of text that are numbers, dates or times; refuse those that can mean two things."""
+        """Find the columns of text that hold numbers, dates or times; refuse those that are ambiguous."""
         for name in self.features:
             evidence = self._evidence_of(name) if name in self.texts else None
             if evidence is not None:
@@ -396,7 +397,7 @@ class _Sweep:
         return Column(name, kind, levels)
 
     def _note_units(self, name: str) -> None:
-        """Say so where a column of text is a category, though its values look like amounts, dates or times."""
+        """Warn if a column of text is a category although its values look like amounts, dates or times."""
         texts = [str(level) for level in self.levels[name]]
         if name not in self.texts or len(texts) < 3:
             return

@@ -1,4 +1,4 @@
-"""What a fit has to remember of a table: columns, levels, labels, and what fills missing values."""
+"""The schema of a table: columns, levels, labels, and the values that replace missing ones."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Column:
     """One raw column that the model uses.
 
     Attributes:
-        name: as the table spells it.
+        name: the name in the table.
         kind: `number`; `boolean` (0/1); `category` (treatment-coded); `date` (days since 1970-01-01); `time`
             (a time of day or a duration, in days).
-        levels: of a category, sorted; the first is the reference.
-        fill: what stands in for a missing value where the fit imputes: a number, or one of the levels.
-        notation: of a number, date or time that the fit read from text, how it was written (see `notation.KINDS`);
-            None where the table said it by its types, or by numbers and dates as programs write them.
-        binary: True for a number of which the fit saw nothing but 0 and 1, so that false and true mean these.
+        levels: the levels of a category, sorted; the first is the reference.
+        fill: the value that replaces a missing one under `missing="impute"`: a number, or one of the levels.
+        notation: the notation of numbers, dates or times that the fit read from text (see `notation.KINDS`); None
+            if the table has types, or the values are written as programs write them (1234.5, 2021-02-03).
+        binary: True for a number that was 0 or 1 in every row of the fit; then true and false are read as 1 and 0.
     """
 
     name: str
@@ -41,13 +41,13 @@ class Column:
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """The names of the features that the column makes."""
+        """The names of the features that the column gives."""
         if self.kind != "category":
             return (self.name,)
         return tuple(f"{self.name}={level}" for level in self.levels[1:])
 
     def problem(self, *, imputed: bool) -> str | None:
-        """What is wrong with the column; None if nothing is. A missing value is `imputed` only with a fill."""
+        """What is wrong with the column, or None. If missing values are `imputed`, it needs a fill."""
         if self.kind not in KINDS:
             return f"is of kind {self.kind!r}"
         if (self.kind == "category") != bool(self.levels):
@@ -70,7 +70,7 @@ class Column:
 
 
 def _are_levels(values: Sequence[Any]) -> bool:
-    """Whether all are text, or all are finite numbers (truth values included)."""
+    """Whether all values are text, or all are finite numbers or booleans."""
     if all(isinstance(value, str) for value in values):
         return True
     return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
@@ -78,17 +78,17 @@ def _are_levels(values: Sequence[Any]) -> bool:
 
 @dataclass(frozen=True)
 class TableSchema:
-    """The path from raw columns to features; plain data, stored in the checkpoint.
+    """The map from raw columns to features. It is plain data that is stored in the checkpoint.
 
     Attributes:
-        columns: the raw columns, in the order of the weights.
+        columns: the raw columns, in the order of the coefficients.
         target: name of the target column.
         labels: the negative and the positive label, as values.
         weight: name of the column of sample weights.
-        missing: what happens to a row with a missing feature: `error`, `drop` or `impute`.
-        unseen: what happens to a level that the fit has not seen: `error`, or `reference` (the first level).
-        spelling: of the labels in the table, where that was text and the labels are not; None otherwise.
-        na: the texts that count as missing; None for those that are usual in a file of the table's format.
+        missing: the rule for rows with a missing feature: `error`, `drop` or `impute`.
+        unseen: the rule for levels that the fit has not seen: `error`, or `reference` (the first level).
+        spelling: the labels as they are written in a table of text, if they are not text themselves; otherwise None.
+        na: the texts that count as missing; None for the defaults of the table's format.
 
     Example:
         >>> from lr_lightning import TableSchema
@@ -110,38 +110,38 @@ class TableSchema:
 
     @property
     def predicted_labels(self) -> tuple[Level, Level]:
-        """The labels as predictions give them: a number that is spelled in a way of its own, such as 01, is text."""
+        """The labels in predictions: values, or texts if a number is written in an unusual way, such as 01."""
         if self.spelling is None or all(isinstance(label, bool) for label in self.labels):
             return self.labels
         return self.labels if all(map(is_usual, self.labels, self.spelling)) else self.spelling
 
     @property
     def written_labels(self) -> tuple[Level, Level]:
-        """The labels as a text file is to hold them."""
+        """The labels as they are written in a text file."""
         return self.labels if self.spelling is None else self.spelling
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of the coded features, in the order of the weights."""
+        """The names of the features, in the order of the coefficients."""
         return tuple(name for column in self.columns for name in column.feature_names)
 
     @classmethod
     def of_numbers(cls, names: Sequence[str], target: str) -> TableSchema:
-        """Columns of plain numbers and a 0/1 target."""
+        """The schema of columns of numbers and a 0/1 target."""
         return cls(tuple(Column(name) for name in names), target)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nothing but str, int, float, bool, None, list and dict."""
+        """The schema as str, int, float, bool, None, list and dict."""
         columns = [{**vars(column), "levels": list(column.levels)} for column in self.columns]
         spelling, na = (None if texts is None else list(texts) for texts in (self.spelling, self.na))
         return {**vars(self), "columns": columns, "labels": list(self.labels), "spelling": spelling, "na": na}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TableSchema:
-        """The schema that `to_dict` wrote.
+        """The schema from the values that `to_dict` returned.
 
         Raises:
-            InputError: if it did not write this.
+            InputError: if the values are not a valid schema.
         """
         problem = misfit(data, cls)
         if problem is None:
@@ -158,7 +158,7 @@ class TableSchema:
         raise InputError(f"the schema in the checkpoint is damaged ({problem})")
 
     def _problem(self) -> str | None:
-        """What is wrong with the schema; None if nothing is."""
+        """What is wrong with the schema, in words; None if it is valid."""
         names = [column.name for column in self.columns]
         if self.missing not in MISSING_RULES or self.unseen not in UNSEEN_RULES:
             return f"missing is {self.missing!r}, unseen is {self.unseen!r}"
@@ -175,6 +175,6 @@ class TableSchema:
         return None
 
     def with_fills(self, fills: Sequence[Level]) -> TableSchema:
-        """The same schema with a value for each column's missing entries."""
+        """The same schema with the value that replaces missing ones in each column."""
         columns = tuple(replace(column, fill=fill) for column, fill in zip(self.columns, fills, strict=True))
         return replace(self, columns=columns)

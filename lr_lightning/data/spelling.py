@@ -1,4 +1,4 @@
-"""What the text of a label or a truth value means, and which spellings mean the same."""
+"""Labels and truth values as text: the values that they mean, and the comparison of spellings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _LONGEST_INTEGER = 4000  # digits; Python refuses to read more than 4300
 
 
 def value_of(text: Any) -> Any:
-    """What a text means: a truth value, a number, or the text itself without outer blanks.
+    """The value of a text: a bool, an int, a float, or the text itself without outer blanks.
 
-    A NumPy scalar becomes Python's own; any other value means itself.
+    A NumPy scalar becomes a Python scalar; any other value is returned unchanged.
     """
     value = text.item() if hasattr(text, "item") and not hasattr(text, "__len__") else text
     value = str(value) if isinstance(value, str) else value
@@ -34,7 +34,7 @@ def value_of(text: Any) -> Any:
 
 
 def values_of(texts: Iterable[Level]) -> dict[Level, Level]:
-    """What each distinct value of one column of a text file means: all truth values, all numbers, or all text."""
+    """The value of each distinct text in one column of a text file: all are bool, all are numbers, or all are text."""
     meanings = {text: value_of(text) for text in texts}
     if any(isinstance(value, str) for value in meanings.values()):
         return {text: text.strip() if isinstance(text, str) else text for text in meanings}
@@ -46,11 +46,11 @@ def values_of(texts: Iterable[Level]) -> dict[Level, Level]:
 
 
 def find_label(labels: Sequence[Any], spelled: Any) -> int | None:
-    """Which of two labels is meant, 0 or 1; None for neither.
+    """The index, 0 or 1, of the label that `spelled` means; None for neither of the two.
 
-    Labels are compared as values: 1, 1.0, "1", "01" and "1.0" are the same, and so are True, "true" and "TRUE". Text
-    has to be equal but for outer blanks, capitals included. Where both labels have one value, as the texts "1" and
-    "01", only the same text will do.
+    Labels are compared as values: 1, 1.0, "1", "01" and "1.0" are equal, and so are True, "true" and "TRUE". Other
+    text is compared without outer blanks, and its case matters. If both labels have the same value, as the texts "1"
+    and "01" do, they are compared as texts.
     """
     text = spelled.strip() if isinstance(spelled, str) else None
     for i, label in enumerate(labels):
@@ -63,10 +63,10 @@ def find_label(labels: Sequence[Any], spelled: Any) -> int | None:
 
 
 def weights_by_label(labels: Sequence[Any], weights: Mapping[Any, float]) -> tuple[dict[int, float], list[Any]]:
-    """The weight of each label, by its place, and the keys that are no label.
+    """The weight of each label, by its index, and the keys that are neither of the labels.
 
     Raises:
-        ValueError: if two keys are one label.
+        ValueError: if two keys mean the same label.
     """
     found: dict[int, float] = {}
     unknown = []
@@ -82,5 +82,5 @@ def weights_by_label(labels: Sequence[Any], weights: Mapping[Any, float]) -> tup
 
 
 def is_usual(label: Level, spelling: str) -> bool:
-    """Whether a number or truth value is spelled as Python would."""
+    """Whether the spelling of a number or truth value is the usual one, that of Python."""
     return spelling == str(label) or (isinstance(label, float) and label.is_integer() and spelling == str(int(label)))

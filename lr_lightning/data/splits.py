@@ -1,4 +1,4 @@
-"""Which rows are kept back for validation and test."""
+"""The random split into training, validation and test rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TRAIN, VAL, TEST = range(3)
 def stratified_parts(
     y: Tensor, *, val_fraction: float, test_fraction: float, seed: int, labels: Sequence[object] = (0, 1)
 ) -> Tensor:
-    """Split rows at random, keeping each class's share in every part; of two or more at least one is for training.
+    """Split rows at random, each class by itself; of a class with two or more rows at least one is for training.
 
     Args:
         y: 0/1 targets, shape (n,).
         val_fraction: share of the rows for validation, at least 0.
         test_fraction: share of the rows for the test, at least 0.
         seed: the same seed, targets and fractions give the same split on every machine.
-        labels: the negative and the positive one, for messages.
+        labels: the negative and the positive label, for messages.
 
     Returns:
         TRAIN, VAL or TEST for each row: uint8, shape (n,), on the CPU.
@@ -37,21 +37,20 @@ def stratified_parts(
             raise InputError(f"{name} must be at least 0 and below 1, not {fraction}")
     if val_fraction + test_fraction >= 1:
         raise InputError("val_fraction and test_fraction must sum to less than 1")
-    # NumPy counts and selects without an integer of eight bytes for each row; a table can have more rows than
-    # there is memory for that.
+    # NumPy counts and selects without an int64 for each row, for which a large table leaves no memory.
     codes = y.cpu().numpy()
     part = np.full(codes.shape, TRAIN, dtype=np.uint8)
     if val_fraction == 0 and test_fraction == 0:
         return torch.from_numpy(part)
 
-    generator = torch.Generator().manual_seed(seed % 2**64)  # as torch counts
-    kept_back = {"val_fraction": 0, "test_fraction": 0}  # rows
+    generator = torch.Generator().manual_seed(seed % 2**64)  # torch's range of seeds
+    kept_back = {"val_fraction": 0, "test_fraction": 0}  # numbers of rows
     for code in (0, 1):
         of_label = codes == code
         n = int(np.count_nonzero(of_label))
         order = torch.randperm(n, generator=generator, dtype=torch.int32 if n < 2**31 else torch.int64).numpy()
         n_val, n_test = round(val_fraction * n), round(test_fraction * n)
-        if n_val + n_test == n > 1:  # the part that has more to spare gives one back
+        if n_val + n_test == n > 1:  # the larger of the two parts gives one back
             if kept_back["val_fraction"] + n_val > kept_back["test_fraction"] + n_test:
                 n_val -= 1
             else:

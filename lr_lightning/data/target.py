@@ -1,9 +1,9 @@
-"""The two values of a target: which one is positive, and rows of the target as 0 and 1."""
+"""The target: its two labels, which of them is positive, and its rows as 0 and 1."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +17,13 @@ from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.spelling import find_label, values_of
 from lr_lightning.errors import InputError
 
-MOST_VALUES = 1000  # of a target, before it is called continuous without reading on
+MOST_VALUES = 1000  # of a target; with more it is refused before the whole table is read
 
 
 def target_values(array: pa.Array) -> tuple[list[Level | None], np.ndarray]:
-    """A target's distinct values as the table spells them, and each row's place among them; −1 if missing.
+    """The distinct values of a target, and for each row the position of its value among them, −1 if missing.
 
-    Text loses surrounding blanks; a float stays a float.
+    Text is without outer blanks. Floating-point values stay floats, whole ones too.
     """
     values, places = coded(array)
     value_type = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
@@ -36,10 +36,10 @@ class Labels(NamedTuple):
     """The two labels of a target, negative first.
 
     Attributes:
-        labels: as values.
-        spelling: in a text file, where the labels themselves are no text and no plain integers; None otherwise.
-        counts: rows of each.
-        of_value: the code, 0 or 1, of each of the target's values as they stand.
+        labels: the labels as values.
+        spelling: the labels as a text file writes them, if they are neither text nor plain integers; otherwise None.
+        counts: the number of rows of each.
+        of_value: the code, 0 or 1, of each distinct value in the table.
     """
 
     labels: tuple[Level, Level]
@@ -52,12 +52,12 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
     """The negative and the positive label of a target.
 
     Args:
-        counts: how many rows hold each value as it stands; in a text file, each text.
-        positive: the positive one, as a person spells it; None for the later one in sorted order.
-        target: name of the column, for messages.
-        name: of the table, for messages.
-        typed: whether the table says by types what is text and what is a number. In a text file 1 and 1.0 are two
-            spellings of one label, of which the more frequent is the table's.
+        counts: the number of rows with each distinct value; in a text file, with each text.
+        positive: the positive label, in any spelling; None for the later one in sorted order.
+        target: the name of the column in messages.
+        name: the name of the table in messages.
+        typed: whether the table has column types, which tell text from numbers. In a text file 1 and 1.0 are two
+            spellings of one label, of which the more frequent one is kept.
 
     Raises:
         InputError: if there are not two values, or `positive` is none of them.
@@ -101,7 +101,7 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
 
 
 def decode_target(schema: TableSchema, values: Any, name: str = "the table") -> Tensor:
-    """Labels as 0 and 1: float64, shape (n,).
+    """The codes 0 and 1 of labels: float64, shape (n,).
 
     Raises:
         InputError: if a value is missing or is neither of the two labels.
@@ -109,15 +109,23 @@ def decode_target(schema: TableSchema, values: Any, name: str = "the table") -> 
     array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, from_pandas=True)
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
-    return torch.from_numpy(label_codes(schema, array, name, lambda row: f"row {row + 1}")).double()
+    return torch.from_numpy(label_codes(schema, array, name, lambda row: f"{name}, row {row + 1}")).double()
 
 
 def label_codes(
-    schema: TableSchema, array: pa.Array, name: str, place: Any, kept: np.ndarray | None = None
+    schema: TableSchema, array: pa.Array, name: str, where: Callable[[int], str], kept: np.ndarray | None = None
 ) -> np.ndarray:
-    """A target column as codes 0 and 1, int64, shape (n,), and -1 for what else stands in rows that are not `kept`.
+    """A target column as codes 0 and 1, int64, shape (n,).
 
-    `place(row)` names a row for messages.
+    Args:
+        schema: the schema of the fit.
+        array: the column, n values.
+        name: the name of the table in messages.
+        where: `where(row)` is the table and the place of a row in messages.
+        kept: the rows that are in use, boolean (n,), None for all. The others get the code -1 if they hold no label.
+
+    Raises:
+        InputError: if a value in a row that is in use is missing or is neither of the two labels.
     """
     if kind_of(array.type) not in ("number", "boolean", "category", "missing"):
         raise InputError(f"{name}: the target {schema.target} holds values of type {array.type}")
@@ -131,7 +139,7 @@ def label_codes(
         value = None if places[row] < 0 else values[places[row]]
         what = "has no value" if value is None else f"holds {shown(value)}"
         raise InputError(
-            f"{name}, {place(row)}: the target {schema.target} {what}; the fit's labels are "
+            f"{where(row)}: the target {schema.target} {what}; the fit's labels are "
             f"{shown(schema.predicted_labels[0])} and {shown(schema.predicted_labels[1])}"
         )
     return codes

@@ -1,4 +1,4 @@
-"""The training rows as a fit begins: how they are read again, and what it has to know of all of them before."""
+"""The training rows of a fit, and the statistics of them that a fit needs before it begins."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from lr_lightning.model.design import Design
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments
 
-_LARGEST_SUM = 1e305  # of weights: a log-likelihood is some multiple of it
-_SMALLEST_SUM = 1e-290  # of weights as a loader serves them: of less, float64 does not hold all digits
+_LARGEST_SUM = 1e305  # of weights; a log-likelihood is a multiple of it
+_SMALLEST_SUM = 1e-290  # of the weights in the batches; smaller sums lose digits in float64
 
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Batches of training rows, and their statistics, weighted by v, the sample weight times the class weight.
+    """Batches of training rows and their statistics, with weights v: the sample weight times the class weight.
 
     Attributes:
-        batches: the rows, `(x, y)` or `(x, y, weight)`; they can be iterated more than once.
-        n_rows: how many rows there are.
-        dtype: of the features as they are served.
-        class_weights: of the negative and the positive class.
-        weight_sum: Σ v, of the weights in the batches.
-        standardization: means and scales of the features as they are served.
-        weight_scale: what the weights of the batches have been divided by; Σ v as given is `weight_sum` times that.
+        batches: the rows, see `Rows.of_batch`; they can be iterated more than once.
+        n_rows: number of rows.
+        dtype: dtype of the served features.
+        class_weights: weights of the negative and the positive class.
+        weight_sum: Σ v, with the weights in the batches.
+        standardization: weighted means and scales (d,) of the served features.
+        weight_scale: the number by which v has been divided; the original Σ v is `weight_sum` times it.
     """
 
     batches: Iterable[Sequence[Tensor]]
@@ -53,18 +53,19 @@ class TrainingRows:
         *,
         split: bool = False,
     ) -> TrainingRows:
-        """Sweep over batches `(x, y)` or `(x, y, weight)`.
+        """Compute the statistics of batches, in one or two sweeps.
 
         Args:
-            batches: can be iterated more than once.
+            batches: the rows, see `Rows.of_batch`; they can be iterated more than once.
             class_weight: None, "balanced" or a weight for each of `labels`.
             labels: the negative and the positive label.
-            standardization: of the unweighted classes, where it is known already.
-            weight_scale: what the sample weights have been divided by.
+            standardization: the standardisation without class weights, if it is known already.
+            weight_scale: the number by which the sample weights have been divided.
             split: whether other rows were kept back, for messages.
 
         Raises:
-            InputError: if a class is without rows, `class_weight` does not fit the labels, or Σ v is beyond float64.
+            InputError: if a class has no rows, `class_weight` does not fit the labels, or Σ v is too large or too
+                small for float64.
         """
         n_rows, negative, positive, dtype = _class_sums(batches)
         if negative == 0 or positive == 0:
@@ -93,11 +94,11 @@ class TrainingRows:
         return cls(batches, n_rows, dtype, of_class, weight_sum, standardization, weight_scale)
 
     def weighted(self) -> Iterator[Rows]:
-        """The batches as rows that weigh v."""
+        """The batches as rows with weights v."""
         return (Rows.of_batch(batch).weighted(self.class_weights) for batch in self.batches)
 
     def some(self, size: int) -> Rows:
-        """About `size` of the rows, or all where one batch holds all, as rows that weigh v: to draw a sample from."""
+        """A random sample of about `size` rows, or all rows if they are one batch, with weights v."""
         batches = iter(self.batches)
         first = next(batches)
         if len(first[1]) == self.n_rows:
@@ -112,7 +113,7 @@ class TrainingRows:
 
 @dataclass(frozen=True)
 class _Weighted:
-    """Features and weights v of batches, anew at each iteration."""
+    """Features and weights v of batches, computed anew in each iteration."""
 
     batches: Iterable[Sequence[Tensor]]
     class_weights: tuple[float, float]
@@ -129,7 +130,7 @@ def _class_sums(batches: Iterable[Sequence[Tensor]]) -> tuple[int, float, float,
         dtype = rows.x.dtype
         n_rows += len(rows.y)
         v = torch.ones_like(rows.y) if rows.weight is None else rows.weight
-        # Each by itself: in the difference of a sum and a part of it, a class of little weight would be lost.
+        # Two sums, because the difference of two sums would cancel for a class of little weight.
         negative += float(torch.where(rows.y > 0, 0, v).sum(dtype=torch.float64))
         positive += float(torch.where(rows.y > 0, v, 0).sum(dtype=torch.float64))
     return n_rows, negative, positive, dtype

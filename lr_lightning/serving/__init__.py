@@ -1,1 +1,1 @@
-"""Inference from a checkpoint: with torch, as an ONNX graph, as a scoring file."""
+"""Prediction from a checkpoint: with torch, as an ONNX graph, or as a scoring file."""

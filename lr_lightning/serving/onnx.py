@@ -1,4 +1,4 @@
-"""A fitted model as an ONNX graph, from raw columns to the label. Needs the extra `onnx`."""
+"""Export of a fitted model as an ONNX graph, from raw columns to the label. It needs the extra `onnx`."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ from lr_lightning.serving.predictor import Predictor
 from lr_lightning.serving.scoring import UNITS, refuse_infinite_levels
 from lr_lightning.version import __version__
 
-# StringSplit came with opset 20, LabelEncoder between text and double with opset 4 of ai.onnx.ml; both with IR 9. The
-# oldest versions that will do are read by the most runtimes.
+# These are the oldest versions with StringSplit (opset 20) and with LabelEncoder between text and double (opset 4 of
+# ai.onnx.ml); most runtimes read them.
 OPSET, ML_OPSET, IR_VERSION = 20, 4, 9
 OUTPUTS = ("probability", "prediction")
-MISSING_INTEGER = -(2**63)  # the prediction where there is no probability and the labels are integers
-# All that Python's str.strip takes for white space, but for the blank, which StringSplit takes off by itself.
+MISSING_INTEGER = -(2**63)  # the prediction of a row without a probability if the labels are integers
+# The white space of Python's str.strip without the blank, which StringSplit removes.
 OTHER_WHITE_SPACE = r"[\t-\r\x{1c}-\x{1f}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
 
 
 def to_onnx(predictor: Predictor) -> onnx.ModelProto:
-    """The whole way from raw columns to the label as an ONNX graph, in double precision.
+    """An ONNX graph from raw columns to the label, in double precision.
 
     Inputs: one for each raw column, under its name, shape (N, 1): text for a category of text, otherwise double
-    (booleans as 0 and 1, dates as days since 1970-01-01, times as days). A missing value is NaN, or text that holds
-    nothing but blanks.
+    (booleans as 0 and 1, dates as days since 1970-01-01, times as days). A missing value is NaN, or blank text.
 
     Outputs, shape (N,): `probability` of the positive label, double, and `prediction`, the label in its own type.
 
-    A graph cannot refuse a row. Where `Predictor` would raise or leave out a row (a missing value that nothing
-    fills, an infinite one, an unseen level unless it counts as the reference, a boolean other than 0 and 1) the
-    probability is NaN, and the prediction "" for text labels, NaN for floating-point labels, −2⁶³ for integers,
-    and the negative label for booleans, which have no value left.
+    A graph cannot refuse a row. If `Predictor` would raise an error or give no prediction for a row, its probability
+    is NaN. Its prediction is then "" for text labels, NaN for floating-point labels, −2⁶³ for integers, and the
+    negative label for booleans, which have no third value. Such a row has a missing value without a fill, an infinite
+    value, an unseen level that does not count as the reference, or a boolean other than 0 and 1.
 
     Args:
         predictor: the fitted model.
@@ -51,7 +50,7 @@ def to_onnx(predictor: Predictor) -> onnx.ModelProto:
     graph = _Graph([*(column.name for column in schema.columns), *OUTPUTS])
     logit = _logit(graph, predictor)
     one = graph.constant(np.float64(1.0))
-    # Spelled out, because the runtime's own Sigmoid loses the small probabilities: it is 0 at a logit of −40.
+    # Sigmoid in ONNX Runtime is 0 at a logit of −40; this formula keeps small probabilities.
     odds_against = graph.node("Exp", graph.node("Neg", logit))
     probability = graph.node("Reciprocal", graph.node("Add", one, odds_against), output="probability")
     label_type = _prediction(graph, probability, predictor.threshold, schema.predicted_labels)
@@ -88,10 +87,10 @@ def to_onnx(predictor: Predictor) -> onnx.ModelProto:
 
 
 class _Graph:
-    """Nodes and constants as they are added; each tensor gets a name of its own.
+    """The nodes and constants of a graph under construction, with unique names of tensors.
 
     Args:
-        taken: names of inputs and outputs, with which no other may begin.
+        taken: names of inputs and outputs; the names of other tensors begin with a prefix that none of them has.
     """
 
     def __init__(self, taken: Sequence[str]):
@@ -105,27 +104,25 @@ class _Graph:
         return f"{self._prefix}{len(self.nodes) + len(self.constants)}"
 
     def constant(self, values: np.ndarray | np.generic | str) -> str:
-        """Name of a new constant."""
+        """Add a constant, and return its name."""
         values = np.asarray(values, dtype=object if isinstance(values, str) else None)
         tensor = numpy_helper.from_array(values, self._name())
         self.constants.append(tensor)
         return tensor.name
 
     def node(self, operator: str, *inputs: str, output: str | None = None, domain: str = "", **attributes: Any) -> str:
-        """Name of the single output of a new node."""
+        """Add a node with a single output, and return its name."""
         output = output or self._name()
         self.nodes.append(helper.make_node(operator, inputs, [output], domain=domain, **attributes))
         return output
 
     def trimmed(self, text: str) -> tuple[str, str]:
-        """Text (N, 1) without the blanks around it, and whether nothing is left of it, both (N, 1)."""
-        parts, count = (
-            self._name() + "_parts",
-            self._name() + "_count",
-        )  # parts: (N, 1, 1), or (N, 1, 0) if none has any
+        """The text (N, 1) without outer blanks, and whether it is empty then, both (N, 1)."""
+        parts, count = f"{self._name()}_parts", f"{self._name()}_count"
+        # The shape of parts is (N, 1, 1), or (N, 1, 0) if all texts are blank.
         self.nodes.append(helper.make_node("StringSplit", [text], [parts, count], maxsplit=0))
         blank = self.node("Equal", count, self.constant(np.int64(0)))
-        # The input follows its parts, so that there is something to take where no row has a part.
+        # With the input appended to the parts, Gather has an element to take if all texts are blank.
         padded = self.node("Concat", parts, self.node("Unsqueeze", text, self.constant(np.array([2]))), axis=2)
         return self.node("Gather", padded, self.constant(np.int64(0)), axis=2), blank
 
@@ -133,17 +130,17 @@ class _Graph:
 def _logit(graph: _Graph, predictor: Predictor) -> str:
     """The linear predictor, shape (N,)."""
     model, schema = predictor.model, predictor.schema
-    mean, scale, weight = (t.numpy() for t in (model.mean, model.scale, model.linear.weight[0]))
+    mean, scale, coefficients = (t.numpy() for t in (model.mean, model.scale, model.linear.weight[0]))
     place = {name: j for j, name in enumerate(schema.feature_names)}
     numeric = [column for column in schema.columns if column.kind != "category"]
     terms = []
     if numeric:
         features = [place[column.name] for column in numeric]
-        terms.append(_numbers(graph, numeric, mean[features], scale[features], weight[features]))
+        terms.append(_numbers(graph, numeric, mean[features], scale[features], coefficients[features]))
     for column in schema.columns:
         if column.kind == "category":
             features = [place[name] for name in column.feature_names]
-            of_level = weight[features] / scale[features]
+            of_level = coefficients[features] / scale[features]
             offset = -float(mean[features] @ of_level)
             terms.append(_category(graph, column, offset + np.append(0.0, of_level), schema.unseen, schema.na or ()))
     total = graph.node("ReduceSum", _joined(graph, terms), graph.constant(np.array([1])), keepdims=0)
@@ -152,15 +149,24 @@ def _logit(graph: _Graph, predictor: Predictor) -> str:
 
 
 def _joined(graph: _Graph, columns: Sequence[str]) -> str:
-    """Columns (N, 1) side by side, shape (N, k)."""
+    """The concatenation of k columns (N, 1), shape (N, k)."""
     return graph.node("Concat", *columns, axis=1)
 
 
-def _numbers(graph: _Graph, columns: Sequence[Column], mean: np.ndarray, scale: np.ndarray, weight: np.ndarray) -> str:
-    """What the columns of numbers add to the logit, shape (N, 1); NaN where a value is missing or refused.
+def _numbers(
+    graph: _Graph, columns: Sequence[Column], mean: np.ndarray, scale: np.ndarray, coefficients: np.ndarray
+) -> str:
+    """The contribution of the k columns of numbers to the logit, (N, 1); NaN if a value is missing or refused.
 
-    Standardised before they are weighted, as the model does: coefficients on the raw scale would lose the digits
-    of a column whose mean is large against its deviation.
+    The graph standardises the columns, as the model does. With coefficients on the raw scale, a column whose mean is
+    large relative to its standard deviation would cancel against the intercept.
+
+    Args:
+        graph: the graph to which the nodes are added.
+        columns: the columns.
+        mean: their means, (k,).
+        scale: their scales, (k,).
+        coefficients: the coefficients of the standardised columns, (k,).
     """
     x = _joined(graph, [column.name for column in columns])
     if any(column.fill is not None for column in columns):
@@ -175,32 +181,32 @@ def _numbers(graph: _Graph, columns: Sequence[Column], mean: np.ndarray, scale: 
     x = graph.node("Where", refused, graph.constant(np.float64(math.nan)), x)
     centred = graph.node("Sub", x, graph.constant(mean[None]))
     standardized = graph.node("Div", centred, graph.constant(scale[None]))
-    return graph.node("MatMul", standardized, graph.constant(weight[:, None]))
+    return graph.node("MatMul", standardized, graph.constant(coefficients[:, None]))
 
 
 def _category(graph: _Graph, column: Column, of_level: np.ndarray, unseen: str, na: Sequence[str]) -> str:
-    """What a category adds to the logit, shape (N, 1); NaN where it is missing or unseen and that is refused.
+    """The contribution of a category to the logit, (N, 1); NaN if the value is missing or unseen and that is refused.
 
     Args:
-        graph: where to add it.
-        column: with L levels.
-        of_level: the term of each level, shape (L,).
-        unseen: as `TableSchema` has it.
-        na: the texts that count as missing, beside that without a character.
+        graph: the graph to which the nodes are added.
+        column: the category, with L levels.
+        of_level: the contribution of each level, (L,).
+        unseen: the rule for unseen levels, see `TableSchema`.
+        na: the texts that count as missing, in addition to blank text.
     """
     _refuse_levels(column)
     unseen_term = of_level[0] if unseen == "reference" else math.nan
     missing_term = math.nan if column.fill is None else of_level[column.levels.index(column.fill)]
     refused = None
     if _is_text(column):
-        # Texts that a person named as missing, unless one of them was a level to the fit.
+        # A text that was a level in the fit does not count as missing.
         named = [text for text in dict.fromkeys(na) if text and text not in column.levels]
         keys = np.array([*column.levels, *named], dtype=object)
         of_level = np.array([*of_level, *[missing_term] * len(named)])
         values, missing = graph.trimmed(column.name)
         if unseen == "reference":
-            # Levels lose all white space around them, the graph only takes off blanks; what it cannot look up as
-            # the fit would, must not pass for an unseen level.
+            # The fit strips all white space from levels, StringSplit only blanks. Text with other white space is
+            # refused, because it may be a level, and would count as unseen.
             pattern = f"(?s){OTHER_WHITE_SPACE}.*|.*{OTHER_WHITE_SPACE}"
             refused = graph.node("RegexFullMatch", values, pattern=pattern)
     else:
@@ -222,7 +228,7 @@ def _category(graph: _Graph, column: Column, of_level: np.ndarray, unseen: str, 
 def _prediction(graph: _Graph, probability: str, threshold: float, labels: tuple[Level, Level]) -> int:
     """Add the output `prediction`, shape (N,), and return its ONNX type."""
     positive = graph.node("Greater", probability, graph.constant(np.float64(threshold)))
-    if all(isinstance(label, bool) for label in labels):  # of which there are just two, and Where knows none
+    if all(isinstance(label, bool) for label in labels):  # there is no third value, and Where does not support booleans
         graph.node("Identity" if labels[1] else "Not", positive, output="prediction")
         return TensorProto.BOOL
     if all(isinstance(label, str) for label in labels):

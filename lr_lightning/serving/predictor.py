@@ -1,4 +1,4 @@
-"""Inference from a checkpoint, with torch alone: neither Lightning nor torchmetrics is imported."""
+"""Prediction from a checkpoint with torch, without Lightning and torchmetrics."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ def load(checkpoint: str | os.PathLike[str]) -> Predictor:
     """A predictor from a checkpoint file, on the CPU and in eval mode.
 
     Args:
-        checkpoint: the path of a checkpoint of `lr-lightning fit` or of a Trainer. Nothing in it is
-            executed.
+        checkpoint: the path of a checkpoint of `lr-lightning fit` or of a Trainer. Nothing in the file is executed.
 
     Raises:
-        InputError: if the file is not a checkpoint of a logistic regression, or is not to be trusted.
+        InputError: if the file is not a valid checkpoint of a logistic regression, or has content that is not allowed.
 
     Example:
         >>> from pathlib import Path
@@ -60,15 +59,16 @@ class Predictor:
 
     Args:
         model: the fitted model; it is put into eval mode.
-        schema: from raw columns to its features.
+        schema: the map from raw columns to the features.
         threshold: a probability above it is a positive prediction.
         prediction_input: rows (n, d) that are predicted when no data are given, or None.
-        curve: low and high end and the axes' labels of the probability curve of a single feature, or None.
+        curve: the probability curve of a single feature as a dict of its ends `low` and `high` and the axes' labels
+            `x_label` and `y_label`, or None.
         report: `Report.to_dict()` of the fit, or None.
         covariance: `Covariance.to_dict()` of the fit, or None where there are no standard errors.
 
     Example:
-        Mostly made by `load`; a model whose coefficients are known needs no checkpoint:
+        `load` makes a predictor from a checkpoint. A model with known coefficients needs none:
 
         >>> import torch
         >>> from lr_lightning import LinearSigmoid, Predictor, TableSchema
@@ -101,10 +101,10 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any], name: str) -> Predictor:
-        """From a checkpoint's content; `name` is what error messages call it.
+        """A predictor from the content of a checkpoint, which error messages call `name`.
 
         Raises:
-            InputError: if the parts of the checkpoint do not fit one another.
+            InputError: if the parts of the checkpoint contradict each other.
         """
         check_contents(checkpoint, name)
         state = model_state(checkpoint)
@@ -125,7 +125,7 @@ class Predictor:
         )
 
     def logits(self, data: Any) -> Tensor:
-        """The linear predictor, float64, shape (n,); NaN where a row has a missing feature that may be left out.
+        """The linear predictor, float64, shape (n,); NaN for a row with a missing feature under `missing="drop"`.
 
         Args:
             data: a tensor or array of raw features, shape (n, d), in the schema's order, or a table: pandas,
@@ -137,42 +137,42 @@ class Predictor:
         return self.model.logits(self._encode(data))
 
     def _encode(self, data: Any) -> Tensor:
-        if isinstance(data, (list, tuple)):  # rows of numbers, as somebody types them
+        if isinstance(data, (list, tuple)):  # rows of numbers
             data = torch.tensor(data, dtype=torch.float64)
         return encode(self.schema, data)
 
     def probability(self, data: Any) -> Tensor:
-        """P(positive label | data), float64, shape (n,). Takes what `logits` takes."""
+        """P(positive label | data), float64, shape (n,), NaN as in `logits`. Data and errors are those of `logits`."""
         return torch.sigmoid(self.logits(data))
 
     def predict(self, data: Any) -> np.ndarray:
-        """The original labels, shape (n,); None where the probability is NaN. Takes what `logits` takes."""
+        """The predicted labels, shape (n,); None if the probability is NaN. Data and errors are those of `logits`."""
         return self.labels_of(self.probability(data))
 
     def labels_of(self, probability: Tensor) -> np.ndarray:
-        """The original labels, shape (n,), of probabilities (n,)."""
+        """The predicted labels, shape (n,), from probabilities (n,)."""
         labels = np.array([*self.schema.predicted_labels, None], dtype=object)
         index = torch.where(probability.isnan(), 2, (probability > self.threshold).long()).numpy()
         predicted = labels[index]
-        # Numbers and booleans get their own dtype back; text stays text.
+        # Without a None, NumPy finds the dtype of the labels.
         return predicted if (index == 2).any() else np.array(predicted.tolist())
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """Coefficient by feature name, on the original feature scale."""
-        weight, _ = self.model.coefficients()
-        return dict(zip(self.schema.feature_names, weight.tolist(), strict=True))
+        """The coefficients on the original feature scale, by feature name."""
+        coefficients, _ = self.model.coefficients()
+        return dict(zip(self.schema.feature_names, coefficients.tolist(), strict=True))
 
     @property
     def intercept(self) -> float:
-        """Intercept, on the original feature scale."""
+        """The intercept on the original feature scale."""
         return self.model.coefficients()[1]
 
     def report(self) -> Report:
         """The report of the fit.
 
         Raises:
-            InputError: if the checkpoint has none (only the end of a fit makes one), or one of another model.
+            InputError: if the checkpoint has no report, because the fit had not ended, or that of another model.
         """
         from lr_lightning.statistics.report import Report
 
@@ -186,15 +186,24 @@ class Predictor:
         return report
 
     def probability_interval(self, data: Any, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Confidence limits of `probability`, by the delta method on the logit: two float64 tensors, shape (n,).
+        """Confidence limits of `probability`, by the delta method on the logit.
+
+        Args:
+            data: see `logits`.
+            level: the confidence level, between 0 and 1.
+
+        Returns:
+            Lower and upper limits, float64, each of shape (n,).
 
         Raises:
-            InputError: if the fit has no covariance, as under a penalty or separation, or the data do not fit.
+            InputError: if the fit has no covariance, as under a penalty or separation, or the data do not fit the
+                schema.
+            ValueError: if the level does not lie between 0 and 1.
         """
         return self.interval_of(self._encode(data), level)
 
     def interval_of(self, x: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """The same for raw features x, float64, shape (n, d), coded as the schema codes them."""
+        """Confidence limits, as in `probability_interval`, at raw features x that are encoded, float64, (n, d)."""
         from lr_lightning.statistics.wald import Covariance
 
         if self._covariance is None:
@@ -204,12 +213,12 @@ class Predictor:
         return low, high
 
     def probability_curve(self, x: Any = None, y: Any = None, *, level: float = 0.95) -> Figure:
-        """The picture of P(positive label) against a single feature.
+        """A figure of P(positive label) against a single feature.
 
         Args:
             x: values of the feature, shape (n,), to draw as points; None draws the curve alone.
             y: their 0/1 targets, shape (n,).
-            level: of the confidence band.
+            level: the confidence level of the band.
 
         Raises:
             InputError: if the model has more than one feature.

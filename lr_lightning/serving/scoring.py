@@ -1,4 +1,4 @@
-"""A fitted model as plain numbers and names: all that SQL or a spreadsheet needs to compute a probability."""
+"""The scoring file: a fitted model as plain values, from which SQL or a spreadsheet computes probabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNITS = {"date": "days since 1970-01-01 (UTC)", "time": "days", "boolean": "1 fo
 
 
 def scoring_file(predictor: Predictor) -> dict[str, Any]:
-    """The content of a scoring file: nothing but str, int, float, bool, None, list and dict.
+    """The content of a scoring file, made of str, int, float, bool, None, list and dict.
 
     The probability of the positive label is 1 / (1 + exp(−z)), where z is the intercept plus, for each column,
     its value times its coefficient or, for a category, the coefficient of its level.
@@ -23,18 +23,19 @@ def scoring_file(predictor: Predictor) -> dict[str, Any]:
         predictor: the fitted model.
 
     Returns:
-        The keys `version` (of this package), `target`, `negative_label`, `positive_label`, `threshold` (a
-        probability above it is the positive label), `missing`, `unseen` (as `TableSchema` has them), `na` (texts
-        that count as missing in a column of text), `intercept` and `columns`, in the table's
-        order. Each column has a `name` and a `kind`; where there is one, the `unit`
-        of its values; a `coefficient` on the original scale or, for a category, its `reference` level and its
-        `levels`, the reference among them, each with a `level` and a `coefficient`; and `fill`, what stands in for
-        a missing value, or null where a missing value allows no prediction.
+        A dict with the keys `version` (of this package), `target`, `negative_label`, `positive_label`, `threshold`
+        (a probability above it is the positive label), `missing` and `unseen` (see `TableSchema`), `na` (the texts
+        that count as missing in a column of text), `intercept`, and `columns`, in the order of the schema.
+
+        Each column is a dict with the keys `name`, `kind` and `fill`, and with `unit` if its values have one. `fill`
+        replaces a missing value; it is null if a row with a missing value gets no prediction. A category has the keys
+        `reference`, its reference level, and `levels`, all of its levels, each with `level` and `coefficient`. Any
+        other column has a `coefficient`, on the original scale.
 
     Raises:
         InputError: if a level is infinite, which JSON cannot hold.
     """
-    schema, weights = predictor.schema, predictor.coefficients
+    schema, coefficients = predictor.schema, predictor.coefficients
     return {
         "version": __version__,
         "target": schema.target,
@@ -45,28 +46,28 @@ def scoring_file(predictor: Predictor) -> dict[str, Any]:
         "unseen": schema.unseen,
         "na": list(schema.na or ()),
         "intercept": predictor.intercept,
-        "columns": [_column(column, weights) for column in schema.columns],
+        "columns": [_column(column, coefficients) for column in schema.columns],
     }
 
 
 def refuse_infinite_levels(column: Column) -> None:
-    """Raise InputError if a level is infinite: neither JSON nor a person can make anything of it."""
+    """Raise InputError if a level is infinite, which JSON cannot hold."""
     if any(isinstance(level, float) and math.isinf(level) for level in column.levels):
         raise InputError(f"column {column.name} has an infinite level, which cannot be exported; correct the table")
 
 
-def _column(column: Column, weights: dict[str, float]) -> dict[str, Any]:
+def _column(column: Column, coefficients: dict[str, float]) -> dict[str, Any]:
     described: dict[str, Any] = {"name": column.name, "kind": column.kind}
     if column.kind in UNITS:
         described["unit"] = UNITS[column.kind]
     if column.kind == "category":
         refuse_infinite_levels(column)
-        coefficients = [0.0, *(weights[name] for name in column.feature_names)]
+        of_levels = [0.0, *(coefficients[name] for name in column.feature_names)]
         described["reference"] = column.levels[0]
         described["levels"] = [
             {"level": level, "coefficient": coefficient}
-            for level, coefficient in zip(column.levels, coefficients, strict=True)
+            for level, coefficient in zip(column.levels, of_levels, strict=True)
         ]
     else:
-        described["coefficient"] = weights[column.name]
+        described["coefficient"] = coefficients[column.name]
     return {**described, "fill": column.fill}

@@ -1,1 +1,1 @@
-"""What a fit says of its coefficients and of its data: numbers in, numbers and text out."""
+"""Statistics of a fit: report, standard errors, separation, collinearity, held-out measures."""

@@ -1,4 +1,4 @@
-"""Columns that are linear functions of the columns before them, and columns that nearly are."""
+"""Collinearity: columns that are linear functions of other columns, and variance inflation factors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.sums import triangular_factor, weighted_rows
 
-_SUSPECT = 1e-7  # 1 − R² on the columns before, below which the rows are asked
-_SMALLEST = 1e-14  # pivot, which may be all rounding where the rows that tell a column apart weigh next to nothing
+_SUSPECT = 1e-7  # 1 − R² on the previous columns, below which the relation is tested on every row
+_SMALLEST = 1e-14  # least pivot; it may be rounding if the rows in which a column differs have tiny weights
 _MINUS = "\N{MINUS SIGN}"
-_ROUNDINGS = 16.0  # of the terms of a relation that still count as equality
+_ROUNDINGS = 16.0  # largest deviation from a relation, in units of the rounding of its terms
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Collinearity:
     """The exact linear dependences among the columns of a design matrix.
 
     Attributes:
-        kept: positions (among the columns that vary) of those that are linearly independent, (q,), ascending.
-        aliased: positions of the others: each is a linear function of the kept columns before it.
-        basis: `kept`, then the position of the intercept where there is one.
+        kept: positions, among the columns that vary, of the linearly independent columns, (q,), ascending.
+        aliased: positions of the other columns; each is a linear function of the kept columns before it.
+        basis: `kept`, followed by the position of the intercept if there is one.
         relation: standardised x̃[:, aliased] = x̃[:, basis] @ relation, (len(basis), len(aliased)).
         inflation: variance inflation factors 1 / (1 − R²) of the kept columns, (q,); uncentred R² without an intercept.
     """
@@ -36,12 +36,12 @@ class Collinearity:
 
     @classmethod
     def unknown(cls, n_columns: int) -> Collinearity:
-        """That of columns that have not been looked at."""
+        """The result for columns that have not been examined: none is aliased, and the inflation is NaN."""
         none = np.array([], int)
         return cls(np.arange(n_columns), none, none, np.zeros((0, 0)), np.full(n_columns, np.nan))
 
     def fold(self, parameters: np.ndarray) -> np.ndarray:
-        """Parameters of equal predictions that are 0 for the aliased columns; R's choice. (p,) → (p,)."""
+        """Parameters (p,) with the same predictions that are 0 for the aliased columns, as in R."""
         folded = parameters.copy()
         folded[self.basis] += self.relation @ parameters[self.aliased]
         folded[self.aliased] = 0.0
@@ -49,17 +49,17 @@ class Collinearity:
 
 
 def find_collinearity(design: DesignMatrix, gram: np.ndarray) -> Collinearity:
-    """Which columns depend linearly on those before them, as R's `glm` would leave them out.
+    """Find the columns that are linear functions of previous columns, as R's `glm` leaves them out.
 
-    A Cholesky factorisation of the correlation matrix from left to right, whose squared pivots are 1 − R² of a
-    column on the kept ones before it: the limited pivoting of R's `dqrdc2`. The Gram matrix squares the condition
-    number, so that it only raises suspicion; then the rows' own triangular factor takes its place, and what is left
-    of a suspect, with refined coefficients, must vanish on every single row, up to the rounding of the features. A
-    column that passes that test is aliased, one that fails is only nearly collinear and stays.
+    The squared pivots of a Cholesky factorisation of the correlation matrix are 1 − R² of each column on the kept
+    columns before it, as in the limited pivoting of R's `dqrdc2`. Forming the Gram matrix squares the condition
+    number, so a small pivot only makes a column a suspect. Then a QR factorisation of the rows gives coefficients for
+    each suspect on the kept columns before it, which are refined. A suspect is aliased if its residual is zero on
+    every row, up to the rounding of the features. Otherwise it is nearly collinear, and kept.
 
     Args:
-        design: the rows; swept only if there is a suspect.
-        gram: Σ v x̃ x̃ᵀ, (p, p), of the same rows (`sum_rows`).
+        design: the rows; they are swept only if there is a suspect.
+        gram: Σ v x̃ x̃ᵀ, (p, p), of the same rows; see `sum_rows`.
     """
     k = len(design.columns)
     order = [k, *range(k)] if design.intercept else list(range(k))  # R's: the intercept comes first
@@ -79,18 +79,22 @@ def find_collinearity(design: DesignMatrix, gram: np.ndarray) -> Collinearity:
             relation, confirmed = _confirm(design, root, order, kept, suspects, upper, components)
             if all(confirmed):
                 break
-            innocent.add(suspects[confirmed.index(False)])  # what comes after may depend on it
+            innocent.add(suspects[confirmed.index(False)])  # it is kept, and later columns may depend on it
     inflation = _inflation(upper, design.intercept)
     basis = np.array([order[j] for j in kept], int)
-    if design.intercept:  # the intercept's row goes last, as everywhere
+    if design.intercept:  # the intercept comes last outside of this function
         basis, relation = np.roll(basis, -1), np.roll(relation, -1, 0)
     return Collinearity(basis[basis < k], np.array([order[j] for j in suspects], int), basis, relation, inflation)
 
 
 def relation_in_words(collinearity: Collinearity, position: int, design: DesignMatrix, names: list[str]) -> str:
-    """The relation of the aliased column at `position` of `aliased`, in original units: "c = 2·a − b + 3".
+    """The linear relation of an aliased column in original units, such as "c = 2·a − b + 3".
 
-    `names` are those of the columns that vary, (k,).
+    Args:
+        collinearity: the dependences.
+        position: index of the column in `collinearity.aliased`.
+        design: the design matrix.
+        names: names of the columns that vary, (k,).
     """
     digits = 5 if design.single else 6
     column = int(collinearity.aliased[position])
@@ -100,7 +104,7 @@ def relation_in_words(collinearity: Collinearity, position: int, design: DesignM
     if design.intercept:
         constant += float(design.scale[column] * relation[-1])
     terms: list[tuple[float, str]] = []
-    # The less a column's own part, the less certain its coefficient.
+    # The error of a coefficient grows with the variance inflation of its column.
     rounding = np.maximum(max(design.epsilon, 2.0**-40), 2.0**-52 * np.sqrt(collinearity.inflation))
     rounding *= max(1.0, float(np.abs(relation).max(initial=0.0)))
     for k, weight, least in zip(collinearity.kept.tolist(), relation.tolist(), rounding.tolist(), strict=False):
@@ -121,18 +125,20 @@ def relation_in_words(collinearity: Collinearity, position: int, design: DesignM
 
 
 def _inflation(upper: np.ndarray, intercept: bool) -> np.ndarray:
-    """From the triangular factor of columns of length 1, the intercept's first."""
+    """Variance inflation factors from the triangular factor of columns of length 1, the intercept first."""
     inverse = _solve(upper, np.eye(len(upper)))
     inflation = np.square(inverse).sum(1)
     return (inflation * (1 - np.square(upper[0])))[1:] if intercept else inflation
 
 
 def _left_to_right(columns: np.ndarray, innocent: set[int]) -> tuple[list[int], list[int], np.ndarray, np.ndarray]:
-    """Gram and Schmidt's process, twice over, on columns (m, p) of length 1.
+    """Gram–Schmidt orthogonalisation, with reorthogonalisation, of columns (m, p) of length 1.
+
+    Columns with a small pivot become suspects, unless they are among the `innocent`.
 
     Returns:
-        Kept and suspected columns, the triangular factor (q, q) of the kept ones, and the components (q, s) of the
-        suspected ones along the kept ones before them.
+        The positions of the q kept and the s suspected columns, the triangular factor (q, q) of the kept ones, and the
+        components (q, s) of the suspected ones along the kept ones before them.
     """
     size = columns.shape[1]
     orthonormal, upper = np.zeros((len(columns), size)), np.zeros((size, size))
@@ -165,29 +171,32 @@ def _confirm(
     upper: np.ndarray,
     components: np.ndarray,
 ) -> tuple[np.ndarray, list[bool]]:
-    """Coefficients (len(kept), len(suspects)) of the suspects on the kept columns, and which suspects they explain.
+    """Test whether the suspects are linear functions of the kept columns before them, on every row.
 
     Args:
         design: the rows.
-        root: lengths of the columns, (p,), in the order of the factorisation, as all that follows but `order`.
-        order: positions in the design matrix, (p,).
-        kept: of the columns that count as independent.
-        suspects: of the others.
-        upper: see `_left_to_right`, as for `components`.
-        components: likewise.
+        root: lengths of the columns, (p,), in the order of the factorisation.
+        order: for each place in that order the position in the design matrix, (p,).
+        kept: places of the q kept columns.
+        suspects: places of the s suspected columns.
+        upper: the triangular factor of `_left_to_right`, (q, q).
+        components: the components of `_left_to_right`, (q, s).
+
+    Returns:
+        Coefficients (q, s) of the suspects on the kept columns, and whether each suspect passes the test, (s,).
     """
-    before = np.array(kept)[:, None] < np.array(suspects)  # a suspect is explained by the columns before it
+    before = np.array(kept)[:, None] < np.array(suspects)  # a suspect depends on columns before it only
     lengths = root[kept][:, None]
     relation = np.zeros_like(components)
     correction = components * root[suspects]
     confirmed = [False] * len(suspects)
-    for _ in range(3):  # iterative refinement: what a sweep leaves over corrects the coefficients
+    for _ in range(3):  # iterative refinement by the residuals of a sweep
         relation += _solve(upper, correction) / lengths
         left_over, excess = _left_over(design, [order[j] for j in kept], [order[j] for j in suspects], relation)
         confirmed = (excess <= _ROUNDINGS).tolist()
         if all(confirmed):
             break
-        # The seminormal equations of the columns before, whose factor is a leading block.
+        # Seminormal equations; the factor of the columns before a suspect is a leading block of `upper`.
         correction = np.zeros_like(relation)
         for m, count in enumerate(before.sum(0).tolist()):
             correction[:count, m] = _solve(
@@ -204,7 +213,11 @@ def _solve(upper: np.ndarray, right: np.ndarray, *, transposed: bool = False) ->
 def _left_over(
     design: DesignMatrix, basis: list[int], suspects: list[int], relation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of e = x̃[:, suspects] − x̃[:, basis] @ relation: the cross product with the basis, and max |e| in roundings."""
+    """The residual e = x̃[:, suspects] − x̃[:, basis] @ relation.
+
+    Returns:
+        x̃[:, basis]ᵀ V e, (q, s), and the maximum of |e| over the rows in units of its rounding, (s,).
+    """
     k = len(design.columns)
     of_slopes = [m for m, j in enumerate(basis) if j < k]
     slopes = [basis[m] for m in of_slopes]

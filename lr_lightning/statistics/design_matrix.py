@@ -1,4 +1,4 @@
-"""The rows as the statistics see them: standardised columns and an intercept, float64, in blocks."""
+"""The design matrix of the statistics: standardised columns and an intercept, float64, in blocks."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from torch import Tensor
 from lr_lightning.model.design import Dense
 from lr_lightning.solver.separating_columns import SeparatingColumns
 
-_CPU_BLOCK = 2**20  # elements: 8 MiB; of smaller blocks, waking torch's threads costs more than the products
-_DEVICE_BLOCK = 2**25
+_CPU_BLOCK = 2**20  # elements, 8 MiB; in smaller blocks starting torch's threads costs more than the products
+_DEVICE_BLOCK = 2**25  # elements
 _DOUBLE = 2.0**-52
-_FINE = 0.01  # rounding of a whole number
-_TOLD = 1e-3  # of the smallest value
-_HUGE = 1e12  # with larger ones the batches may not hold the values themselves
-COMPUTED = 2.0**-40  # of its terms: what is told from 0 of a number that has been computed
-_SINGLE = 1e-8  # machine epsilon, above which the features are float32 or shorter
+_FINE = 0.01  # largest error with which a value can be recognised as a whole number
+_TOLD = 1e-3  # largest error relative to the smallest value of a column
+_HUGE = 1e12  # size of a column above which its served values may be rounded
+COMPUTED = 2.0**-40  # error of a computed sum, relative to its terms
+_SINGLE = 1e-8  # machine epsilon above which the features are float32 or shorter
 
 
 class Block(NamedTuple):
-    """Rows of positive weight.
+    """A block of r rows of positive weight.
 
     Attributes:
-        x: standardised features, then a column of ones where there is an intercept, (r, p), float64.
+        x: standardised features, then a column of ones if there is an intercept, (r, p), float64.
         sign: +1 for a positive row, −1 for a negative one, (r,), float64.
-        weight: (r,), float64, positive.
-        start: number of the first row, counting rows of positive weight.
+        weight: weights of the rows, (r,), float64, positive.
+        start: number of rows of positive weight before the block.
     """
 
     x: Tensor
@@ -42,7 +42,7 @@ class Block(NamedTuple):
 
     @property
     def design(self) -> Dense:
-        """The features and the ones, to multiply by."""
+        """The matrix `x` as a `Design`, for products."""
         return Dense(self.x)
 
     def margins(self, parameters: np.ndarray | Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class _Staying:
-    """Batches without the rows that columns separate; anew at each iteration."""
+    """Batches without the rows that separating columns separate, computed anew in each iteration."""
 
     batches: Iterable[Sequence[Tensor]]
     looks: list[SeparatingColumns]
@@ -64,14 +64,14 @@ class _Staying:
 
 
 class DesignMatrix:
-    """The columns that matter, standardised, and the intercept; the coordinates in which all algebra is done.
+    """The columns that vary, standardised, and the intercept. All statistics are computed in these coordinates.
 
     Args:
-        batches: `(x, y)` or `(x, y, weight)`: features as they are served, (n, d), targets 0 or 1, (n,), weights
-            (n,), on any device; iterated once a sweep.
-        served: means and scales (d,) that have been taken off the features that the batches hold.
-        training: means and scales (d,) of the rows, in the units of the batches; 0 marks a constant column.
-        intercept: whether the model has one; without, the columns are not centred.
+        batches: `(x, y)` or `(x, y, weight)`, with served features (n, d), targets 0 or 1 (n,) and weights (n,), on any
+            device. Every sweep iterates over them once.
+        served: means and scales (d,) with which the served features have been standardised.
+        training: means and scales (d,) of the rows, in the units of the batches; a scale of 0 marks a constant column.
+        intercept: whether the model has an intercept; without one the columns are not centred.
     """
 
     epsilon = 0.0
@@ -90,9 +90,9 @@ class DesignMatrix:
         mean, scale = (t.detach().double().cpu() for t in training)
         served_mean, served_scale = (t.detach().double().cpu() for t in served)
         self.n_features = len(mean)
-        origin = -served_mean / served_scale  # where the original zero lies in the batches' units
+        origin = -served_mean / served_scale  # the original zero in the units of the batches
         self.columns = (scale if intercept else torch.hypot(scale, mean - origin)).nonzero()[:, 0]
-        """Indices of the columns that vary, or without an intercept are not 0, (k,); p = k + 1 with one, else k."""
+        """Indices of the columns that vary, or without an intercept are not all 0, (k,)."""
         kept_mean, kept_scale, self._origin = (
             served_mean[self.columns],
             served_scale[self.columns],
@@ -102,12 +102,12 @@ class DesignMatrix:
         self._centre = mean[self.columns] if intercept else self._origin
         self._scale = torch.hypot(scale[self.columns], mean[self.columns] - self._centre)
         self.mean = (kept_mean + kept_scale * self._centre).numpy() if intercept else np.zeros(len(self.columns))
-        """Original units: (original - mean) / scale is standardised, (k,)."""
+        """Means in original units, (k,): the standardised features are (original − mean) / scale."""
         self.scale = (kept_scale * self._scale).numpy()
 
     @property
     def size(self) -> int:
-        """Number of parameters, p."""
+        """Number of parameters: p = k + 1 with an intercept, k without."""
         return len(self.columns) + self.intercept
 
     @property
@@ -116,7 +116,7 @@ class DesignMatrix:
         return self.epsilon > _SINGLE
 
     def of_rows(self, looks: Sequence[SeparatingColumns], columns: np.ndarray) -> DesignMatrix:
-        """The rows that none of the looks separates, and of the columns some, at the given positions, (c,)."""
+        """The design matrix of the rows that none of the looks separates, and of the columns at positions (c,)."""
         outside = torch.ones(self.n_features, dtype=torch.bool)
         outside[self.columns[columns]] = False
         mean, scale = self._training
@@ -125,28 +125,31 @@ class DesignMatrix:
         return DesignMatrix(batches, served=self._served, training=(mean, scale), intercept=self.intercept)
 
     def served_rows(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Blocks of the features as they are served, (r, k), and of which rows are positive, (r,)."""
+        """Blocks of served features, (r, k), and whether each row is positive, boolean (r,)."""
         for x, y, *weight in self.batches:
-            rows = max(128, (_CPU_BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK) // max(1, self.size))
-            for first in range(0, len(x), rows):
-                part = slice(first, first + rows)
+            for part in self._slices(x):
                 block, positive = x[part][:, self.columns.to(x.device)], y[part].reshape(-1) > 0.5
                 if weight:
                     used = weight[0][part].reshape(-1) > 0
                     block, positive = block[used], positive[used]
                 yield block, positive
 
-    def standardized(self, weight: Tensor, bias: Tensor | float | None) -> np.ndarray:
-        """Parameters (p,), intercept last, from the weight (d,) and bias for the features as they are served."""
-        w = weight.detach().double().cpu().reshape(-1)[self.columns]
+    def _slices(self, x: Tensor) -> Iterator[slice]:
+        """The rows of a batch in blocks of bounded memory."""
+        n_rows = max(128, (_CPU_BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK) // max(1, self.size))
+        return (slice(first, first + n_rows) for first in range(0, len(x), n_rows))
+
+    def standardized(self, coefficients: Tensor, intercept: Tensor | float | None) -> np.ndarray:
+        """Parameters (p,), intercept last, from the coefficients (d,) and the intercept of the served features."""
+        w = coefficients.detach().double().cpu().reshape(-1)[self.columns]
         u = w * self._scale
         if not self.intercept:
             return u.numpy()
-        b = 0.0 if bias is None else float(bias)
+        b = 0.0 if intercept is None else float(intercept)
         return np.append(u.numpy(), b + float(w @ self._centre))
 
     def to_original(self, parameters: np.ndarray) -> np.ndarray:
-        """The linear map of parameters (p, …), or of directions, to the original units, (p, …)."""
+        """Parameters (p, …), or directions, in original units, (p, …); the map is linear."""
         shape = (-1,) + (1,) * (parameters.ndim - 1)
         k = len(self.columns)
         slopes = parameters[:k] / self.scale.reshape(shape)
@@ -156,7 +159,7 @@ class DesignMatrix:
         return np.concatenate([slopes, offset[None]])
 
     def mean_error(self) -> np.ndarray:
-        """How far `mean` may be off for the rounding of the served features, (k,), about."""
+        """An estimate of the error of `mean` that is due to the rounding of the served features, (k,)."""
         served = self.epsilon * (self._centre.abs() + self._scale) * torch.from_numpy(self.scale) / self._scale
         return served.numpy() + COMPUTED * np.abs(self.mean)
 
@@ -167,9 +170,7 @@ class DesignMatrix:
             centre, scale, columns = (t.to(x.device) for t in (self._centre, self._scale, self.columns))
             self.epsilon = torch.finfo(x.dtype).eps if x.dtype.is_floating_point else 0.0
             all_columns = k == x.shape[1]
-            rows = max(128, (_CPU_BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK) // max(1, self.size))
-            for first in range(0, len(x), rows):
-                part = slice(first, first + rows)
+            for part in self._slices(x):
                 block, target = x[part], y[part].reshape(-1).double()
                 v = torch.ones_like(target) if not weight else weight[0][part].reshape(-1).double()
                 used = v > 0
@@ -183,11 +184,14 @@ class DesignMatrix:
                 start += len(block)
 
     def rounding(self, block: Block, *, restored: bool = False) -> Tensor:
-        """How far the standardised features (r, k) may be from those of the original table, about.
+        """An estimate of the rounding errors of a block's standardised features, (r, k).
 
-        A served value was rounded when it was read, relative to its distance from the original zero, and when it
-        was served, relative to itself; and what is fitted to rounded columns is off by roundings of their size.
-        With `restored`, of the rows that `restored` returns.
+        A value was rounded when the table was read, relative to its distance from the original zero, and when it was
+        served, relative to the served value.
+
+        Args:
+            block: the block.
+            restored: whether to estimate the errors of the rows that `restored` returns instead.
         """
         scale, centre, origin = (t.to(block.x.device) for t in (self._scale, self._centre, self._origin))
         served = block.x[:, : len(self.columns)] * scale + centre
@@ -197,10 +201,10 @@ class DesignMatrix:
         return (epsilon * (served.abs() + scale) + _DOUBLE * ((served - origin).abs() + centre.abs())) / scale
 
     def gradient_rounding(self, sums_of_squares: float, weight: float, squares: np.ndarray) -> np.ndarray:
-        """How far Σ v r x̃ may be off for the rounding of the served features, at most, (p,).
+        """A bound of the error of Σ v r x̃ that is due to the rounding of the served features, (p,).
 
         Args:
-            sums_of_squares: Σ v r², or more.
+            sums_of_squares: Σ v r² of the residuals r, or an upper bound of it.
             weight: Σ v.
             squares: Σ v x̃², (p,).
         """
@@ -212,10 +216,11 @@ class DesignMatrix:
 
     @cached_property
     def rounded(self) -> np.ndarray:
-        """Which columns, (k,), hold values that may differ in the table and not any more here. Takes a sweep.
+        """The columns in which different values of the table may be equal after rounding, boolean (k,). Takes a sweep.
 
-        In float32 all but those of whole numbers, levels and years, which their rounding is far too fine to hide; in
-        float64 those where a few huge values, such as 999999999999 for a missing one, leave no digits for the others.
+        In float32 these are all columns but those of whole numbers, such as levels and years, whose rounding is far
+        smaller than 1. In float64 these are the columns in which a few huge values, such as 999999999999 for a missing
+        one, leave no digits for the others.
         """
         inexact, least = np.zeros(len(self.columns), bool), np.full(len(self.columns), np.inf)
         for block in self.blocks():
@@ -228,9 +233,9 @@ class DesignMatrix:
         return inexact & (self.single | (COMPUTED * size > _TOLD * least) | (size > _HUGE))
 
     def restored(self, block: Block) -> Tensor:
-        """Rows (r, p) with the digits of whole numbers that serving them in float32 has rounded away.
+        """The block's rows (r, p) with whole numbers restored that were rounded when they were served in float32.
 
-        Equal values are equal again, and rows that lie exactly on a plane do so still.
+        So values that are equal in the table are equal, and rows that lie on a plane in the table lie on it.
         """
         if not self.single or self.rounded.all() or not len(block.x):
             return block.x
@@ -241,7 +246,7 @@ class DesignMatrix:
         return x
 
     def _original(self, block: Block) -> tuple[Tensor, Tensor]:
-        """Features in original units (r, k), and how far they may be off, about."""
+        """Features in original units (r, k), and an estimate of their errors, (r, k)."""
         mean, scale, error = (
             torch.from_numpy(t).to(block.x.device) for t in (self.mean, self.scale, self.mean_error())
         )

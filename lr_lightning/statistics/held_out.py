@@ -1,11 +1,14 @@
-"""How well predictions fit rows that took no part in the fit: every measure, once, for logs, report and pictures.
+"""Held-out rows: measures and calibration of the predictions, and the choice of a threshold.
 
-All of them weigh the rows by their sample weights, in float64. What ranks the rows is the logit: probabilities round
-to 1 where logits still differ.
+All measures are weighted by the sample weights and computed in float64. Rows are ranked by their logits, because
+different logits can have probabilities that both round to 1.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +16,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid, linear_predictor
+from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
+from lr_lightning.solver.fit import solve
 
 MEASURES = ("loss", "accuracy", "auroc", "average_precision", "f1", "brier", "calibration_error")
 N_BINS = 15
+_TOLERANCE = 1e-18  # relative, of the objective; the intercept and the slope are then exact to rounding
+THRESHOLD_RULES = "a number between 0 and 1, f1, youden, or cost=R (a false negative costs R false positives)"
 
 
 def weighted_rows(score: Any, y: Any, weight: Any = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -27,7 +35,7 @@ def weighted_rows(score: Any, y: Any, weight: Any = None) -> tuple[Tensor, Tenso
     Args:
         score: logits or probabilities, (n,), a tensor or an array, as the others.
         y: targets 0 or 1, (n,).
-        weight: (n,), not negative; None where every row weighs 1.
+        weight: sample weights, (n,), not negative; None for ones.
     """
     of_rows = _float64(score)
     columns = (of_rows, _float64(y).to(of_rows), torch.ones_like(of_rows) if weight is None else _float64(weight))
@@ -39,9 +47,9 @@ def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tupl
     """Logits, targets and weights of the rows of positive weight, float64, each (m,), on the CPU.
 
     Args:
-        model: anywhere.
-        served: what has been taken off the features of the rows.
-        rows: likewise anywhere.
+        model: the fitted model, on any device.
+        served: the standardisation of the features in the rows.
+        rows: the rows, on any device.
     """
     rows = rows.to(torch.device("cpu"))
     affine = (t.detach() for t in model.cpu_copy().served_affine(served))
@@ -49,17 +57,17 @@ def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tupl
 
 
 def mean(values: Tensor, weight: Tensor) -> float:
-    """Weighted mean of values (n,)."""
+    """The weighted mean of values (n,), with weights (n,)."""
     return float(values @ weight / weight.sum())
 
 
 class Ranking(NamedTuple):
-    """What lies at or above each distinct score, from the highest on; each (m,), float64.
+    """The weights of the rows at or above each distinct score; each (m,), float64.
 
     Attributes:
-        score: descending.
-        positive: weight of the positive rows.
-        negative: weight of the negative rows.
+        score: the distinct scores, descending.
+        positive: total weight of the positive rows at or above the score.
+        negative: total weight of the negative rows at or above the score.
     """
 
     score: Tensor
@@ -68,7 +76,7 @@ class Ranking(NamedTuple):
 
     @classmethod
     def by(cls, score: Tensor, y: Tensor, weight: Tensor) -> Ranking:
-        """Rank rows by any score (n,).
+        """Rank rows by a score (n,), with targets (n,) and weights (n,).
 
         Raises:
             ValueError: if the rows do not hold both classes.
@@ -78,7 +86,7 @@ class Ranking(NamedTuple):
         positive, negative = (torch.where(mask, v, 0.0).cumsum(0) for mask in (is_positive, ~is_positive))
         if not (len(score) and positive[-1] > 0 and negative[-1] > 0):
             raise ValueError("ranking needs rows of both classes")
-        last = torch.ones_like(is_positive)  # of equal scores
+        last = torch.ones_like(is_positive)  # the last row of each distinct score
         last[:-1] = score[1:] != score[:-1]
         return cls(score[last], positive[last], negative[last])
 
@@ -91,25 +99,25 @@ class Ranking(NamedTuple):
         return self.positive / (self.positive + self.negative), self.positive / self.positive[-1]
 
     def auroc(self) -> float:
-        """Area under the ROC curve, by trapezoids: a tie counts half."""
+        """The area under the ROC curve by the trapezoidal rule; a tie counts half."""
         false, true = self.roc()
         return min(1.0, float(torch.trapezoid(true, false)))
 
     def average_precision(self) -> float:
-        """Mean of the precisions, weighted by the steps of recall; nothing is interpolated."""
+        """The average precision: Σ (recall_k − recall_{k−1})·precision_k, without interpolation."""
         precision, recall = self.precision_recall()
         return min(1.0, float(precision @ _from_zero(recall).diff()))
 
 
 def measures(logits: Tensor, y: Tensor, weight: Tensor, threshold: float) -> dict[str, float]:
-    """Loss, discrimination and calibration, by name, in the order of `MEASURES`.
+    """The held-out measures by name, in the order of `MEASURES`.
 
-    AUROC, average precision and F1 are left out where the rows hold one class only.
+    AUROC, average precision and F1 are absent if all rows are of one class.
 
     Args:
-        logits: (n,), of at least one row, as the others from `weighted_rows`.
+        logits: the linear predictor, (n,), n ≥ 1; as the others from `weighted_rows`.
         y: targets 0 or 1, (n,).
-        weight: (n,), positive.
+        weight: sample weights, (n,), positive.
         threshold: a probability above it is a positive prediction.
     """
     probability = torch.sigmoid(logits)
@@ -130,29 +138,29 @@ def measures(logits: Tensor, y: Tensor, weight: Tensor, threshold: float) -> dic
 
 
 def has_both_classes(y: Tensor) -> bool:
-    """Whether ranking rows of these targets can say anything."""
+    """Whether targets (n,) have both classes."""
     return bool((y > 0.5).any()) and bool((y < 0.5).any())
 
 
 def brier(probability: Tensor, y: Tensor, weight: Tensor) -> float:
-    """Mean squared difference of probability and outcome."""
+    """The Brier score: the mean squared difference of probability and outcome."""
     return mean((probability - y).square(), weight)
 
 
 def confusion(probability: Tensor, y: Tensor, weight: Tensor, threshold: float) -> Tensor:
-    """Weight of the rows by actual (first) and predicted label, (2, 2), on the CPU."""
+    """The confusion matrix: total weight by actual label (rows) and predicted label (columns), (2, 2), on the CPU."""
     cell = 2 * (y > 0.5).long() + (probability > threshold).long()
     return _sums(cell, weight, 4).reshape(2, 2)
 
 
 class Bins(NamedTuple):
-    """Rows by their predicted probability, in m bins; each (m,), float64, on the CPU.
+    """Statistics of the rows in m bins of predicted probability; each (m,), float64, on the CPU.
 
     Attributes:
-        weight: of the rows.
-        prediction: mean probability, NaN where there are no rows.
-        outcome: share of positive rows, NaN where there are no rows.
-        size: how many rows of equal weight would say as much: (Σv)² / Σv² (Kish 1965).
+        weight: total weight.
+        prediction: mean probability, NaN in an empty bin.
+        outcome: share of positive rows, NaN in an empty bin.
+        size: effective number of rows, (Σv)² / Σv² (Kish 1965), NaN in an empty bin.
     """
 
     weight: Tensor
@@ -161,12 +169,12 @@ class Bins(NamedTuple):
     size: Tensor
 
     def expected_calibration_error(self) -> float:
-        """Mean over the rows of |mean prediction − observed share| in their bin."""
+        """The mean of |mean prediction − share of positive rows| over the bins, weighted by their total weight."""
         return float((self.weight * (self.prediction - self.outcome).abs()).nansum() / self.weight.sum())
 
 
 def reliability(probability: Tensor, y: Tensor, weight: Tensor, n_bins: int = N_BINS) -> Bins:
-    """Predicted and observed shares in bins of equal width, [a, b), of which the last includes 1."""
+    """Predicted and observed shares in bins [a, b) of equal width; the last bin includes 1."""
     edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float64, device=probability.device)
     index = torch.bucketize(probability, edges[1:-1], right=True)
     total, prediction, outcome, squares = (
@@ -175,8 +183,153 @@ def reliability(probability: Tensor, y: Tensor, weight: Tensor, n_bins: int = N_
     return Bins(total, prediction / total, outcome / total, total.square() / squares)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of predictions on held-out rows; means are weighted by the sample weights.
+
+    Attributes:
+        rows: the name of the rows, "validation" or "test".
+        n_observations: number of rows of positive weight.
+        brier: mean squared difference of probability and outcome.
+        expected_calibration_error: mean distance of predicted and observed share over 15 equal-width bins.
+        intercept: intercept of the logistic regression of the outcome on the logit (Cox 1958), ideally 0; None if it
+            has no finite estimate.
+        slope: slope of the same regression, ideally 1, and below 1 if predictions are too extreme; or None.
+        mean_prediction: mean probability.
+        mean_outcome: share of positive rows.
+    """
+
+    rows: str
+    n_observations: int
+    brier: float
+    expected_calibration_error: float
+    intercept: float | None
+    slope: float | None
+    mean_prediction: float
+    mean_outcome: float
+
+
+def calibrate(logits: Any, y: Any, weight: Any = None) -> Calibration:
+    """Calibration of the logits of validation rows.
+
+    Args:
+        logits: the linear predictor, (n,), a tensor or an array, as the others.
+        y: outcomes 0 or 1, (n,).
+        weight: sample weights, (n,), not negative; None for ones.
+
+    Raises:
+        ValueError: if there are no rows of positive weight.
+    """
+    z, y, v = weighted_rows(logits, y, weight)
+    if not len(z):
+        raise ValueError("calibration needs rows")
+    probability = torch.sigmoid(z)
+    line = recalibration(*(column.cpu().numpy() for column in (z, y, v)))
+    return Calibration(
+        rows="validation",
+        n_observations=len(z),
+        brier=brier(probability, y, v),
+        expected_calibration_error=reliability(probability, y, v).expected_calibration_error(),
+        intercept=None if line is None else line[0],
+        slope=None if line is None else line[1],
+        mean_prediction=mean(probability, v),
+        mean_outcome=mean(y, v),
+    )
+
+
+def recalibration(logits: np.ndarray, y: np.ndarray, v: np.ndarray) -> tuple[float, float] | None:
+    """Intercept and slope of the logistic regression of y (n,) on the logits (n,), with weights v (n,) (Cox 1958).
+
+    Returns:
+        None if there is no unique finite estimate: the classes are separated, or the logits are constant.
+    """
+    if y.min() == y.max():
+        return None
+    low, high = logits[y < 0.5], logits[y > 0.5]
+    if low.max() <= high.min() or high.max() <= low.min():
+        return None  # separated, or constant logits
+    rows = Rows(torch.from_numpy(logits)[:, None], torch.from_numpy(y), torch.from_numpy(v))
+    solution = solve(rows, Objective(), tol=_TOLERANCE)
+    slope, intercept = solution.theta.tolist()
+    return (intercept, slope) if solution.converged else None
+
+
+def choose_threshold(probability: Any, y: Any, criterion: str | float, weight: Any = None) -> float:
+    """The threshold t, 0 < t < 1, that is optimal on these rows; a prediction is positive if p > t.
+
+    Args:
+        probability: predicted probabilities, (n,), a tensor or an array, as the others.
+        y: outcomes 0 or 1, (n,), of both classes.
+        criterion: "f1" for the largest F1; "youden" for the largest sensitivity + specificity − 1; or a number, the
+            cost of a false negative in units of that of a false positive, for the smallest total cost.
+        weight: sample weights, (n,), not negative; None for ones.
+
+    Returns:
+        The midpoint of two neighbouring predictions; of several optimal ones, the nearest to 0.5.
+
+    Raises:
+        ValueError: if the criterion is not known, or the rows hold one class only.
+    """
+    rows = weighted_rows(probability, y, weight)
+    if not has_both_classes(rows[1]):
+        raise ValueError("a threshold can be chosen only on rows of both classes")
+    # Cut k is below the k highest distinct probabilities, which are predicted positive.
+    p, true_positive, false_positive = (column.cpu().numpy() for column in Ranking.by(*rows))
+    true_positive, false_positive = np.append(0.0, true_positive), np.append(0.0, false_positive)
+    positive, negative = true_positive[-1], false_positive[-1]
+    half_way = (p[:-1] + p[1:]) / 2
+    half_way = np.where(half_way < p[:-1], half_way, p[1:])  # adjacent floats have no midpoint
+    cuts = np.r_[(p[0] + 1) / 2, half_way, p[-1] / 2]
+    if criterion == "f1":
+        score = 2 * true_positive / (true_positive + false_positive + positive)
+    elif criterion == "youden":
+        score = true_positive / positive - false_positive / negative
+    elif isinstance(criterion, (int, float)) and criterion is not True and 0 < criterion < math.inf:
+        score = -(false_positive + criterion * (positive - true_positive))
+    else:
+        raise ValueError(f"the threshold's criterion must be f1, youden or a positive cost ratio, not {criterion!r}")
+    score = np.where((cuts > 0) & (cuts < 1), score, -np.inf)
+    best = np.flatnonzero(score >= score.max() - 1e-12 * abs(score.max()))
+    return float(cuts[best[np.argmin(np.abs(cuts[best] - 0.5))]])
+
+
+def threshold_criterion(rule: str) -> str | float:
+    """The criterion of a threshold rule, for `choose_threshold`: f1, youden, or a ratio of costs.
+
+    Raises:
+        InputError: if the rule is none of `THRESHOLD_RULES`.
+    """
+    if rule in ("f1", "youden"):
+        return rule
+    match = re.fullmatch(r"cost=(\d+\.?\d*)", rule)
+    if match is None or float(match[1]) == 0:
+        raise InputError(f"model.threshold must be {THRESHOLD_RULES}, not {rule}")
+    return float(match[1])
+
+
+def threshold_by_rule(rule: str, logits: Any, y: Any, weight: Any = None) -> float:
+    """The threshold that a rule chooses on validation rows.
+
+    Args:
+        rule: one of `THRESHOLD_RULES`, but for a number.
+        logits: the linear predictor, (n,).
+        y: outcomes 0 or 1, (n,).
+        weight: sample weights, (n,), not negative; None for ones.
+
+    Raises:
+        InputError: if the rule is not known, or all rows are of one class.
+    """
+    criterion = threshold_criterion(rule)
+    try:
+        return choose_threshold(torch.sigmoid(logits), y, criterion, weight)
+    except ValueError as error:
+        raise InputError(
+            f"model.threshold {rule}: {error}; split otherwise (data.val_fraction, data.seed) or give a number"
+        ) from error
+
+
 def _sums(index: Tensor, values: Tensor, n: int) -> Tensor:
-    # On the CPU, as a device adds in an order that changes from run to run.
+    # On the CPU, because a GPU adds in an order that changes from run to run.
     return torch.zeros(n, dtype=values.dtype).index_add_(0, index.cpu(), values.cpu())
 
 

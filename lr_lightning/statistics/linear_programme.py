@@ -1,4 +1,4 @@
-"""Linear programmes over the signed rows A = (2y − 1)·x̃: which of them a direction can hold above zero."""
+"""Linear programmes over the signed rows A = (2y − 1)·x̃, for directions β with A β ≥ 0."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ import torch
 
 from lr_lightning.solver.decompositions import svd
 
-_LARGEST = 1e6  # component of a direction whose smallest margin is 1
-_RANK = 1e-9
-_DIGITS = 1e-12  # of the longest singular value, below which one is rounding
-_GAIN = 1e-5  # of rows with a largest entry of 1; those below it are asked once more
-_MOST_TO_SPARE = 40  # columns that are tried one by one,
-_CHEAP = 60_000  # in a programme of so many elements
-_DEAR = 250_000  # above, names are not worth the time
-_TOLERANCES = (1e-7, 1e-9)  # of feasibility; HiGHS now and then gives up at one and not at the other
-_SECONDS = 30.0
+_LARGEST = 1e6  # bound of the components of a direction whose smallest margin is 1
+_RANK = 1e-9  # relative to the largest singular value, for the null space
+_DIGITS = 1e-12  # relative to the largest singular value, below which one counts as rounding
+_GAIN = 1e-5  # least gain of a row whose largest entry is 1; rows below it are in the next programme
+_MOST_TO_SPARE = 40  # largest number of columns that are left out one by one,
+_CHEAP = 60_000  # and largest number of elements of A for it
+_DEAR = 250_000  # largest number of elements of A for which few columns are searched
+_TOLERANCES = (1e-7, 1e-9)  # of feasibility; HiGHS sometimes fails at one and not at the other
+_SECONDS = 30.0  # time limit of a programme
 
 
 def largest_support(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """A direction along which no row loses and as many as possible gain.
+    """A direction β with A β ≥ 0 for which as many rows as possible gain, that is aᵢᵀβ > 0.
 
-    Konis's (2007) programme, which maximises Σ aᵢᵀβ subject to aᵢᵀβ ≥ 0 in a box, may leave out rows that could gain
-    as well. It is solved anew for the rows that have not gained yet, in coordinates that suit these: the others need
-    no constraint any more, since enough of the direction found before makes up for what they lose.
+    Konis's programme (2007) maximises Σ aᵢᵀβ subject to aᵢᵀβ ≥ 0 in a box. Its solution may miss rows that could gain
+    as well. So it is solved again for the rows that have not gained, in coordinates that suit these. The rows that
+    have gained need no constraint, because a large multiple of the previous direction keeps them positive.
 
     Args:
         rows: A, (m, p), float64.
 
     Returns:
-        The direction (p,), zero under overlap, and which rows gain, (m,); None if HiGHS gave no certain answer.
+        The direction (p,), zero if the classes overlap, and which rows gain, boolean (m,). None if HiGHS found no
+        solution within its tolerances.
     """
     unique, inverse = np.unique(rows, axis=0, return_inverse=True)
     for tolerance in _TOLERANCES:
@@ -44,7 +45,7 @@ def largest_support(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _support(unique: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """`largest_support` of rows that all differ, at one tolerance of HiGHS."""
+    """`largest_support` of distinct rows, at one tolerance of HiGHS."""
     left = np.flatnonzero(unique.any(axis=1))
     gains = np.zeros(len(unique), bool)
     while len(left):
@@ -59,10 +60,10 @@ def _support(unique: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarr
         left = left[~up]
     if not gains.any():
         return np.zeros(unique.shape[1]), gains
-    # One direction for all of them, which raises them evenly, so that rounding has no room.
+    # One direction along which all of them gain, with the smallest gain as large as possible against rounding.
     basis = null_space(unique[~gains])
     within = unique[gains] @ basis
-    if not within.any(axis=1).all():  # double precision cannot hold the others still
+    if not within.any(axis=1).all():  # rounding: no direction in float64 leaves the others unchanged
         return None
     basis = basis @ _coordinates(within)
     within = _scaled(unique[gains] @ basis)
@@ -82,10 +83,14 @@ def _support(unique: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarr
 
 
 def few_columns(rows: np.ndarray, intercept: bool) -> np.ndarray | None:
-    """A direction (p,) with A β ≥ 1 on few columns; None if there is none, or too much to search.
+    """A direction β, (p,), with A β ≥ 1 and few non-zero components; None if there is none, or A is too large.
 
-    The columns are ranked by the direction of least L1 norm. Bisection finds how many of the first suffice, since
-    more columns separate no less; then each of these is tried without.
+    The columns are ranked by the direction of least L1 norm. Bisection finds the smallest number of leading columns
+    that separate. Then columns that are not needed are left out one by one.
+
+    Args:
+        rows: A, (m, p), float64.
+        intercept: whether the last column is the intercept, which does not count.
     """
     if rows.size > _DEAR:
         return None
@@ -117,7 +122,7 @@ def few_columns(rows: np.ndarray, intercept: bool) -> np.ndarray | None:
 
 
 def _least_norm(rows: np.ndarray, columns: np.ndarray, intercept: bool) -> np.ndarray | None:
-    """Minimises ‖w‖₁ subject to A β ≥ 1 with the other columns' weights 0."""
+    """The β of least L1 norm with A β ≥ 1 that is 0 outside of `columns`, (p,); None if there is none."""
     part = rows[:, columns]
     q = len(columns)
     cost = np.ones(2 * q)
@@ -132,7 +137,7 @@ def _least_norm(rows: np.ndarray, columns: np.ndarray, intercept: bool) -> np.nd
 
 
 def null_space(rows: np.ndarray) -> np.ndarray:
-    """Orthonormal directions (p, q) along which no row of (m, p) changes."""
+    """An orthonormal basis (p, q) of the null space of rows (m, p)."""
     rows = _scaled(rows[rows.any(axis=1)])
     if not len(rows):
         return np.eye(rows.shape[1])
@@ -143,9 +148,9 @@ def null_space(rows: np.ndarray) -> np.ndarray:
 
 
 def _coordinates(rows: np.ndarray) -> np.ndarray:
-    """The map (p, r) of rank r that gives the columns of rows (m, p) the length √m and makes them orthogonal.
+    """The map T, (p, r), of rank r, for which the columns of rows (m, p) @ T are orthogonal with length √m.
 
-    In these HiGHS's tolerances mean the same whatever the scales and the correlations of the columns.
+    In these coordinates the tolerances of HiGHS do not depend on the scales and correlations of the columns.
     """
     upper = np.linalg.qr(_scaled(rows), mode="r") if len(rows) > rows.shape[1] else _scaled(rows)
     _, values, vectors = (part.numpy() for part in svd(torch.from_numpy(upper), full_matrices=False))
@@ -154,7 +159,7 @@ def _coordinates(rows: np.ndarray) -> np.ndarray:
 
 
 def _scaled(rows: np.ndarray) -> np.ndarray:
-    """Rows (m, p) that are not zero with a largest entry of 1: it takes nothing from what a direction does to them."""
+    """Rows (m, p), none of them zero, divided by their largest absolute entry, which keeps the signs of A β."""
     return rows / np.abs(rows).max(1, keepdims=True)
 
 

@@ -1,4 +1,4 @@
-"""The report as text for a terminal, and its coefficient table as CSV."""
+"""Rendering of a report: as text for a terminal, and its coefficient table as CSV."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SMALLEST_P = 2e-16  # as R prints it
 
 
 def as_csv(report: Report) -> str:
-    """The coefficient table, all digits; what does not exist is an empty cell."""
+    """The coefficient table as CSV with all digits; a value that does not exist is an empty cell."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = [field.name for field in fields(Coefficient)]
@@ -30,7 +30,7 @@ def as_csv(report: Report) -> str:
 
 
 def as_text(report: Report, most: int | None = 30) -> str:
-    """As R prints a glm: the coefficient table, with `most` rows at most, the likelihoods, then the warnings."""
+    """The coefficient table, with at most `most` rows, the likelihoods and the warnings, in the manner of R's glm."""
     rows = shown_rows(report.coefficients, most)
     left_out = len(report.coefficients) - len(rows)
     parts = [_heading(report), "", _coefficients(report, rows)]
@@ -46,7 +46,7 @@ def as_text(report: Report, most: int | None = 30) -> str:
 
 
 def shown_rows(rows: tuple[Coefficient, ...], most: int | None) -> list[Coefficient]:
-    """The `most` rows with the largest |z|, or |estimate| where there are no errors, in the table's order."""
+    """The `most` rows with the largest |z|, or |estimate| if there are no standard errors, in the table's order."""
     if most is None or len(rows) <= most:
         return list(rows)
     with_errors = any(row.z is not None for row in rows)
@@ -64,7 +64,7 @@ def _heading(report: Report) -> str:
 
 
 def _coefficients(report: Report, rows: list[Coefficient]) -> str:
-    level = f"{100 * report.level:g} %"
+    confidence_level = f"{100 * report.level:g} %"
     with_errors = any(row.std_error is not None for row in rows)
     with_vif = any(row.vif is not None for row in rows)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
@@ -98,7 +98,7 @@ def _coefficients(report: Report, rows: list[Coefficient]) -> str:
     console.print(table)
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
     if with_errors:
-        text += f"\nlow and high: {level} confidence limits; standard errors from the " + (
+        text += f"\nlow and high: {confidence_level} confidence limits; standard errors from the " + (
             "inverse Hessian" if report.covariance == "nonrobust" else f"sandwich ({report.covariance})"
         )
     return text

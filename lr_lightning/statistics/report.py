@@ -1,4 +1,4 @@
-"""The report of a fit: what may be published, and what must be said beside it."""
+"""The report of a fit: coefficient table, likelihoods, tests, calibration and warnings."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from lr_lightning.data.plain_data import from_plain, misfit
 from lr_lightning.errors import InputError
-from lr_lightning.statistics.calibration import Calibration
+from lr_lightning.statistics.held_out import Calibration
 from lr_lightning.statistics.wald import normal_quantile, two_sided_p_value
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A row of the coefficient table, on the original feature scale; None is what does not exist."""
+    """A row of the coefficient table, on the original feature scale; a value that does not exist is None."""
 
     name: str
     estimate: float | None
@@ -31,13 +31,13 @@ class Coefficient:
 
     @classmethod
     def of(
-        cls, name: str, estimate: float, std_error: float | None, level: float, vif: float | None = None
+        cls, name: str, estimate: float, std_error: float | None, confidence_level: float, vif: float | None = None
     ) -> Coefficient:
-        """With the Wald test of 0 and the interval of the given level."""
+        """A row with the Wald test of 0 and the Wald interval; without them if there is no finite standard error."""
         odds = _finite_exp(estimate)
         if std_error is None or not 0 < std_error < math.inf:
             return cls(name, finite(estimate), odds_ratio=odds, vif=finite(vif))
-        z, half = estimate / std_error, normal_quantile(level) * std_error
+        z, half = estimate / std_error, normal_quantile(confidence_level) * std_error
         low, high = estimate - half, estimate + half
         return cls(
             *(name, estimate, std_error, finite(z), two_sided_p_value(z), finite(low), finite(high)),
@@ -47,7 +47,7 @@ class Coefficient:
 
 @dataclass(frozen=True)
 class LikelihoodRatioTest:
-    """Of all slopes being 0: statistic, degrees of freedom, p-value."""
+    """The likelihood-ratio test that all slopes are 0."""
 
     statistic: float
     degrees_of_freedom: int
@@ -56,11 +56,11 @@ class LikelihoodRatioTest:
 
 @dataclass(frozen=True)
 class Report:
-    """A fit in numbers; holds neither time nor place, so that a rerun gives the same.
+    """The report of a fit. It has neither dates nor paths, so that a rerun gives an equal one.
 
-    The attributes are the keys of report.json. `covariance` says where the standard errors come from: "nonrobust"
-    (the inverse Hessian), "HC0" or "HC1"; `mean_prediction` and `mean_outcome` are those of the training rows,
-    weighted, which agree at an unpenalised optimum with intercept.
+    The attributes are the keys of report.json. `level` is the confidence level of the intervals. `covariance` is the
+    kind of the standard errors: "nonrobust" (the inverse Hessian), "HC0" or "HC1". `mean_prediction` and
+    `mean_outcome` are weighted means over the training rows, which agree at an unpenalised optimum with intercept.
     """
 
     n_observations: int
@@ -85,7 +85,7 @@ class Report:
     threshold_rule: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain types, for strict JSON: no NaN, no infinity, no tuple."""
+        """The report as plain values for strict JSON, without NaN, infinity and tuples."""
         values = asdict(self)
         values["warnings"] = list(self.warnings)
         values["coefficients"] = [asdict(row) for row in self.coefficients]
@@ -93,17 +93,17 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
-        """From what `to_dict` gave; keys of a later version are passed over.
+        """The report from the values that `to_dict` returned; unknown keys, of later versions, are ignored.
 
         Raises:
-            InputError: if a value is missing or is not what its name says.
+            InputError: if a value is missing or of another type.
         """
         if wrong := misfit(values, cls):
             raise InputError(f"the report in the checkpoint is damaged ({wrong})")
         return from_plain(values, cls)
 
     def at_level(self, level: float) -> Report:
-        """With intervals of another level.
+        """The report with intervals of another confidence level.
 
         Raises:
             ValueError: if level does not lie between 0 and 1.
@@ -116,12 +116,12 @@ class Report:
         return replace(self, level=level, coefficients=rows)
 
     def with_held_out(self, calibration: Calibration | None, threshold: float, rule: str | None = None) -> Report:
-        """With what held-out rows say, and the threshold in use."""
+        """The report with the calibration on held-out rows, and the threshold in use."""
         return replace(self, calibration=calibration, threshold=threshold, threshold_rule=rule)
 
 
 def finite(value: float | None) -> float | None:
-    """The number, or None for what JSON has no word for."""
+    """The number; None for None, NaN and infinity."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 

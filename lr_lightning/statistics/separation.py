@@ -1,4 +1,4 @@
-"""Complete and quasi-complete separation: proven or ruled out, never guessed from a large coefficient."""
+"""Complete and quasi-complete separation, proven or ruled out."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from lr_lightning.statistics.design_matrix import COMPUTED, Block, DesignMatrix
 from lr_lightning.statistics.linear_programme import few_columns, largest_support, null_space
 from lr_lightning.statistics.sums import Sums, sum_rows
 
-MAX_COLUMNS = 500  # of a linear programme
-_MAX_ROUNDS = 40
-_NAMING_ROUNDS = 6
-_FIRST_ROWS = 2000
-_MORE_ROWS = 1000
-_OUTSIDE = 1e-7
-_CONDITION = 1e12  # of a Hessian of unit diagonal
-_SURE = 20.0  # margin of a row whose loss, 2e-9, no longer matters
-_NOTICEABLE = 0.01  # of a logit
-_DEVIATIONS = 4.0  # of a sum of roundings
+MAX_COLUMNS = 500  # largest number of parameters of a linear programme
+_MAX_ROUNDS = 40  # linear programmes, each with more rows than the one before
+_NAMING_ROUNDS = 6  # attempts to find few separating columns
+_FIRST_ROWS = 2000  # in the first linear programme
+_MORE_ROWS = 1000  # that are added to the next one
+_OUTSIDE = 1e-7  # share of a row outside of a subspace, above which it is not in it
+_CONDITION = 1e12  # largest norm of the inverse of a Hessian of unit diagonal
+_SURE = 20.0  # margin above which the loss of a row, 2e-9, is negligible
+_NOTICEABLE = 0.01  # error of a logit that is not negligible
+_DEVIATIONS = 4.0  # standard deviations of a sum of rounding errors that count as its bound
 
 
 @dataclass(frozen=True)
 class Separation:
-    """What is known of separation.
+    """The result of `find_separation`.
 
     Attributes:
         kind: "complete", "quasi" or None.
-        doubt: why `kind` is not proven: "width", there are too many columns for a linear programme; "programme", it
-            gave no certain answer; "rounding", the answer depends on how the columns were rounded, and `kind` is that
-            of the others alone. None if it is.
-        columns: positions of the columns whose coefficients the direction moves; under complete separation, the few
-            that suffice to tell the classes apart.
-        free: orthonormal directions, (p, s), along which the likelihood keeps growing or does not change in the
-            limit; what has no part in them has a finite estimate.
+        doubt: None if `kind` is proven. "width": there are too many columns for a linear programme. "programme": the
+            linear programme was not solved. "rounding": the answer depends on the rounding of some columns, and `kind`
+            is that of the other columns.
+        columns: positions of the columns without a finite coefficient; under complete separation, of a few columns
+            that separate the classes.
+        free: orthonormal directions, (p, s), in which the likelihood has no unique maximum. A parameter that is zero
+            in all of them has a finite estimate.
     """
 
     kind: Literal["complete", "quasi"] | None
@@ -53,28 +53,30 @@ class Separation:
 def find_separation(
     design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray, *, converged: bool = False
 ) -> Separation:
-    r"""Whether a direction exists along which no row loses and some gain (Albert & Anderson 1984).
+    r"""Find out whether the classes are separated (Albert & Anderson 1984).
 
-    1. If the fitted parameters themselves put every row on its right side, by more than the rounding of the
-       features could, the separation is complete.
-    2. With g and H the gradient and the Hessian at the parameters: along any direction the third derivative is at
-       most max_i |x̃_iᵀδ| times the second (Bach 2010), so that the likelihood has a
-       maximum, and there is no separation, if ‖g‖_{H⁻¹}·max_i ‖x̃_i‖_{H⁻¹} < 1. A
-       converged fit passes this test, unless the features' rounding could have made up that maximum.
-    3. Columns that separate some rows by themselves, such as levels that occur with one outcome only, and reference
-       levels that do, are found by looking (`separating_columns`). What is left are the other rows and columns, of
-       which the same is asked: where the fit is at its limit, their likelihood has a maximum.
-    4. Else a linear programme on some of the rows. If they are not separated, the whole is not. If they are, its
-       direction is tried on all rows; those that lose are added, until none does or there is no direction left.
-       Rows that neither gain nor lose, by columns that have been rounded, may do either in the table's own digits:
-       then the other columns alone can prove a separation.
+    They are separated if there is a direction δ along which no row loses, (2y − 1)·x̃ᵀδ ≥ 0, and some gain, > 0. The
+    separation is complete if all rows gain, otherwise quasi-complete.
+
+    1. If every row has a positive margin at the fitted parameters, by more than the rounding of the features, the
+       separation is complete.
+    2. Let g and H be the gradient and the Hessian at the parameters. Along any direction δ the third derivative is at
+       most max_i |x̃_iᵀδ| times the second (Bach 2010). So the likelihood has a maximum, and there is no separation,
+       if ‖g‖_{H⁻¹}·max_i ‖x̃_i‖_{H⁻¹} < 1. A converged fit passes this test, unless the maximum may be due to the
+       rounding of the features.
+    3. `separating_columns` finds columns that separate some rows by themselves, such as levels that occur with one
+       outcome only. The remaining rows and columns are then examined in the same way.
+    4. Otherwise a linear programme finds a direction for some of the rows. If there is none, the classes overlap. If
+       there is one, it is tried on all rows. The rows that lose are added to the programme, until no row loses or
+       there is no direction. If a row is on the boundary and the columns are rounded, it may gain or lose in the
+       table; then only columns that are not rounded can prove a separation.
 
     Args:
-        design: the rows; swept anew where needed.
-        parameters: (p,), wherever the fit ended.
-        sums: at these parameters.
-        keep: positions of linearly independent parameters, (q,), the intercept's included.
-        converged: whether they are a maximum of the likelihood of the rows as served.
+        design: the rows; they are swept again in the steps that need it.
+        parameters: the parameters at the end of the fit, (p,).
+        sums: the sums over the rows at the parameters.
+        keep: positions of linearly independent parameters, (q,), with the intercept.
+        converged: whether the parameters are a maximum of the likelihood of the rows as served.
     """
     p = design.size
 
@@ -108,7 +110,7 @@ def find_separation(
         if len(losing) or len(staying):
             known = len(rows)
             rows = np.unique(np.concatenate([rows, losing if len(losing) else staying]), axis=0)
-            if len(rows) == known:  # the programme has heard them all
+            if len(rows) == known:  # the programme has these rows already
                 break
             continue
         if not gains.any():
@@ -120,7 +122,7 @@ def find_separation(
         moved = moved_terms(design, whole)
         moved = moved[moved < len(design.columns)]
         if not design.rounded[moved].any():
-            if _hangs_on_rounding(design, parameters):  # then none of the other estimates is known either
+            if _hangs_on_rounding(design, parameters):  # no estimate is certain then
                 return Separation("quasi", "rounding", moved, np.eye(p)[:, keep])
             return Separation("quasi", None, moved, whole)
         break
@@ -131,7 +133,7 @@ def find_separation(
 
 
 def _hangs_on_rounding(design: DesignMatrix, parameters: np.ndarray) -> bool:
-    """Whether coefficients have grown so large that float32's rounding moves rows that have a loss, or may have."""
+    """Whether the rounding of float32 changes the logit of a row noticeably whose loss is not negligible."""
     if not design.single:
         return False
     theta = torch.from_numpy(parameters)
@@ -145,7 +147,7 @@ def _hangs_on_rounding(design: DesignMatrix, parameters: np.ndarray) -> bool:
 
 
 def _looks(design: DesignMatrix, slopes: np.ndarray) -> list[SeparatingColumns]:
-    """The columns that separate some rows by themselves, as far as their values are those of the table."""
+    """The separating columns among those whose values are not rounded."""
     candidates = np.zeros(len(design.columns), bool)
     if design.intercept:
         candidates[slopes] = ~design.rounded[slopes]
@@ -161,7 +163,7 @@ def _beside(
     *,
     converged: bool,
 ) -> Separation:
-    """Separation where the looks have found columns that separate; the rows that stay are asked for more of it."""
+    """The separation if the looks have found separating columns; it examines the remaining rows and columns."""
     k = len(design.columns)
     still = np.setdiff1d(keep[keep < k], np.concatenate([look.columns.numpy() for look in looks]))
     staying = design.of_rows(looks, still)
@@ -169,14 +171,14 @@ def _beside(
     inner = np.append(still, k)
     outer = np.setdiff1d(keep, inner)
     at = parameters[inner]
-    at[-1] += first[outer] @ parameters[outer]  # they are constant there, and part of the intercept
+    at[-1] += first[outer] @ parameters[outer]  # the outer columns are constant there, and part of the intercept
     sums = sum_rows(staying, at)
     collinearity = find_collinearity(staying, sums.gram)
     basis = np.sort(collinearity.basis)
     found = find_separation(staying, collinearity.fold(at), sums, basis, converged=converged)
     if found.kind == "complete":
         return _complete(design, keep, _first_rows(design, parameters, n_rows, keep))
-    # Directions that change no row that stays, or that the limit does not know either.
+    # Directions that change none of the remaining rows, and those that are free among the remaining columns.
     free = np.zeros((design.size, len(outer) + len(collinearity.aliased) + found.free.shape[1]))
     free[outer, np.arange(len(outer))] = 1
     free[k, : len(outer)] = -first[outer]
@@ -184,7 +186,7 @@ def _beside(
     dependent[inner[collinearity.aliased], np.arange(len(collinearity.aliased))] = 1
     dependent[inner[collinearity.basis], : len(collinearity.aliased)] = -collinearity.relation
     dependent[inner, len(collinearity.aliased) :] = found.free
-    if found.doubt is not None:  # then none of the coefficients is known to be finite
+    if found.doubt is not None:  # no coefficient is certain to be finite then
         of_categories = [reference.columns.numpy() for look in looks for reference in look.references]
         moved = np.unique(np.concatenate([outer, *of_categories]))
         return Separation("quasi", found.doubt, moved, np.eye(design.size)[:, keep])
@@ -194,7 +196,7 @@ def _beside(
 
 
 def separates(design: DesignMatrix, parameters: np.ndarray) -> bool:
-    """Whether the parameters (p,) put every row on its right side, in the table's own digits too."""
+    """Whether every row has a positive margin at the parameters (p,), by more than the rounding of the features."""
     every = np.arange(design.size)
     return all(
         bool((margin > tolerance).all())
@@ -204,7 +206,7 @@ def separates(design: DesignMatrix, parameters: np.ndarray) -> bool:
 
 
 def moved_terms(design: DesignMatrix, free: np.ndarray, least: float = 1e-6) -> np.ndarray:
-    """Positions of the parameters that directions (p, s) move in original units, by more than rounding would."""
+    """Positions of the parameters that directions (p, s) change in original units, by more than rounding."""
     k = len(design.columns)
     original, size = np.linalg.norm(design.to_original(free), axis=1), np.linalg.norm(free, axis=1)
     if design.intercept:
@@ -214,7 +216,7 @@ def moved_terms(design: DesignMatrix, free: np.ndarray, least: float = 1e-6) -> 
 
 
 def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray) -> bool:
-    """The test of gradient and Hessian, for the rows as served and for those that they may have been rounded from."""
+    """Whether the gradient and the Hessian prove a maximum, whatever the rounding of the features."""
     hessian, gradient = sums.hessian[np.ix_(keep, keep)], sums.gradient[keep]
     root = np.sqrt(hessian.diagonal())
     if not (root > 0).all():
@@ -224,14 +226,14 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
     except np.linalg.LinAlgError:
         return False
     inverse = np.linalg.inv(lower)
-    if _norm(inverse) ** 2 > _CONDITION:  # its digits cannot be trusted; each pivot's depend on the others'
+    if _norm(inverse) ** 2 > _CONDITION:  # the Hessian is ill-conditioned
         return False
     inverse = inverse / root
 
     def decrement(rounding: np.ndarray) -> float:
         return float(np.linalg.norm(inverse @ gradient) + np.linalg.norm(np.abs(inverse) @ rounding[keep]))
 
-    # Σ v |y − p|² ≤ −log-likelihood, since r² ≤ −log(1 − r).
+    # Σ v |y − π|² ≤ −log-likelihood, since r² ≤ −log(1 − r).
     at_most = design.gradient_rounding(-sums.log_likelihood, sums.weight, sums.gram.diagonal())
     if decrement(at_most) * sums.largest_norm * _norm(inverse) < 0.5:
         return True
@@ -244,7 +246,7 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
             largest = max(largest, float(scores.square().sum(1).max()))
             wrong = block.weight * torch.sigmoid(-block.margins(theta))
             squares[:k] += (design.rounding(block) * wrong[:, None]).square().sum(0).cpu().numpy()
-    # The roundings of different rows have nothing to do with each other.
+    # The rounding errors of different rows are independent.
     return decrement(_DEVIATIONS * np.sqrt(squares)) * math.sqrt(largest) < 0.5
 
 
@@ -253,7 +255,7 @@ def _norm(matrix: np.ndarray) -> float:
 
 
 def _complete(design: DesignMatrix, keep: np.ndarray, rows: np.ndarray) -> Separation:
-    """Complete separation, with few columns that suffice: one alone if possible."""
+    """Complete separation, with the names of few columns that separate the classes, a single one if possible."""
     k = len(design.columns)
     columns = keep[keep < k]
     whole = np.zeros((design.size, len(keep)))
@@ -275,10 +277,10 @@ def _complete(design: DesignMatrix, keep: np.ndarray, rows: np.ndarray) -> Separ
 
 
 def _separates_alone(design: DesignMatrix, columns: np.ndarray) -> np.ndarray:
-    """Which of the columns, (c,), tell the classes apart without help from another."""
+    """Whether each of the columns, (c,), separates the classes completely by itself, boolean (c,)."""
     bounds = {sign: [np.full(len(columns), math.inf), np.full(len(columns), -math.inf)] for sign in (-1, 1)}
     for block in design.blocks():
-        x = design.restored(block)  # without an intercept, float32 may have put a zero on either side
+        x = design.restored(block)  # without an intercept, rounding to float32 can change the sign of a zero
         for s, (low, high) in bounds.items():
             part = x[block.sign == s][:, columns]
             if len(part):
@@ -291,7 +293,7 @@ def _separates_alone(design: DesignMatrix, columns: np.ndarray) -> np.ndarray:
 
 
 def _first_rows(design: DesignMatrix, parameters: np.ndarray, n_rows: int, keep: np.ndarray) -> np.ndarray:
-    """Signed rows (m, q) to begin with: all of a small table; else the worst classified and a random sample."""
+    """The signed rows (m, q) of the first linear programme: all, or else those of lowest margin and a sample."""
     size = max(_FIRST_ROWS, 4 * len(keep))
     if n_rows <= 2 * size:
         return np.concatenate([_signed(design, block, slice(None), keep) for block in design.blocks()])
@@ -308,7 +310,12 @@ def _first_rows(design: DesignMatrix, parameters: np.ndarray, n_rows: int, keep:
 def _try_direction(
     design: DesignMatrix, keep: np.ndarray, direction: np.ndarray, free: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Rows that lose along the direction (q,), rows that stay but move along `free` (q, s), and how many stay."""
+    """Try a direction (q,) on all rows.
+
+    Returns:
+        Signed rows that lose, (m, q); signed rows that neither gain nor lose, but change along `free` (q, s), (m, q);
+        and the number of rows that neither gain nor lose.
+    """
     losing, staying = _Lowest(design, keep, _MORE_ROWS), _Lowest(design, keep, _MORE_ROWS)
     n_zero = 0
     for block in design.blocks():
@@ -329,14 +336,14 @@ def _try_direction(
 def _margins(
     design: DesignMatrix, block: Block, x: Tensor, keep: np.ndarray, direction: np.ndarray
 ) -> tuple[Tensor, Tensor]:
-    """(2y − 1)·xᵀδ of a block's restored rows x (r, q), and what of it may be rounding, each (r,)."""
+    """(2y − 1)·xᵀδ for a block's restored rows x (r, q), and its rounding error, each (r,)."""
     delta, slopes = torch.from_numpy(direction).to(x.device), keep[keep < len(design.columns)]
     rounding = 4 * design.rounding(block, restored=True)[:, slopes] @ delta[: len(slopes)].abs()
     return (x @ delta) * block.sign, rounding + COMPUTED * (x.abs() @ delta.abs())
 
 
 class _Lowest:
-    """The signed rows with the lowest scores of all that were added."""
+    """The `size` signed rows with the lowest scores of all rows that were added."""
 
     def __init__(self, design: DesignMatrix, keep: np.ndarray, size: int):
         self._design, self._keep, self._size = design, keep, size
@@ -356,7 +363,7 @@ class _Lowest:
 
 
 def _signed(design: DesignMatrix, block: Block, chosen: slice | Tensor, keep: np.ndarray) -> np.ndarray:
-    """(2y − 1)·x̃ of chosen rows of a block and the kept columns, (r, q), with the table's whole numbers restored."""
+    """(2y − 1)·x̃ for chosen rows of a block and the kept columns, (r, q), with whole numbers restored."""
     chosen = chosen if isinstance(chosen, slice) else chosen.to(block.x.device)
     part = Block(block.x[chosen], block.sign[chosen], block.weight[chosen], block.start)
     return (design.restored(part) * part.sign[:, None])[:, keep].cpu().numpy()

@@ -1,4 +1,4 @@
-"""From the rows and the fitted parameters to the report."""
+"""The summary of a fit: its report, its covariance and its coefficients, from the rows and the parameters."""
 
 from __future__ import annotations
 
@@ -23,74 +23,75 @@ from lr_lightning.statistics.separation import Separation, find_separation, move
 from lr_lightning.statistics.sums import Sums, sum_rows
 from lr_lightning.statistics.wald import Covariance, CovarianceType, chi_squared_p_value, covariance_factor
 
-MAX_COLUMNS = 4096  # of a Hessian
-_MOVED = 1e-9  # a lesser part in a direction without curvature is rounding
+MAX_COLUMNS = 4096  # largest number of parameters for which a Hessian is computed
+_MOVED = 1e-9  # component of a direction below which it is rounding
 
 
-class Inference(NamedTuple):
-    """What `make_report` finds.
+class Summary(NamedTuple):
+    """The summary of a fit.
 
     Attributes:
-        report: for people.
-        covariance: for intervals of predictions; None where there are no standard errors for all estimates.
-        weight: coefficients on the original feature scale, (d,), float64, 0 for constant and aliased columns: of the
-            same predictions as those that were given.
-        intercept: likewise; 0.0 for a model without.
+        report: the report.
+        covariance: the covariance of the estimates; None unless every estimate has a standard error.
+        coefficients: coefficients on the original feature scale, (d,), float64, which give the same predictions as the
+            fitted ones; 0 for constant and aliased columns.
+        intercept: intercept on the original feature scale; 0.0 for a model without one.
     """
 
     report: Report
     covariance: Covariance | None
-    weight: Tensor
+    coefficients: Tensor
     intercept: float
 
 
-def make_report(
+def summarize(
     batches: Iterable[Sequence[Tensor]],
     *,
-    weight: Tensor,
-    bias: Tensor | float | None,
+    coefficients: Tensor,
+    intercept: Tensor | float | None,
     served: tuple[Tensor, Tensor],
     training: tuple[Tensor, Tensor],
     feature_names: list[str],
     converged: bool,
     passes: int,
-    intercept: bool = True,
+    fit_intercept: bool = True,
     penalized: bool = False,
     class_weighted: bool = False,
     weight_scale: float = 1.0,
     partial: bool = False,
     exact: bool = False,
     covariance: CovarianceType = "nonrobust",
-    level: float = 0.95,
-) -> Inference:
-    """Coefficient table, likelihoods and warnings of a fit.
+    confidence_level: float = 0.95,
+) -> Summary:
+    """The coefficient table, the likelihoods and the warnings of a fit.
 
-    Sweeps over the rows once if nothing is amiss; a few times more to settle separation or collinearity.
+    It sweeps over the rows once, and a few times more to settle separation or collinearity.
 
     Args:
-        batches: training rows `(x, y)` or `(x, y, v)`, x (n, d) as served, y 0 or 1 (n,), v the weights that the
-            objective had (n,), class weights included; iterated more than once, on any device.
-        weight: (d,), for the features as served (`LinearSigmoid.served_affine`).
-        bias: (), likewise; what a model without intercept has of it only undoes the centring.
-        served: means and scales (d,) that have been taken off the features.
+        batches: training rows `(x, y)` or `(x, y, v)` on any device, with served features x (n, d), targets y 0 or 1
+            (n,), and the weights v of the objective (n,), sample weight times class weight. They are iterated more
+            than once.
+        coefficients: coefficients of the served features, (d,); see `LinearSigmoid.served_affine`.
+        intercept: intercept of the served features, (); without `fit_intercept` it only undoes the centring.
+        served: means and scales (d,) with which the served features have been standardised.
         training: means and scales (d,) of the training rows in the units of the batches; scale 0 marks a constant.
-        feature_names: (d,).
-        converged: whether the optimizer says so.
-        passes: over the rows, that the fit took.
-        intercept: whether the model has one.
+        feature_names: names of the features, (d,).
+        converged: whether the optimizer has converged.
+        passes: number of passes over the rows that the fit took.
+        fit_intercept: whether the model has an intercept.
         penalized: whether there was a penalty.
-        class_weighted: whether v has class weights in it.
-        weight_scale: what v has been divided by.
-        partial: whether the optimizer has seen a part of the rows only.
-        exact: whether it was the exact solver.
-        covariance: "nonrobust", "HC0" or "HC1".
-        level: of the confidence intervals.
+        class_weighted: whether there were class weights.
+        weight_scale: the number by which v has been divided.
+        partial: whether the optimizer has seen only a part of the rows.
+        exact: whether the optimizer was the exact solver.
+        covariance: the kind of the standard errors, "nonrobust", "HC0" or "HC1".
+        confidence_level: confidence level of the intervals.
 
     Raises:
-        ValueError: if no row has a positive weight, or the level is out of range.
+        ValueError: if no row has a positive weight, or the confidence level does not lie between 0 and 1.
     """
-    design = DesignMatrix(batches, served=served, training=training, intercept=intercept)
-    parameters = design.standardized(weight, bias)
+    design = DesignMatrix(batches, served=served, training=training, intercept=fit_intercept)
+    parameters = design.standardized(coefficients, intercept)
     wide = design.size > MAX_COLUMNS
     sums = sum_rows(design, parameters, matrices=not wide)
     k = len(design.columns)
@@ -118,7 +119,7 @@ def make_report(
         )
     if not converged and kind is None:
         warnings.append(worded.not_converged(passes, exact=exact))
-    warnings += worded.of_counts(*_counts(sums, class_weighted), len(keep) - intercept)
+    warnings += worded.of_counts(*_counts(sums, class_weighted), len(keep) - fit_intercept)
 
     factor, undetermined = None, np.array([], int)
     if partial:
@@ -146,14 +147,16 @@ def make_report(
         inflation[collinearity.kept] = collinearity.inflation
     columns = design.columns.tolist()
     rows = {
-        columns[j]: Coefficient.of(names[j], float(estimates[j]), float(errors[j]), level, float(inflation[j]))
+        columns[j]: Coefficient.of(
+            names[j], float(estimates[j]), float(errors[j]), confidence_level, float(inflation[j])
+        )
         for j in keep[keep < k]
     }
     table = [rows.get(j, Coefficient(name, None)) for j, name in enumerate(feature_names)]
-    if intercept:
-        table.insert(0, Coefficient.of("(Intercept)", float(estimates[k]), float(errors[k]), level))
+    if fit_intercept:
+        table.insert(0, Coefficient.of("(Intercept)", float(estimates[k]), float(errors[k]), confidence_level))
 
-    null = sums.null_log_likelihood if intercept else -sums.weight * math.log(2)
+    null = sums.null_log_likelihood if fit_intercept else -sums.weight * math.log(2)
     share_left = sums.log_likelihood / null if null < 0 else None
     log_likelihood, null = weight_scale * sums.log_likelihood, weight_scale * null
     n_parameters = len(keep)
@@ -170,21 +173,21 @@ def make_report(
         separation=kind,
         warnings=tuple(warnings),
         coefficients=tuple(table),
-        level=level,
+        level=confidence_level,
         covariance=covariance,
         likelihood_ratio_test=None
         if partial or penalized or class_weighted or kind == "complete"
-        else _likelihood_ratio_test(log_likelihood, null, n_parameters - intercept),
+        else _likelihood_ratio_test(log_likelihood, null, n_parameters - fit_intercept),
         mean_prediction=sums.prediction / sums.weight,
         mean_outcome=sums.positive_weight / sums.weight,
         calibration=None,
         threshold=0.5,
         threshold_rule=None,
     )
-    coefficients = torch.zeros(design.n_features, dtype=torch.float64)
-    coefficients[design.columns] = torch.from_numpy(estimates[:k].copy())
+    original = torch.zeros(design.n_features, dtype=torch.float64)
+    original[design.columns] = torch.from_numpy(estimates[:k].copy())
     whole = None if factor is None or kind is not None or len(undetermined) else Covariance.of(design, factor)
-    return Inference(report, whole, coefficients, float(estimates[k]) if intercept else 0.0)
+    return Summary(report, whole, original, float(estimates[k]) if fit_intercept else 0.0)
 
 
 def _separation(
@@ -210,7 +213,7 @@ def _std_errors(
 
 
 def _counts(sums: Sums, class_weighted: bool) -> tuple[float, float]:
-    """Positive and negative events: frequencies where the weights are such, else rows."""
+    """The numbers of positive and negative observations; integer weights count as frequencies."""
     if sums.whole_weights and not class_weighted:
         return sums.positive_weight, sums.weight - sums.positive_weight
     return sums.n_positive, sums.n_rows - sums.n_positive

@@ -1,4 +1,4 @@
-"""Sweeps over the rows: likelihood, gradient, Hessian, cross products, and triangular factors of these."""
+"""Sweeps over the rows: likelihood, gradient, Hessian, Gram matrix, and their triangular factors."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from lr_lightning.statistics.design_matrix import DesignMatrix
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the rows of positive weight, at given parameters; all float64.
+    """Sums over the rows of positive weight at given parameters; all float64. p is the number of parameters.
 
     Attributes:
         n_rows: number of rows.
-        n_positive: how many of them are positive.
+        n_positive: number of positive rows.
         weight: Σ v.
         positive_weight: Σ v y.
-        prediction: Σ v p.
+        prediction: Σ v π, with π the predicted probability.
         whole_weights: whether every weight is an integer, as frequencies are.
-        log_likelihood: Σ v log-likelihood.
-        gradient: of the log-likelihood, Σ v (y − p) x̃, (p,).
-        hessian: of the negative log-likelihood, Σ v p (1 − p) x̃ x̃ᵀ, (p, p).
+        log_likelihood: Σ v log π for positive rows, Σ v log(1 − π) for negative ones.
+        gradient: gradient of the log-likelihood, Σ v (y − π) x̃, (p,).
+        hessian: Hessian of the negative log-likelihood, Σ v π (1 − π) x̃ x̃ᵀ, (p, p).
         gram: Σ v x̃ x̃ᵀ, (p, p).
-        smallest_margin: the smallest (2y − 1)·logit.
-        largest_norm: the largest ‖x̃‖.
+        smallest_margin: the minimum of (2y − 1)·logit.
+        largest_norm: the maximum of ‖x̃‖.
     """
 
     n_rows: int
@@ -47,15 +47,15 @@ class Sums:
 
     @property
     def null_log_likelihood(self) -> float:
-        """Of the model with an intercept alone."""
+        """The log-likelihood of the model with an intercept only."""
         positive, negative = self.positive_weight, self.weight - self.positive_weight
         return sum(part * math.log(part / self.weight) for part in (positive, negative) if part > 0)
 
 
 def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = True) -> Sums:
-    """Sweep over all rows at `parameters` (p,), intercept last.
+    """The sums over all rows at parameters (p,), intercept last.
 
-    Without `matrices`, for tables too wide for them, the p × p sums are empty, (0, 0).
+    Without `matrices`, for tables with too many columns, the Hessian and the Gram matrix are empty, (0, 0).
 
     Raises:
         ValueError: if no row has a positive weight.
@@ -71,7 +71,7 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
             continue
         x, sign, v, _ = block
         margin = block.margins(parameters)
-        right, wrong = torch.sigmoid(margin), torch.sigmoid(-margin)  # wrong = |y − p|, to its last digits
+        right, wrong = torch.sigmoid(margin), torch.sigmoid(-margin)  # wrong = |y − π| without cancellation
         positive = sign > 0
         prediction = torch.where(positive, right, wrong)
         log_likelihood = -torch.nn.functional.softplus(-margin)
@@ -105,17 +105,16 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
 
 
 def triangular_factor(rows: Iterable[torch.Tensor], size: int) -> np.ndarray:
-    """R, upper triangular, with RᵀR the Gram matrix of all rows (…, size) together, (size, size), float64.
+    """R, upper triangular, (size, size), float64, with RᵀR the Gram matrix of all rows in blocks (…, size).
 
     Forming a Gram matrix squares the condition number of the rows; a QR factorisation of the rows, block after
-    block, does not (Golub & Van Loan 2013, section 5.3.8; Demmel, Grigori,
-    Hoemmen & Langou 2012).
+    block, does not (Golub & Van Loan 2013, section 5.3.8; Demmel, Grigori, Hoemmen & Langou 2012).
     """
     factor, waiting, n_waiting = torch.zeros(0, size, dtype=torch.float64), [], 0
     for block in rows:
         waiting.append(block)
         n_waiting += len(block)
-        if n_waiting >= 2 * size:  # of fewer rows most of the work would be the factor's own
+        if n_waiting >= 2 * size:  # with fewer rows most of the work would be spent on the previous factor
             factor, waiting, n_waiting = _upper([factor.to(block.device), *waiting]), [], 0
     if waiting:
         factor = _upper([factor.to(waiting[0].device), *waiting])
@@ -123,7 +122,7 @@ def triangular_factor(rows: Iterable[torch.Tensor], size: int) -> np.ndarray:
 
 
 def weighted_rows(design: DesignMatrix, columns: np.ndarray | list[int]) -> Iterator[torch.Tensor]:
-    """√v·x̃ of the columns: the Gram matrix of these rows is `Sums.gram`."""
+    """Blocks of √v·x̃, of some columns. Their Gram matrix is that part of `Sums.gram`."""
     for block in design.blocks():
         yield block.x[:, columns] * block.weight.sqrt()[:, None]
 
@@ -131,14 +130,14 @@ def weighted_rows(design: DesignMatrix, columns: np.ndarray | list[int]) -> Iter
 def curved_rows(
     design: DesignMatrix, columns: np.ndarray | list[int], parameters: np.ndarray
 ) -> Iterator[torch.Tensor]:
-    """√(v p (1 − p))·x̃ of the columns: the Gram matrix of these rows is `Sums.hessian`."""
+    """Blocks of √(v π (1 − π))·x̃, of some columns. Their Gram matrix is that part of `Sums.hessian`."""
     for block in design.blocks():
         root = curvature(block.margins(parameters), block.weight).sqrt()
         yield block.x[:, columns] * root[:, None]
 
 
 def sum_squared_scores(design: DesignMatrix, parameters: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Σ v² (y − p)² u uᵀ with u = Fᵀ x̃, (r, r), of F (p, r)."""
+    """Σ v² (y − π)² u uᵀ with u = Fᵀ x̃, (r, r), for F (p, r)."""
     total = np.zeros((factor.shape[1],) * 2)
     for block in design.blocks():
         residual = block.weight * torch.sigmoid(-block.margins(parameters))

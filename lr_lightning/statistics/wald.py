@@ -15,19 +15,21 @@ from lr_lightning.solver.decompositions import eigh, svd
 from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.sums import Sums, curved_rows, sum_squared_scores, triangular_factor
 
-_CONDITION = 1e7  # trace of the inverse of a Hessian of unit diagonal, above which half of its digits are gone
-_ROUNDING = 1e-13  # of the largest singular value, times the root of their number
+_CONDITION = 1e7  # largest trace of the inverse of a Hessian of unit diagonal; above, half of its digits are lost
+_ROUNDING = 1e-13  # relative to the largest singular value, times the square root of their number
 CovarianceType = Literal["nonrobust", "HC0", "HC1"]
 
 
 @dataclass(frozen=True)
 class Covariance:
-    """The estimates' covariance F Fᵀ, in standardised coordinates, from which no digits are lost to large means.
+    """The covariance F Fᵀ of the estimates, for standardised features, whose means cannot cancel digits.
+
+    Features are standardised as (x − mean) / scale. All attributes are float64.
 
     Attributes:
-        mean: taken off the original features, (d,).
-        scale: they are then divided by, (d,); infinity for one that has no influence.
-        factor: F, (d, r), or (d + 1, r) with an intercept, whose row is the last; all float64.
+        mean: means, (d,).
+        scale: scales, (d,); infinity for a feature without a coefficient.
+        factor: F, (d, r), or (d + 1, r) with an intercept, whose row is the last.
     """
 
     mean: np.ndarray
@@ -36,7 +38,7 @@ class Covariance:
 
     @classmethod
     def of(cls, design: DesignMatrix, factor: np.ndarray) -> Covariance:
-        """Of parameters in the coordinates of a design matrix: factor (p, r)."""
+        """The covariance from a factor (p, r) for the parameters of a design matrix."""
         d, k = design.n_features, len(design.columns)
         mean, scale = np.zeros(d), np.full(d, np.inf)
         columns = design.columns.numpy()
@@ -47,7 +49,7 @@ class Covariance:
         return cls(mean, scale, whole)
 
     def matrix(self) -> np.ndarray:
-        """Covariance of the coefficients, and the intercept last, on the original feature scale."""
+        """The covariance matrix of the coefficients on the original feature scale, the intercept last, (p, p)."""
         d = len(self.mean)
         factor = self.factor / np.append(self.scale, 1.0)[: len(self.factor), None]
         if len(factor) > d:
@@ -55,9 +57,9 @@ class Covariance:
         return factor @ factor.T
 
     def logit_std_error(self, x: Tensor | np.ndarray) -> np.ndarray:
-        """Standard errors of the logits, (n,), at original features x, (n, d); NaN where a feature is missing."""
+        """Standard errors of the logits, (n,), at original features x, (n, d); NaN if a feature is missing."""
         rows = np.asarray(x, dtype=np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):  # an error beyond float64 is infinite, and says nothing
+        with np.errstate(invalid="ignore", over="ignore"):  # an error beyond float64 is infinite
             result = ((rows - self.mean) / self.scale) @ self.factor[: len(self.mean)]
             if len(self.factor) > len(self.mean):
                 result += self.factor[-1]
@@ -69,24 +71,27 @@ class Covariance:
         """Confidence limits of probabilities at original features x, (n, d), by the delta method on the logit.
 
         Args:
-            x: as for `logit_std_error`.
-            logits: the linear predictor there, (n,).
-            level: of the interval, between 0 and 1.
+            x: original features, (n, d).
+            logits: the linear predictor, (n,).
+            level: the confidence level, between 0 and 1.
 
         Returns:
             Lower and upper limits, each (n,), float64.
+
+        Raises:
+            ValueError: if the level does not lie between 0 and 1.
         """
         centre, half = np.asarray(logits, dtype=np.float64), normal_quantile(level) * self.logit_std_error(x)
         low, high = (torch.sigmoid(torch.from_numpy(z)).numpy() for z in (centre - half, centre + half))
         return low, high
 
     def to_dict(self) -> dict[str, Tensor]:
-        """As tensors, which a checkpoint may hold."""
+        """The attributes as tensors, for a checkpoint."""
         return {name: torch.from_numpy(getattr(self, name).copy()) for name in ("mean", "scale", "factor")}
 
     @classmethod
     def from_dict(cls, tensors: dict[str, Any]) -> Covariance:
-        """From what `to_dict` gave."""
+        """The covariance from the tensors that `to_dict` returned."""
         return cls(**{name: tensors[name].detach().cpu().double().numpy() for name in ("mean", "scale", "factor")})
 
 
@@ -98,24 +103,27 @@ def covariance_factor(
     covariance: CovarianceType = "nonrobust",
     free: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""F with covariance F Fᵀ of the parameters, (p, r), by default from the inverse Hessian.
+    r"""A factor F of the covariance F Fᵀ of the parameters.
+
+    "nonrobust" is the inverse Hessian H⁻¹ of the negative log-likelihood.
 
     HC0 is the sandwich H⁻¹ (Σ v²·(y − p)²·x̃·x̃ᵀ) H⁻¹ (Huber 1967, White 1982);
-    HC1 is n / (n - number of parameters) times that, n being the number of rows. A weighted row is one observation
-    here (R's `sandwich`, Stata's pweights), not v equal ones.
+    HC1 is n / (n − number of parameters) times HC0, with n the number of rows. A row of weight v is one observation
+    here, as in R's `sandwich` and Stata's pweights, and not v equal ones.
 
-    The Hessian's own Cholesky factor serves where it has digits enough; else the rows are swept for theirs.
+    F comes from the Cholesky factor of the Hessian, or if that is ill-conditioned, from a QR factorisation of the
+    rows.
 
     Args:
-        design: the rows; swept only where the Hessian has lost its digits, or for a sandwich.
-        sums: at the parameters.
-        parameters: (p,), the maximum of the likelihood.
-        keep: positions of the parameters that were estimated, (q,); the others get rows of zeros.
-        covariance: which one.
-        free: orthonormal directions (q, s) in which the likelihood has no maximum; they are left out.
+        design: the rows. They are swept only for a sandwich, or if the Hessian is ill-conditioned.
+        sums: the sums over the rows at the parameters.
+        parameters: the maximum of the likelihood, (p,).
+        keep: positions of the estimated parameters, (q,); F has rows of zeros for the others.
+        covariance: "nonrobust", "HC0" or "HC1".
+        free: orthonormal directions (q, s) in which the likelihood has no maximum; F has no component in them.
 
     Returns:
-        F, and the directions (p, t) that have been left out because their curvature is no more than rounding.
+        F, (p, r), and the directions (p, t) whose curvature is zero up to rounding, in which F has no component.
     """
     basis = np.eye(len(keep))
     if free is not None and free.shape[1]:
@@ -136,7 +144,7 @@ def covariance_factor(
 
 
 def _inverse_root(hessian: np.ndarray) -> np.ndarray | None:
-    """F with F Fᵀ the inverse of a Hessian (q, q); None if its digits do not suffice."""
+    """F with F Fᵀ the inverse of a Hessian (q, q); None if it is ill-conditioned."""
     matrix = torch.from_numpy(hessian)
     diagonal = matrix.diagonal()
     if not bool((diagonal > 0).all()):
@@ -146,14 +154,14 @@ def _inverse_root(hessian: np.ndarray) -> np.ndarray | None:
     if info:
         return None
     inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
-    # Not the least pivot, whose own digits depend on the others'.
+    # The smallest pivot is no measure of the condition, because it is itself inexact if others are small.
     return None if float(inverse.square().sum()) > _CONDITION else (inverse.T * scale[:, None]).numpy()
 
 
 def _inverse_triangular(factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """F with F Fᵀ the inverse of RᵀR for R, (m, q), and the directions (q, t) that R does not tell from zero.
+    """F with F Fᵀ a generalised inverse of RᵀR for R, (m, q), and directions (q, t) that span the null space of R.
 
-    F has no part in these. Each column of R counts relative to its length.
+    A singular value counts as zero if it is rounding, after the columns of R have been scaled to length 1.
     """
     matrix = torch.from_numpy(factor)
     length = torch.linalg.vector_norm(matrix, dim=0)
@@ -164,24 +172,24 @@ def _inverse_triangular(factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (directions[:, told] / values[told]).numpy(), directions[:, ~told].numpy()
 
 
-def normal_quantile(level: float) -> float:
-    """Half-width, in standard errors, of a two-sided interval.
+def normal_quantile(confidence_level: float) -> float:
+    """The half-width of a two-sided normal interval, in standard errors.
 
     Raises:
-        ValueError: if level does not lie between 0 and 1.
+        ValueError: if the confidence level does not lie between 0 and 1.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, not {level}")
-    return NormalDist().inv_cdf(0.5 + level / 2)
+    if not 0 < confidence_level < 1:
+        raise ValueError(f"level must lie between 0 and 1, not {confidence_level}")
+    return NormalDist().inv_cdf(0.5 + confidence_level / 2)
 
 
 def two_sided_p_value(z: float) -> float:
-    """P(|Z| > |z|) of a standard normal Z, with all digits far out in the tail."""
+    """P(|Z| > |z|) of a standard normal Z, accurate far out in the tail."""
     return math.erfc(abs(z) / math.sqrt(2))
 
 
 def chi_squared_p_value(statistic: float, degrees: int) -> float:
-    """P(X > statistic) of a chi-squared X."""
+    """P(X > statistic) of a chi-squared X with so many degrees of freedom."""
     from scipy.special import chdtrc
 
     return float(chdtrc(degrees, max(statistic, 0.0)))

@@ -1,4 +1,4 @@
-"""Warnings in plain words: what is the matter, and what to do."""
+"""Texts of the warnings of a report: what is wrong, and what to do."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _MOST_NAMES = 10
 
 
 def too_wide(size: int, limit: int) -> str:
-    """For a Hessian that does not fit."""
+    """The warning that there are too many parameters for a Hessian."""
     return f"there are no standard errors: {size} parameters are more than the {limit} that they are computed for"
 
 
 def undetermined(names: Sequence[str]) -> str:
-    """For coefficients along which the likelihood is flat, as far as float64 shows."""
+    """The warning that the likelihood is flat, up to rounding, in the direction of some coefficients."""
     return (
-        f"{_listed(names)}: there are no standard errors, for the rows hardly tell these coefficients: their columns "
-        "depend on each other but for the last digits, or some probabilities are all but 0 or 1"
+        f"{_listed(names)}: there are no standard errors, for the rows hardly determine these coefficients: their "
+        "columns are collinear but for the last digits, or some probabilities are nearly 0 or 1"
     )
 
 
 def not_converged(passes: int, *, exact: bool) -> str:
-    """For an optimizer, the exact solver or another, that stopped early."""
+    """The warning that the optimizer, `exact` or another, stopped before it converged."""
     return (
         f"the fit did not converge in {passes} pass{'' if passes == 1 else 'es'}, so that neither estimates nor "
         "standard errors are those of the optimum; allow more passes (trainer.max_epochs)"
@@ -54,15 +54,15 @@ def of_data(
     single: bool,
     settled: bool,
 ) -> list[str]:
-    """About columns that cannot have a coefficient of their own.
+    """Warnings about constant and collinear columns.
 
     Args:
-        constant: those that have one value alone.
-        relations: of the columns that depend on others, in words.
-        aliased: these columns.
+        constant: names of the constant columns.
+        relations: for each collinear column its linear relation to others, as a formula.
+        aliased: names of the collinear columns.
         penalized: whether there was a penalty.
-        single: whether float32's digits had to do.
-        settled: whether the digits that were compared are all that the table has.
+        single: whether the columns were compared in float32.
+        settled: whether the columns were compared with all digits that the table has.
     """
     warnings = []
     if constant:
@@ -77,7 +77,7 @@ def of_data(
         digits = "float32" if single else "float64"
         what = "left out, which changes no prediction"
         if penalized:
-            what = "the penalty alone decides how they share their weight"
+            what = "the penalty alone decides how the effect is divided among them"
         elif not settled:
             what = "left out, and whether that changes predictions is not settled"
         shown = "; ".join(relations[:_MOST_NAMES])
@@ -88,7 +88,7 @@ def of_data(
 
 
 def of_separation(kind: str | None, names: Sequence[str]) -> list[str]:
-    """About estimates that do not exist."""
+    """Warnings about separation, and so about coefficients without a finite estimate."""
     listed = _listed(names) or "the intercept"
     what = "add a penalty (l2), or leave out {} if knowing {} gives the answer away".format(
         *(("the column", "it") if len(names) < 2 else ("columns", "them"))
@@ -111,15 +111,15 @@ def of_separation(kind: str | None, names: Sequence[str]) -> list[str]:
 def of_doubt(
     reason: str | None, kind: str | None, size: int, limit: int, *, single: bool, huge: Sequence[str]
 ) -> list[str]:
-    """About a question that stays open: "width", "programme" or "rounding" (`Separation.doubt`).
+    """Warnings about separation that could be neither proven nor ruled out.
 
     Args:
-        reason: why; None if it does not.
-        kind: of the separation that is certain, if there is one.
+        reason: "width", "programme" or "rounding" (see `Separation.doubt`), or None without a doubt.
+        kind: the kind of separation that is proven; None if none is.
         size: number of parameters.
-        limit: of those that a linear programme is solved for.
+        limit: largest number of parameters for which a linear programme is solved.
         single: whether the features were served in float32.
-        huge: columns in float64 with values beside which others have no digits left.
+        huge: columns in float64 with values so large that smaller ones have lost their digits.
     """
     if reason is None:
         return []
@@ -142,7 +142,7 @@ def of_doubt(
 
 
 def of_counts(positive: float, negative: float, slopes: int) -> list[str]:
-    """About too few events, and about rare ones.
+    """Warnings about few observations of the rarer class, absolutely or as a share.
 
     Args:
         positive: number of positive observations.

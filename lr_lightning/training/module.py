@@ -28,10 +28,9 @@ from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import serial_operations
 from lr_lightning.serving.predictor import Predictor
 from lr_lightning.solver import SubsampledNewton
-from lr_lightning.statistics.calibration import calibrate, threshold_by_rule
-from lr_lightning.statistics.held_out import measures, predicted, weighted_rows
+from lr_lightning.statistics.held_out import calibrate, measures, predicted, threshold_by_rule, weighted_rows
 from lr_lightning.statistics.report import Report
-from lr_lightning.statistics.summary import Inference, make_report
+from lr_lightning.statistics.summary import Summary, summarize
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.statistics.warnings import PARTIAL
 from lr_lightning.training.data_modules import DESCRIPTION, TensorDataModule
@@ -527,7 +526,7 @@ class LogisticRegression(LightningModule):
         """
         return self._inference(covariance, level).report
 
-    def conclude(self, *, covariance: CovarianceType = "nonrobust", level: float = 0.95) -> Inference:
+    def conclude(self, *, covariance: CovarianceType = "nonrobust", level: float = 0.95) -> Summary:
         """Make the report that later checkpoints and `predictor()` have.
 
         Of dependent columns the solver shares a coefficient out among all; the first ones take it over here, as in
@@ -543,37 +542,37 @@ class LogisticRegression(LightningModule):
         """
         inference = self._inference(covariance, level)
         coefficients, _ = self.linear_sigmoid.coefficients()
-        if bool(((inference.weight == 0) & (coefficients != 0)).any()):
-            self.linear_sigmoid.set_coefficients(inference.weight, inference.intercept)
+        if bool(((inference.coefficients == 0) & (coefficients != 0)).any()):
+            self.linear_sigmoid.set_coefficients(inference.coefficients, inference.intercept)
         self._is_reported, self._of_report = True, {"report": inference.report.to_dict()}
         if inference.covariance is not None:
             self._of_report["covariance"] = inference.covariance.to_dict()
         return inference
 
-    def _inference(self, covariance: CovarianceType, level: float) -> Inference:
+    def _inference(self, covariance: CovarianceType, level: float) -> Summary:
         """From one sweep over the training rows, and a few more where something is amiss."""
         if self._fit_data is None:
             raise InputError("a report needs a fit to a TensorDataModule or TableDataModule")
         data, training, objective = self._fit_data, self.training_rows, self.objective
         with serial_operations():  # the same digits, however many threads a process has
             weight, bias = (t.detach() for t in self.linear_sigmoid.cpu_copy().served_affine(data.served))
-            inference = make_report(
+            inference = summarize(
                 [rows.as_batch() for rows in training.weighted()],
-                weight=weight,
-                bias=bias,
+                coefficients=weight,
+                intercept=bias,
                 served=data.served,
                 training=training.standardization,
                 feature_names=data.feature_names,
                 converged=self.converged,
                 passes=self._passes,
-                intercept=objective.fit_intercept,
+                fit_intercept=objective.fit_intercept,
                 penalized=objective.l1 > 0 or objective.l2 > 0,
                 class_weighted=training.class_weights != (1.0, 1.0),
                 weight_scale=training.weight_scale,
                 partial=not self.saw_all_rows,
                 exact=self._exact,
                 covariance=covariance,
-                level=level,
+                confidence_level=level,
             )
             calibration, threshold, words = None, self.threshold, None
             if data.val_rows is not None:

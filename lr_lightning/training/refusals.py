@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from lr_lightning.errors import InputError
-from lr_lightning.statistics.calibration import threshold_criterion
+from lr_lightning.statistics.held_out import threshold_criterion
 from lr_lightning.training.optimizers import EXACT, is_full_batch
 
 

@@ -168,7 +168,7 @@ def test_constant_columns_are_named_and_have_no_scale(messages):
     assert (data.train_rows.x[:, [0, 1, 3]] == 0).all()
     text = " ".join(line for level, line in messages if level == "WARNING")
     assert "s is constant (same)" in text
-    assert "without a weight: a, b, t" in text
+    assert "without a coefficient: a, b, t" in text
 
 
 def test_statistics_are_of_the_training_rows_alone():

@@ -148,8 +148,9 @@ def test_a_compressed_table_takes_no_more_memory_than_some_blocks(tmp_path):
             file.write(b"1\n" * (1 << 19))
     code = """
 from pathlib import Path
+from lr_lightning.data.encode import encode_blocks
 from lr_lightning.data.schema import TableSchema
-blocks = TableSchema.of_numbers(["a"], "y").encode_blocks("bomb.csv.gz")
+blocks = encode_blocks(TableSchema.of_numbers(["a"], "y"), "bomb.csv.gz")
 assert sum(len(block.x) for block in blocks) == 1 << 25
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line))
 """

@@ -76,7 +76,7 @@ def test_an_earlier_fits_rows_are_found_again(path, cached, tmp_path):
     again.prepare_data()
     again.setup("test")
     for part in ("train_rows", "val_rows", "test_rows"):
-        for one, other in zip(getattr(fit, part), getattr(again, part), strict=True):
+        for one, other in zip(getattr(fit, part).as_batch(), getattr(again, part).as_batch(), strict=True):
             assert torch.equal(one, other)
     assert again.schema == fit.schema
     assert [len(batch) for batch in again.test_dataloader()] == [3]
@@ -179,11 +179,11 @@ class TestPrecision:
             monkeypatch.setattr(prepare, "MOST_IN_DOUBLE", most)
             data = fitted(path, **options, seed=most)  # the cache knows no other limit
             assert len(data.train_rows.y) == in_use
-            assert {t.dtype for t in data.train_rows} == {expected}
+            assert {t.dtype for t in data.train_rows.as_batch()} == {expected}
             data = TableDataModule(path, "y", **options, seed=most)
             data.trainer = SimpleNamespace(precision="64-true")
             data.setup("fit")
-            assert {t.dtype for t in data.train_rows} == {torch.float64}
+            assert {t.dtype for t in data.train_rows.as_batch()} == {torch.float64}
 
 
 class TestCache:
@@ -192,7 +192,7 @@ class TestCache:
         memory, cached = fitted(path, **OPTIONS), fitted(path, cache_dir=str(folder), **OPTIONS)
         assert cached.schema == memory.schema
         for part in ("train_rows", "val_rows", "test_rows"):
-            for one, other in zip(getattr(memory, part), getattr(cached, part), strict=True):
+            for one, other in zip(getattr(memory, part).as_batch(), getattr(cached, part).as_batch(), strict=True):
                 assert torch.equal(one, other)
         assert torch.equal(cached.training.scale, memory.training.scale)
         batches = [x for x, _, _ in cached.train_dataloader()]

@@ -102,7 +102,7 @@ class TestRowsWithoutATarget:
             if suffix:
                 getattr(part, f"to_{suffix}")(paths[-1], index=False)
         data, without = (fitted(path, weight="w", missing=missing) for path in paths)
-        for rows, expected in zip(data.train_rows, without.train_rows, strict=True):
+        for rows, expected in zip(data.train_rows.as_batch(), without.train_rows.as_batch(), strict=True):
             assert torch.equal(rows, expected)
         assert len(data.train_rows.y) == (4 if missing == "drop" else 5)
         assert data.schema == without.schema
@@ -127,7 +127,7 @@ class TestRowsWithoutATarget:
         again = TableDataModule(str(tmp_path / "t.parquet"), "y", **options)
         again.use_schema(fit.schema, fit.training, every_row=False, fingerprint=fit.fingerprint)
         again.setup("test")
-        for one, other in zip(fit.test_rows, again.test_rows, strict=True):
+        for one, other in zip(fit.test_rows.as_batch(), again.test_rows.as_batch(), strict=True):
             assert torch.equal(one, other)
         other = TableDataModule(self.TABLE)
         other.use_schema(fit.schema, fit.training, every_row=True)

@@ -7,7 +7,7 @@ import torch
 
 from lr_lightning.model.standardization import Standardization, moments
 from lr_lightning.statistics.design_matrix import DesignMatrix
-from lr_lightning.statistics.summary import make_report
+from lr_lightning.statistics.summary import summarize
 from lr_lightning.statistics.sums import sum_rows
 
 
@@ -41,7 +41,7 @@ def maximize(design, steps=30):
 
 
 def report_of(x, y, weight=None, *, names=None, intercept=True, steps=30, served_options=None, **options):
-    """What `make_report` finds at the maximum of the likelihood."""
+    """What `summarize` finds at the maximum of the likelihood."""
     batches, served, training = serve(x, y, weight, **(served_options or {}))
     design = DesignMatrix(batches, served=served, training=training, intercept=intercept)
     parameters = maximize(design, steps)
@@ -55,14 +55,14 @@ def report_of(x, y, weight=None, *, names=None, intercept=True, steps=30, served
     shift[design.columns] = torch.from_numpy(design.mean)
     bias = standardized_bias + float((served.mean - shift) @ slopes)
     assert np.isfinite(original).all()
-    return make_report(
+    return summarize(
         batches,
-        weight=slopes * served.scale,
-        bias=bias,
+        coefficients=slopes * served.scale,
+        intercept=bias,
         served=served,
         training=training,
         feature_names=names or [f"x{j}" for j in range(design.n_features)],
-        intercept=intercept,
+        fit_intercept=intercept,
         **{"converged": True, "passes": 5, **options},
     )
 

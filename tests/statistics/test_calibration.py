@@ -10,8 +10,8 @@ from sklearn.metrics import brier_score_loss, f1_score, roc_curve
 from torchmetrics.classification import BinaryCalibrationError
 
 from lr_lightning.solver import solve
-from lr_lightning.statistics import calibration
-from lr_lightning.statistics.calibration import calibrate, choose_threshold
+from lr_lightning.statistics import held_out
+from lr_lightning.statistics.held_out import calibrate, choose_threshold
 
 
 @pytest.fixture
@@ -96,5 +96,5 @@ def test_threshold_needs_both_classes():
 def test_no_line_where_its_fit_does_not_converge(monkeypatch):
     z, y = np.array([-1.0, 0.0, 1.0, 2.0]), np.array([0, 1, 0, 1])
     assert calibrate(z, y).slope is not None
-    monkeypatch.setattr(calibration, "solve", lambda *rows, tol: replace(solve(*rows, tol=tol), converged=False))
+    monkeypatch.setattr(held_out, "solve", lambda *rows, tol: replace(solve(*rows, tol=tol), converged=False))
     assert calibrate(z, y).slope is None

@@ -8,8 +8,15 @@ import torch
 from sklearn import metrics
 from torchmetrics.functional.classification import binary_calibration_error
 
-from lr_lightning.statistics.calibration import calibrate, choose_threshold
-from lr_lightning.statistics.held_out import MEASURES, Ranking, measures, reliability, weighted_rows
+from lr_lightning.statistics.held_out import (
+    MEASURES,
+    Ranking,
+    calibrate,
+    choose_threshold,
+    measures,
+    reliability,
+    weighted_rows,
+)
 
 
 @pytest.fixture(params=["ones", "frequencies", "any scale"])

@@ -144,7 +144,7 @@ def test_interval_of_a_probability_is_the_delta_methods_on_the_logit():
     found = report_of(EXAM[:, :1], EXAM[:, 1])
     expected = sm.Logit(EXAM[:, 1], sm.add_constant(EXAM[:, 0])).fit(disp=0, tol=1e-12)
     frame = expected.get_prediction(which="linear").summary_frame(alpha=0.1)
-    logits = found.weight.numpy() * EXAM[:, 0] + found.intercept
+    logits = found.coefficients.numpy() * EXAM[:, 0] + found.intercept
     low, high = found.covariance.probability_interval(EXAM[:, :1], logits, 0.9)
     assert low == pytest.approx(1 / (1 + np.exp(-frame["ci_lower"].to_numpy())), rel=1e-7)
     assert high == pytest.approx(1 / (1 + np.exp(-frame["ci_upper"].to_numpy())), rel=1e-7)
@@ -230,8 +230,10 @@ def test_aliased_and_constant_columns_keep_their_row_with_nulls():
     assert [row.estimate for row in kept] == pytest.approx(expected.params, rel=1e-7)
     assert [row.std_error for row in kept] == pytest.approx(expected.bse, rel=1e-7)
     assert found.report.n_parameters == 4
-    assert found.weight[2:4].tolist() == [0, 0]
-    assert wide @ found.weight.numpy() + found.intercept == pytest.approx(expected.fittedvalues, rel=1e-6, abs=1e-8)
+    assert found.coefficients[2:4].tolist() == [0, 0]
+    assert wide @ found.coefficients.numpy() + found.intercept == pytest.approx(
+        expected.fittedvalues, rel=1e-6, abs=1e-8
+    )
     text = " | ".join(found.report.warnings)
     assert "c = 2·a \N{MINUS SIGN} b + 3" in text
     assert "d: the column is constant" in text
@@ -418,7 +420,7 @@ def test_other_level():
     narrow = report_of(x, y).report.at_level(0.8)
     expected = sm.Logit(y, sm.add_constant(x)).fit(disp=0, tol=1e-12).conf_int(0.2)
     assert np.array([[r.ci_low, r.ci_high] for r in narrow.coefficients]) == pytest.approx(expected, rel=1e-8)
-    assert narrow == report_of(x, y, level=0.8).report
+    assert narrow == report_of(x, y, confidence_level=0.8).report
     with pytest.raises(ValueError, match="level"):
         narrow.at_level(1.0)
 

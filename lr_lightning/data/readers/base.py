@@ -1,4 +1,4 @@
-"""What every table has in common, wherever it comes from: names, and rows in blocks, more than once."""
+"""The interface of a table of any format, `Source`, and the table in memory, `MemorySource`."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ KIND_IN_WORDS = {
 
 
 def kind_of(dtype: pa.DataType) -> str | None:
-    """The kind of column that an Arrow type makes: number, boolean, category, date, time, missing or None.
+    """The kind of a column of an Arrow type: number, boolean, category, date, time, missing or None.
 
-    `missing` is a column of which nothing is known but that its values are missing; None is a type that
-    cannot be used (nested, binary, intervals).
+    `missing` is the kind of a column that has no value so far; None is that of a type that cannot be used (nested,
+    binary, intervals).
     """
     types = pa.types
     if types.is_dictionary(dtype):
         inner = kind_of(dtype.value_type)
-        return "category" if inner in ("number", "category") else inner  # truth values need no levels
+        return "category" if inner in ("number", "category") else inner  # booleans have no levels
     if types.is_run_end_encoded(dtype):
         return kind_of(dtype.value_type)
     if types.is_boolean(dtype):
@@ -50,18 +50,19 @@ def kind_of(dtype: pa.DataType) -> str | None:
 
 
 class TypesChanged(Exception):  # noqa: N818 (not an error: a request)
-    """A streamed file turned out to hold other types than its beginning suggested: sweep it again."""
+    """A streamed file holds other types than its first block suggested; the caller has to sweep it again."""
 
 
 class MissingTexts:
-    """Which texts of a table's columns of text count as missing.
+    """The texts that count as missing in a table's columns of text.
 
     Args:
-        na: the texts, as a person names them; None for what is usual in a file of this format.
-        known: the columns where they do, and in each what the fit knew as a level or label and is no missing value.
+        na: the texts, given by the user; None for the defaults of the table's format.
+        known: the columns in which they count as missing, and for each column its levels or labels in the fit, which
+            do not.
 
     Attributes:
-        found: the texts that were found so far, by column; those of blanks alone are left out.
+        found: the texts that have been found so far, by column, without blank ones.
     """
 
     def __init__(self, na: Sequence[str] | None, known: Mapping[str, Collection[str]]):
@@ -70,7 +71,7 @@ class MissingTexts:
         self.found: dict[str, set[str]] = {}
 
     def without(self, table: pa.Table, usual: Collection[str]) -> pa.Table:
-        """The table with nulls in the place of such texts; `usual` are those of its format."""
+        """The table with nulls in place of these texts; `usual` are the defaults of its format."""
         for position, field in enumerate(table.schema):
             if field.name in self._known and is_text(_value_type(field.type)):
                 texts = set(usual if self.na is None else self.na) - set(self._known[field.name])
@@ -83,7 +84,7 @@ class MissingTexts:
         return table
 
     def _nulled(self, name: str, array: pa.Array, texts: pa.Array) -> pa.Array | None:
-        """The array with nulls, or None where nothing changes."""
+        """The array with nulls in place of `texts`; None if it holds none of them."""
         if pa.types.is_dictionary(array.type):
             values = self._nulled(name, array.dictionary, texts)
             return None if values is None else pa.DictionaryArray.from_arrays(array.indices, values)
@@ -98,41 +99,41 @@ class MissingTexts:
 
 
 class Source(ABC):
-    """A table that can be swept more than once.
+    """A table whose rows can be read more than once.
 
     Attributes:
-        name: how messages call it.
-        names: its columns; an empty name is a column without one.
+        name: the name of the table in messages.
+        names: the names of its columns, empty for a column without a name.
     """
 
     name: str
     names: list[str]
     missing: MissingTexts | None = None
     usual: Collection[str] = ()
-    """Texts that count as missing in a table of this format unless a person names others."""
+    """The texts that count as missing in a table of this format by default."""
     typed: bool = True
-    """Whether the table says by types what is text and what is a number; a text file does not."""
+    """Whether the table has column types, which tell text from numbers; a text file has none."""
 
     texts: frozenset[str] = frozenset()
-    """Columns of text that come as dictionaries; any other dictionary is a category that somebody declared."""
+    """The columns of plain text that are dictionaries in `batches`; any other dictionary is a declared category."""
 
     @property
     def decimal_marks(self) -> Mapping[str, str] | None:
-        """How numbers are written in a text file; None where a table has types.
+        """The decimal marks of the columns of a text file, by name; None if the table has types.
 
-        Empty but where decimal commas are seen: then the decimal mark of each column whose numbers the parser reads.
-        It leaves other numbers with a mark as text.
+        It is empty unless decimal commas have been found. Then it holds the columns whose numbers the parser reads,
+        and the parser leaves other numbers with a mark as text.
         """
         return None
 
     def expect(self, types: Mapping[str, pa.DataType]) -> None:  # noqa: B027 (most formats know them)
-        """Say which types columns have, where the format itself does not. Other names are ignored."""
+        """Set the types of columns of a table without types. Unknown names are ignored."""
 
     def guess(self, types: Mapping[str, pa.DataType]) -> None:  # noqa: B027
-        """Say which types columns have at first sight; what does not fit is text."""
+        """Set the types to try first for columns of a table without types; a column that does not fit becomes text."""
 
     def count_as_missing(self, missing: MissingTexts) -> None:
-        """Take texts for missing values; call it before the rows are read."""
+        """Set the texts that count as missing, before the rows are read."""
         self.missing = missing
 
     def _cleaned(self, table: pa.Table) -> pa.Table:
@@ -145,7 +146,7 @@ class Source(ABC):
         return self._cleaned(pa.Table.from_batches([batch])).to_batches()[0]
 
     def missing_in_words(self, columns: Iterable[str] | None = None) -> str:
-        """Which texts were taken for missing values though nobody named them, for messages; empty if none were."""
+        """The texts that have counted as missing by default, for messages; empty if there were none."""
         found = {} if self.missing is None or self.missing.na is not None else self.missing.found
         texts = sorted({text for name in found if columns is None or name in columns for text in found[name]})
         if not texts:
@@ -157,31 +158,35 @@ class Source(ABC):
 
     @abstractmethod
     def decoded_bytes(self, columns: Sequence[str]) -> int:
-        """About how many bytes the columns would take as Arrow arrays, beyond what is in memory already."""
+        """The approximate number of bytes of the columns as Arrow arrays, without those in memory already."""
 
     @abstractmethod
     def identity(self) -> list[Any] | None:
-        """Plain values that change when the data do; None where nobody can tell."""
+        """Plain values that change if the data change; None if a change cannot be detected."""
 
     @abstractmethod
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """The rows in order, in blocks that hold exactly these columns in this order.
+        """The rows in order, in batches of exactly these columns in this order.
 
         Raises:
             InputError: if the table is damaged.
-            TypesChanged: if the sweep has to begin anew.
+            TypesChanged: if the caller has to start again.
         """
 
     def load(self, columns: Sequence[str]) -> Source:
-        """The same rows, with these columns in memory."""
+        """A source of the same rows with these columns, in memory."""
         return MemorySource([pa.Table.from_batches([batch]) for batch in self.batches(columns)], columns, self)
 
     def place(self, row: int) -> str:
-        """Where row number `row` (from 0) is, for messages."""
+        """The place of row number `row` (from 0), for messages."""
         return f"row {row + 1}"
 
+    def where(self, row: int) -> str:
+        """The table and the place of row number `row` (from 0), for messages."""
+        return f"{self.name}, {self.place(row)}"
+
     def place_of(self, column: str, value: str) -> str | None:
-        """Where `column` first holds the text `value`, without the blanks around it; None where it does not."""
+        """The place where `column` first holds the text `value`, without outer blanks; None if it does not."""
         start = 0
         for batch in self.batches([column]):
             values = ["" if value is None else str(value).strip() for value in batch.column(0).to_pylist()]
@@ -192,7 +197,7 @@ class Source(ABC):
 
     @property
     def unnamed(self) -> list[int]:
-        """The places (from 1) of columns without a name."""
+        """The positions (from 1) of columns without a name."""
         return [position for position, name in enumerate(self.names, 1) if not name]
 
     def refuse_duplicates(self) -> None:
@@ -205,13 +210,16 @@ class Source(ABC):
 
 
 class MemorySource(Source):
-    """Rows in memory.
+    """A table in memory.
 
     Args:
-        tables: the rows, in order. Each holds at least `columns`; text becomes a dictionary once and for all.
+        tables: the rows, in order; each table has at least `columns`. Text is converted to dictionaries.
         columns: names of the columns.
-        origin: where the rows were read from, or the name of a table that a caller passed.
-        texts: columns of text that are dictionaries already.
+        origin: the source from which the rows were read, or a name for messages.
+        texts: the columns of plain text that are dictionaries already.
+
+    Raises:
+        InputError: if two columns have one name.
     """
 
     def __init__(
@@ -232,41 +240,41 @@ class MemorySource(Source):
 
     @property
     def unnamed(self) -> list[int]:
-        """As in the file, if the table came from one."""
+        """Those of the origin, if it is a source."""
         return super().unnamed if self._origin is None else self._origin.unnamed
 
     @property
     def decimal_marks(self) -> Mapping[str, str] | None:
-        """As in the file, if the table came from one."""
+        """Those of the origin, if it is a source."""
         return super().decimal_marks if self._origin is None else self._origin.decimal_marks
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
-        """Nothing: the table is there already."""
+        """0: the table is in memory already."""
         return 0
 
     def identity(self) -> None:
-        """Nobody can tell whether a table in memory has changed."""
+        """None: a change of a table in memory cannot be detected."""
 
     def count_as_missing(self, missing: MissingTexts) -> None:
-        """Once and for all."""
+        """Replace these texts with nulls at once."""
         super().count_as_missing(missing)
         self._tables = [self._cleaned(table) for table in self._tables]
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Slices of the tables, without a copy."""
+        """Slices of the tables, not copies."""
         for table in self._tables:
             yield from table.select(list(columns)).to_batches(max_chunksize=BATCH_ROWS)
 
     def load(self, columns: Sequence[str]) -> Source:
-        """Itself."""
+        """The source itself."""
         return self
 
     def place(self, row: int) -> str:
-        """Where the row was in the file, if the table came from one."""
+        """The place of the row in the origin, if that is a source."""
         return super().place(row) if self._origin is None else self._origin.place(row)
 
     def place_of(self, column: str, value: str) -> str | None:
-        """Where the text was in the file, if the table came from one."""
+        """The place of the text in the origin, if that is a source."""
         return super().place_of(column, value) if self._origin is None else self._origin.place_of(column, value)
 
 
@@ -284,11 +292,11 @@ def _value_type(dtype: pa.DataType) -> pa.DataType:
 
 
 def is_text(dtype: pa.DataType) -> bool:
-    """Whether an Arrow type is that of text, as such and not as a category."""
+    """Whether an Arrow type is text, and not a dictionary of text."""
     return pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype)
 
 
 def shown(value: Any) -> str:
-    """A value as messages show it: short, on one line."""
+    """The repr of a value, cut to 60 characters, for messages."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…{text[-1]}"

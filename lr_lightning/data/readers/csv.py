@@ -1,4 +1,4 @@
-"""Tables of delimited text (CSV, TSV and their like), parsed by pyarrow."""
+"""Tables of delimited text (CSV, TSV and similar formats), parsed by pyarrow."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _TRUE, _FALSE = ("true", "True", "TRUE", "1"), ("false", "False", "FALSE", "0")
 _CONVERSION = re.compile(
     r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to ([^:]+): invalid value '(.*)'", re.DOTALL
 )
-STREAM_BLOCK_BYTES = 4 << 20  # rows of two bytes take fifty times that on their way, for Arrow reads ahead
-_WIDER = {  # what a column becomes in which a value does not fit the type that the first block suggested
+STREAM_BLOCK_BYTES = 4 << 20  # Arrow reads ahead, and short rows take fifty times this while they are decoded
+_WIDER = {  # the type to try next if a value does not fit the type that the first block suggested
     pa.int64(): pa.float64(),
     pa.date32(): pa.timestamp("s"),
     pa.timestamp("s"): pa.timestamp("ns"),
@@ -33,11 +33,11 @@ class DelimitedSource(Source):
     """A file of delimited text.
 
     Args:
-        path: of the file.
-        name: how messages call it.
+        path: the path of the file.
+        name: the name of the table in messages.
 
     Raises:
-        InputError: if it cannot be a table: empty, not UTF-8, two columns of one name.
+        InputError: if the file is empty, damaged or not UTF-8, or two columns have one name.
     """
 
     typed = False
@@ -46,38 +46,38 @@ class DelimitedSource(Source):
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
         self.dialect = dialects.probe(path, name)
-        self.names = [field.strip() for field in self.dialect.header]  # blanks around a name are no part of it
-        self._types: dict[str, pa.DataType] = {}  # what pyarrow is told
-        self._fixed: set[str] = set()  # columns whose type is known, not guessed
-        self._found: dict[str, pa.DataType] = {}  # what the last sweep began with
+        self.names = [field.strip() for field in self.dialect.header]  # names are without outer blanks
+        self._types: dict[str, pa.DataType] = {}  # passed to pyarrow
+        self._fixed: set[str] = set()  # columns whose type is known, and must not be widened
+        self._found: dict[str, pa.DataType] = {}  # the types in the first block of the last sweep
         self.refuse_duplicates()
 
     @property
     def decimal_marks(self) -> Mapping[str, str]:
-        """As the beginning of the file shows them."""
+        """The decimal marks that the beginning of the file shows."""
         return {self.names[place]: mark for place, mark in self.dialect.decimal_marks.items()}
 
     def expect(self, types: Mapping[str, pa.DataType]) -> None:
-        """Parse these columns as these types instead of guessing."""
+        """Set the types of columns."""
         known = {name: kind for name, kind in types.items() if name in self.names}
         self._types.update(known)
         self._fixed.update(known)
 
     def guess(self, types: Mapping[str, pa.DataType]) -> None:
-        """Parse these columns as these types while they fit."""
+        """Set the types to try first."""
         self._types.update({name: kind for name, kind in types.items() if name in self.names})
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
-        """About eight bytes a field, guessed from the size of the file."""
+        """An estimate from the size of the file."""
         return self.path.stat().st_size * (8 if self.dialect.compression else 2)
 
     def identity(self) -> list[Any]:
-        """What changes when the file does."""
+        """Path, size, time of change and inode."""
         stat = self.path.stat()
         return [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
     def load(self, columns: Sequence[str]) -> Source:
-        """The whole file in memory; the types take every row into account."""
+        """The whole file in memory, with types that fit all rows."""
         while True:
             try:
                 with self._stream() as stream:
@@ -91,11 +91,12 @@ class DelimitedSource(Source):
                 return MemorySource([self._cleaned(table.rename_columns(list(columns)))], columns, self)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Blocks of rows, in constant memory.
+        """Batches of rows, in constant memory.
 
         Raises:
-            TypesChanged: if a value does not fit the type that the first block suggested; the next call
-                knows better.
+            InputError: if the file is damaged, or a value does not fit the type that `expect` has set.
+            TypesChanged: if a value does not fit the type that the first block suggested; the next call uses a type
+                that fits it.
         """
         options = self._options(columns)
         options["read_options"].block_size = STREAM_BLOCK_BYTES
@@ -113,12 +114,12 @@ class DelimitedSource(Source):
             raise self._explained(error) from None
 
     def place(self, row: int) -> str:
-        """Where data row `row` (from 0) is."""
+        """The line of data row `row` (from 0)."""
         found = dialects.first_line(self.path, self.dialect, lambda number, _: number == row)
         return f"line {found[0]}" if found else f"row {row + 1}"
 
     def place_of(self, column: str, value: str) -> str | None:
-        """The first line in which `column` holds the text `value`."""
+        """The first line in which `column` holds the text `value`; None if there is none."""
         index = self.names.index(column)
         found = dialects.first_line(
             self.path,
@@ -128,7 +129,10 @@ class DelimitedSource(Source):
         return f"line {found[0]}" if found else None
 
     def _leave_as_text(self, columns: Sequence[str], types: Sequence[pa.DataType]) -> bool:
-        """Keep the parser from guessing at the decimal mark of a column; whether there is one that is news."""
+        """Make columns of numbers without a known decimal mark text; return whether there are any.
+
+        The parser has one decimal mark for all columns; `notation` reads the columns for which it is uncertain.
+        """
         marks = self.decimal_marks
         guessed = [
             name
@@ -163,7 +167,7 @@ class DelimitedSource(Source):
         }
 
     def _holds_quotes(self) -> bool:
-        # Only a quoted field can hold a line break, and pyarrow cuts blocks faster where none can.
+        # Only a quoted field can hold a line break; without one pyarrow cuts blocks faster.
         if self.dialect.compression is not None:
             return True
         with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -181,7 +185,7 @@ class DelimitedSource(Source):
         return dialects.encoding_error(self.name, *found)
 
     def _widen(self, error: Exception) -> bool:
-        """Give the column that an error is about a type that fits; whether there is one."""
+        """Give the column of a conversion error a wider type; return whether there is one."""
         match = _CONVERSION.search(str(error))
         name = None if match is None else self.names[int(match[1])]
         if match is None or name is None or name in self._fixed:
@@ -196,7 +200,7 @@ class DelimitedSource(Source):
         return True
 
     def _type_of(self, text: str) -> pa.DataType:
-        """What the parser takes a column for that holds this text."""
+        """The type that the parser finds for a column of this text alone."""
         convert = self._options(self.names)["convert_options"]
         convert.include_columns, convert.column_types = [], {}
         quoted = text.replace('"', '""')
@@ -204,7 +208,7 @@ class DelimitedSource(Source):
         return csv.read_csv(io.BytesIO(f'"{quoted}"\n'.encode()), read_options=options, convert_options=convert)[0].type
 
     def _explained(self, error: Exception) -> InputError:
-        """Pyarrow's complaint as one line with a line number."""
+        """Pyarrow's exception as an InputError with the line in the file."""
         text = str(error)
         conversion = _CONVERSION.search(text)
         if "invalid UTF8" in text or isinstance(error, UnicodeDecodeError):

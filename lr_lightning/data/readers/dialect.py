@@ -1,7 +1,7 @@
-"""How a delimited text file is written: compression, encoding, delimiter, decimal mark, place of its lines.
+"""The dialect of a delimited text file: compression, encoding, delimiter and decimal mark.
 
-pyarrow parses; this module only looks at the beginning of a file to tell pyarrow how, and goes back to the
-file to name a line once pyarrow has refused it.
+pyarrow parses the file. This module finds pyarrow's options at the beginning of the file, and reads the file again to
+find the line of an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAMPLE_BYTES = 1 << 18
 LONGEST_HEADER = 1 << 24
 DELIMITERS = ",;\t|"
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
-_FOREIGN_MAGIC = (  # files people take for a table of text
+_FOREIGN_MAGIC = (  # first bytes of files that are not text, and what to do with them
     (b"PK\x03\x04", "an Excel workbook or a zip archive; export or unpack it as CSV"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook; export it as CSV"),
     (b"SQLite format 3", "an SQLite database; export the table as CSV"),
@@ -39,14 +39,14 @@ _FOREIGN_MAGIC = (  # files people take for a table of text
 
 @dataclass(frozen=True)
 class Dialect:
-    """What pyarrow has to be told of a delimited text file.
+    """The options with which pyarrow reads a delimited text file.
 
     Attributes:
         compression: pyarrow's name of the codec; None for plain text.
-        header: the column names as the first line spells them.
-        delimiter: between two fields.
-        decimal_marks: empty where no decimal comma is seen. Else the columns, by place, that beyond doubt have the
-            decimal mark that most have, and that mark.
+        header: the column names in the first line.
+        delimiter: the character between two fields.
+        decimal_marks: empty if there is no decimal comma. Otherwise the positions of the columns that certainly
+            have the decimal mark of most columns, and that mark.
     """
 
     compression: str | None
@@ -56,12 +56,12 @@ class Dialect:
 
     @property
     def decimal_point(self) -> str:
-        """What pyarrow takes for the decimal mark of all columns."""
+        """The decimal mark that pyarrow uses for all columns."""
         return next(iter(self.decimal_marks.values()), ".")
 
 
 def compression_of(first_bytes: bytes) -> str | None:
-    """The codec a file's first bytes belong to."""
+    """The codec of a file with these first bytes; None if it is not compressed."""
     return next((name for magic, name in _COMPRESSIONS.items() if first_bytes.startswith(magic)), None)
 
 
@@ -73,11 +73,11 @@ def open_bytes(path: Path, compression: str | None) -> Any:
 
 
 def probe(path: Path, name: str) -> Dialect:
-    """Look at the beginning of a file.
+    """The dialect of a file, from its beginning.
 
     Args:
-        path: of the file.
-        name: how messages call it.
+        path: the path of the file.
+        name: the name of the table in messages.
 
     Raises:
         InputError: if the file is empty, not UTF-8 text, or damaged.
@@ -87,7 +87,7 @@ def probe(path: Path, name: str) -> Dialect:
     try:
         with open_bytes(path, compression) as stream:
             head = stream.read(SAMPLE_BYTES)
-            if b"\n" not in head:  # a hundred thousand columns have a long header
+            if b"\n" not in head:  # the header of 100 000 columns is longer
                 head += stream.read(LONGEST_HEADER - len(head))
     except OSError as error:
         raise InputError(f"{name} is truncated or damaged ({compression}: {error})") from None
@@ -112,7 +112,7 @@ def _decoded(head: bytes, name: str) -> str:
         utf16 = head[1:200:2].count(0) > 50 or head[0:200:2].count(0) > 50
         what = "looks like UTF-16; save it as UTF-8" if utf16 else "holds NUL bytes: it is not a table of text"
         raise InputError(f"{name} {what}")
-    # An incremental decoder forgives a character that the sample cuts in two.
+    # An incremental decoder accepts a character that is cut at the end of the sample.
     try:
         return codecs.getincrementaldecoder("utf-8-sig")().decode(head)
     except UnicodeDecodeError as error:
@@ -120,7 +120,7 @@ def _decoded(head: bytes, name: str) -> str:
 
 
 def encoding_error(name: str, line: int, byte: int) -> InputError:
-    """What is said of a byte that is not UTF-8."""
+    """The error for a byte that is not UTF-8."""
     return InputError(
         f"{name}, line {line}: byte 0x{byte:02X} is not UTF-8 text (is the file Latin-1 or Windows-1252?); "
         "save it as UTF-8"
@@ -129,14 +129,14 @@ def encoding_error(name: str, line: int, byte: int) -> InputError:
 
 def _sample_rows(text: str, delimiter: str, cut: bool) -> list[list[str]]:
     rows: list[list[str]] = []
-    with contextlib.suppress(csv.Error):  # a field of more than 128 KiB; what stands before it is enough
+    with contextlib.suppress(csv.Error):  # a field is longer than 128 KiB; the rows before it suffice
         rows.extend(row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row)
         return rows[:-1] if cut else rows
     return rows
 
 
 def _delimiter(rows: dict[str, list[list[str]]], tab_first: bool) -> str:
-    """The mark that cuts most rows into as many fields as the header, and into the most fields."""
+    """The candidate with which most rows have as many fields as the header; among equals, the one with most fields."""
     best, best_score = "", (0.0, 0, 0)
     widest, width = "", 1
     for mark, sample in rows.items():
@@ -150,7 +150,7 @@ def _delimiter(rows: dict[str, list[list[str]]], tab_first: bool) -> str:
             best, best_score = mark, (whole, n_fields, tab_first and mark == "\t")
         if alone < 1 and n_fields > width:
             widest, width = mark, n_fields
-    # Without any: one column. Its text may hold every candidate, so the mark is one that text never holds.
+    # Otherwise there is one column, whose text may hold any of the candidates; this character occurs in no text.
     return best or widest or "\x1f"
 
 
@@ -168,7 +168,7 @@ def _column(sample: list[list[str]], place: int) -> list[str]:
 
 
 def lines(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
-    """Every record after the header: the line it ends in and its fields. For messages: slow."""
+    """Every record after the header: the number of its last line, and its fields. It is slow, and used for messages."""
     with open_bytes(path, dialect.compression) as stream:
         text: IO[str] = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
         reader = csv.reader(text, delimiter=dialect.delimiter)
@@ -179,7 +179,7 @@ def lines(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
 
 
 def first_line(path: Path, dialect: Dialect, matches: Callable[[int, list[str]], bool]) -> tuple[int, list[str]] | None:
-    """The first record for which `matches(row_number_from_0, fields)` holds: its line and fields."""
+    """Line and fields of the first record for which `matches(row_number_from_0, fields)`; None if there is none."""
     try:
         for row, (line, fields) in enumerate(lines(path, dialect)):
             if matches(row, fields):
@@ -190,7 +190,7 @@ def first_line(path: Path, dialect: Dialect, matches: Callable[[int, list[str]],
 
 
 def first_undecodable(path: Path, dialect: Dialect) -> tuple[int, int] | None:
-    """Line and value of the first byte that is not UTF-8."""
+    """Line and value of the first byte that is not UTF-8; None if there is none."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     line = 1
     with open_bytes(path, dialect.compression) as stream:

@@ -29,10 +29,11 @@ _SUFFIXES = (
 
 
 def files_in(folder: Path, name: str) -> list[Path]:
-    """The data files directly in a folder, sorted by name; hidden ones (`.x`, `_x`) are no data.
+    """The data files directly in a folder, sorted by name; hidden files (`.x`, `_x`) are ignored.
 
     Raises:
-        InputError: if there are none, or one is a link that leaves the folder, leads nowhere or to another of them.
+        InputError: if there are none, or one is a link to a file outside of the folder, to another of the files, or to
+            nothing.
     """
     inside = folder.resolve()
     found: list[Path] = []
@@ -56,29 +57,29 @@ def files_in(folder: Path, name: str) -> list[Path]:
 def _refuse_unsuitable_link(entry: Path, inside: Path, name: str) -> None:
     try:
         target = entry.resolve(strict=True)
-    except (OSError, RuntimeError):  # the latter is Python's word for a circle, up to 3.12
+    except (OSError, RuntimeError):  # RuntimeError: a cycle of links, up to Python 3.12
         raise InputError(f"{name} is a link that leads nowhere; remove it") from None
     if not target.is_relative_to(inside):
         raise InputError(f"{name} is a link that leaves the folder; put the file itself there")
 
 
 class FolderSource(Source):
-    """Files of one schema, one after the other.
+    """The rows of several files with the same columns, one file after the other.
 
     Args:
         parts: the files.
-        name: of the folder, for messages.
+        name: the name of the folder in messages.
 
     Raises:
-        InputError: if the files have not the same columns.
+        InputError: if the files do not have the same columns.
     """
 
     def __init__(self, parts: Sequence[Source], name: str):
         self.name, self.parts = name, parts
         self.names = parts[0].names
         self.typed = all(part.typed for part in parts)
-        self._told: set[str] = set()  # columns whose reader takes any type
-        self._rows: list[int] = []  # of the parts that a sweep has finished
+        self._told: set[str] = set()  # columns that are read as text in every part
+        self._rows: list[int] = []  # numbers of rows of the parts that the current sweep has finished
         for part in parts[1:]:
             differing = sorted(set(part.names) ^ set(self.names))
             if differing:
@@ -87,7 +88,7 @@ class FolderSource(Source):
 
     @property
     def decimal_marks(self) -> Mapping[str, str] | None:
-        """Those in which the parts agree."""
+        """The decimal marks on which all parts agree."""
         marks = [part.decimal_marks for part in self.parts]
         known = [of_part for of_part in marks if of_part is not None]
         if len(known) < len(marks):
@@ -97,18 +98,18 @@ class FolderSource(Source):
         return {name: of_column.pop() for name, of_column in found.items() if len(of_column) == 1}
 
     def expect(self, types: Mapping[str, pa.DataType]) -> None:
-        """Say so to every part."""
+        """Set the types in every part."""
         self._told.update(name for name, kind in types.items() if pa.types.is_string(kind))
         for part in self.parts:
             part.expect(types)
 
     def guess(self, types: Mapping[str, pa.DataType]) -> None:
-        """Say so to every part."""
+        """Set the types to try first in every part."""
         for part in self.parts:
             part.guess(types)
 
     def count_as_missing(self, missing: MissingTexts) -> None:
-        """Say so to every part: a text means the same in all files, whatever their formats."""
+        """Set the same texts in every part, whatever its format."""
         super().count_as_missing(missing)
         usual = max((part.usual for part in self.parts), key=len)
         for part in self.parts:
@@ -124,7 +125,7 @@ class FolderSource(Source):
         return [part.identity() for part in self.parts]
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """The rows of one part after the other."""
+        """The rows of all parts, one part after the other."""
         self._rows, kinds = [], _Kinds(self.parts, self._told)
         for part in self.parts:
             n_rows = 0
@@ -135,7 +136,7 @@ class FolderSource(Source):
             self._rows.append(n_rows)
 
     def load(self, columns: Sequence[str]) -> Source:
-        """All parts in memory."""
+        """All parts in memory, as one source."""
         while True:
             self._rows, kinds, tables, texts = [], _Kinds(self.parts, self._told), [], frozenset()
             try:
@@ -151,7 +152,7 @@ class FolderSource(Source):
             return MemorySource(tables, columns, self, texts)
 
     def place(self, row: int) -> str:
-        """The file, and where the row is in it."""
+        """The name of the file, and the place of the row in it."""
         for part, n_rows in zip(self.parts, [*self._rows, row + 1], strict=False):
             if row < n_rows:
                 return f"{Path(part.name).name}, {part.place(row)}"
@@ -159,7 +160,7 @@ class FolderSource(Source):
         return super().place(row)
 
     def place_of(self, column: str, value: str) -> str | None:
-        """The file, and where the text is in it."""
+        """The name of the file, and the place of the text in it."""
         for part in self.parts:
             if where := part.place_of(column, value):
                 return f"{Path(part.name).name}, {where}"
@@ -167,17 +168,18 @@ class FolderSource(Source):
 
 
 class _Kinds:
-    """What kind of column the parts have shown so far."""
+    """The kinds of the columns in the parts so far."""
 
     def __init__(self, parts: Sequence[Source], told: set[str]):
         self._parts, self._told = parts, told
         self._known: dict[str, tuple[str | None, Source]] = {}
 
     def check(self, part: Source, schema: pa.Schema) -> None:
-        """Raise InputError if a column of `part` is of another kind than in an earlier one.
+        """Check the kinds of the columns of `part` against those of earlier parts.
 
         Raises:
-            TypesChanged: where the files are text, and the column can be read as text everywhere.
+            InputError: if a column has another kind than in an earlier part.
+            TypesChanged: if all files are text; then the column is read as text from now on.
         """
         for field in schema:
             kind = kind_of(field.type)

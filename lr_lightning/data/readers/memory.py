@@ -1,4 +1,4 @@
-"""Tables in memory, whoever made them, as Arrow tables."""
+"""Conversion of tables in memory, of several libraries, to Arrow tables."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lr_lightning.errors import InputError
 
 
 def to_arrow(data: Any, name: str, names: Sequence[str] | None = None) -> pa.Table:
-    """An Arrow table of the same columns; without a copy where the types allow it.
+    """An Arrow table with the same columns, without a copy if the types allow it.
 
     Args:
         data: a pyarrow table, batch or reader; a pandas or polars frame; anything with the Arrow stream or
             the dataframe interchange protocol; a dict of columns; a structured array; a two-dimensional array
             or tensor.
-        name: how messages call it.
-        names: of the columns of a two-dimensional array; x0, x1, … by default.
+        name: the name of the table in messages.
+        names: the names of the columns of a two-dimensional array; by default x0, x1, …
 
     Raises:
-        InputError: if it is none of these, or a column mixes types.
+        InputError: if `data` is none of these, a column mixes types, two have one name, or their lengths differ.
     """
     try:
         return _to_arrow(data, name, names)
@@ -99,5 +99,5 @@ def _array(values: Any) -> Any:
         values = np.asarray(values)
     if isinstance(values, np.ndarray):
         values = np.ascontiguousarray(values)
-    # pandas takes NaN in a column of objects for missing; so does this.
+    # NaN in a column of objects is missing, as in pandas.
     return pa.array(values, from_pandas=True)

@@ -1,4 +1,4 @@
-"""Open any table: by what a file's first bytes say it is, a folder of files, or a table in memory."""
+"""Opening of tables: a file, whose first bytes tell its format, a folder of files, or a table in memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ParquetSource(_FileSource):
         return 8 * self._n_rows * len(columns)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Blocks of rows, without reading whole row groups ahead."""
+        """Batches of rows, without whole row groups in memory."""
         with _explained(self.name, "Parquet"), self._open(pre_buffer=False, buffer_size=1 << 20) as file:
             n_rows = 0
             for batch in file.iter_batches(STREAM_BATCH_ROWS, columns=list(columns)):
@@ -85,23 +85,23 @@ class ArrowSource(_FileSource):
         return ipc.open_stream(file) if self._is_stream else ipc.open_file(file)
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
-        """Twice the size of the file, because it may be compressed."""
+        """Twice the size of the file, which may be compressed."""
         return 2 * self.path.stat().st_size
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """The file's record batches, cut where they are large."""
+        """The file's record batches, cut into at most `BATCH_ROWS` rows."""
         with _explained(self.name, "Arrow"), self._open() as reader:
             parts = reader if self._is_stream else map(reader.get_batch, range(reader.num_record_batches))
             for batch in parts:
                 selected = batch.select(list(columns))
-                selected.validate(full=True)  # Arrow believes a file's offsets, and would follow them anywhere
+                selected.validate(full=True)  # pyarrow does not check the offsets in a file by itself
                 table = self._cleaned(pa.Table.from_batches([selected]))
                 yield from table.to_batches(max_chunksize=BATCH_ROWS)
 
 
 @contextmanager
 def _explained(name: str, format_name: str) -> Iterator[None]:
-    """Pyarrow's exceptions as one line about the file."""
+    """Raise pyarrow's exceptions as InputError with the name of the file."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -110,10 +110,10 @@ def _explained(name: str, format_name: str) -> Iterator[None]:
 
 
 def open_file(path: Path, name: str) -> Source:
-    """Open one file by what its first bytes say it is.
+    """Open one file; its first bytes tell the format.
 
     Raises:
-        InputError: if it cannot be read or is no table.
+        InputError: if the file cannot be read or is not a table.
     """
     try:
         with path.open("rb") as file:
@@ -137,10 +137,10 @@ def open_file(path: Path, name: str) -> Source:
 
 
 def open_first(path: str) -> Source:
-    """Open a file, or the first one of a folder: enough to see which columns there are.
+    """Open a file, or only the first one of a folder, whose columns are those of the table.
 
     Raises:
-        InputError: as `open_source`.
+        InputError: see `open_source`.
     """
     return (
         FolderSource([open_file(files_in(Path(path), path)[0], path)], path)
@@ -150,14 +150,14 @@ def open_first(path: str) -> Source:
 
 
 def open_source(data: Any, name: str | None = None) -> Source:
-    """Open a path, or take a table in memory.
+    """Open a file, a folder or a table in memory.
 
     Args:
-        data: the path of a file or folder, or a table in memory that `frames.to_arrow` takes.
-        name: how messages call it; the path by default.
+        data: the path of a file or folder, or a table in memory that `memory.to_arrow` takes.
+        name: the name of the table in messages; the path by default.
 
     Raises:
-        InputError: if there is no such file, or it is no table.
+        InputError: if there is no such file, or it is not a table.
     """
     if isinstance(data, Source):
         return data
