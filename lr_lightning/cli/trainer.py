@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
+from lr_lightning.cli.jsonargparse_internals import objection_of_class
 from lr_lightning.cli.parse import add_custom_classes_option
 from lr_lightning.cli.yaml import as_written
 from lr_lightning.errors import InputError, ProcessLostError
@@ -97,10 +98,7 @@ def _instantiated(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     try:
         return dict(parser.instantiate(Namespace(trainer=config.trainer)).trainer)
     except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
-        # Of an option with several types, jsonargparse says at length why none of them fits; the class that was
-        # named, with its own objection, is among them.
-        objection = re.search(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*([^\n]+)", str(error))
-        raise InputError("trainer: " + (f"{objection[1]}: {objection[2]}" if objection else str(error))) from error
+        raise InputError(f"trainer: {objection_of_class(str(error))}") from error
 
 
 def _loggers(ours: Logger | bool, theirs: Logger | Iterable[Logger] | bool | None) -> list[Logger]:
