@@ -290,6 +290,7 @@ NASTY = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.samp
 @hypothesis.given(
     st.lists(NASTY, min_size=5, max_size=5), st.lists(NASTY), st.dictionaries(NASTY.filter(len), st.floats(0.1, 9))
 )
+@hypothesis.example(["a\x85b", "\x85", "\u2028", "\r\n", "\x85\n "], ["\x85"], {"\x85": 2.0})
 def test_what_a_run_writes_reads_back_as_the_same(tmp_path_factory, texts, names, weights):
     config = parsed("--data.path", "x")
     for name, text in zip(TEXTS, texts, strict=True):

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, _loaders_dumpers, set_dumper, set_loader
+from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 
 from lr_lightning.checkpoint.former_names import public_path
+from lr_lightning.cli.jsonargparse_internals import YamlLoader, set_yaml
 from lr_lightning.errors import InputError
 
 LARGEST_FILE = 4 << 20  # bytes; a configuration has a few thousand
@@ -18,7 +19,6 @@ MOST_NODES = 100_000  # once every alias is written out
 DEEPEST = 50
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-_Loader = _loaders_dumpers.get_yaml_default_loader()  # a safe loader that knows 1e-3 for a number, and no dates
 
 
 class Written(str):
@@ -61,28 +61,32 @@ class WrittenMapping(dict):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML would read as something else, by `_Loader` or by PyYAML's own loaders."""
+    """Quotes every text that YAML would read as something else, by `YamlLoader` or by PyYAML's own loaders."""
 
 
-for _letter, _resolvers in _Loader.yaml_implicit_resolvers.items():
+for _letter, _resolvers in YamlLoader.yaml_implicit_resolvers.items():
     for _resolver in _resolvers:
         _Dumper.add_implicit_resolver(_resolver[0], _resolver[1], [_letter])
 _Dumper.add_representer(WrittenList, lambda dumper, items: dumper.represent_list(items))
 _Dumper.add_representer(WrittenMapping, lambda dumper, items: dumper.represent_dict(items))
 _Dumper.add_representer(Written, lambda dumper, scalar: _represented(dumper, scalar))
+_Dumper.add_representer(str, lambda dumper, text: _represented_text(dumper, text))
+
+
+def _represented_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # PyYAML writes the line break U+0085 as it is, and reads it as another; within double quotes it is escaped.
+    return dumper.represent_scalar(yaml.Loader.DEFAULT_SCALAR_TAG, text, style='"' if "\x85" in text else None)
 
 
 def _represented(dumper: yaml.SafeDumper, scalar: Written) -> yaml.Node:
     if isinstance(scalar.value, str):
-        return dumper.represent_str(str(scalar))
+        return _represented_text(dumper, str(scalar))
     return dumper.represent_scalar(dumper.resolve(yaml.ScalarNode, str(scalar), (True, False)), str(scalar))
 
 
 def use_checked_yaml() -> None:
     """Let jsonargparse read YAML by `load_configuration`: whole files, and the values of single options."""
-    set_loader("yaml", load_configuration, (yaml.YAMLError,))
-    set_dumper("yaml", dump_configuration)
-    _loaders_dumpers.yaml_load = lambda text: _value(load_configuration(text))
+    set_yaml(load_configuration, lambda text: _value(load_configuration(text)), dump_configuration)
     for kind in (Written, WrittenList, WrittenMapping):  # where an option takes anything
         register_type(kind, deserializer=_value, type_check=lambda value, kind: False)
 
@@ -97,7 +101,7 @@ def load_configuration(text: str) -> Any:
     """
     if len(text) > LARGEST_FILE:
         raise yaml.YAMLError("the text is too long for a configuration")
-    loader = _Loader(str(text))  # it takes no kind of str but this
+    loader = YamlLoader(str(text))  # it takes no kind of str but this
     try:
         root = loader.get_single_node()
         if not isinstance(root, yaml.CollectionNode):
