@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from lr_lightning.cli.allowlist import allow_classes
 from lr_lightning.cli.evaluate import checkpoint_path
@@ -24,6 +24,9 @@ from lr_lightning.training.run_folder import RunFolder
 
 COVARIANCES: dict[str, CovarianceType] = {"nonrobust": "nonrobust", "robust": "HC1", "HC0": "HC0", "HC1": "HC1"}
 PARTS = ("model", "optimizer", "data", "trainer")
+
+# torch's optimizers take a number or a tensor as lr; an option takes the number, and names no class of tensors.
+set_parsing_settings(subclasses_disabled=[torch.Tensor])
 
 
 def settings_and_origin(arguments: Sequence[str]) -> tuple[ArgumentParser, Namespace, Origin | None]:
