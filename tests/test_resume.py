@@ -337,6 +337,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(project, run, small_files, m
     assert resumed.differences(whole) == []
 
 
+@pytest.mark.slow
 def test_killed_fits_end_as_the_uninterrupted_one(tmp_path):
     """A few of the fifty kills of the README."""
     done = python("-m", "tests.kills", "--count", "4", "--seed", "0", cwd=ROOT)
