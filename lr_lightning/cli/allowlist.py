@@ -9,11 +9,11 @@ PACKAGES = ("lr_lightning", "torch.optim", "lightning", "torchmetrics")
 
 
 def allow_classes(*, custom: bool) -> None:
-    """Tell jsonargparse what it may import; a name is checked before its import, and what it leads to after.
+    """Tell jsonargparse what it may import. It checks a name before the import, and the imported object after it.
 
     Args:
-        custom: any package but those that run commands, open files or unpickle (jsonargparse's own list); otherwise
-            `PACKAGES` alone.
+        custom: whether any package is allowed but those that run commands, open files or unpickle (jsonargparse's own
+            list); otherwise `PACKAGES` alone are.
     """
     if custom:
         set_import_policy(denied=["jsonargparse"])

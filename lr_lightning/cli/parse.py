@@ -31,18 +31,18 @@ CUSTOM_CLASSES = "--allow-custom-classes"
 
 
 class Parser(ArgumentParser):
-    """A parser whose options of text take it as it is written, those of the classes that are named as well."""
+    """A parser whose text options keep their text as it is typed, also those of the classes that an option names."""
 
     def parse_object(self, obj: Namespace | dict[str, Any], *args: Any, **options: Any) -> Namespace:
-        """Parse the arguments of a class: of those that came from the command line the type is known here only."""
+        """Parse the arguments of a class; the type of one that came from the command line is known here first."""
         values = vars(obj) if isinstance(obj, Namespace) else obj
         values.update((key, str(value)) for key, value in values.items() if isinstance(value, Unread))
         return super().parse_object(obj, *args, **options)
 
     def unread(self, arguments: Sequence[str]) -> Iterator[str]:
-        """The command line, with the values marked that belong to options of classes (`--data.path 2024`).
+        """The command line, with the values of arguments of classes (`--data.path 2024`) marked as `Unread`.
 
-        Else jsonargparse reads them as YAML before it looks up what the class takes.
+        jsonargparse would read them as YAML before it looks up what type the class takes.
         """
         of_class = False
         for argument in arguments:
@@ -100,7 +100,7 @@ def dump(parser: ArgumentParser, config: Namespace) -> str:
 
 
 def add_custom_classes_option(parser: ArgumentParser) -> None:
-    """Add `--allow-custom-classes`; it counts on the command line alone, for a file must not permit itself more."""
+    """Add `--allow-custom-classes`, which only the command line may give: a file must not permit itself more."""
     parser.add_argument(
         CUSTOM_CLASSES,
         action="store_true",
@@ -111,7 +111,7 @@ def add_custom_classes_option(parser: ArgumentParser) -> None:
 
 
 def _culprit(parser: ArgumentParser, arguments: Sequence[str], message: str) -> str:
-    """The configuration file that makes the same trouble when it is read alone, as a prefix."""
+    """The configuration file that gives the same error when it is read alone, as a prefix; empty if none does."""
     files = re.findall(r"(?<=\0--config[=\0])[^\0]+", "\0" + "\0".join(arguments))
     for file in files:
         try:
@@ -131,7 +131,7 @@ def _with_suggestion(message: str, parser: ArgumentParser) -> str:
 
 
 def output_file(name: str | None) -> Path | None:
-    """The path that `--output` names, before the work for it begins.
+    """The path that `--output` names, checked before any work is done.
 
     Raises:
         InputError: if no file can be written there.

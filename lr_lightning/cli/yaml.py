@@ -1,4 +1,4 @@
-"""YAML from a configuration file or the command line: as it is written, each key once, no larger than it looks."""
+"""YAML from a configuration file or the command line: texts as written, no key twice, no aliases that multiply."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 
 
 class Written(str):
-    """A scalar as it is written in YAML: text, which an option's type may take for something else.
+    """A YAML scalar that keeps its text, so that the type of the option decides what it means.
 
-    So `no`, `2024` and `1e3` are what they are for an option of text, and a truth value or a number for another, as
-    on the command line. jsonargparse reads a str again, and then takes the text null for nothing; a Written it does
-    not.
+    `no`, `2024` and `1e3` stay text for a text option, and are a truth value or a number for another, as on the command
+    line. jsonargparse parses a str once more, which makes None of the text `null`; it leaves a `Written` alone.
 
     Attributes:
-        value: what YAML makes of it, for an option that does not say what it wants; text that was quoted is text.
+        value: its value in YAML, for an option without a type; quoted text is text.
     """
 
     value: Any
@@ -42,19 +41,19 @@ class Written(str):
 
 
 class Unread(Written):
-    """The text of an option on the command line, until it is known what the option takes: text, a list, …."""
+    """The text of an option on the command line whose type (text, a list, …) is not yet known."""
 
 
 class WrittenList(list):
-    """A sequence of what is written; `value` is what YAML makes of it."""
+    """A sequence whose scalars are `Written`; `value` is its value in YAML."""
 
     __slots__ = ("value",)
 
 
 class WrittenMapping(dict):
-    """A mapping from text to what is written; `value` is what YAML makes of it.
+    """A mapping from text to `Written`; `value` is its value in YAML.
 
-    Without a `__dict__`, in which jsonargparse would look for the items.
+    It has no `__dict__`: jsonargparse would look for the items there.
     """
 
     __slots__ = ("value",)
@@ -92,16 +91,16 @@ def use_checked_yaml() -> None:
 
 
 def load_configuration(text: str) -> Any:
-    """What a YAML text says: `Written`, `WrittenList` and `WrittenMapping`, or None where it says null.
+    """The content of a YAML text as `Written`, `WrittenList` and `WrittenMapping`, with None for null.
 
-    A text that is a single scalar is what YAML makes of it, and the text itself where that is nothing (`~`, `# b`).
+    A single scalar gives its value in YAML, or the text itself where that value is null (`~`, `# b`).
 
     Raises:
         yaml.YAMLError: if it is no YAML, asks for Python objects, has a key twice, or its aliases multiply.
     """
     if len(text) > LARGEST_FILE:
         raise yaml.YAMLError("the text is too long for a configuration")
-    loader = YamlLoader(str(text))  # it takes no kind of str but this
+    loader = YamlLoader(str(text))  # it takes no subclass of str
     try:
         root = loader.get_single_node()
         if not isinstance(root, yaml.CollectionNode):
@@ -130,7 +129,7 @@ def as_written(data: Any) -> Any:
 
 
 def settled(data: Any) -> Any:
-    """What a parser has made of a configuration, as plain values: what is still as written is text."""
+    """A parsed configuration as plain values: a `Written` that no type has read is text."""
     if isinstance(data, Namespace):
         vars(data).update((key, settled(value)) for key, value in vars(data).items())
         return data
@@ -163,7 +162,7 @@ def _written(node: yaml.Node, loader: Any) -> Any:
 
 
 def _value(data: Any) -> Any:
-    """What YAML makes of something written."""
+    """The value in YAML of something written."""
     return data.value if isinstance(data, Written | WrittenList | WrittenMapping) else data
 
 
