@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from functools import cache
 
 import hypothesis
@@ -153,9 +154,8 @@ def test_a_logger_of_lightning_gets_metrics_and_settings_and_tensorboard_stays(p
         assert settings["data.target"] == "diagnosis"
 
 
-def test_tests_metrics_go_to_a_logger_that_is_named(project, run):
-    assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
-    checkpoint = "runs/breast_cancer/version_0/checkpoints/last.ckpt"
+def test_tests_metrics_go_to_a_logger_that_is_named(breast_cancer_run, project, run):
+    checkpoint = shutil.copytree(breast_cancer_run, project / "runs/breast_cancer/version_0") / "checkpoints/last.ckpt"
     options = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs"]
     code, out, err = run("test", "--ckpt_path", checkpoint, *options)
     assert code == 0, err
