@@ -90,7 +90,7 @@ def test_api_pages_show_the_public_names_with_their_examples(tmp_path):
         assert f'id="{name}"' in page
     assert len(re.findall("Examples?:", page)) >= len(lr_lightning.__all__) - 1
     assert 'id="SubsampledNewton"' in (tmp_path / "api/lr_lightning/solver.html").read_text()
-    assert 'id="LogisticRegressionClassifier"' in (tmp_path / "api/lr_lightning/estimator.html").read_text()
+    assert 'id="LogisticRegressionClassifier"' in (tmp_path / "api/lr_lightning/sklearn.html").read_text()
     assert 'id="Report"' in (tmp_path / "api/lr_lightning/statistics/report.html").read_text()
 
 
