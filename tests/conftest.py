@@ -60,6 +60,23 @@ def hours_run(tmp_path_factory):
     return folder / "runs" / "hours" / "version_0"
 
 
+@pytest.fixture(scope="session")
+def breast_cancer_run(tmp_path_factory):
+    """The run folder of the breast cancer experiment; the tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("breast_cancer")
+    fit_in(folder, "--config", "conf/breast_cancer.yaml", "--quiet")
+    return folder / "runs" / "breast_cancer" / "version_0"
+
+
+def fit_in(folder, *options):
+    """Fit in this process, in a working directory beside which conf/ lies: for fixtures that many tests share."""
+    if not (folder / "conf").exists():
+        (folder / "conf").symlink_to(ROOT / "conf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["fit", *map(str, options)]) == 0
+
+
 def python(*arguments, cwd):
     """Run this interpreter in a process of its own, with nothing silenced."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}

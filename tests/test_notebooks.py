@@ -47,6 +47,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 # Some editors run a notebook in its own folder, some in the root: each of them is run once, by turns.
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "folder"), list(zip(NAMES, cycle([".", "notebooks"]))))
 def test_runs_quietly_and_leaves_nothing_behind(name: str, folder: str, copy: Path) -> None:
     before = _files(copy)

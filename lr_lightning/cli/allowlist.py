@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from jsonargparse import _common, _util, set_parsing_settings
-
+from lr_lightning.cli.jsonargparse_internals import denying_entry, imported, set_import_policy
 from lr_lightning.errors import InputError
 
 PACKAGES = ("lr_lightning", "torch.optim", "lightning", "torchmetrics")
 
 
 def allow_classes(*, custom: bool) -> None:
-    """Tell jsonargparse what it may import; a name is checked before its import, and what it leads to after.
+    """Tell jsonargparse what it may import. It checks a name before the import, and the imported object after it.
 
     Args:
-        custom: any package but those that run commands, open files or unpickle (jsonargparse's own list); otherwise
-            `PACKAGES` alone.
+        custom: whether any package is allowed but those that run commands, open files or unpickle (jsonargparse's own
+            list); otherwise `PACKAGES` alone are.
     """
-    # The settings are jsonargparse's, and of the whole process: begin anew, for they only ever grow.
-    denied_by_default = dict.fromkeys(_common.default_import_path_denylist, False)
-    _common.parsing_settings["import_path_verdicts"] = denied_by_default
     if custom:
-        set_parsing_settings(import_path_denylist=["jsonargparse"])  # the list is enforced once it is added to
+        set_import_policy(denied=["jsonargparse"])
     else:
-        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(PACKAGES))
+        set_import_policy(denied=["*"], allowed=PACKAGES)
 
 
 def refuse_unsuitable_class(path: str, base: type, where: str) -> None:
     """Raise InputError unless `path` may be imported and is a class of kind `base`; `where` says who names it."""
-    entry = _common.denying_import_path_entry(path)
+    entry = denying_entry(path)
     if entry is not None:
         raise InputError(f"{where}: {why_denied(path, entry)}")
-    try:
-        found = _util.import_object(path)
-    except (ImportError, ValueError, AttributeError):
-        found = None
+    found = imported(path)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InputError(f"{where}: {path} is not the name of a class that fits here")
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser as PlainParser
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from lr_lightning.cli.jsonargparse_internals import options
 from lr_lightning.cli.parse import parse
 from lr_lightning.errors import InputError
 
 SHELLS = ("bash", "zsh", "tcsh")
-FILES = ("--ckpt_path", "--output", "--data.path", "--data.cache_dir")
-NUMBERS = ("--optimizer.lr",)  # may also be a tensor, whose attributes nobody types
+FILES = ("--ckpt_path", "--output", "--data.path", "--data.cache_dir")  # whose types do not tell
 
 
 def run(arguments: Sequence[str]) -> None:
     """Print the script.
 
     Raises:
-        InputError: if shtab, which writes it, is not installed.
+        InputError: if shtab, with which jsonargparse writes it, is not installed.
     """
     shell = parse(make_parser(), arguments).shell
     try:
@@ -35,7 +33,12 @@ def run(arguments: Sequence[str]) -> None:
     commands = parser.add_subcommands(required=False)
     for name, text in COMMANDS.items():
         of_command = import_module(f"lr_lightning.cli.{name}").make_parser()
-        _complete_by_hand(of_command, shtab.FILE)
+        known = options(of_command)
+        for option in FILES:
+            # jsonargparse adds the arguments of the classes that --data may name, but for those that are there.
+            if option in known or (option.startswith("--data.") and "--data" in known):
+                action = known.get(option) or of_command.add_argument(option)
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
         commands.add_subcommand(name, of_command, help=text)
     print(parser.get_completion_script(f"shtab-{shell}"))
 
@@ -49,24 +52,3 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("shell", choices=SHELLS, help="where it is to run")
     return parser
-
-
-def _complete_by_hand(parser: ArgumentParser, file: Any) -> None:
-    """Settle the options for which jsonargparse knows less than we do.
-
-    It finds the arguments of the classes that --data and --optimizer may name while it writes the script, and
-    passes over those that are there already.
-    """
-    from lr_lightning.data.schema import MISSING_RULES, UNSEEN_RULES  # imports torch
-
-    known = parser._option_string_actions
-    for option in FILES:
-        if option in known or (option.startswith("--data.") and "--data" in known):
-            action = known.get(option) or PlainParser.add_argument(parser, option)
-            action.complete = file  # type: ignore[attr-defined]
-    if "--data" in known:
-        PlainParser.add_argument(parser, "--data.missing", choices=MISSING_RULES)
-        PlainParser.add_argument(parser, "--data.unseen", choices=UNSEEN_RULES)
-    for option in NUMBERS:
-        if "--optimizer" in known:
-            PlainParser.add_argument(parser, option)

@@ -62,12 +62,12 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
     with plain_if_a_process_is_lost(trainer), mistakes_in_one_line():
         (metrics,) = measure(model, datamodule=data, verbose=False)
     for name, value in metrics.items() if trainer.is_global_zero else ():
-        if name != "step":  # by which the loggers know the epoch
+        if name != "step":  # the loggers' epoch, no metric
             print(f"{name:<24} {value:.6g}")
 
 
 def checkpoint_path(arguments: Sequence[str]) -> Path | None:
-    """The checkpoint, before the other options are parsed: their defaults are in it."""
+    """The checkpoint, read before the other options are parsed because it holds their defaults."""
     first = PlainParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--ckpt_path", type=Path, nargs="?")
     return first.parse_known_args(list(arguments))[0].ckpt_path

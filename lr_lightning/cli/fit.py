@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     refuse_impossible_level(config.level)
     if config.quiet:
         logging.getLogger("lr_lightning").setLevel(logging.WARNING)
-    with damage_in_words(None if origin is None else origin.path):  # of which the settings may be
+    with damage_in_words(None if origin is None else origin.path):  # the settings may come from it
         model = _model(config)
     data = instantiate(config.data)
     with StopOnSignal() as signals:
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
         except Interrupted:
             pass
         except BaseException as error:
-            # Of several processes those that end later miss the others.
+            # After a signal to several processes, those that end later only report that the others have gone.
             if signals.received is None or not signals.of_several_processes:
                 raise _explained(error, run_folder) from error
         finally:
@@ -128,14 +128,14 @@ def _fit(
 
 
 def _explained(error: BaseException, run_folder: RunFolder) -> BaseException:
-    """A full disk in words; anything else as it is."""
+    """An InputError where the disk is full; any other error unchanged."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return InputError(f"{run_folder.path}: cannot be written, there is {no_space(error)}; free some")
     return error
 
 
 def _end_at_once(run_folder: RunFolder, arguments: Sequence[str], signum: int) -> None:
-    """What `run` does about a signal at the start, where its thread waits for other processes and cannot."""
+    """End the process on a signal that comes while the main thread still waits for the other processes."""
     run_folder.remove_unless_resumable(began=False)
     code = _stopped(signum, False, run_folder, arguments)
     sys.stderr.flush()
@@ -143,7 +143,7 @@ def _end_at_once(run_folder: RunFolder, arguments: Sequence[str], signum: int) -
 
 
 def _end_alone(run_folder: RunFolder) -> None:
-    """What `run` does where another process, which is to say why, has ended at the start and will not be met."""
+    """End the process because another one ended before the fit began; that one prints the reason."""
     run_folder.remove_unless_resumable(began=False)
     print("error: process 1 ends: a process that it has started has ended before the fit began", file=sys.stderr)
     sys.stderr.flush()
@@ -151,7 +151,7 @@ def _end_alone(run_folder: RunFolder) -> None:
 
 
 def _stopped(signum: int, complete: bool, run_folder: RunFolder, arguments: Sequence[str]) -> int:
-    """Say how to go on; the exit code."""
+    """Print how to go on; return the exit code."""
     if not is_first_process():
         return 0  # for any other code Lightning would kill the first process, before it has saved
     print(_how_to_go_on(signum, complete, run_folder, arguments), file=sys.stderr)

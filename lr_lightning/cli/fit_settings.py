@@ -1,4 +1,4 @@
-"""The settings of `lr-lightning fit`: its options, what they go on from, and what is recorded of them."""
+"""The settings of `lr-lightning fit`: its options, where their defaults come from, and what is recorded of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from lr_lightning.cli.allowlist import allow_classes
 from lr_lightning.cli.evaluate import checkpoint_path
@@ -25,9 +25,15 @@ from lr_lightning.training.run_folder import RunFolder
 COVARIANCES: dict[str, CovarianceType] = {"nonrobust": "nonrobust", "robust": "HC1", "HC0": "HC0", "HC1": "HC1"}
 PARTS = ("model", "optimizer", "data", "trainer")
 
+# torch's optimizers take a number or a tensor as lr; an option takes the number, and names no class of tensors.
+set_parsing_settings(subclasses_disabled=[torch.Tensor])
+
 
 def settings_and_origin(arguments: Sequence[str]) -> tuple[ArgumentParser, Namespace, Origin | None]:
-    """The settings: those that the command names, else those of what the fit goes on from, else the defaults."""
+    """The parser, the settings and what the fit resumes.
+
+    A setting comes from the command line, else from the resumed run or checkpoint, else from the defaults.
+    """
     allow_classes(custom=CUSTOM_CLASSES in arguments)  # jsonargparse imports the classes of defaults, too
     named = checkpoint_path(arguments)
     origin = None if named is None else from_checkpoint(named)
@@ -104,7 +110,7 @@ def saved_text(parser: ArgumentParser, config: Namespace) -> str:
 
 
 def chosen_settings(config: Namespace) -> dict[str, Any]:
-    """What was chosen: for TensorBoard's table of runs, which shows few columns at first sight."""
+    """The settings that differ from the defaults, and the penalties: the columns of TensorBoard's table of runs."""
     chosen = yaml.safe_load(make_parser().dump(config, skip_unset=True, skip_default=True)) or {}
     of_interest = {"model.l1": config.model.l1, "model.l2": config.model.l2, "optimizer": EXACT}
     return of_interest | dict(_flat({part: chosen[part] for part in PARTS if part in chosen}))

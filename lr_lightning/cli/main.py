@@ -15,8 +15,8 @@ from importlib import import_module
 from lr_lightning.errors import FAILURE, MISTAKE, InputError, ProcessLostError, printable
 from lr_lightning.training.processes import is_first_on_machine, is_first_process
 
-# Each command is a module of lr_lightning.cli with `run(arguments)` and `make_parser()`, imported when it is
-# asked for: only those that train or test may cost the import of Lightning.
+# Each command is a module of lr_lightning.cli with `run(arguments)` and `make_parser()`. It is imported when it is
+# called, because those that train or test import Lightning, which takes seconds.
 COMMANDS = {
     "fit": "fit a logistic regression to a table",
     "validate": "measure a checkpoint on the fit's validation rows, or on a table",
@@ -89,7 +89,7 @@ def _help() -> str:
 
 @contextmanager
 def _settings_given_back() -> Iterator[None]:
-    """Within, a command may set up warnings, loggers and the hook of threads: who calls `main` has others."""
+    """Restore the caller's warning filters, loggers and thread hook, which a command may set."""
     names = ("lr_lightning", "lightning.pytorch", "lightning.fabric")
     before = [(log, dict(vars(log))) for log in map(logging.getLogger, names)]
     handlers, hook = list(before[0][0].handlers), threading.excepthook
@@ -118,14 +118,14 @@ def _show_messages() -> None:
 
 
 class _Printable(logging.Formatter):
-    """Messages name columns and levels, and those may be anything."""
+    """Formats a message as one printable line: the names of columns and levels in it may hold any character."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(" ".join(super().format(record).splitlines()))
 
 
 def _mistake(message: str) -> int:
-    """Say it, once on each machine: its processes all see the same files."""
+    """Print the message once per machine, whose processes all meet the same mistake; return the exit code."""
     if is_first_on_machine():
         print("error: " + printable(re.sub(r"\s*\n\s*", " ", message.strip())), file=sys.stderr)
     return MISTAKE

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from lr_lightning.checkpoint.former_names import public_path
 from lr_lightning.cli.allowlist import allow_classes, why_denied
+from lr_lightning.cli.jsonargparse_internals import one_line, options
 from lr_lightning.cli.yaml import Unread, Written, refuse_large_files, settled, use_checked_yaml
 from lr_lightning.errors import InputError
 
@@ -27,23 +28,21 @@ set_parsing_settings(
 
 
 CUSTOM_CLASSES = "--allow-custom-classes"
-# What jsonargparse tries an argument of a class on where none is named: the class that all have in common.
-_BASE_CLASS = re.compile(r"Subtypes: \[<class '[\w.]*?(\w+)'>.*Problem with given class_path '[\w.]*\b\1'", re.DOTALL)
 
 
 class Parser(ArgumentParser):
-    """A parser whose options of text take it as it is written, those of the classes that are named as well."""
+    """A parser whose text options keep their text as it is typed, also those of the classes that an option names."""
 
     def parse_object(self, obj: Namespace | dict[str, Any], *args: Any, **options: Any) -> Namespace:
-        """Parse the arguments of a class: of those that came from the command line the type is known here only."""
+        """Parse the arguments of a class; the type of one that came from the command line is known here first."""
         values = vars(obj) if isinstance(obj, Namespace) else obj
         values.update((key, str(value)) for key, value in values.items() if isinstance(value, Unread))
         return super().parse_object(obj, *args, **options)
 
     def unread(self, arguments: Sequence[str]) -> Iterator[str]:
-        """The command line, with the values marked that belong to options of classes (`--data.path 2024`).
+        """The command line, with the values of arguments of classes (`--data.path 2024`) marked as `Unread`.
 
-        Else jsonargparse reads them as YAML before it looks up what the class takes.
+        jsonargparse would read them as YAML before it looks up what type the class takes.
         """
         of_class = False
         for argument in arguments:
@@ -52,7 +51,7 @@ class Parser(ArgumentParser):
                 yield Unread(argument)
                 of_class = False
                 continue
-            of_class = option.startswith("--") and "." in option and option not in self._option_string_actions
+            of_class = option.startswith("--") and "." in option and option not in options(self)
             if of_class and given and (not value.startswith("-") or value.startswith("- ")):
                 yield from (option, Unread(value))
                 of_class = False
@@ -75,14 +74,14 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     try:
         config = parser.parse_args(list(parser.unread(arguments)) if isinstance(parser, Parser) else arguments)
     except ArgumentError as error:
-        message = _with_suggestion(one_line(str(error)), parser)
+        message = _with_suggestion(one_line(str(error), why_denied), parser)
         raise InputError(f"{_culprit(parser, arguments, str(error))}{message}") from error
-    for action in parser._actions:
-        written = config.get(action.dest) if action.nargs == 0 else None
-        if isinstance(written, Written):  # a flag in a file, of which jsonargparse asks no type
-            if not isinstance(written.value, bool):
-                raise InputError(f"option {action.dest}: expected bool, not {str(written)!r}")
-            config[action.dest] = written.value
+    for action in options(parser).values():
+        if action.nargs == 0 and (flag := config.get(action.dest)) is not None:  # of a flag jsonargparse asks no type
+            value = flag.value if isinstance(flag, Written) else flag
+            if not isinstance(value, bool):
+                raise InputError(f"option {action.dest}: expected bool, not {str(flag)!r}")
+            config[action.dest] = value
     return settled(config)
 
 
@@ -97,11 +96,11 @@ def dump(parser: ArgumentParser, config: Namespace) -> str:
     except UnicodeError as error:
         raise InputError("an option's text has bytes that are no UTF-8: it cannot be written to config.yaml") from error
     except ValueError as error:
-        raise InputError(f"{one_line(str(error))}: it cannot be written to config.yaml") from error
+        raise InputError(f"{one_line(str(error), why_denied)}: it cannot be written to config.yaml") from error
 
 
 def add_custom_classes_option(parser: ArgumentParser) -> None:
-    """Add `--allow-custom-classes`; it counts on the command line alone, for a file must not permit itself more."""
+    """Add `--allow-custom-classes`, which only the command line may give: a file must not permit itself more."""
     parser.add_argument(
         CUSTOM_CLASSES,
         action="store_true",
@@ -112,7 +111,7 @@ def add_custom_classes_option(parser: ArgumentParser) -> None:
 
 
 def _culprit(parser: ArgumentParser, arguments: Sequence[str], message: str) -> str:
-    """The configuration file that makes the same trouble when it is read alone, as a prefix."""
+    """The configuration file that gives the same error when it is read alone, as a prefix; empty if none does."""
     files = re.findall(r"(?<=\0--config[=\0])[^\0]+", "\0" + "\0".join(arguments))
     for file in files:
         try:
@@ -125,14 +124,14 @@ def _culprit(parser: ArgumentParser, arguments: Sequence[str], message: str) -> 
 
 def _with_suggestion(message: str, parser: ArgumentParser) -> str:
     if unknown := re.fullmatch(r"option (\S+): there is no such option", message):
-        known = [action.dest for action in parser._actions]
+        known = [action.dest for action in options(parser).values()]
         close = get_close_matches(unknown[1], known, n=1, cutoff=0.85)
         return f"{message}; did you mean {close[0]}?" if close else message
     return message
 
 
 def output_file(name: str | None) -> Path | None:
-    """The path that `--output` names, before the work for it begins.
+    """The path that `--output` names, checked before any work is done.
 
     Raises:
         InputError: if no file can be written there.
@@ -162,38 +161,3 @@ def instantiate(spec: Namespace) -> Any:
     """An instance of the class that `spec` names, whose own errors pass through unwrapped."""
     module, name = spec.class_path.rsplit(".", 1)
     return getattr(import_module(module), name)(**vars(spec.get("init_args", Namespace())))
-
-
-def one_line(message: str) -> str:
-    """The heart of jsonargparse's many-line account of a value that fits none of an option's types."""
-    option = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)":', message)))
-    message = re.sub(r'Parser key "[^"]+":|in "<unicode string>", ', "", message).strip()
-    prefix = f"option {option}: " if option else ""
-    if denied := re.search(r"Importing '(.+?)' is not allowed, denied by the '(.+?)' entry", message):
-        return prefix + why_denied(denied[1], denied[2])
-    unknown = re.search(r"Group '(.+)' does not accept option '(.+)'|Option '(.+)' is not accepted", message)
-    unknown = unknown or re.search(r"unrecognized arguments: --([^\s=]+)", message)
-    if unknown:
-        name = ".".join(filter(None, [option, *unknown.groups()]))
-        if _BASE_CLASS.search(message):
-            return f"option {name}: name the class first, as in --{option} CLASS --{name} …"
-        return f"option {name}: there is no such option"
-    if missing := re.search(r"following arguments are required: (.*)|Key (?:'|\")(.+)(?:'|\") is required", message):
-        return f"option {'.'.join(filter(None, [option, *missing.groups()]))}: is required"
-    if unknown := re.search(r"Expected a dot import path string: (.*)", message):
-        return f"{prefix}{unknown[1]} is not the name of a class that fits here"
-    if choices := re.search(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)", message):
-        return f"{prefix}expected one of {choices[1]}, not {choices[2]!r}"
-    if at_last := re.search(r"Expected (?:an? )?(.*?)\. Got value: (.*)", message):  # innermost: of a class's argument
-        expected, value = [at_last[1]], at_last[2]
-    else:
-        expected = re.findall(r"Expected (?:an? )?(.*)", message)
-        given = re.search(r"Given value: (.*)", message)
-        value = None if given is None else given[1]
-    expected = [kind for kind in expected if "None" not in kind and "path" not in kind]
-    if expected and value is not None:
-        kinds = " or ".join(
-            dict.fromkeys(re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", kind) for kind in expected)
-        )
-        return f"{prefix}expected {kinds}, not {value!r}"
-    return prefix + (message if value is None else f"cannot use {value!r}")

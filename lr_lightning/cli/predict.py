@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> None:
     if output is not None:
         write_whole(output, lambda path: _write(tables, path, output.suffix, labels))
         return
-    # A mistake in the last row must leave nothing on stdout.
+    # A mistake in the last row must leave nothing on stdout: the rows go to a file first.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "predictions.csv"
         _write(tables, path, ".csv", labels)

@@ -21,7 +21,7 @@ from lr_lightning.training.optimizers import EXACT
 from lr_lightning.training.resume import epochs_done
 from lr_lightning.training.run_folder import RunFolder
 
-GROUPS = ("model", "trainer")  # whose defaults the parser takes one by one
+GROUPS = ("model", "trainer")  # the parser takes the defaults of these one by one
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ class Origin:
 
 @contextmanager
 def damage_in_words(path: Path | None, sound: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """While a fit takes up the state in a checkpoint: what goes wrong there is the checkpoint's fault.
+    """Within, an error that comes from the state in a checkpoint becomes one that names the checkpoint.
 
-    Lightning and torch look up what they have saved, and stumble over anything else in their own ways.
+    Lightning and torch raise errors of many types for a state that is not as they saved it.
 
     Args:
         path: of the checkpoint; None where there is none.
-        sound: whether the state has proved sound by now.
+        sound: whether the state is known to be sound by now, so that an error has another cause.
 
     Raises:
         InputError: that names the checkpoint.
@@ -116,7 +116,7 @@ def newest_unfinished(experiment: str) -> Origin:
 
 
 def after_restart(experiment: str) -> Origin | None:
-    """What a process that torchrun has started again goes on with: the newest run, if it is unfinished."""
+    """The newest run, if it is unfinished and torchrun has restarted this process; else None."""
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
         return None
     newest = next(RunFolder.versions(experiment), None)

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
+from lr_lightning.cli.jsonargparse_internals import objection_of_class
 from lr_lightning.cli.parse import add_custom_classes_option
 from lr_lightning.cli.yaml import as_written
 from lr_lightning.errors import InputError, ProcessLostError
@@ -68,7 +69,7 @@ def make_trainer(
     Raises:
         InputError: if Lightning refuses the settings.
     """
-    # What Lightning says of itself at every start is not about the user's run.
+    # Lightning's messages at every start are not about the user's run.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOT_OURS:
@@ -97,14 +98,11 @@ def _instantiated(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     try:
         return dict(parser.instantiate(Namespace(trainer=config.trainer)).trainer)
     except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
-        # Of an option with several types, jsonargparse says at length why none of them fits; the class that was
-        # named, with its own objection, is among them.
-        objection = re.search(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*([^\n]+)", str(error))
-        raise InputError("trainer: " + (f"{objection[1]}: {objection[2]}" if objection else str(error))) from error
+        raise InputError(f"trainer: {objection_of_class(str(error))}") from error
 
 
 def _loggers(ours: Logger | bool, theirs: Logger | Iterable[Logger] | bool | None) -> list[Logger]:
-    """Ours, which holds the pictures, and then those that were named; none where `false` was."""
+    """Our logger, which holds the pictures, then those that the user named; none for `false`."""
     if theirs is False:
         return []
     if theirs is None or theirs is True:
@@ -130,11 +128,11 @@ def refuse_impossible_limits(trainer: Trainer) -> None:
 
 @contextmanager
 def mistakes_in_one_line() -> Iterator[None]:
-    """Within, what Lightning says of settings that do not fit one another becomes an InputError.
+    """Within, an error of Lightning about settings that do not fit together becomes an InputError.
 
-    It has an exception for them, and does not always use it: of that kind is what its own code raises, rather than
-    meets, and whatever goes wrong in one of its callbacks, which looks for something that this model does not have.
-    An optimizer of torch likewise says in its first step that it is for other parameters.
+    Lightning has an exception for such settings and does not always use it. These count as well: an error that is
+    raised in its own code, not below it; any error in one of its callbacks, which may look for what this model does
+    not have; and the error of an optimizer of torch whose first step finds parameters that it is not made for.
     """
     try:
         yield
@@ -156,13 +154,13 @@ def mistakes_in_one_line() -> Iterator[None]:
 _CALLBACKS = "lightning.pytorch.callbacks."
 
 
-# Lightning's and torch's own errors say so in many ways, all of which name the library that talks to the others.
+# The errors of Lightning and torch for a lost process have many texts; all name the library of communication.
 _OF_COMMUNICATION = re.compile(r"gloo|nccl|c10d|TCPStore|distributed", re.IGNORECASE)
 
 
 @contextmanager
 def plain_if_a_process_is_lost(trainer: Trainer) -> Iterator[None]:
-    """Within, an error of the communication becomes one that says what it means.
+    """Within, an error of the communication between processes becomes a ProcessLostError.
 
     Raises:
         ProcessLostError: where another of several processes has ended or does not answer.

@@ -1,4 +1,4 @@
-"""YAML from a configuration file or the command line: as it is written, each key once, no larger than it looks."""
+"""YAML from a configuration file or the command line: texts as written, no key twice, no aliases that multiply."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, _loaders_dumpers, set_dumper, set_loader
+from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 
 from lr_lightning.checkpoint.former_names import public_path
+from lr_lightning.cli.jsonargparse_internals import YamlLoader, set_yaml
 from lr_lightning.errors import InputError
 
 LARGEST_FILE = 4 << 20  # bytes; a configuration has a few thousand
@@ -18,18 +19,16 @@ MOST_NODES = 100_000  # once every alias is written out
 DEEPEST = 50
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-_Loader = _loaders_dumpers.get_yaml_default_loader()  # a safe loader that knows 1e-3 for a number, and no dates
 
 
 class Written(str):
-    """A scalar as it is written in YAML: text, which an option's type may take for something else.
+    """A YAML scalar that keeps its text, so that the type of the option decides what it means.
 
-    So `no`, `2024` and `1e3` are what they are for an option of text, and a truth value or a number for another, as
-    on the command line. jsonargparse reads a str again, and then takes the text null for nothing; a Written it does
-    not.
+    `no`, `2024` and `1e3` stay text for a text option, and are a truth value or a number for another, as on the command
+    line. jsonargparse parses a str once more, which makes None of the text `null`; it leaves a `Written` alone.
 
     Attributes:
-        value: what YAML makes of it, for an option that does not say what it wants; text that was quoted is text.
+        value: its value in YAML, for an option without a type; quoted text is text.
     """
 
     value: Any
@@ -42,62 +41,66 @@ class Written(str):
 
 
 class Unread(Written):
-    """The text of an option on the command line, until it is known what the option takes: text, a list, …."""
+    """The text of an option on the command line whose type (text, a list, …) is not yet known."""
 
 
 class WrittenList(list):
-    """A sequence of what is written; `value` is what YAML makes of it."""
+    """A sequence whose scalars are `Written`; `value` is its value in YAML."""
 
     __slots__ = ("value",)
 
 
 class WrittenMapping(dict):
-    """A mapping from text to what is written; `value` is what YAML makes of it.
+    """A mapping from text to `Written`; `value` is its value in YAML.
 
-    Without a `__dict__`, in which jsonargparse would look for the items.
+    It has no `__dict__`: jsonargparse would look for the items there.
     """
 
     __slots__ = ("value",)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML would read as something else, by `_Loader` or by PyYAML's own loaders."""
+    """Quotes every text that YAML would read as something else, by `YamlLoader` or by PyYAML's own loaders."""
 
 
-for _letter, _resolvers in _Loader.yaml_implicit_resolvers.items():
+for _letter, _resolvers in YamlLoader.yaml_implicit_resolvers.items():
     for _resolver in _resolvers:
         _Dumper.add_implicit_resolver(_resolver[0], _resolver[1], [_letter])
 _Dumper.add_representer(WrittenList, lambda dumper, items: dumper.represent_list(items))
 _Dumper.add_representer(WrittenMapping, lambda dumper, items: dumper.represent_dict(items))
 _Dumper.add_representer(Written, lambda dumper, scalar: _represented(dumper, scalar))
+_Dumper.add_representer(str, lambda dumper, text: _represented_text(dumper, text))
+
+
+def _represented_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # PyYAML writes the line break U+0085 as it is, and reads it as another; within double quotes it is escaped.
+    return dumper.represent_scalar(yaml.Loader.DEFAULT_SCALAR_TAG, text, style='"' if "\x85" in text else None)
 
 
 def _represented(dumper: yaml.SafeDumper, scalar: Written) -> yaml.Node:
     if isinstance(scalar.value, str):
-        return dumper.represent_str(str(scalar))
+        return _represented_text(dumper, str(scalar))
     return dumper.represent_scalar(dumper.resolve(yaml.ScalarNode, str(scalar), (True, False)), str(scalar))
 
 
 def use_checked_yaml() -> None:
     """Let jsonargparse read YAML by `load_configuration`: whole files, and the values of single options."""
-    set_loader("yaml", load_configuration, (yaml.YAMLError,))
-    set_dumper("yaml", dump_configuration)
-    _loaders_dumpers.yaml_load = lambda text: _value(load_configuration(text))
+    set_yaml(load_configuration, lambda text: _value(load_configuration(text)), dump_configuration)
     for kind in (Written, WrittenList, WrittenMapping):  # where an option takes anything
         register_type(kind, deserializer=_value, type_check=lambda value, kind: False)
 
 
 def load_configuration(text: str) -> Any:
-    """What a YAML text says: `Written`, `WrittenList` and `WrittenMapping`, or None where it says null.
+    """The content of a YAML text as `Written`, `WrittenList` and `WrittenMapping`, with None for null.
 
-    A text that is a single scalar is what YAML makes of it, and the text itself where that is nothing (`~`, `# b`).
+    A single scalar gives its value in YAML, or the text itself where that value is null (`~`, `# b`).
 
     Raises:
         yaml.YAMLError: if it is no YAML, asks for Python objects, has a key twice, or its aliases multiply.
     """
     if len(text) > LARGEST_FILE:
         raise yaml.YAMLError("the text is too long for a configuration")
-    loader = _Loader(str(text))  # it takes no kind of str but this
+    loader = YamlLoader(str(text))  # it takes no subclass of str
     try:
         root = loader.get_single_node()
         if not isinstance(root, yaml.CollectionNode):
@@ -126,7 +129,7 @@ def as_written(data: Any) -> Any:
 
 
 def settled(data: Any) -> Any:
-    """What a parser has made of a configuration, as plain values: what is still as written is text."""
+    """A parsed configuration as plain values: a `Written` that no type has read is text."""
     if isinstance(data, Namespace):
         vars(data).update((key, settled(value)) for key, value in vars(data).items())
         return data
@@ -159,7 +162,7 @@ def _written(node: yaml.Node, loader: Any) -> Any:
 
 
 def _value(data: Any) -> Any:
-    """What YAML makes of something written."""
+    """The value in YAML of something written."""
     return data.value if isinstance(data, Written | WrittenList | WrittenMapping) else data
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from platformdirs import user_cache_path
 from torch import Tensor
 
 from lr_lightning.errors import InputError
@@ -29,13 +29,7 @@ _SHARE_OF_MEMORY = 0.6  # of the available memory; the rest is left for the solv
 
 def user_cache_folder() -> Path:
     """The default folder of the cache."""
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "lr_lightning"
+    return user_cache_path("lr_lightning", appauthor=False, opinion=False)
 
 
 def fits_in_memory(n_bytes: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -332,8 +332,8 @@ class TableDataModule(TensorDataModule):
         positive: str | int | float | bool | None = None,
         categorical: list[str] | None = None,
         na: list[str] | None = None,
-        missing: str = "error",
-        unseen: str = "error",
+        missing: Literal["error", "drop", "impute"] = "error",
+        unseen: Literal["error", "reference"] = "error",
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
         batch_size: int | None = None,

@@ -309,6 +309,13 @@ class TestCache:
         assert notes == {"note": 1}
         assert tensors["x"].tolist() == [[0, 1], [2, 3], [4, 5]]
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
+    def test_lies_where_linux_has_its_caches(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert cache.user_cache_folder() == tmp_path / "lr_lightning"
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        assert cache.user_cache_folder() == Path.home() / ".cache" / "lr_lightning"
+
     def test_is_chosen_by_itself_where_memory_is_short(self, path, tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
         monkeypatch.setattr(cache, "available_memory", lambda: 10_000)

@@ -13,6 +13,8 @@ import pytest
 from lr_lightning import load
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 FIT = ["fit", "--config", "conf/breast_cancer.yaml", "--trainer.precision", "64-true"]
 FIT += ["--optimizer", "SGD", "--optimizer.lr", "0.1", "--data.batch_size", "50", "--quiet"]
 ENDLESS = [*FIT, "--trainer.max_epochs", "1000000"]

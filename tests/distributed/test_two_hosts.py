@@ -15,6 +15,9 @@ SGD = ["--optimizer", "SGD", "--optimizer.lr", "0.1", "--data.batch_size", "50",
 FIT = ["fit", "--config", "conf/breast_cancer.yaml", "--trainer.precision", "64-true", *SGD]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def hosts():
     try:

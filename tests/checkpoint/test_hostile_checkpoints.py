@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from lr_lightning import InputError, LogisticRegression, TensorDataModule, load
 from lr_lightning.checkpoint.archive import load_archive
 from lr_lightning.training.checkpoint_io import SafeCheckpointIO
-from tests.conftest import QUIET_TRAINER, ROOT, python
+from tests.conftest import QUIET_TRAINER, ROOT, fit_in
 from tests.fuzz_inputs import checkpoint_of, saved, schemas
 from tests.hostile import rewrite
 
@@ -573,8 +573,7 @@ STATES = {
 @pytest.fixture(scope="module")
 def adam(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adam")
-    done = python("-m", "lr_lightning", *ADAM, "--trainer.max_epochs", "2", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    fit_in(folder, *ADAM[1:], "--trainer.max_epochs", "2")
     return torch.load(folder / "runs/exam/version_0/checkpoints/last.ckpt", weights_only=True)
 
 

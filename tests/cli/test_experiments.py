@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from functools import cache
 
 import hypothesis
@@ -153,9 +154,8 @@ def test_a_logger_of_lightning_gets_metrics_and_settings_and_tensorboard_stays(p
         assert settings["data.target"] == "diagnosis"
 
 
-def test_tests_metrics_go_to_a_logger_that_is_named(project, run):
-    assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
-    checkpoint = "runs/breast_cancer/version_0/checkpoints/last.ckpt"
+def test_tests_metrics_go_to_a_logger_that_is_named(breast_cancer_run, project, run):
+    checkpoint = shutil.copytree(breast_cancer_run, project / "runs/breast_cancer/version_0") / "checkpoints/last.ckpt"
     options = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs"]
     code, out, err = run("test", "--ckpt_path", checkpoint, *options)
     assert code == 0, err
@@ -290,6 +290,7 @@ NASTY = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.samp
 @hypothesis.given(
     st.lists(NASTY, min_size=5, max_size=5), st.lists(NASTY), st.dictionaries(NASTY.filter(len), st.floats(0.1, 9))
 )
+@hypothesis.example(["a\x85b", "\x85", "\u2028", "\r\n", "\x85\n "], ["\x85"], {"\x85": 2.0})
 def test_what_a_run_writes_reads_back_as_the_same(tmp_path_factory, texts, names, weights):
     config = parsed("--data.path", "x")
     for name, text in zip(TEXTS, texts, strict=True):

@@ -10,19 +10,15 @@ import urllib.request
 
 import pytest
 
-from tests.conftest import ROOT, python
+from tests.conftest import fit_in
 
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory):
     """Two runs of different strength of penalty behind a TensorBoard on a free loopback port."""
     folder = tmp_path_factory.mktemp("tensorboard")
-    (folder / "conf").symlink_to(ROOT / "conf")
     for l2 in ("0.1", "0.001"):
-        done = python(
-            "-m", "lr_lightning", "fit", "--config", "conf/breast_cancer.yaml", "--model.l2", l2, "--quiet", cwd=folder
-        )
-        assert done.returncode == 0, done.stderr
+        fit_in(folder, "--config", "conf/breast_cancer.yaml", "--model.l2", l2, "--quiet")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -3,19 +3,10 @@ import pytest
 import torch
 
 from lr_lightning import InputError, load
-from tests.conftest import ROOT, imported_modules, python
+from tests.conftest import ROOT, imported_modules
 from tests.hostile import rewrite
 
 PLAIN = (str, int, float, bool, type(None))
-
-
-@pytest.fixture(scope="module")
-def breast_cancer_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("breast_cancer")
-    (folder / "conf").symlink_to(ROOT / "conf")
-    done = python("-m", "lr_lightning", "fit", "--config", "conf/breast_cancer.yaml", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "breast_cancer" / "version_0"
 
 
 def types_in(value, path="checkpoint"):

@@ -166,6 +166,8 @@ FILES = {
     "key that is nothing": ("?", "bad.yaml"),
     "number without end": ("model:\n  l2: " + "9" * 5000 + "\n", "bad.yaml"),
     "environment": ("model:\n  l2: ${oc.env:HOME}\n", "l2"),
+    "flag that is text": ("resume: maybe\n", "resume"),
+    "flag that is a list": ("resume: [true]\n", "resume"),
 }
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import lr_lightning
 from lr_lightning import load
 from lr_lightning.cli import first_look
 from lr_lightning.statistics.render import as_text
-from tests.conftest import ROOT, imported_modules, python
+from tests.conftest import ROOT, fit_in, imported_modules, python
 
 EXAM = ROOT / "conf" / "samples" / "exam.csv"
 PUBLISHED = {
@@ -39,9 +40,7 @@ def read_csv(path):
 @pytest.fixture(scope="module")
 def exam_checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exam")
-    (folder / "conf").symlink_to(ROOT / "conf")
-    done = python("-m", "lr_lightning", "fit", "--config", "conf/exam.yaml", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    fit_in(folder, "--config", "conf/exam.yaml")
     return folder / "runs" / "exam" / "version_0" / "checkpoints" / "last.ckpt"
 
 
@@ -77,13 +76,13 @@ def test_table_and_exact_solver_are_the_defaults(project, run):
     assert load("runs/exam/version_0/checkpoints/last.ckpt").coefficients["hours"] == pytest.approx(1.504645, abs=1e-5)
 
 
-def test_an_overlay_changes_nothing_but_the_device(project):
+def test_an_overlay_changes_nothing_but_the_device(project, run):
     """That of several processes is in tests/distributed, that of a GPU below."""
     arguments = ["--config", "conf/breast_cancer.yaml", "--config", "conf/trainer/cpu.yaml"]
     done = python("-m", "lr_lightning", "fit", *arguments, "--trainer.precision", "64-true", cwd=project)
     assert done.returncode == 0, done.stderr
     alone = ["--config", "conf/breast_cancer.yaml", "--trainer.precision", "64-true"]
-    assert python("-m", "lr_lightning", "fit", *alone, cwd=project).returncode == 0
+    assert run("fit", *alone)[0] == 0
     first, second = (load(f"runs/breast_cancer/version_{n}/checkpoints/last.ckpt") for n in (0, 1))
     assert first.coefficients == pytest.approx(second.coefficients, rel=1e-9)
     of_libraries = [line for line in done.stderr.splitlines() if ".py:" in line or "recommend" in line]
@@ -116,14 +115,13 @@ def test_versions_count_up_and_test_makes_none(project, run):
     assert [line.split()[0] for line in out.splitlines()] == [f"test/{name}" for name in names]
 
 
-def test_held_out_metrics_are_those_of_the_rows_kept_back(project, run):
+def test_held_out_metrics_are_those_of_the_rows_kept_back(breast_cancer_run, project, run):
     """Measured again with scikit-learn, on the rows that the module says it kept."""
     from sklearn import metrics
 
     from lr_lightning import TableDataModule
 
-    assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
-    checkpoint = "runs/breast_cancer/version_0/checkpoints/last.ckpt"
+    checkpoint = breast_cancer_run / "checkpoints/last.ckpt"
     code, out, _ = run("validate", "--ckpt_path", checkpoint)
     assert code == 0
     said = {name: float(value) for name, value in map(str.split, out.splitlines())}
@@ -146,10 +144,9 @@ def test_held_out_metrics_are_those_of_the_rows_kept_back(project, run):
     assert {name: said[name] for name in expected} == pytest.approx(expected, rel=2e-5)
 
 
-def test_test_takes_every_row_of_another_table(project, run):
-    assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
+def test_test_takes_every_row_of_another_table(breast_cancer_run, project, run):
     table = ROOT / "conf/samples/breast_cancer.csv"
-    checkpoint = "runs/breast_cancer/version_0/checkpoints/last.ckpt"
+    checkpoint = shutil.copy(breast_cancer_run / "checkpoints/last.ckpt", project)
     code, out, err = run("test", "--ckpt_path", checkpoint, "--data.path", table)
     assert code == 0, err
     p = load(checkpoint).probability(table).numpy()
@@ -301,11 +298,10 @@ def test_a_dependent_column_is_left_out_and_named(project, run):
     )
 
 
-def test_report_is_the_same_bytes_again(project, run):
-    for _ in range(2):
-        assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
-    first, second = (project / f"runs/breast_cancer/version_{n}/report.json" for n in (0, 1))
-    assert first.read_bytes() == second.read_bytes()
+def test_report_is_the_same_bytes_again(breast_cancer_run, project, run):
+    assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
+    again = project / "runs/breast_cancer/version_0/report.json"
+    assert again.read_bytes() == (breast_cancer_run / "report.json").read_bytes()
 
 
 def test_interval_of_a_probability_is_the_delta_methods(exam_checkpoint, project, run):
@@ -335,9 +331,8 @@ def test_a_threshold_chosen_on_validation_rows_is_used_by_predict(project, run):
     assert predictor.report().threshold_rule == "cost=20 on the validation rows"
 
 
-def test_every_picture_of_a_table_is_there(project, run):
-    assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
-    names = {path.stem for path in (project / "runs/breast_cancer/version_0/figures").iterdir()}
+def test_every_picture_of_a_table_is_there(breast_cancer_run):
+    names = {path.stem for path in (breast_cancer_run / "figures").iterdir()}
     assert names == {"coefficients", "confusion_matrix", "precision_recall", "reliability", "roc"}  # of one pass
 
 

@@ -213,9 +213,8 @@ def test_ckpt_path_goes_on_in_a_new_version_with_the_checkpoints_settings(projec
     assert reports[0] == reports[1]
 
 
-def test_a_finished_fit_of_the_exact_solver_leaves_nothing_to_do(project, run):
-    assert run("fit", "--config", "conf/breast_cancer.yaml", "--quiet")[0] == 0
-    code, _, err = run("fit", "--ckpt_path", VERSION.format(0) + "/checkpoints/last.ckpt")
+def test_a_finished_fit_of_the_exact_solver_leaves_nothing_to_do(breast_cancer_run, project, run):
+    code, _, err = run("fit", "--ckpt_path", breast_cancer_run / "checkpoints/last.ckpt")
     assert code == 2
     assert err.splitlines()[-1].endswith("the fit has come to its end (converged); nothing is left to do")
 
@@ -337,6 +336,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(project, run, small_files, m
     assert resumed.differences(whole) == []
 
 
+@pytest.mark.slow
 def test_killed_fits_end_as_the_uninterrupted_one(tmp_path):
     """A few of the fifty kills of the README."""
     done = python("-m", "tests.kills", "--count", "4", "--seed", "0", cwd=ROOT)
