@@ -108,7 +108,7 @@ def _fit(
     signals.watch(trainer, partial(_end_at_once, run_folder, arguments), partial(_end_alone, run_folder))
     if origin is not None:
         with damage_in_words(origin.path):
-            refuse_other_settings(str(origin.path), origin.checkpoint, model.hparams, data, trainer)
+            refuse_other_settings(str(origin.path), origin.checkpoint, type(model), model.hparams, data, trainer)
             origin.refuse_if_done(config.trainer.max_epochs)
         if trainer.is_global_zero and not config.quiet:
             log.info(f"going on from {origin.path}, after {origin.epochs} epochs")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.model.design import Dense
+from lr_lightning.model.rows import Rows
 from lr_lightning.solver.separating_columns import SeparatingColumns
 
 _CPU_BLOCK = 2**20  # elements, 8 MiB; in smaller blocks starting torch's threads costs more than the products
@@ -54,21 +55,20 @@ class Block(NamedTuple):
 class _Staying:
     """Batches without the rows that separating columns separate, computed anew in each iteration."""
 
-    batches: Iterable[Sequence[Tensor]]
+    batches: Iterable[Rows]
     looks: list[SeparatingColumns]
 
-    def __iter__(self) -> Iterator[Sequence[Tensor]]:
-        for batch in self.batches:
-            stay = torch.stack([look.stay(batch[0]) for look in self.looks]).all(0)
-            yield tuple(part[stay] for part in batch)
+    def __iter__(self) -> Iterator[Rows]:
+        for rows in self.batches:
+            x = rows.design.dense()
+            yield rows.take(torch.stack([look.stay(x) for look in self.looks]).all(0))
 
 
 class DesignMatrix:
     """The columns that vary, standardised, and the intercept. All statistics are computed in these coordinates.
 
     Args:
-        batches: `(x, y)` or `(x, y, weight)`, with served features (n, d), targets 0 or 1 (n,) and weights (n,), on any
-            device. Every sweep iterates over them once.
+        batches: rows with served features, on any device. Every sweep iterates over them once.
         served: means and scales (d,) with which the served features have been standardised.
         training: means and scales (d,) of the rows, in the units of the batches; a scale of 0 marks a constant column.
         intercept: whether the model has an intercept; without one the columns are not centred.
@@ -79,7 +79,7 @@ class DesignMatrix:
 
     def __init__(
         self,
-        batches: Iterable[Sequence[Tensor]],
+        batches: Iterable[Rows],
         *,
         served: tuple[Tensor, Tensor],
         training: tuple[Tensor, Tensor],
@@ -126,18 +126,18 @@ class DesignMatrix:
 
     def served_rows(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of served features, (r, k), and whether each row is positive, boolean (r,)."""
-        for x, y, *weight in self.batches:
-            for part in self._slices(x):
-                block, positive = x[part][:, self.columns.to(x.device)], y[part].reshape(-1) > 0.5
-                if weight:
-                    used = weight[0][part].reshape(-1) > 0
-                    block, positive = block[used], positive[used]
-                yield block, positive
+        for rows in self._used_rows():
+            yield rows.design.columns(self.columns).dense(), rows.y > 0.5
 
-    def _slices(self, x: Tensor) -> Iterator[slice]:
-        """The rows of a batch in blocks of bounded memory."""
-        n_rows = max(128, (_CPU_BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK) // max(1, self.size))
-        return (slice(first, first + n_rows) for first in range(0, len(x), n_rows))
+    def _used_rows(self) -> Iterator[Rows]:
+        """All rows of positive weight in blocks of bounded memory."""
+        for rows in self.batches:
+            on_cpu = rows.design.device.type == "cpu"
+            n_rows = max(128, (_CPU_BLOCK if on_cpu else _DEVICE_BLOCK) // max(1, self.size))
+            for first in range(0, len(rows.y), n_rows):
+                part = rows.take(slice(first, first + n_rows))
+                used = None if part.weight is None else part.weight > 0
+                yield part if used is None or bool(used.all()) else part.take(used)
 
     def standardized(self, coefficients: Tensor, intercept: Tensor | float | None) -> np.ndarray:
         """Parameters (p,), intercept last, from the coefficients (d,) and the intercept of the served features."""
@@ -166,22 +166,16 @@ class DesignMatrix:
     def blocks(self) -> Iterator[Block]:
         """All rows of positive weight, in order."""
         start, k = 0, len(self.columns)
-        for x, y, *weight in self.batches:
-            centre, scale, columns = (t.to(x.device) for t in (self._centre, self._scale, self.columns))
+        for rows in self._used_rows():
+            x, n = rows.design, len(rows.y)
+            centre, scale = (t.to(x.device) for t in (self._centre, self._scale))
             self.epsilon = torch.finfo(x.dtype).eps if x.dtype.is_floating_point else 0.0
-            all_columns = k == x.shape[1]
-            for part in self._slices(x):
-                block, target = x[part], y[part].reshape(-1).double()
-                v = torch.ones_like(target) if not weight else weight[0][part].reshape(-1).double()
-                used = v > 0
-                if not bool(used.all()):
-                    block, target, v = block[used], target[used], v[used]
-                if not all_columns:
-                    block = block.index_select(1, columns)
-                out = torch.ones(len(block), self.size, dtype=torch.float64, device=x.device)
-                torch.sub(block.double(), centre, out=out[:, :k]).div_(scale)
-                yield Block(out, 2 * (target > 0.5).double() - 1, v, start)
-                start += len(block)
+            x = x if k == x.shape[1] else x.columns(self.columns)
+            standardized = torch.ones(n, self.size, dtype=torch.float64, device=x.device)
+            torch.sub(x.dense(torch.float64), centre, out=standardized[:, :k]).div_(scale)
+            weight = torch.ones_like(rows.y, dtype=torch.float64) if rows.weight is None else rows.weight.double()
+            yield Block(standardized, 2 * (rows.y > 0.5).double() - 1, weight, start)
+            start += n
 
     def rounding(self, block: Block, *, restored: bool = False) -> Tensor:
         """An estimate of the rounding errors of a block's standardised features, (r, k).

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.model.rows import Rows
 from lr_lightning.statistics import warnings as worded
 from lr_lightning.statistics.collinearity import (
     Collinearity,
@@ -45,7 +46,7 @@ class Summary(NamedTuple):
 
 
 def summarize(
-    batches: Iterable[Sequence[Tensor]],
+    batches: Iterable[Rows],
     *,
     coefficients: Tensor,
     intercept: Tensor | float | None,
@@ -68,9 +69,8 @@ def summarize(
     It sweeps over the rows once, and a few times more to settle separation or collinearity.
 
     Args:
-        batches: training rows `(x, y)` or `(x, y, v)` on any device, with served features x (n, d), targets y 0 or 1
-            (n,), and the weights v of the objective (n,), sample weight times class weight. They are iterated more
-            than once.
+        batches: training rows on any device, with served features (n, d), and the weights v of the objective (n,),
+            sample weight times class weight. They are iterated more than once.
         coefficients: coefficients of the served features, (d,); see `LinearSigmoid.served_affine`.
         intercept: intercept of the served features, (); without `fit_intercept` it only undoes the centring.
         served: means and scales (d,) with which the served features have been standardised.

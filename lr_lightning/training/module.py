@@ -309,12 +309,12 @@ class LogisticRegression(LightningModule):
             raise InputError(f"{self.optimizer_name} needs all rows in one batch; leave batch_size unset")
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
-        """The objective, a scalar, on a batch `(x, y)` or `(x, y, weight)` of shapes (n, d), (n,) and (n,).
+        """The objective, a scalar, on a batch `(x, y[, weight[, offset]])`: (n, d), and (n,) each.
 
         DDP averages its gradient over the processes.
         """
         rows = Rows.of_batch(batch).weighted(self.training_rows.class_weights)
-        loss = logistic_loss(rows.x, rows.y, *self._served_affine(), rows.weight)
+        loss = logistic_loss(rows.x, rows.y, *self._served_affine(), rows.weight, rows.offset)
         total = torch.as_tensor(rows.total_weight, dtype=torch.float64, device=loss.device)
         weights = self.linear_sigmoid.linear.weight[0]
         self._epoch.add(batch_idx, len(rows.y), loss.detach(), total, self._penalty.total(weights.detach()))
@@ -557,7 +557,7 @@ class LogisticRegression(LightningModule):
         with serial_operations():  # the same digits, however many threads a process has
             weight, bias = (t.detach() for t in self.linear_sigmoid.cpu_copy().served_affine(data.served))
             inference = summarize(
-                [rows.as_batch() for rows in training.weighted()],
+                list(training.weighted()),
                 coefficients=weight,
                 intercept=bias,
                 served=data.served,
@@ -657,7 +657,7 @@ class LogisticRegression(LightningModule):
         self._passes = checkpoint.get("fitted_epoch", 0) + 1
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             name, data = str(self.trainer.ckpt_path), self._data_module
-            refuse_other_settings(name, checkpoint, self.hparams, data, self.trainer)
+            refuse_other_settings(name, checkpoint, type(self), self.hparams, data, self.trainer)
             if isinstance(data, TensorDataModule):
                 standardization = Standardization(self.linear_sigmoid.mean, self.linear_sigmoid.scale)
                 refuse_other_rows(name, checkpoint, standardization, data)

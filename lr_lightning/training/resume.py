@@ -45,27 +45,36 @@ def epochs_done(checkpoint: Mapping[str, Any]) -> int:
 
 
 def refuse_other_settings(
-    name: str, checkpoint: Mapping[str, Any], hparams: Mapping[str, Any], data: object, trainer: Trainer
+    name: str,
+    checkpoint: Mapping[str, Any],
+    module_class: type,
+    hparams: Mapping[str, Any],
+    data: object,
+    trainer: Trainer,
 ) -> None:
     """Raise InputError, naming the option and both values, unless a fit would go on with the settings it began with.
+
+    A setting that the checkpoint of an earlier version lacks counts as the constructor's default.
 
     Args:
         name: of the checkpoint, for the message.
         checkpoint: its content.
+        module_class: of the module that is to go on from it.
         hparams: of the module that is to go on from it.
         data: the rows for it.
         trainer: that will fit.
     """
-    theirs = checkpoint.get("hyper_parameters", {})
+    theirs = defaults_of(module_class) | checkpoint.get("hyper_parameters", {})
     _compare(name, "model", *map(_model_settings, (theirs, hparams)))
     _compare(name, "optimizer", *map(_optimizer_settings, (theirs, hparams)))
     progress = checkpoint.get("progress", {})
     _compare(name, "trainer", progress, {key: v for key, v in fit_settings(trainer).items() if key in progress})
     if isinstance(data, TensorDataModule) and checkpoint.get("data"):
-        settings = (checkpoint["data"], data.settings())
-        _compare(
-            name, "data", *({"": public_path(of_data["class_path"]), **of_data["init_args"]} for of_data in settings)
+        theirs, ours = (
+            {"": public_path(settings["class_path"]), **defaults_of(type(data)), **settings["init_args"]}
+            for settings in (checkpoint["data"], data.settings())
         )
+        _compare(name, "data", theirs, ours)
 
 
 def refuse_other_rows(
@@ -107,12 +116,21 @@ def _model_settings(hparams: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in hparams.items() if key not in elsewhere}
 
 
+def defaults_of(cls: type) -> dict[str, Any]:
+    """The arguments of a constructor that have defaults."""
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
 def _optimizer_settings(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """Name and arguments, those that were left out with their defaults."""
     name = hparams.get("optimizer", EXACT)
-    parameters = inspect.signature(optimizer_class(name)).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    return {"": name, **defaults, **(LBFGS_DEFAULTS if name == "LBFGS" else {}), **(hparams["optimizer_options"] or {})}
+    return {
+        "": name,
+        **defaults_of(optimizer_class(name)),
+        **(LBFGS_DEFAULTS if name == "LBFGS" else {}),
+        **(hparams["optimizer_options"] or {}),
+    }
 
 
 def _compare(name: str, part: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

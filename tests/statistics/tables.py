@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization, moments
 from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.summary import summarize
@@ -17,9 +18,8 @@ def serve(x, y, weight=None, *, dtype=torch.float64, standardize=False, batch_si
     v = None if weight is None else torch.as_tensor(np.asarray(weight, float))
     served = moments([(x, v)]).divisible() if standardize else Standardization.identity(x.shape[1])
     x = served.apply(x, dtype)
-    rows = (x, y) if v is None else (x, y, v)
     size = batch_size or len(x)
-    batches = [tuple(t[k : k + size] for t in rows) for k in range(0, len(x), size)]
+    batches = [Rows(x, y, v).take(slice(k, k + size)) for k in range(0, len(x), size)]
     return batches, served, moments([(x, v)])
 
 
