@@ -491,13 +491,19 @@ class _SmallDense(Dense):
         self._columns = torch.nn.functional.pad(self.tensor, (0, 1), value=1.0).T.contiguous()  # the last are ones
 
     @override
+    def matvec(self, w: Tensor, shift: Tensor | None = None) -> Tensor:
+        if w.dtype != torch.float64:
+            return super().matvec(w, shift)
+        z = self.tensor @ w.detach()
+        return z if shift is None else z.add_(shift.detach())
+
+    @override
     def sandwich(self, v: Tensor, columns: Tensor | None = None, *, intercept: bool = False) -> Tensor:
         if columns is not None or v.dtype != torch.float64:
             return super().sandwich(v, columns, intercept=intercept)
         x = self._columns if intercept else self._columns[:-1]
         return (x * v.detach()) @ x.T
 
-    @torch.no_grad()
     @override
     def value_and_gradient(
         self,
@@ -510,7 +516,7 @@ class _SmallDense(Dense):
         with_gradient: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
         sign = 1 - 2 * y.reshape(-1).double()
-        z = self.matvec(w.reshape(-1), None if bias is None else bias.reshape(()))
+        z = self.matvec(w.detach().reshape(-1), None if bias is None else bias.reshape(()))
         t = (z if offset is None else z.add_(offset.reshape(-1))).mul_(sign)
         loss, residual = softplus(t, 1, _SOFTPLUS_LINEAR), torch.sigmoid(t)
         if sample_weight is not None:
