@@ -140,6 +140,14 @@ class Design(Protocol):
         """
         ...
 
+    def square_sums(self, v: Tensor) -> Tensor:
+        """Σ v x² of every column, the diagonal of `sandwich`: (d,), float64.
+
+        Args:
+            v: (n,), of a floating dtype, in which the products are computed.
+        """
+        ...
+
     def take(self, rows: Tensor | slice) -> Design:
         """The rows at an index (m,) or slice, in its order."""
         ...
@@ -442,6 +450,15 @@ class Dense(Design):
 
         share_out(work, -(-n // size), standardized)
         return Dense(standardized)
+
+    @torch.no_grad()
+    @override
+    def square_sums(self, v: Tensor) -> Tensor:
+        rows = max(1, _SANDWICH_BLOCK // max(self.shape[1], 1))
+        total = torch.zeros(self.shape[1], dtype=torch.float64, device=self.device)
+        for block, weights in zip(self.tensor.split(rows), v.detach().to(self.device).split(rows), strict=True):
+            total += weights @ block.to(v.dtype).square()
+        return total
 
     def _block_sums(self, pivot: Tensor, weight: Tensor | None) -> Tensor:
         x, dtype, rows = self.tensor, pivot.dtype, self._block_rows

@@ -115,7 +115,7 @@ class SampleProblem:
         diagonal = torch.zeros(self.size, dtype=torch.float64)
         h = self._row_curvature(point)
         d = self._x.shape[1]
-        diagonal[:d] = self._x.sums_about(torch.zeros(d, dtype=h.dtype, device=h.device), h)[1].cpu()
+        diagonal[:d] = self._x.square_sums(h).cpu()
         if self._has_intercept:
             diagonal[d] = float(h.sum(dtype=torch.float64))
         diagonal += self._l2
@@ -378,7 +378,7 @@ class SampleProblem:
             ):
                 break
             t = 1.0
-            while t > 1e-6:
+            while t > thresholds.SHORTEST_STEP:
                 candidate = point + t * p
                 new_objective, new_gradient = self._tilted(candidate, tilt)
                 if new_objective <= objective + 1e-4 * t * slope:

@@ -81,7 +81,7 @@ def draw_sample(
 
 def _represents(sample: Rows) -> bool:
     """Whether a uniform sample holds both classes and most of every feature's variance."""
-    x, y, v, _ = sample
+    y, v = sample.y, sample.weight
     total = float(sample.total_weight)
     if total == 0:
         return False
@@ -89,8 +89,7 @@ def _represents(sample: Rows) -> bool:
     if min(positive, 1 - positive) < thresholds.RARE_CLASS:
         return False
     v = torch.ones_like(y) if v is None else v
-    zero = torch.zeros(x.shape[1], dtype=x.dtype, device=x.device)
-    return bool((sample.design.sums_about(zero, v / total)[1] > 0.5).all())
+    return bool((sample.design.square_sums((v / total).to(sample.design.dtype)) > 0.5).all())
 
 
 def _mixture(rows: Rows, size: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ def test_sandwich(n, d, dtype, intercept):
         full = torch.cat([chosen.double(), torch.ones(n, 1, dtype=torch.float64)], 1) if intercept else chosen.double()
         found = as_design(x).sandwich(v, of_columns, intercept=intercept)
         close(found, full.T @ (full * v.double()[:, None]), dtype, terms=10)
+        close(as_design(chosen).square_sums(v), found.diagonal()[: chosen.shape[1]], dtype, terms=20)
         assert torch.equal(found, found.T)
 
 
