@@ -46,8 +46,8 @@ MISCLASSIFIED = 30
 
 # Convergence.
 
-# Part of a Newton step at which the line search gives up. Along a direction of almost no curvature a step can be 1e9 times
-# too long: of a separated table of nearly dependent levels, 1e-6 left 100 passes to do where 1e-14 leaves 6.
+# Part of a Newton step at which the line search gives up. Along a direction of almost no curvature a step can be 1e9
+# times too long: of a separated table of nearly dependent levels, 1e-6 left 100 passes to do where 1e-14 leaves 6.
 SHORTEST_STEP = 1e-14
 # Newton steps on the support of an L1 solution, at most; each doubles the digits.
 POLISHING_STEPS = 8
