@@ -112,7 +112,9 @@ def _moments(
         raise InputError("there are no training rows")
     x = as_design(first[0])
     dtype, eps = dtype or x.product_dtype, torch.finfo(x.dtype).eps
-    pivot = x.take(slice(_PIVOT_ROWS)).dense(torch.float64).mean(0).to(dtype)
+    look = x.take(slice(_PIVOT_ROWS))
+    n = look.shape[0]
+    pivot = (look.rmatvec(torch.ones(n, dtype=torch.float64, device=x.device)) / n).to(dtype)
     total, weight_sum = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device), 0.0
     for x, weight in chain([first], blocks):
         x = as_design(x)
@@ -124,17 +126,13 @@ def _moments(
 
 
 def _are_constant(blocks: Iterable[tuple[Tensor | Design, Tensor | None]], columns: Tensor) -> tuple[Tensor, Tensor]:
-    """For each column: whether the rows of positive weight all hold the same value, and the first value."""
-    first: Tensor | None = None
-    constant = torch.ones(len(columns), dtype=torch.bool, device=columns.device)
+    """For each column: whether the rows of positive weight all hold the same value, and the value."""
+    low, high = torch.full((2, len(columns)), torch.inf, dtype=torch.float64, device=columns.device)
+    high = -high
     for x, weight in blocks:
-        part = as_design(x).columns(columns).dense()
-        if weight is not None:
-            part = part[weight > 0]
-        if first is None and len(part):
-            first = part[0]
-        constant &= (part == first).all(0) if first is not None else constant
-    return constant, torch.zeros_like(constant, dtype=torch.float64) if first is None else first.double()
+        least, most = as_design(x).columns(columns).bounds(None if weight is None else weight > 0)
+        low, high = torch.minimum(low, least), torch.maximum(high, most)
+    return low == high, torch.where(low.isfinite(), low, 0.0)
 
 
 class RunningMoments:
