@@ -236,14 +236,25 @@ def coded(frame: pd.DataFrame, target: str) -> tuple[np.ndarray, np.ndarray]:
         if name == target:
             continue
         if not pd.api.types.is_numeric_dtype(values.dtype):
-            date = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
-            if date.isna().any():
+            date = dates(values)
+            if date is None:
                 parts.append(pd.get_dummies(values.astype(str).str.strip()).to_numpy(float)[:, 1:])
                 continue
             values = (date - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(days=1)
         parts.append(values.to_numpy(float)[:, None])
     y = frame[target]
     return np.hstack(parts), (y == sorted(y.unique())[-1]).to_numpy()
+
+
+def dates(values: pd.Series) -> pd.Series | None:
+    """The texts of a column as dates, read by pandas; None unless all are of one format that names a day."""
+    if not values.astype(str).str.contains(r"\d+[-/]\d+[-/]\d+").all():
+        return None  # to pandas, 2000-1 is the first of January
+    for form in ("ISO8601", "%m/%d/%Y"):
+        date = pd.to_datetime(values, format=form, errors="coerce", utc=True)
+        if date.notna().all():
+            return date
+    return None
 
 
 def independent(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
