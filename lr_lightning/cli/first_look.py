@@ -177,6 +177,7 @@ def _refuse_wrong_table(path: str, of_fit: Mapping[str, Any] | None) -> None:
     """Refuse a table that cannot be opened and, for the arguments of a new fit, columns that it has not."""
     from lr_lightning.data.choices import Choices
     from lr_lightning.data.readers.open import open_first
+    from lr_lightning.data.roles import ROLES
 
     source = open_first(str(path))
     if of_fit is None:
@@ -184,9 +185,11 @@ def _refuse_wrong_table(path: str, of_fit: Mapping[str, Any] | None) -> None:
     given = {key: value for key, value in of_fit.items() if value is not None and value != "null"}
     lists = {key: _texts(given[key]) for key in ("features", "categorical") if key in given}
     if None not in lists.values():
-        target, weight = (str(given[key]) if key in given else None for key in ("target", "weight"))
         choices = Choices(
-            target, weight=weight, features=lists.get("features"), categorical=lists.get("categorical") or ()
+            str(given["target"]) if "target" in given else None,
+            lists.get("features"),
+            {role: str(given[role]) for role in ROLES if role in given},
+            categorical=lists.get("categorical") or (),
         )
         choices.feature_columns(source)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.data.roles import ROLES
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.model.rows import Rows, scaled_weights
@@ -71,11 +72,16 @@ def _refuse(name: str, what: str, wrong: Tensor, names: list[str]) -> None:
         raise InputError(f"{name}, row {row + 1}: column {names[column]} holds {what}")
 
 
-def rows_of_arrays(x: Any, y: Any, weight: Any = None) -> tuple[Rows, float]:
-    """Rows from features (n, d), targets (n,) or (n, 1) and sample weights (n,), and the divisor of the weights.
+def rows_of_arrays(x: Any, y: Any, **roles: Any) -> tuple[Rows, float]:
+    """Rows from features (n, d), targets (n,) or (n, 1) and values of some `ROLES`, and the divisor of the weights.
+
+    Args:
+        x: features.
+        y: targets.
+        roles: the values of each role, (n,), or None.
 
     Raises:
-        InputError: if the shapes disagree, a target is not 0 or 1, or a weight is negative or not finite.
+        InputError: if the shapes disagree, a target is not 0 or 1, or a value is not what its role allows.
     """
     x, y = _tensor(x), _tensor(y)
     if x.dtype not in (torch.float32, torch.float64):
@@ -90,25 +96,31 @@ def rows_of_arrays(x: Any, y: Any, weight: Any = None) -> tuple[Rows, float]:
         raise InputError("x has no rows")
     if not bool(((y == 0) | (y == 1)).all()):
         raise InputError("y must hold nothing but 0 and 1")
+    given = {name: _of_role(name, values, len(x)) for name, values in roles.items() if values is not None}
     scale = 1.0
-    if weight is not None:
-        weight = _tensor(weight)
-        if weight.shape != (len(x),):
-            raise InputError(f"weight must have shape ({len(x)},) to match x, not {tuple(weight.shape)}")
-        if not bool((weight >= 0).all() & weight.isfinite().all()):
-            raise InputError("every weight must be finite and not negative")
-        if not bool((weight > 0).any()):
+    if "weight" in given:
+        if not bool((given["weight"] > 0).any()):
             raise InputError("at least one weight must be positive")
-        weight, scale = scaled_weights(weight.detach())
-    return Rows(x.detach(), y.detach().to(x.dtype), weight), scale
+        given["weight"], scale = scaled_weights(given["weight"])
+    return Rows(x.detach(), y.detach().to(x.dtype), **given), scale
 
 
-def _tensor(values: Any) -> Tensor:
+def _of_role(name: str, values: Any, n: int) -> Tensor:
+    """The values of a role, (n,), as a tensor without gradient."""
+    values = _tensor(values, name)
+    if values.shape != (n,):
+        raise InputError(f"{name} must have shape ({n},) to match x, not {tuple(values.shape)}")
+    if not bool(ROLES[name].allows(values).all()):
+        raise InputError(f"every {name} {ROLES[name].rule}")
+    return values.detach()
+
+
+def _tensor(values: Any, name: str = "weight") -> Tensor:
     if isinstance(values, Tensor):
         return values
     array = np.asarray(values)
     if array.dtype == object or array.dtype.kind in "USMm":
-        raise InputError(f"x, y and weight must hold numbers, not {array.dtype}; TableDataModule reads other columns")
+        raise InputError(f"x, y and {name} must hold numbers, not {array.dtype}; TableDataModule reads other columns")
     with warnings.catch_warnings():
         # The warning for read-only arrays, such as memory-mapped ones; the tensor is never written to.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from lr_lightning.data.readers.base import Source
+from lr_lightning.data.roles import ROLES
 from lr_lightning.data.schema import MISSING_RULES, UNSEEN_RULES, Level
 from lr_lightning.errors import InputError
 
@@ -17,13 +18,16 @@ from lr_lightning.errors import InputError
 class Choices:
     """The options of `TableDataModule` about the columns of the table; see there.
 
+    Attributes:
+        roles: the columns that have one of the `ROLES`, by its name.
+
     Raises:
         InputError: if `missing` or `unseen` is not one of the rules.
     """
 
     target: str | None = None
     features: tuple[str, ...] | None = None
-    weight: str | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
     positive: Level | None = None
     categorical: tuple[str, ...] = ()
     missing: str = "error"
@@ -47,16 +51,18 @@ class Choices:
                 f"{source.name}: --data.target is missing; it names one of the columns {listed(source.names)}"
             )
         refuse_absent([self.target], source, "target column")
-        if self.weight is not None:
-            refuse_absent([self.weight], source, "weight column")
-            if self.weight == self.target:
-                raise InputError(f"--data.weight: {self.weight} is the target and cannot be the weight too")
+        taken = {self.target: "target"}
+        for role, name in self.roles.items():
+            refuse_absent([name], source, f"{role} column")
+            if name in taken:
+                raise InputError(f"{ROLES[role].option}: {name} is the {taken[name]} and cannot be the {role} too")
+            taken[name] = role
         if self.features is None:
-            features = [name for name in usable_names(source) if name not in (self.target, self.weight)]
+            features = [name for name in usable_names(source) if name not in taken]
         else:
             features = list(self.features)
             refuse_absent(features, source)
-            self._refuse_double_roles(features)
+            _refuse_double_roles(features, taken)
         if not features:
             raise InputError(f"{source.name} has no column left for a feature besides the target {self.target}")
         refuse_absent(self.categorical, source)
@@ -66,14 +72,15 @@ class Choices:
                 raise InputError(f"--data.categorical names {name}, which is not among the features")
         return features
 
-    def _refuse_double_roles(self, features: list[str]) -> None:
-        counts = Counter(features)
-        for name in features:
-            if counts[name] > 1:
-                raise InputError(f"--data.features names {name} twice")
-            if name in (self.target, self.weight):
-                role = "target" if name == self.target else "weight"
-                raise InputError(f"--data.features: {name} is the {role} and cannot be a feature too")
+
+def _refuse_double_roles(features: list[str], taken: Mapping[str, str]) -> None:
+    """Raise InputError if a feature is named twice, or is among the columns that have another role, `taken`."""
+    counts = Counter(features)
+    for name in features:
+        if counts[name] > 1:
+            raise InputError(f"--data.features names {name} twice")
+        if name in taken:
+            raise InputError(f"--data.features: {name} is the {taken[name]} and cannot be a feature too")
 
 
 def usable_names(source: Source) -> list[str]:

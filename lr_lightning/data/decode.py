@@ -120,9 +120,8 @@ class Decoder:
         for part, size in zip(PARTS, sweeps.partition.sizes, strict=True):
             if size:
                 tensors[f"{part}.x"] = torch.empty(size, len(sweeps.schema.feature_names), dtype=dtype)
-                tensors[f"{part}.y"] = torch.empty(size, dtype=dtype)
-                if sweeps.schema.weight is not None:
-                    tensors[f"{part}.weight"] = torch.empty(size, dtype=dtype)
+                for name in ("y", *sweeps.scan.beside):
+                    tensors[f"{part}.{name}"] = torch.empty(size, dtype=dtype)
         room = {name: tensor.numpy() for name, tensor in tensors.items()}  # the parts that are still to be filled
 
         def append(name: str, rows: np.ndarray) -> None:
@@ -159,24 +158,24 @@ class Decoder:
 
 def _expect(source: Source, choices: Choices) -> list[str]:
     """The columns to read for a new fit; sets the type of the target and the missing texts in the source."""
-    names = [*choices.feature_columns(source), choices.target, choices.weight]
+    names = [*choices.feature_columns(source), str(choices.target), *choices.roles.values()]
     source.expect({str(choices.target): pa.string()})  # labels keep their spelling in a text file
-    names = [name for name in names if name is not None]
     source.count_as_missing(MissingTexts(choices.na, dict.fromkeys(names, ())))
     return names
 
 
 def _expect_again(source: Source, schema: TableSchema) -> list[str]:
     """The columns to read for the schema of an earlier fit; sets their types and the missing texts in the source."""
-    names, weight = [column.name for column in schema.columns], [schema.weight] if schema.weight else []
+    names = [column.name for column in schema.columns]
     refuse_absent(names, source)
-    refuse_absent([schema.target], source, "target column")
-    refuse_absent(weight, source, "weight column")
+    for role, name in {"target": schema.target, **schema.roles}.items():
+        refuse_absent([name], source, f"{role} column")
     prepare(source, schema, labelled=True)
-    return [*names, schema.target, *weight]
+    return [*names, schema.target, *schema.roles.values()]
 
 
 def _rows(part: str, tensors: Mapping[str, Tensor]) -> Rows | None:
     if f"{part}.x" not in tensors:
         return None
-    return Rows(tensors[f"{part}.x"], tensors[f"{part}.y"], tensors.get(f"{part}.weight"))
+    others = (tensors.get(f"{part}.{name}") for name in Rows._fields[2:])
+    return Rows(tensors[f"{part}.x"], tensors[f"{part}.y"], *others)

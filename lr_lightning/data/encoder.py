@@ -304,8 +304,7 @@ def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> N
     types |= {c.name: pa.string() for c in schema.columns if c.levels and isinstance(c.levels[0], str)}
     if labelled:
         types[schema.target] = pa.string()  # labels are compared as values, not as texts
-        if schema.weight:
-            types[schema.weight] = pa.string() if source.decimal_marks else pa.float64()
+        types |= dict.fromkeys(schema.roles.values(), pa.string() if source.decimal_marks else pa.float64())
     source.expect(types)
     known = {c.name: [level for level in c.levels if isinstance(level, str)] for c in schema.columns}
     known[schema.target] = [str(label) for label in schema.written_labels]

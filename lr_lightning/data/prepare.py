@@ -129,10 +129,10 @@ class Sweeps:
         }
 
     def write(self, dtype: torch.dtype, append: Callable[[str, np.ndarray], None]) -> None:
-        """Pass the standardised features, the targets and the weights of all rows in use to `append`.
+        """Pass the standardised features, the targets, the weights and the like of all rows in use to `append`.
 
         Args:
-            dtype: float32 or float64. Rows and weights are computed in float64 and rounded once.
+            dtype: float32 or float64. All are computed in float64 and rounded once.
             append: called with the name of a tensor (`train.x`, `train.y`, `train.weight`, `val.x`, …) and its next
                 rows; it must copy them.
 
@@ -157,9 +157,8 @@ class Sweeps:
                 of_row, x = of_row[in_use], x[in_use]
             rows = slice(used, used + len(of_row))
             used = rows.stop
-            arrays = {"x": x, "y": self.scan.y[rows].astype(number)}
-            if self.scan.weight is not None:
-                arrays["weight"] = self.scan.weight[rows].astype(number)
+            others = {"y": self.scan.y, **self.scan.beside}
+            arrays = {"x": x, **{name: values[rows].astype(number) for name, values in others.items()}}
             for code, part in enumerate(PARTS):
                 index = np.flatnonzero(of_row == code)
                 if len(index):

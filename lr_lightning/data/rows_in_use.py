@@ -1,8 +1,8 @@
-"""The rows of a table that are in use, and their labels and weights."""
+"""The rows of a table that are in use: their labels, and what their columns with other roles hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import WARNING
@@ -21,6 +21,7 @@ from lr_lightning.data.columns import (
     text_values,
 )
 from lr_lightning.data.readers.base import KIND_IN_WORDS, Source, TypesChanged, kind_of
+from lr_lightning.data.roles import ROLES, Role
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.target import label_codes
 from lr_lightning.errors import InputError
@@ -36,7 +37,8 @@ class Scan:
     Attributes:
         schema: the schema, without the values that fill missing ones (`Column.fill`).
         y: 0/1 targets of the rows in use, uint8, shape (n,).
-        weight: sample weights of the rows in use, divided by `weight_scale`, float64, shape (n,), or None.
+        beside: what the rows in use hold beside features and targets, by the attributes of `Rows`, float64, each (n,);
+            weights are divided by `weight_scale`.
         kept: which of the table's rows are in use, boolean, shape (N,); None for all.
         single: whether every feature is stored in single precision.
         notes: messages about what was found and decided, as (logging level, one line).
@@ -45,7 +47,7 @@ class Scan:
 
     schema: TableSchema
     y: np.ndarray
-    weight: np.ndarray | None
+    beside: dict[str, np.ndarray]
     kept: np.ndarray | None
     single: bool
     notes: list[tuple[int, str]]
@@ -54,14 +56,19 @@ class Scan:
     def __post_init__(self) -> None:
         if self.weight is not None:
             weight, self.weight_scale = scaled_weights(torch.from_numpy(self.weight))
-            self.weight = weight.numpy()
+            self.beside = {**self.beside, "weight": weight.numpy()}
+
+    @property
+    def weight(self) -> np.ndarray | None:
+        """Their weights, or None."""
+        return self.beside.get("weight")
 
 
 def scan_by_schema(source: Source, schema: TableSchema) -> Scan:
-    """Scan a table whose schema is known from an earlier fit: its rows in use, their labels and weights.
+    """Scan a table whose schema is known from an earlier fit: its rows in use, their labels, weights and the like.
 
     Raises:
-        InputError: if a label is missing or unknown, or a weight is not a finite number of at least 0.
+        InputError: if a label is missing or unknown, or a column with another role holds what it must not.
     """
     while True:
         with suppress(TypesChanged):
@@ -70,8 +77,9 @@ def scan_by_schema(source: Source, schema: TableSchema) -> Scan:
 
 def _scan_by_schema(source: Source, schema: TableSchema) -> Scan:
     names = [column.name for column in schema.columns]
-    columns = [*names, schema.target, *([schema.weight] if schema.weight else [])]
-    codes, weights, masks, single = [], [], [], True
+    columns = [*names, schema.target, *schema.roles.values()]
+    codes, masks, single = [], [], True
+    roles = RoleColumns(source, schema.roles)
     start = 0
     for batch in source.batches(columns):
 
@@ -84,18 +92,15 @@ def _scan_by_schema(source: Source, schema: TableSchema) -> Scan:
         if schema.missing != "error":
             masks.append(np.ones(batch.num_rows, bool) if kept is None else kept)
         codes.append(label_codes(schema, batch.column(len(names)), source.name, where, kept).astype(np.uint8))
-        if schema.weight:
-            weights.append(checked_weights(batch.column(len(names) + 1), schema.weight, source.name, where, kept))
+        roles.add(batch, where, kept)
         start += batch.num_rows
     if not start:
         raise InputError(f"{source.name} has a header and no rows")
     mask, notes = rows_in_use(source, columns, len(names), schema.missing, masks)
     if doubt := source.missing_in_words([*(c.name for c in schema.columns if c.kind == "category"), schema.target]):
         notes.append((WARNING, f"{source.name}: the text {doubt}"))
-    y, weight = np.concatenate(codes), np.concatenate(weights) if weights else None
-    if mask is not None:
-        y, weight = y[mask], None if weight is None else weight[mask]
-    return Scan(schema, y, weight, mask, single, notes)
+    y = np.concatenate(codes)
+    return Scan(schema, y if mask is None else y[mask], roles.in_use(mask), mask, single, notes)
 
 
 def deciding_columns(columns: Sequence[T], target: int, missing: str) -> Sequence[T]:
@@ -125,21 +130,50 @@ def refuse_without_target(kept: np.ndarray | None, rules: Choices | TableSchema,
         )
 
 
-def checked_weights(
-    array: pa.Array, name: str, table: str, where: Callable[[int], str], kept: np.ndarray | None
-) -> np.ndarray:
-    """Sample weights as float64, shape (n,).
+class RoleColumns:
+    """Reads the columns that have one of the `ROLES`, batch by batch.
 
     Args:
-        array: the column of weights, n values.
+        source: the table.
+        columns: the names of the columns, by role.
+    """
+
+    def __init__(self, source: Source, columns: Mapping[str, str]):
+        self._source, self._columns = source, columns
+        self._parts: dict[str, list[np.ndarray]] = {role: [] for role in columns}
+
+    def add(self, batch: pa.RecordBatch, where: Callable[[int], str], kept: np.ndarray | None) -> None:
+        """Add the rows of a batch that has these columns among others; see `checked_numbers`."""
+        for role, name in self._columns.items():
+            array = batch.column(name)
+            self._parts[role].append(checked_numbers(ROLES[role], array, name, self._source.name, where, kept))
+
+    def in_use(self, mask: np.ndarray | None) -> dict[str, np.ndarray]:
+        """The values of the rows in use, by role, each (n,), float64.
+
+        Args:
+            mask: which of all rows are in use, boolean (N,); None for all.
+        """
+        whole = {role: np.concatenate(parts) for role, parts in self._parts.items()}
+        return whole if mask is None else {role: values[mask] for role, values in whole.items()}
+
+
+def checked_numbers(
+    role: Role, array: pa.Array, name: str, table: str, where: Callable[[int], str], kept: np.ndarray | None
+) -> np.ndarray:
+    """The numbers of a column with a role, float64, shape (n,).
+
+    Args:
+        role: the role.
+        array: the column, n values.
         name: the name of the column.
         table: the name of the table in messages.
         where: `where(row)` is the table and the place of a row in messages.
         kept: the rows that are in use, boolean (n,); None for all.
 
     Raises:
-        InputError: if the weight of a row that is in use is missing, infinite or negative, or the column holds no
-            numbers.
+        InputError: if the value of a row that is in use is missing or not what the role allows, or the column holds
+            no numbers.
     """
     kind = kind_of(array.type)
     values, unreadable = None, None
@@ -147,17 +181,17 @@ def checked_weights(
         values, unreadable = text_values(array, "number", None)
     if kind not in ("number", "missing") and (unreadable is None or unreadable.any()):
         found = KIND_IN_WORDS.get(kind or "", f"values of type {array.type}")
-        raise InputError(f"{table}: the weight {name} holds {found}; it must hold numbers")
+        raise InputError(f"{table}: the {role.name} {name} holds {found}; it must hold numbers")
     if values is None:
         values = np.array(numbers(array), dtype=np.float64)
-    wrong = ~((values >= 0) & np.isfinite(values))
+    wrong = ~role.allows(values)
     if kept is not None:
         wrong &= kept
     if wrong.any():
         row = int(wrong.argmax())
         found = "has no value" if np.isnan(values[row]) else f"is {values[row]}"
         hint = "; --data.missing drop leaves such rows out" if np.isnan(values[row]) else ""
-        raise InputError(f"{where(row)}: the weight {name} {found}; it must be finite and not negative{hint}")
+        raise InputError(f"{where(row)}: the {role.name} {name} {found}; it {role.rule}{hint}")
     return values
 
 

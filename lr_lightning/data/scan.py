@@ -34,9 +34,10 @@ from lr_lightning.data.notation import (
     unit_of,
 )
 from lr_lightning.data.readers.base import Source, TypesChanged, kind_of, shown
+from lr_lightning.data.roles import ROLES
 from lr_lightning.data.rows_in_use import (
+    RoleColumns,
     Scan,
-    checked_weights,
     most_missing,
     refuse_missing,
     refuse_without_target,
@@ -53,11 +54,11 @@ ORDINALS = ("st", "nd", "rd", "th", "+", "-")  # what follows a number that is a
 
 
 def scan_table(source: Source, choices: Choices) -> Scan:
-    """Scan a table that no fit has seen: its schema, its rows in use, their labels and weights, in one sweep.
+    """Scan a table that no fit has seen: its schema, its rows in use, their labels, weights and the like, in one sweep.
 
     Raises:
         InputError: if a named column does not exist, a column cannot be a feature, the target has not two values, a
-            weight is not a finite number of at least 0, or a value is missing under `missing="error"`.
+            column with another role holds what it must not, or a value is missing under `missing="error"`.
     """
     features = choices.feature_columns(source)
     while True:
@@ -87,14 +88,12 @@ class _Scanner:
     counts: dict[int, int] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)  # codes of the labels of rows that were left out
     targets: list[np.ndarray] = field(default_factory=list)
-    weights: list[np.ndarray] = field(default_factory=list)
     kept: list[np.ndarray] = field(default_factory=list)
     notes: list[tuple[int, str]] = field(default_factory=list)
 
-    @property
-    def columns(self) -> list[str]:
-        named = [*self.features, self.choices.target, self.choices.weight]
-        return [name for name in named if name is not None]
+    def __post_init__(self) -> None:
+        self.columns = [*self.features, str(self.choices.target), *self.choices.roles.values()]
+        self.roles = RoleColumns(self.source, self.choices.roles)
 
     def add(self, batch: pa.RecordBatch) -> None:
         target, start = len(self.features), self.n_rows
@@ -121,9 +120,7 @@ class _Scanner:
                 if not holds_only_0_and_1(array):
                     self.measured.add(name)
         self._add_target(batch.column(target), kept)
-        if self.choices.weight is not None:
-            array = batch.column(target + 1)
-            self.weights.append(checked_weights(array, self.choices.weight, self.source.name, where, kept))
+        self.roles.add(batch, where, kept)
         if self.choices.missing != "error":
             self.kept.append(np.ones(batch.num_rows, bool) if kept is None else kept)
         self.n_rows += batch.num_rows
@@ -291,14 +288,15 @@ class _Scanner:
             codes = self.targets.pop(0)
             rest[: len(codes)] = positive[codes]
             rest = rest[len(codes) :]
-        weight = None
-        if self.weights:
-            weight = np.concatenate(self.weights)
-            weight = weight if kept is None else weight[kept]
-            if not (weight > 0).any():
-                left = "" if kept is None else " that is left"
-                raise InputError(f"{source.name}: the weight {self.choices.weight} is 0 in every row{left}")
-        return Scan(schema, y, weight, kept, self.single, self.notes)
+        beside = self.roles.in_use(kept)
+        for role, values in beside.items():
+            if doubt := ROLES[role].doubt(values):
+                self._note(WARNING, f"the {role} {self.choices.roles[role]} {doubt}")
+        scan = Scan(schema, y, beside, kept, self.single, self.notes)
+        if scan.weight is not None and not (scan.weight > 0).any():
+            left = "" if kept is None else " that is left"
+            raise InputError(f"{source.name}: the weight {schema.weight} is 0 in every row{left}")
+        return scan
 
     def _settle_notations(self) -> None:
         """Find the columns of text that hold numbers, dates or times; refuse those that are ambiguous."""
@@ -350,11 +348,11 @@ class _Scanner:
             columns,
             str(choices.target),
             found.labels,
-            choices.weight,
-            choices.missing,
-            choices.unseen,
-            found.spelling,
-            choices.na,
+            missing=choices.missing,
+            unseen=choices.unseen,
+            spelling=found.spelling,
+            na=choices.na,
+            **choices.roles,
         )
         names = schema.feature_names
         if not names:

@@ -15,6 +15,7 @@ from lr_lightning.errors import InputError
 KINDS = ("number", "boolean", "category", "date", "time")
 MISSING_RULES = ("error", "drop", "impute")
 UNSEEN_RULES = ("error", "reference")
+_ROLES = ("weight",)  # fields that name a column
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,11 @@ class TableSchema:
     unseen: str = "error"
     spelling: tuple[str, str] | None = None
     na: tuple[str, ...] | None = None
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The columns that have one of the `roles.ROLES`, by its name."""
+        return {role: name for role in _ROLES if (name := getattr(self, role)) is not None}
 
     @property
     def predicted_labels(self) -> tuple[Level, Level]:

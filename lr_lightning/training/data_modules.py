@@ -100,7 +100,7 @@ class TensorDataModule(LightningDataModule):
         self.shuffle = batch_size is not None if shuffle is None else shuffle
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        self._rows, self.weight_scale = rows_of_arrays(x, y, weight)
+        self._rows, self.weight_scale = rows_of_arrays(x, y, weight=weight)
         names = feature_names or [f"x{j}" for j in range(self._rows.x.shape[1])]
         self.schema = TableSchema.of_numbers(names, target="y")
 
@@ -125,7 +125,7 @@ class TensorDataModule(LightningDataModule):
 
         def serve(rows: Rows) -> Rows:
             x = rows.x if served is None else served.apply(rows.x, self._dtype())
-            return Rows(x, rows.y.to(x.dtype), None if rows.weight is None else rows.weight.to(x.dtype))
+            return Rows(x, *(None if t is None else t.to(x.dtype) for t in rows[1:]))  # type: ignore[arg-type]
 
         self.train_rows = serve(rows)
         self.val_rows = None if val_rows is None else serve(val_rows)
@@ -365,7 +365,7 @@ class TableDataModule(TensorDataModule):
         self._choices = Choices(
             target,
             None if features is None else tuple(features),
-            weight,
+            {role: name for role, name in {"weight": weight}.items() if name is not None},
             positive,
             tuple(categorical or ()),
             missing,

@@ -1,0 +1,39 @@
+"""The roles that columns have beside those of target and features. Needs neither torch nor pyarrow.
+
+A further role takes a `Role` here, an argument of the data modules and, if later commands need its column, a field of
+`TableSchema`. The refusal of double roles, reading, missing values, the cache and the batches go by this list.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role of a column of numbers.
+
+    Attributes:
+        name: its name in the schema, of the tensors that are served, and of the option.
+        rule: what every number must be, for messages.
+        allows: which numbers of an array or tensor (n,) are that, boolean (n,); never NaN.
+        doubt: what makes it doubtful that the numbers (n,) have the role, as the end of a sentence; None without doubt.
+    """
+
+    name: str
+    rule: str
+    allows: Callable[[Any], Any]
+    doubt: Callable[[Any], str | None] = lambda values: None
+
+    @property
+    def option(self) -> str:
+        """The option that names the column."""
+        return f"--data.{self.name}"
+
+
+WEIGHT = Role("weight", "must be finite and not negative", lambda values: (values >= 0) & (values < math.inf))
+
+ROLES = {role.name: role for role in (WEIGHT,)}
