@@ -98,6 +98,8 @@ def _check_prediction(checkpoint: Mapping[str, Any], n_features: int) -> None:
         raise InputError(f"its threshold is {threshold!r}, not a number between 0 and 1")
     if type(epoch) is not int or epoch < 0:
         raise InputError(f"its last epoch is {epoch!r}")
+    if type(checkpoint.get("needs_offset", False)) is not bool:
+        raise InputError(f"needs_offset is {checkpoint['needs_offset']!r}, neither true nor false")
     rows = checkpoint.get("prediction_input")
     if rows is not None and not (isinstance(rows, list) and all(_is_row(row, n_features) for row in rows)):
         raise InputError(f"its prediction input is not rows of {n_features} finite numbers")

@@ -8,12 +8,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lr_lightning.model.design import Design, as_design
+from lr_lightning.errors import InputError
 from lr_lightning.model.standardization import Standardization
 
 
 class LinearSigmoid(nn.Module):
-    """P(y = 1 | x) = σ(b + wᵀ(x − mean) / scale).
+    """P(y = 1 | x) = σ(o + b + wᵀ(x − mean) / scale), with an offset o of each row that is 0 for most models.
 
     The mean and scale are buffers, so that they travel with the weights and inference takes raw features.
     Parameters and buffers are float64 whatever the precision of the data: they are d + 1 numbers, and a
@@ -24,6 +24,9 @@ class LinearSigmoid(nn.Module):
         fit_intercept: False fixes b at 0 in standardised coordinates; the features are then not centred.
         standardization: the map to put before the linear layer; None leaves the features as they are. A scale
             of infinity takes a feature out of the model.
+
+    Attributes:
+        needs_offset: whether the fit had an offset; then logits without one are refused.
 
     Example:
         >>> import torch
@@ -39,6 +42,7 @@ class LinearSigmoid(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    needs_offset: bool = False
 
     def __init__(
         self,
@@ -58,14 +62,29 @@ class LinearSigmoid(nn.Module):
         if fit_intercept:
             nn.init.zeros_(self.linear.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Probabilities, float64, shape (n,), of raw features x, shape (n, d)."""
-        return torch.sigmoid(self.logits(x))
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Probabilities, float64, shape (n,), of raw features and offsets as for `logits`."""
+        return torch.sigmoid(self.logits(x, offset))
 
-    def logits(self, x: Tensor) -> Tensor:
-        """The linear predictor, float64, shape (n,), of raw features x, shape (n, d)."""
+    def logits(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """The linear predictor, float64, shape (n,).
+
+        Args:
+            x: raw features, shape (n, d).
+            offset: log-odds that are added, shape (n,).
+
+        Raises:
+            InputError: if the fit had an offset and none is given, or its shape is another.
+        """
+        if self.needs_offset and offset is None:
+            raise InputError("the model was fitted with an offset, and has no prediction without one; give the offset")
         standardized = (x.double() - self.mean) / self.scale
-        return self.linear(standardized).squeeze(-1)
+        logits = self.linear(standardized).squeeze(-1)
+        if offset is None:
+            return logits
+        if offset.shape != logits.shape:
+            raise InputError(f"offset must have shape {tuple(logits.shape)} to match x, not {tuple(offset.shape)}")
+        return logits + offset.double()
 
     def served_affine(self, served: Standardization) -> tuple[Tensor, Tensor]:
         """Weight (d,) and bias () for features to which `served` has been applied already.
@@ -96,8 +115,3 @@ class LinearSigmoid(nn.Module):
         self.linear.weight.copy_(torch.where(self.scale.isinf(), 0.0, weight * self.scale).unsqueeze(0))
         if self.linear.bias is not None:
             self.linear.bias.fill_(intercept + float(weight @ self.mean))
-
-
-def linear_predictor(x: Tensor | Design, weight: Tensor, bias: Tensor) -> Tensor:
-    """Logits x @ weight + bias, float64, (n,), of rows (n, d) of any dtype, on their device."""
-    return as_design(x).matvec(weight.double(), bias.double())

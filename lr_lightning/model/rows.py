@@ -53,6 +53,17 @@ class Rows(NamedTuple):
         """Σ v, summed in float64."""
         return float(len(self.y)) if self.weight is None else self.weight.sum(dtype=torch.float64)
 
+    def logits(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """The linear predictor, offset + x @ weight + bias, float64, (n,), on the device of the rows.
+
+        Args:
+            weight: coefficients (d,) of the features.
+            bias: ().
+        """
+        bias = bias.double()
+        shift = bias if self.offset is None else bias.to(self.offset.device) + self.offset.double()
+        return self.design.matvec(weight.double(), shift)
+
     def take(self, index: Tensor | slice) -> Rows:
         """The rows at `index`, in its order."""
         x = self.x[index] if isinstance(self.x, Tensor) else self.x.take(index)

@@ -74,7 +74,7 @@ def draw_sample(
     point, _ = problem.solve(problem.start(torch.zeros_like(l1)), history_size=10)
     w = point[:-1] if scale is None else point[:-1] / scale.cpu()
     b = point[-1] if center is None else point[-1] - center.cpu() @ w
-    z = rows.design.matvec(w, b).cpu()
+    z = rows.logits(w, b).cpu()
     drawn, factors = _draw(_mixture(rows, curvature(z) * (1 + norms)), 2 * size, generator)
     return _gather(rows, drawn, factors, center=center, scale=scale)
 

@@ -203,6 +203,7 @@ class CoefficientsInTheLimit:
         stays: features of the rows that stay, (n, d).
         x: features of the rows that are set aside, (r, d).
         sign: +1 for a positive one of them, −1 for a negative one, (r,).
+        offset: their offsets, (r,), float64.
 
     Attributes:
         size_of_all: k.
@@ -211,9 +212,15 @@ class CoefficientsInTheLimit:
     """
 
     def __init__(
-        self, of_all: Coefficients, looks: list[SeparatingColumns], stays: Tensor, x: Tensor, sign: Tensor
+        self,
+        of_all: Coefficients,
+        looks: list[SeparatingColumns],
+        stays: Tensor,
+        x: Tensor,
+        sign: Tensor,
+        offset: Tensor,
     ) -> None:
-        self._of_all, self._looks, self._sign = of_all, looks, sign
+        self._of_all, self._looks, self._sign, self._offset = of_all, looks, sign, offset
         self.size_of_all = x.shape[1] + 1
         varies = (stays.amin(0) < stays.amax(0)).cpu()
         self._directions = []  # of each look's references: (column in their place, direction)
@@ -256,7 +263,7 @@ class CoefficientsInTheLimit:
         """Put ``point`` (c + 1,) into the parameters, together with the coefficients that separate."""
         whole = torch.zeros(self.size_of_all, dtype=torch.float64)
         whole[self._index] = point
-        margin = (self._x @ point[:-1] + point[-1]) * self._sign
+        margin = (self._x @ point[:-1] + point[-1] + self._offset) * self._sign
         # The last look comes first: what it does to the rows set aside before, the earlier ones make up for.
         for look, directions, (beyond, gains) in reversed(
             list(zip(self._looks, self._directions, self._beyond, strict=True))
@@ -333,9 +340,9 @@ def limit_of(sample: Rows, of_all: Coefficients) -> Limit | None:
     for look in looks:
         stay &= look.stay(x)
     inner, aside = x[stay], used & ~stay
-    coefficients = CoefficientsInTheLimit(
-        of_all, looks, inner, x[aside].double().cpu(), 2 * (y[aside] > 0.5).double().cpu() - 1
-    )
+    sign = 2 * (y[aside] > 0.5).double().cpu() - 1
+    offset = torch.zeros_like(sign) if sample.offset is None else sample.offset[aside].double().cpu()
+    coefficients = CoefficientsInTheLimit(of_all, looks, inner, x[aside].double().cpu(), sign, offset)
     weight = used.double() if v is None else v.double()
     share = float(weight[stay].sum() / weight.sum())
     staying = sample.take(stay)._replace(x=inner[:, coefficients.free.to(x.device)])

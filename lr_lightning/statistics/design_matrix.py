@@ -33,12 +33,14 @@ class Block(NamedTuple):
         x: standardised features, then a column of ones if there is an intercept, (r, p), float64.
         sign: +1 for a positive row, −1 for a negative one, (r,), float64.
         weight: weights of the rows, (r,), float64, positive.
+        offset: what is added to the logits, (r,), float64, or None.
         start: number of rows of positive weight before the block.
     """
 
     x: Tensor
     sign: Tensor
     weight: Tensor
+    offset: Tensor | None
     start: int
 
     @property
@@ -48,7 +50,12 @@ class Block(NamedTuple):
 
     def margins(self, parameters: np.ndarray | Tensor) -> Tensor:
         """(2y − 1)·logit, (r,), float64, at parameters (p,)."""
-        return self.design.matvec(torch.as_tensor(parameters)) * self.sign
+        gains = self.gains(parameters)
+        return gains if self.offset is None else gains + self.offset * self.sign
+
+    def gains(self, direction: np.ndarray | Tensor) -> Tensor:
+        """What a direction (p,) adds to the margins, (r,), float64: without the offset."""
+        return self.design.matvec(torch.as_tensor(direction)) * self.sign
 
 
 @dataclass(frozen=True)
@@ -174,7 +181,8 @@ class DesignMatrix:
             standardized = torch.ones(n, self.size, dtype=torch.float64, device=x.device)
             torch.sub(x.dense(torch.float64), centre, out=standardized[:, :k]).div_(scale)
             weight = torch.ones_like(rows.y, dtype=torch.float64) if rows.weight is None else rows.weight.double()
-            yield Block(standardized, 2 * (rows.y > 0.5).double() - 1, weight, start)
+            offset = None if rows.offset is None else rows.offset.double()
+            yield Block(standardized, 2 * (rows.y > 0.5).double() - 1, weight, offset, start)
             start += n
 
     def rounding(self, block: Block, *, restored: bool = False) -> Tensor:

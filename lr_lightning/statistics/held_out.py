@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from lr_lightning.errors import InputError
-from lr_lightning.model.linear_sigmoid import LinearSigmoid, linear_predictor
+from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
@@ -53,7 +53,7 @@ def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tupl
     """
     rows = rows.to(torch.device("cpu"))
     affine = (t.detach() for t in model.cpu_copy().served_affine(served))
-    return weighted_rows(linear_predictor(rows.x, *affine), rows.y, rows.weight)
+    return weighted_rows(rows.logits(*affine), rows.y, rows.weight)
 
 
 def mean(values: Tensor, weight: Tensor) -> float:

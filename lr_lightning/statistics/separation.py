@@ -58,8 +58,8 @@ def find_separation(
     They are separated if there is a direction δ along which no row loses, (2y − 1)·x̃ᵀδ ≥ 0, and some gain, > 0. The
     separation is complete if all rows gain, otherwise quasi-complete.
 
-    1. If every row has a positive margin at the fitted parameters, by more than the rounding of the features, the
-       separation is complete.
+    1. If the fitted parameters themselves are such a direction, by more than the rounding of the features, the
+       separation is complete. The rows' offsets have no part in it: no direction changes them.
     2. Let g and H be the gradient and the Hessian at the parameters. Along any direction δ the third derivative is at
        most max_i |x̃_iᵀδ| times the second (Bach 2010). So the likelihood has a maximum, and there is no separation,
        if ‖g‖_{H⁻¹}·max_i ‖x̃_i‖_{H⁻¹} < 1. A converged fit passes this test, unless the maximum may be due to the
@@ -86,7 +86,7 @@ def find_separation(
     if not len(keep):
         return nothing()
     slopes = keep[keep < len(design.columns)]
-    if sums.smallest_margin > 0 and (separates(design, parameters) or _separates_alone(design, slopes).any()):
+    if sums.smallest_gain > 0 and (separates(design, parameters) or _separates_alone(design, slopes).any()):
         return _complete(design, keep, _first_rows(design, parameters, sums.n_rows, keep))
     if _maximum_exists(design, parameters, sums, keep):
         return nothing()
@@ -196,7 +196,7 @@ def _beside(
 
 
 def separates(design: DesignMatrix, parameters: np.ndarray) -> bool:
-    """Whether every row has a positive margin at the parameters (p,), by more than the rounding of the features."""
+    """Whether every row gains along the parameters (p,), by more than the rounding of the features."""
     every = np.arange(design.size)
     return all(
         bool((margin > tolerance).all())
@@ -302,7 +302,7 @@ def _first_rows(design: DesignMatrix, parameters: np.ndarray, n_rows: int, keep:
     worst = _Lowest(design, keep, size // 2)
     sample = _Lowest(design, keep, size // 2)
     for block in design.blocks():
-        worst.add(block, block.margins(parameters))
+        worst.add(block, block.gains(parameters))
         sample.add(block, torch.rand(len(block.x), generator=generator, dtype=torch.float64))
     return np.concatenate([worst.rows, sample.rows])
 
@@ -365,5 +365,5 @@ class _Lowest:
 def _signed(design: DesignMatrix, block: Block, chosen: slice | Tensor, keep: np.ndarray) -> np.ndarray:
     """(2y − 1)·x̃ for chosen rows of a block and the kept columns, (r, q), with whole numbers restored."""
     chosen = chosen if isinstance(chosen, slice) else chosen.to(block.x.device)
-    part = Block(block.x[chosen], block.sign[chosen], block.weight[chosen], block.start)
+    part = block._replace(x=block.x[chosen], sign=block.sign[chosen])
     return (design.restored(part) * part.sign[:, None])[:, keep].cpu().numpy()

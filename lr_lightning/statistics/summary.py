@@ -21,7 +21,7 @@ from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.report import Coefficient, LikelihoodRatioTest, Report
 from lr_lightning.statistics.separation import MAX_COLUMNS as MAX_COLUMNS_SEPARATED
 from lr_lightning.statistics.separation import Separation, find_separation, moved_terms, separates
-from lr_lightning.statistics.sums import Sums, sum_rows
+from lr_lightning.statistics.sums import Sums, null_log_likelihood, sum_rows
 from lr_lightning.statistics.wald import Covariance, CovarianceType, chi_squared_p_value, covariance_factor
 
 MAX_COLUMNS = 4096  # largest number of parameters for which a Hessian is computed
@@ -156,7 +156,7 @@ def summarize(
     if fit_intercept:
         table.insert(0, Coefficient.of("(Intercept)", float(estimates[k]), float(errors[k]), confidence_level))
 
-    null = sums.null_log_likelihood if fit_intercept else -sums.weight * math.log(2)
+    null = null_log_likelihood(design, sums)
     share_left = sums.log_likelihood / null if null < 0 else None
     log_likelihood, null = weight_scale * sums.log_likelihood, weight_scale * null
     n_parameters = len(keep)
@@ -195,7 +195,7 @@ def _separation(
 ) -> Separation:
     if not wide:
         return find_separation(design, parameters, sums, keep, converged=converged)
-    complete = sums.smallest_margin > 0 and separates(design, parameters)
+    complete = sums.smallest_gain > 0 and separates(design, parameters)
     columns = np.arange(len(design.columns)) if complete else np.array([], int)
     doubt = None if complete else "width"
     return Separation("complete" if complete else None, doubt, columns, np.zeros((design.size, 0)))

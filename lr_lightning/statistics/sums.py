@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.functional import softplus
 
 from lr_lightning.model.objective import curvature
 from lr_lightning.statistics.design_matrix import DesignMatrix
+
+_NULL_STEP = 1e-9  # a smaller step of the null model's intercept changes its log-likelihood by less than its rounding
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Sums:
         gradient: gradient of the log-likelihood, Σ v (y − π) x̃, (p,).
         hessian: Hessian of the negative log-likelihood, Σ v π (1 − π) x̃ x̃ᵀ, (p, p).
         gram: Σ v x̃ x̃ᵀ, (p, p).
-        smallest_margin: the minimum of (2y − 1)·logit.
+        smallest_gain: the minimum of (2y − 1)·x̃ᵀθ, of the logit without its offset.
         largest_norm: the maximum of ‖x̃‖.
     """
 
@@ -42,14 +45,8 @@ class Sums:
     gradient: np.ndarray
     hessian: np.ndarray
     gram: np.ndarray
-    smallest_margin: float
+    smallest_gain: float
     largest_norm: float
-
-    @property
-    def null_log_likelihood(self) -> float:
-        """The log-likelihood of the model with an intercept only."""
-        positive, negative = self.positive_weight, self.weight - self.positive_weight
-        return sum(part * math.log(part / self.weight) for part in (positive, negative) if part > 0)
 
 
 def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = True) -> Sums:
@@ -69,12 +66,13 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
     for block in design.blocks():
         if not len(block.x):
             continue
-        x, sign, v, _ = block
-        margin = block.margins(parameters)
+        x, sign, v, offset, _ = block
+        gain = block.gains(parameters)
+        margin = gain if offset is None else gain + offset * sign
         right, wrong = torch.sigmoid(margin), torch.sigmoid(-margin)  # wrong = |y − π| without cancellation
         positive = sign > 0
         prediction = torch.where(positive, right, wrong)
-        log_likelihood = -torch.nn.functional.softplus(-margin)
+        log_likelihood = -softplus(-margin)
         n_rows += len(x)
         n_positive += int(positive.sum())
         totals += [float(t) for t in (v.sum(), v[positive].sum(), v @ prediction, v @ log_likelihood)]
@@ -83,7 +81,7 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
             gram += _numpy(block.design.sandwich(v))
             hessian += _numpy(block.design.sandwich(v * right * wrong))
         whole = whole and bool((v == v.round()).all())
-        smallest = min(smallest, float(margin.min()))
+        smallest = min(smallest, float(gain.min()))
         largest = max(largest, float(x.square().sum(1).max()))
     if not n_rows:
         raise ValueError("there are no rows of positive weight")
@@ -99,9 +97,51 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
         gradient=gradient,
         hessian=hessian,
         gram=gram,
-        smallest_margin=smallest,
+        smallest_gain=smallest,
         largest_norm=math.sqrt(largest),
     )
+
+
+def null_log_likelihood(design: DesignMatrix, sums: Sums) -> float:
+    """The largest log-likelihood without features: of the intercept, if there is one, and the offset, if there is one.
+
+    Beside an offset the intercept has no closed form. Its score equation, Σ v (y − σ(o + b)) = 0, is solved by Newton
+    steps between bounds that close in. The first bounds hold because σ is monotone: if all offsets were equal to the
+    largest one, or the smallest, b would be the logit of the mean outcome less that offset.
+    """
+    offsets = [rows.offset for rows in design.batches if rows.offset is not None and len(rows.y)]
+    negative = sums.weight - sums.positive_weight
+    if not offsets and not design.intercept:
+        return -sums.weight * math.log(2)
+    if not offsets or (design.intercept and min(sums.positive_weight, negative) <= 0):
+        return sum(part * math.log(part / sums.weight) for part in (sums.positive_weight, negative) if part > 0)
+    if not design.intercept:
+        return _null_derivatives(design, 0.0)[0]
+    logit = math.log(sums.positive_weight / negative)
+    low, high = logit - max(float(o.max()) for o in offsets), logit - min(float(o.min()) for o in offsets)
+    b = (low + high) / 2
+    while True:
+        log_likelihood, slope, bend = _null_derivatives(design, b)
+        low, high = (b, high) if slope > 0 else (low, b)
+        newton = b + slope / bend if bend > 0 else math.inf
+        following = newton if low < newton < high else (low + high) / 2
+        if not low < following < high or abs(following - b) <= _NULL_STEP * (1 + abs(b)):
+            return log_likelihood
+        b = following
+
+
+def _null_derivatives(design: DesignMatrix, b: float) -> tuple[float, float, float]:
+    """The log-likelihood at the logits offset + b, its derivative by b, and the negative of the second one."""
+    totals = np.zeros(3)
+    for rows in design.batches:
+        assert rows.offset is not None  # noqa: S101 (all batches have one, or none)
+        z, y = rows.offset.double() + b, rows.y.double()
+        v = torch.ones_like(z) if rows.weight is None else rows.weight.double()
+        right, wrong = torch.sigmoid(z), torch.sigmoid(-z)
+        log_likelihood = -y * softplus(-z) - (1 - y) * softplus(z)
+        totals += [float(v @ t) for t in (log_likelihood, y * wrong - (1 - y) * right, right * wrong)]
+    value, slope, bend = totals.tolist()
+    return value, slope, bend
 
 
 def triangular_factor(rows: Iterable[torch.Tensor], size: int) -> np.ndarray:

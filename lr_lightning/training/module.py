@@ -20,7 +20,7 @@ from lr_lightning.checkpoint.read import read_checkpoint
 from lr_lightning.checkpoint.validate import PREFIX, check_contents
 from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
-from lr_lightning.model.linear_sigmoid import LinearSigmoid, linear_predictor
+from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.objective import Objective, logistic_loss
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.rows import Rows
@@ -172,13 +172,21 @@ class LogisticRegression(LightningModule):
             in_features, fit_intercept=self.objective.fit_intercept, standardization=standardization
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Probabilities, shape (n,), of raw features x, shape (n, d), at the Trainer's precision."""
-        return torch.sigmoid(self.logits(x))
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """Probabilities, shape (n,), at the Trainer's precision, of raw features and offsets as for `logits`."""
+        return torch.sigmoid(self.logits(x, offset))
 
-    def logits(self, x: Tensor) -> Tensor:
-        """The linear predictor, shape (n,), of raw features x, shape (n, d), at the Trainer's precision."""
-        return self.linear_sigmoid.logits(x).to(self.dtype)
+    def logits(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """The linear predictor, shape (n,), at the Trainer's precision.
+
+        Args:
+            x: raw features, shape (n, d).
+            offset: log-odds that are added, shape (n,).
+
+        Raises:
+            InputError: if the fit had an offset and none is given.
+        """
+        return self.linear_sigmoid.logits(x, offset).to(self.dtype)
 
     def predictor(self) -> Predictor:
         """The fitted model for inference, as `load` gives it from a checkpoint."""
@@ -211,6 +219,7 @@ class LogisticRegression(LightningModule):
             self.training_rows = self._read_training_rows(data)
             self._standardize()
             self._set_initial_coefficients()
+        self.linear_sigmoid.needs_offset = self.training_rows.has_offset
         if isinstance(data, TensorDataModule):
             self._fit_data = FitData(data.served, list(data.schema.feature_names), data.val_rows)
             self._of_data = data.description()
@@ -462,9 +471,11 @@ class LogisticRegression(LightningModule):
     # ---- held-out rows, prediction ----------------------------------------------------------------------------------
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Collect a batch `(x, y)` or `(x, y, weight)` for the held-out metrics."""
+        """Collect a batch `(x, y[, weight[, offset]])` for the held-out metrics."""
         rows = Rows.of_batch(batch)
-        self._held_out.add(linear_predictor(rows.x, *self._served_affine()), rows.y, rows.weight)
+        if self.linear_sigmoid.needs_offset and rows.offset is None:
+            raise InputError("the model was fitted with an offset; the rows to measure it on need one, too")
+        self._held_out.add(rows.logits(*self._served_affine()), rows.y, rows.weight)
 
     test_step = validation_step
 
@@ -509,8 +520,10 @@ class LogisticRegression(LightningModule):
             self._said_partial = True
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Probabilities, shape (n,), of raw features (n, d), or of the first tensor of a batch."""
-        return self(batch[0] if isinstance(batch, (tuple, list)) else batch)
+        """Probabilities, shape (n,), of raw features (n, d), or of those and the offsets in a batch of `fit`."""
+        if not isinstance(batch, (tuple, list)):
+            return self(batch)
+        return self(batch[0], Rows.of_batch(batch).offset if len(batch) > 1 else None)
 
     # ---- what a fit has to say --------------------------------------------------------------------------
 
@@ -596,6 +609,7 @@ class LogisticRegression(LightningModule):
             self.conclude()
             checkpoint["state_dict"] = self.state_dict()
         checkpoint.update(self._of_data, **self._of_report, threshold=self.threshold, fitted_epoch=self._fitted_epoch)
+        checkpoint["needs_offset"] = self.linear_sigmoid.needs_offset
         if self._trainer is not None:
             checkpoint["progress"] = {
                 **fit_settings(self.trainer),
@@ -668,4 +682,5 @@ class LogisticRegression(LightningModule):
         self._of_data = {key: checkpoint[key] for key in DESCRIPTION if key in checkpoint}
         self._of_report = {key: checkpoint[key] for key in ("report", "covariance") if key in checkpoint}
         self._is_reported = True
+        self.linear_sigmoid.needs_offset = checkpoint.get("needs_offset", False)
         self.threshold = checkpoint.get("threshold", self.threshold)

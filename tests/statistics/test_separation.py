@@ -235,7 +235,7 @@ def test_complete_separation_that_only_float32_made_is_not_stated():
     assert konis(np.column_stack([x[:, 0], last_digits]), y) == pytest.approx(0, abs=1e-9)
     parameters = [1e9, 1e9, 0]
     design = design_of(x, y, **options)
-    assert sum_rows(design, np.array(parameters)).smallest_margin > 0
+    assert sum_rows(design, np.array(parameters)).smallest_gain > 0
     found = verdict(x, y, parameters, **options)
     assert (found.kind, found.doubt is None) == (None, False)
 
