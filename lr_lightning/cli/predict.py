@@ -92,7 +92,7 @@ def _blocks(predictor: Predictor, path: str | None, identifier: str | None) -> I
         )
     if identifier is not None:
         raise InputError("option id: the experiment's own prediction input has no such column; name a table")
-    return iter([EncodedRows(torch.tensor(predictor.prediction_input, dtype=torch.float64), None)])
+    return iter([EncodedRows(torch.tensor(predictor.prediction_input, dtype=torch.float64))])
 
 
 def _predictions(
@@ -103,13 +103,13 @@ def _predictions(
     labels: tuple[Level, Level],
 ) -> Iterator[pa.Table]:
     for rows in blocks:
-        probability = torch.sigmoid(predictor.model.logits(rows.x))
+        probability = torch.sigmoid(predictor.model.logits(rows.x, rows.offset))
         columns = {} if identifier is None or rows.ids is None else {identifier: rows.ids}
         columns["probability"] = pa.array(probability.numpy(), mask=probability.isnan().numpy())
         positive = pa.array((probability > predictor.threshold).numpy(), mask=probability.isnan().numpy())
         columns["prediction"] = pa.array(labels).take(positive.cast(pa.int8()))
         if level is not None:
-            for name, limit in zip(LIMITS, predictor.interval_of(rows.x, level), strict=True):
+            for name, limit in zip(LIMITS, predictor.interval_of(rows.x, level, rows.offset), strict=True):
                 columns[name] = pa.array(limit.numpy(), mask=limit.isnan().numpy())
         yield pa.table(columns)
 

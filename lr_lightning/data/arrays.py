@@ -96,7 +96,7 @@ def rows_of_arrays(x: Any, y: Any, **roles: Any) -> tuple[Rows, float]:
         raise InputError("x has no rows")
     if not bool(((y == 0) | (y == 1)).all()):
         raise InputError("y must hold nothing but 0 and 1")
-    given = {name: _of_role(name, values, len(x)) for name, values in roles.items() if values is not None}
+    given = {name: values_of_role(name, values, len(x)) for name, values in roles.items() if values is not None}
     scale = 1.0
     if "weight" in given:
         if not bool((given["weight"] > 0).any()):
@@ -105,8 +105,12 @@ def rows_of_arrays(x: Any, y: Any, **roles: Any) -> tuple[Rows, float]:
     return Rows(x.detach(), y.detach().to(x.dtype), **given), scale
 
 
-def _of_role(name: str, values: Any, n: int) -> Tensor:
-    """The values of a role, (n,), as a tensor without gradient."""
+def values_of_role(name: str, values: Any, n: int) -> Tensor:
+    """The values of a role, (n,), from a tensor or array, without gradient.
+
+    Raises:
+        InputError: if their shape is another, or one is not what the role allows.
+    """
     values = _tensor(values, name)
     if values.shape != (n,):
         raise InputError(f"{name} must have shape ({n},) to match x, not {tuple(values.shape)}")

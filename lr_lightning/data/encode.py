@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -23,10 +24,13 @@ class EncodedRows(NamedTuple):
     Attributes:
         x: raw features, float64, shape (n, d); a row that gets no prediction is NaN in every feature.
         ids: the values (n,) of the identifier column; None if none was asked for.
+        offset: the offsets, float64, (n,), NaN for a row that gets no prediction without it; None if the schema has
+            none, or the data are an array, whose columns are the features.
     """
 
     x: Tensor
-    ids: pa.Array | None
+    ids: pa.Array | None = None
+    offset: Tensor | None = None
 
 
 def encode(schema: TableSchema, data: Any, *, name: str | None = None) -> Tensor:
@@ -55,20 +59,30 @@ def encode(schema: TableSchema, data: Any, *, name: str | None = None) -> Tensor
         tensor([[52.,  0.,  1.],
                 [31.,  0.,  0.]], dtype=torch.float64)
     """
+    return encode_rows(replace(schema, offset=None), data, name=name).x
+
+
+def encode_rows(schema: TableSchema, data: Any, *, name: str | None = None) -> EncodedRows:
+    """What a prediction needs of a table: the rows that `encode` gives, and their offsets if the schema has some.
+
+    Raises:
+        InputError: as `encode`, or if the offset's column is missing, or holds what is no finite number.
+    """
     if is_array(data):
         x = encode_array(schema, data, name or "the array")
         if x is not None:
-            return x
+            return EncodedRows(x)
     from lr_lightning.data.encoder import encode_table  # imports pyarrow, which arrays of numbers do not need
 
-    return encode_table(schema, data, name)
+    x, offset = encode_table(schema, data, name)
+    return EncodedRows(x, offset=offset)
 
 
 def encode_blocks(
     schema: TableSchema, data: Any, *, name: str | None = None, identifier: str | None = None
 ) -> Iterator[EncodedRows]:
-    """The rows that `encode` gives, in blocks and constant memory, with the values of the column `identifier`."""
+    """The rows that `encode_rows` gives, in blocks and constant memory, with the values of the column `identifier`."""
     from lr_lightning.data.encoder import encode_table_in_blocks
 
-    for x, ids in encode_table_in_blocks(schema, data, name, identifier):
-        yield EncodedRows(x, ids)
+    for x, ids, offset in encode_table_in_blocks(schema, data, name, identifier):
+        yield EncodedRows(x, ids, offset)

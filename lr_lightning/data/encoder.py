@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,8 @@ from lr_lightning.data.readers.base import (
 )
 from lr_lightning.data.readers.memory import to_arrow
 from lr_lightning.data.readers.open import open_source
+from lr_lightning.data.roles import OFFSET
+from lr_lightning.data.rows_in_use import checked_numbers
 from lr_lightning.data.schema import Column, TableSchema
 from lr_lightning.data.spelling import value_of
 from lr_lightning.errors import InputError
@@ -302,9 +305,10 @@ def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> N
     source.guess({name: kind for name, kind in types.items() if kind == pa.float64() and name not in of_text})
     types = {name: kind for name, kind in types.items() if kind != pa.float64()} | dict.fromkeys(of_text, pa.string())
     types |= {c.name: pa.string() for c in schema.columns if c.levels and isinstance(c.levels[0], str)}
+    roles = schema.roles.values() if labelled else () if schema.offset is None else (schema.offset,)
+    types |= dict.fromkeys(roles, pa.string() if source.decimal_marks else pa.float64())
     if labelled:
         types[schema.target] = pa.string()  # labels are compared as values, not as texts
-        types |= dict.fromkeys(schema.roles.values(), pa.string() if source.decimal_marks else pa.float64())
     source.expect(types)
     known = {c.name: [level for level in c.levels if isinstance(level, str)] for c in schema.columns}
     known[schema.target] = [str(label) for label in schema.written_labels]
@@ -331,7 +335,37 @@ def _open(schema: TableSchema, data: Any, name: str | None) -> Source:
     source = open_source(data, name)
     prepare(source, schema)
     refuse_absent([column.name for column in schema.columns], source)
+    if schema.offset is not None:
+        refuse_absent([schema.offset], source, "offset column")
     return source
+
+
+def _without_offset(schema: TableSchema, data: Any) -> TableSchema:
+    """The schema of data that may be an array, whose columns are the features alone."""
+    return replace(schema, offset=None) if is_array(data) else schema
+
+
+def _columns(schema: TableSchema) -> list[str]:
+    """The columns that a prediction needs, the features first."""
+    return [*(column.name for column in schema.columns), *([] if schema.offset is None else [schema.offset])]
+
+
+def _offsets(encoder: Encoder, batch: pa.RecordBatch) -> Tensor | None:
+    """The offsets of the batch that comes next, float64, (r,), NaN for a missing one under `missing="drop"`."""
+    schema, first = encoder.schema, encoder.n_rows
+    if schema.offset is None:
+        return None
+    array = batch.column(schema.offset)
+    absent = missing_rows(array) if schema.missing == "drop" else None
+    values = checked_numbers(
+        OFFSET,
+        array,
+        schema.offset,
+        encoder.source.name,
+        lambda row: encoder.source.where(first + row),
+        None if absent is None else ~absent,
+    )
+    return torch.from_numpy(values)
 
 
 def _encoded(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterator[Tensor]:
@@ -346,15 +380,22 @@ def _encoded(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterator[Te
         yield torch.from_numpy(x)
 
 
-def encode_table(schema: TableSchema, data: Any, name: str | None) -> Tensor:
-    """The raw features (n, d) of a table, as described at `encode.encode`."""
-    source = _open(schema, data, name)
-    columns = [column.name for column in schema.columns]
+def encode_table(schema: TableSchema, data: Any, name: str | None) -> tuple[Tensor, Tensor | None]:
+    """The raw features (n, d) and the offsets (n,) of a table, as described at `encode.encode_rows`."""
+    schema = _without_offset(schema, data)
+    source, columns = _open(schema, data, name), _columns(schema)
     source = source.load(columns)
-    encoder = Encoder(schema, source)
-    parts = list(_encoded(encoder, source.batches(columns)))
+    encoder, offsets = Encoder(schema, source), []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in source.batches(columns):
+            offsets.append(_offsets(encoder, batch))
+            yield batch
+
+    parts = list(_encoded(encoder, batches()))
     encoder.tell_missing()
-    return torch.cat(parts) if parts else torch.empty(0, len(schema.feature_names), dtype=torch.float64)
+    x = torch.cat(parts) if parts else torch.empty(0, len(schema.feature_names), dtype=torch.float64)
+    return x, None if schema.offset is None else torch.cat(offsets) if offsets else x.new_empty(0)
 
 
 def _in_slices(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -381,17 +422,17 @@ def _whatever_their_types(source: Source, columns: list[str]) -> Iterator[pa.Rec
 
 def encode_table_in_blocks(
     schema: TableSchema, data: Any, name: str | None, identifier: str | None
-) -> Iterator[tuple[Tensor, pa.Array | None]]:
-    """The raw features (r, d) and the identifiers (r,) of a table, in blocks; see `encode_table`."""
-    source = _open(schema, data, name)
-    columns = [column.name for column in schema.columns]
+) -> Iterator[tuple[Tensor, pa.Array | None, Tensor | None]]:
+    """The raw features (r, d), the identifiers (r,) and the offsets (r,) of a table, in blocks; see `encode_table`."""
+    schema = _without_offset(schema, data)
+    source, columns = _open(schema, data, name), _columns(schema)
     if identifier is not None:
         refuse_absent([identifier], source)
         if identifier not in columns:
             source.expect({identifier: pa.string()})
             columns.append(identifier)
     as_text = None
-    if identifier in columns[: len(schema.columns)] and not source.typed:
+    if identifier in _columns(schema) and not source.typed:
         # The identifier is read a second time as text, in the same blocks, to give it as it is written in the file.
         twin = open_source(data, name)
         twin.expect({identifier: pa.string()})
@@ -401,8 +442,10 @@ def encode_table_in_blocks(
         ids = None if identifier is None else batch.column(columns.index(identifier))
         if as_text is not None:
             ids = next(as_text).column(0)
-        yield torch.cat(list(_encoded(encoder, [batch]))), ids
+        offset = _offsets(encoder, batch)
+        yield torch.cat(list(_encoded(encoder, [batch]))), ids, offset
     encoder.tell_missing()
     if not encoder.n_rows:  # the predictions of a table without rows are a table without rows
         ids = None if identifier is None else pa.array([], pa.string())
-        yield torch.empty(0, encoder.n_features, dtype=torch.float64), ids
+        x = torch.empty(0, encoder.n_features, dtype=torch.float64)
+        yield x, ids, None if schema.offset is None else x.new_empty(0)

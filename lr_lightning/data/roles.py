@@ -35,5 +35,6 @@ class Role:
 
 
 WEIGHT = Role("weight", "must be finite and not negative", lambda values: (values >= 0) & (values < math.inf))
+OFFSET = Role("offset", "must be finite", lambda values: (values > -math.inf) & (values < math.inf))
 
-ROLES = {role.name: role for role in (WEIGHT,)}
+ROLES = {role.name: role for role in (WEIGHT, OFFSET)}

@@ -15,7 +15,7 @@ from lr_lightning.errors import InputError
 KINDS = ("number", "boolean", "category", "date", "time")
 MISSING_RULES = ("error", "drop", "impute")
 UNSEEN_RULES = ("error", "reference")
-_ROLES = ("weight",)  # fields that name a column
+_ROLES = ("weight", "offset")  # fields that name a column
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class TableSchema:
         target: name of the target column.
         labels: the negative and the positive label, as values.
         weight: name of the column of sample weights.
+        offset: name of the column of log-odds that are added to the logits, which prediction needs too.
         missing: the rule for rows with a missing feature: `error`, `drop` or `impute`.
         unseen: the rule for levels that the fit has not seen: `error`, or `reference` (the first level).
         spelling: the labels as they are written in a table of text, if they are not text themselves; otherwise None.
@@ -104,6 +105,7 @@ class TableSchema:
     target: str
     labels: tuple[Level, Level] = (0, 1)
     weight: str | None = None
+    offset: str | None = None
     missing: str = "error"
     unseen: str = "error"
     spelling: tuple[str, str] | None = None
@@ -175,6 +177,9 @@ class TableSchema:
         for column in self.columns:
             if problem := column.problem(imputed=self.missing == "impute"):
                 return f"column {column.name} {problem}"
+        others = [self.target, *self.roles.values()]
+        if len({*others, *names}) < len(others) + len(set(names)):
+            return "one column has two roles"
         features = self.feature_names
         if len(set(names)) < len(names) or len(set(features)) < len(features):
             return "two features have one name"

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lr_lightning.data.schema import Column, Level
 from lr_lightning.errors import InputError
 from lr_lightning.serving.predictor import Predictor
-from lr_lightning.serving.scoring import UNITS, refuse_infinite_levels
+from lr_lightning.serving.scoring import UNITS, offset_of, refuse_infinite_levels
 from lr_lightning.version import __version__
 
 # These are the oldest versions with StringSplit (opset 20) and with LabelEncoder between text and double (opset 4 of
@@ -30,7 +30,8 @@ def to_onnx(predictor: Predictor) -> onnx.ModelProto:
     """An ONNX graph from raw columns to the label, in double precision.
 
     Inputs: one for each raw column, under its name, shape (N, 1): text for a category of text, otherwise double
-    (booleans as 0 and 1, dates as days since 1970-01-01, times as days). A missing value is NaN, or blank text.
+    (booleans as 0 and 1, dates as days since 1970-01-01, times as days; the offset, if there is one, as log-odds). A
+    missing value is NaN, or blank text.
 
     Outputs, shape (N,): `probability` of the positive label, double, and `prediction`, the label in its own type.
 
@@ -45,10 +46,13 @@ def to_onnx(predictor: Predictor) -> onnx.ModelProto:
     Raises:
         InputError: if a column's name or a level cannot be represented in a graph.
     """
-    schema = predictor.schema
-    _refuse_names([column.name for column in schema.columns])
-    graph = _Graph([*(column.name for column in schema.columns), *OUTPUTS])
-    logit = _logit(graph, predictor)
+    schema, offset = predictor.schema, offset_of(predictor)
+    inputs = [_input(column) for column in schema.columns]
+    if offset is not None:
+        inputs.append(helper.make_tensor_value_info(offset, TensorProto.DOUBLE, ["N", 1], "log-odds, the offset"))
+    _refuse_names([each.name for each in inputs])
+    graph = _Graph([*(each.name for each in inputs), *OUTPUTS])
+    logit = _logit(graph, predictor, offset)
     one = graph.constant(np.float64(1.0))
     # Sigmoid in ONNX Runtime is 0 at a logit of −40; this formula keeps small probabilities.
     odds_against = graph.node("Exp", graph.node("Neg", logit))
@@ -59,7 +63,7 @@ def to_onnx(predictor: Predictor) -> onnx.ModelProto:
     proto = helper.make_graph(
         graph.nodes,
         "logistic_regression",
-        [_input(column) for column in schema.columns],
+        inputs,
         [
             helper.make_tensor_value_info("probability", TensorProto.DOUBLE, ["N"], positive),
             helper.make_tensor_value_info("prediction", label_type, ["N"], f"{schema.target} of the larger chance"),
@@ -72,7 +76,7 @@ def to_onnx(predictor: Predictor) -> onnx.ModelProto:
         ir_version=IR_VERSION,
         producer_name="lr_lightning",
         producer_version=__version__,
-        doc_string=f"Logistic regression: {positive}, from {len(schema.columns)} raw columns",
+        doc_string=f"Logistic regression: {positive}, from {len(inputs)} raw columns",
     )
     metadata = {
         "version": __version__,
@@ -127,8 +131,8 @@ class _Graph:
         return self.node("Gather", padded, self.constant(np.int64(0)), axis=2), blank
 
 
-def _logit(graph: _Graph, predictor: Predictor) -> str:
-    """The linear predictor, shape (N,)."""
+def _logit(graph: _Graph, predictor: Predictor, offset: str | None) -> str:
+    """The linear predictor, shape (N,), with the values of the column `offset`; NaN where one is infinite."""
     model, schema = predictor.model, predictor.schema
     mean, scale, coefficients = (t.numpy() for t in (model.mean, model.scale, model.linear.weight[0]))
     place = {name: j for j, name in enumerate(schema.feature_names)}
@@ -141,8 +145,12 @@ def _logit(graph: _Graph, predictor: Predictor) -> str:
         if column.kind == "category":
             features = [place[name] for name in column.feature_names]
             of_level = coefficients[features] / scale[features]
-            offset = -float(mean[features] @ of_level)
-            terms.append(_category(graph, column, offset + np.append(0.0, of_level), schema.unseen, schema.na or ()))
+            at_reference = -float(mean[features] @ of_level)
+            of_level = at_reference + np.append(0.0, of_level)
+            terms.append(_category(graph, column, of_level, schema.unseen, schema.na or ()))
+    if offset is not None:
+        nan = graph.constant(np.float64(math.nan))
+        terms.append(graph.node("Where", graph.node("IsInf", offset), nan, offset))
     total = graph.node("ReduceSum", _joined(graph, terms), graph.constant(np.array([1])), keepdims=0)
     bias = 0.0 if model.linear.bias is None else float(model.linear.bias)
     return graph.node("Add", total, graph.constant(np.float64(bias)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from lr_lightning.checkpoint.archive import load_archive
 from lr_lightning.checkpoint.validate import check_contents, model_state
-from lr_lightning.data.encode import encode
+from lr_lightning.data.arrays import values_of_role
+from lr_lightning.data.encode import EncodedRows, encode_rows
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
@@ -93,6 +95,7 @@ class Predictor:
         covariance: dict[str, Tensor] | None = None,
     ):
         self.model = model.eval().requires_grad_(False)
+        self.model.needs_offset |= schema.offset is not None
         self.schema = schema
         self.threshold = threshold
         self.prediction_input = prediction_input
@@ -110,6 +113,7 @@ class Predictor:
         state = model_state(checkpoint)
         model = LinearSigmoid(state["linear.weight"].shape[1], fit_intercept="linear.bias" in state)
         model.load_state_dict(state)
+        model.needs_offset = checkpoint.get("needs_offset", False)
         if checkpoint.get("schema") is None:
             schema = TableSchema.of_numbers([f"x{j}" for j in range(len(state["mean"]))], target="y")
         else:
@@ -124,30 +128,36 @@ class Predictor:
             covariance=checkpoint.get("covariance"),
         )
 
-    def logits(self, data: Any) -> Tensor:
-        """The linear predictor, float64, shape (n,); NaN for a row with a missing feature under `missing="drop"`.
+    def logits(self, data: Any, offset: Any = None) -> Tensor:
+        """The linear predictor, float64, shape (n,); NaN for a row with a missing value under `missing="drop"`.
 
         Args:
             data: a tensor or array of raw features, shape (n, d), in the schema's order, or a table: pandas,
                 polars, pyarrow, or the path of a file.
+            offset: log-odds that are added, shape (n,); None takes them from the table's column if the fit had an
+                offset.
 
         Raises:
-            InputError: if the data do not fit the schema.
+            InputError: if the data do not fit the schema, or the fit had an offset and none is given.
         """
-        return self.model.logits(self._encode(data))
+        rows = self._encode(data, offset)
+        return self.model.logits(rows.x, rows.offset)
 
-    def _encode(self, data: Any) -> Tensor:
+    def _encode(self, data: Any, offset: Any) -> EncodedRows:
         if isinstance(data, (list, tuple)):  # rows of numbers
             data = torch.tensor(data, dtype=torch.float64)
-        return encode(self.schema, data)
+        if offset is None:
+            return encode_rows(self.schema, data)
+        rows = encode_rows(replace(self.schema, offset=None), data)
+        return rows._replace(offset=values_of_role("offset", offset, len(rows.x)).to(rows.x.device))
 
-    def probability(self, data: Any) -> Tensor:
-        """P(positive label | data), float64, shape (n,), NaN as in `logits`. Data and errors are those of `logits`."""
-        return torch.sigmoid(self.logits(data))
+    def probability(self, data: Any, offset: Any = None) -> Tensor:
+        """P(positive label | data), float64, shape (n,), NaN as in `logits`, which says what the arguments are."""
+        return torch.sigmoid(self.logits(data, offset))
 
-    def predict(self, data: Any) -> np.ndarray:
-        """The predicted labels, shape (n,); None if the probability is NaN. Data and errors are those of `logits`."""
-        return self.labels_of(self.probability(data))
+    def predict(self, data: Any, offset: Any = None) -> np.ndarray:
+        """The predicted labels, shape (n,), None if the probability is NaN. Arguments are those of `logits`."""
+        return self.labels_of(self.probability(data, offset))
 
     def labels_of(self, probability: Tensor) -> np.ndarray:
         """The predicted labels, shape (n,), from probabilities (n,)."""
@@ -185,12 +195,13 @@ class Predictor:
             raise InputError("the report in the checkpoint is damaged (its coefficients are not the model's)")
         return report
 
-    def probability_interval(self, data: Any, level: float = 0.95) -> tuple[Tensor, Tensor]:
+    def probability_interval(self, data: Any, level: float = 0.95, *, offset: Any = None) -> tuple[Tensor, Tensor]:
         """Confidence limits of `probability`, by the delta method on the logit.
 
         Args:
             data: see `logits`.
             level: the confidence level, between 0 and 1.
+            offset: see `logits`.
 
         Returns:
             Lower and upper limits, float64, each of shape (n,).
@@ -200,15 +211,17 @@ class Predictor:
                 schema.
             ValueError: if the level does not lie between 0 and 1.
         """
-        return self.interval_of(self._encode(data), level)
+        rows = self._encode(data, offset)
+        return self.interval_of(rows.x, level, rows.offset)
 
-    def interval_of(self, x: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
+    def interval_of(self, x: Tensor, level: float = 0.95, offset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Confidence limits, as in `probability_interval`, at raw features x that are encoded, float64, (n, d)."""
         from lr_lightning.statistics.wald import Covariance
 
         if self._covariance is None:
             raise InputError("the checkpoint has no covariance, so there are no intervals; its report says why")
-        limits = Covariance.from_dict(self._covariance).probability_interval(x, self.model.logits(x), level)
+        logits = self.model.logits(x, offset)
+        limits = Covariance.from_dict(self._covariance).probability_interval(x, logits, level)
         low, high = (torch.from_numpy(limit) for limit in limits)
         return low, high
 
@@ -221,12 +234,13 @@ class Predictor:
             level: the confidence level of the band.
 
         Raises:
-            InputError: if the model has more than one feature.
+            InputError: if the model has more than one feature, or an offset, on which the curve would depend.
         """
         from lr_lightning.plots import probability_curve
 
-        if self.curve is None or len(self.schema.feature_names) != 1:
-            raise InputError(f"a model of {len(self.schema.feature_names)} features has no probability curve")
+        if self.curve is None or len(self.schema.feature_names) != 1 or self.model.needs_offset:
+            n, more = len(self.schema.feature_names), " and an offset" if self.model.needs_offset else ""
+            raise InputError(f"a model of {n} feature{'s' * (n != 1)}{more} has no probability curve")
         grid = torch.linspace(self.curve["low"], self.curve["high"], 200, dtype=torch.float64)
         band = None if self._covariance is None else self.interval_of(grid[:, None], level)
         return probability_curve(

@@ -17,7 +17,8 @@ def scoring_file(predictor: Predictor) -> dict[str, Any]:
     """The content of a scoring file, made of str, int, float, bool, None, list and dict.
 
     The probability of the positive label is 1 / (1 + exp(−z)), where z is the intercept plus, for each column,
-    its value times its coefficient or, for a category, the coefficient of its level.
+    its value times its coefficient or, for a category, the coefficient of its level, plus the value of the offset's
+    column if there is one.
 
     Args:
         predictor: the fitted model.
@@ -25,7 +26,8 @@ def scoring_file(predictor: Predictor) -> dict[str, Any]:
     Returns:
         A dict with the keys `version` (of this package), `target`, `negative_label`, `positive_label`, `threshold`
         (a probability above it is the positive label), `missing` and `unseen` (see `TableSchema`), `na` (the texts
-        that count as missing in a column of text), `intercept`, and `columns`, in the order of the schema.
+        that count as missing in a column of text), `intercept`, `offset` (the name of a column, or null), and
+        `columns`, in the order of the schema.
 
         Each column is a dict with the keys `name`, `kind` and `fill`, and with `unit` if its values have one. `fill`
         replaces a missing value; it is null if a row with a missing value gets no prediction. A category has the keys
@@ -46,8 +48,20 @@ def scoring_file(predictor: Predictor) -> dict[str, Any]:
         "unseen": schema.unseen,
         "na": list(schema.na or ()),
         "intercept": predictor.intercept,
+        "offset": offset_of(predictor),
         "columns": [_column(column, coefficients) for column in schema.columns],
     }
+
+
+def offset_of(predictor: Predictor) -> str | None:
+    """The name of the offset's column.
+
+    Raises:
+        InputError: if the fit, to bare batches, had an offset without a name.
+    """
+    if predictor.model.needs_offset and predictor.schema.offset is None:
+        raise InputError("the fit had an offset that has no name; fit to a TensorDataModule or a TableDataModule")
+    return predictor.schema.offset
 
 
 def refuse_infinite_levels(column: Column) -> None:
