@@ -34,7 +34,18 @@ class Role:
         return f"--data.{self.name}"
 
 
+def _looks_like_probability(values: Any) -> str | None:
+    if not (len(values) and values.min() >= 0 and values.max() <= 1):
+        return None
+    return (
+        "lies between 0 and 1 in every row; is it a probability? An offset is a log-odds, log(p / (1 - p)), and is "
+        "added to the logit as it stands"
+    )
+
+
 WEIGHT = Role("weight", "must be finite and not negative", lambda values: (values >= 0) & (values < math.inf))
-OFFSET = Role("offset", "must be finite", lambda values: (values > -math.inf) & (values < math.inf))
+OFFSET = Role(
+    "offset", "must be finite", lambda values: (values > -math.inf) & (values < math.inf), _looks_like_probability
+)
 
 ROLES = {role.name: role for role in (WEIGHT, OFFSET)}

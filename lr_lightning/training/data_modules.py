@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from lr_lightning.data.decode import Decoder
 from lr_lightning.data.encode import encode_blocks
 from lr_lightning.data.loader import TensorBatches
 from lr_lightning.data.prepare import Split
+from lr_lightning.data.roles import OFFSET
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.splits import stratified_split
 from lr_lightning.errors import InputError
@@ -42,6 +44,7 @@ class TensorDataModule(LightningDataModule):
         x: features, shape (n, d), a tensor or array of numbers.
         y: targets, shape (n,) or (n, 1), each 0 or 1.
         weight: sample weights, shape (n,), non-negative.
+        offset: log-odds that are added to the logits, shape (n,); every prediction then needs an offset.
         val_fraction: share of the rows kept back for validation, stratified by the target; of a class of two rows
             or more at least one stays for training.
         test_fraction: share of the rows kept back for the test.
@@ -51,8 +54,8 @@ class TensorDataModule(LightningDataModule):
         feature_names: one name a column; x0, x1, … by default.
 
     Raises:
-        InputError: if the shapes disagree, a target is not 0 or 1, a weight is negative, or a feature is not
-            finite.
+        InputError: if the shapes disagree, a target is not 0 or 1, a weight is negative, or a feature or an offset is
+            not finite.
 
     Example:
         >>> import torch
@@ -87,6 +90,7 @@ class TensorDataModule(LightningDataModule):
         y: Any,
         weight: Any = None,
         *,
+        offset: Any = None,
         val_fraction: float = 0.0,
         test_fraction: float = 0.0,
         batch_size: int | None = None,
@@ -100,9 +104,11 @@ class TensorDataModule(LightningDataModule):
         self.shuffle = batch_size is not None if shuffle is None else shuffle
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        self._rows, self.weight_scale = rows_of_arrays(x, y, weight=weight)
-        names = feature_names or [f"x{j}" for j in range(self._rows.x.shape[1])]
-        self.schema = TableSchema.of_numbers(names, target="y")
+        self._rows, self.weight_scale = rows_of_arrays(x, y, weight=weight, offset=offset)
+        names = list(feature_names or [f"x{j}" for j in range(self._rows.x.shape[1])])
+        self.schema = replace(TableSchema.of_numbers(names, "y"), offset=None if offset is None else "offset")
+        if self.schema.offset in names:
+            raise InputError("feature_names: a column named offset cannot stand beside the offset; rename it")
 
     def setup(self, stage: str) -> None:
         """Split the rows and bring the training features into a shape that keeps their digits."""
@@ -133,6 +139,8 @@ class TensorDataModule(LightningDataModule):
         light = None if self._rows.weight is None else of_light_weights(self._rows.weight, self.train_rows.x.dtype)
         if light is not None:
             log.warning(light)
+        if self._rows.offset is not None and (doubt := OFFSET.doubt(self._rows.offset)):
+            log.warning("the offset %s", doubt)
 
     @property
     def training_as_served(self) -> Standardization:
@@ -179,8 +187,11 @@ class TensorDataModule(LightningDataModule):
         return raw.numpy(), rows.y.cpu().numpy()
 
     def curve(self) -> dict[str, Any] | None:
-        """Where to draw the probability curve of a single feature: `low`, `high`, `x_label` and `y_label`."""
-        if len(self.schema.feature_names) != 1:
+        """Where to draw the probability curve of a single feature: `low`, `high`, `x_label` and `y_label`.
+
+        None with more features, or with an offset, which moves every row's curve.
+        """
+        if len(self.schema.feature_names) != 1 or self.schema.offset is not None:
             return None
         x, _ = self.points(len(self.train_rows.y))
         low, high = float(x.min()), float(x.max())
@@ -282,6 +293,8 @@ class TableDataModule(TensorDataModule):
         target: the column to predict; it holds two different values.
         features: the columns to predict from, in the order of the weights; all others by default.
         weight: the column of sample weights.
+        offset: the column of log-odds that are added to the logits as they stand, such as a prior's; every prediction
+            then needs it.
         positive: the positive label; the later of the two in sorted order by default.
         categorical: columns of numbers that are codes of categories, and of text that is taken as it stands, even
             if it looks like numbers or dates, or most rows have a text of their own.
@@ -329,6 +342,7 @@ class TableDataModule(TensorDataModule):
         target: str | None = None,
         features: list[str] | None = None,
         weight: str | None = None,
+        offset: str | None = None,
         positive: str | int | float | bool | None = None,
         categorical: list[str] | None = None,
         na: list[str] | None = None,
@@ -345,7 +359,7 @@ class TableDataModule(TensorDataModule):
         # The hyperparameters take their values from these names, and a checkpoint takes plain values only.
         in_memory = not isinstance(path, str | os.PathLike)
         path = path if in_memory else str(os.fspath(path))
-        target, weight = (None if name is None else str(name) for name in (target, weight))
+        target, weight, offset = (None if name is None else str(name) for name in (target, weight, offset))
         features, categorical = (
             None if names is None else [str(name) for name in names] for names in (features, categorical)
         )
@@ -365,7 +379,7 @@ class TableDataModule(TensorDataModule):
         self._choices = Choices(
             target,
             None if features is None else tuple(features),
-            {role: name for role, name in {"weight": weight}.items() if name is not None},
+            {role: name for role, name in {"weight": weight, "offset": offset}.items() if name is not None},
             positive,
             tuple(categorical or ()),
             missing,
@@ -440,8 +454,10 @@ class TableDataModule(TensorDataModule):
 
     def predict_dataloader(self) -> TensorBatches:
         """Batches of every row of the table as raw features, in its order; NaN for those with missing values."""
-        x = torch.cat([rows.x for rows in encode_blocks(self.schema, self.path)])
-        return self._part(Rows(x, x.new_zeros(len(x))))
+        blocks = list(encode_blocks(self.schema, self.path))
+        x = torch.cat([rows.x for rows in blocks])
+        offsets = [rows.offset for rows in blocks if rows.offset is not None]
+        return self._part(Rows(x, x.new_zeros(len(x)), offset=torch.cat(offsets) if offsets else None))
 
     def _decoder(self) -> Decoder:
         split = Split(self.val_fraction, self.test_fraction, self.seed, self._every_row)
