@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lr_lightning.cli.main import main
 
@@ -25,6 +26,15 @@ QUIET_TRAINER = {
 def _few_words():
     """Lightning introduces itself at each Trainer; the tests make hundreds."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+
+@pytest.fixture
+def one_thread():
+    """Torch on one thread: several wait for each other on small tables, and multiply large ones in other orders."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

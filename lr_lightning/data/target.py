@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from lr_lightning.data.columns import coded
 from lr_lightning.data.readers.base import kind_of, shown
@@ -98,18 +96,6 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
     of_value = {value: int(meaning == values[1]) for value, meaning in meanings.items()}
     in_class = [sum(in_use[value] for value, code in of_value.items() if code == place) for place in (0, 1)]
     return Labels((values[0], values[1]), None if plain else (texts[0], texts[1]), (in_class[0], in_class[1]), of_value)
-
-
-def decode_target(schema: TableSchema, values: Any, name: str = "the table") -> Tensor:
-    """The codes 0 and 1 of labels: float64, shape (n,).
-
-    Raises:
-        InputError: if a value is missing or is neither of the two labels.
-    """
-    array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, from_pandas=True)
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    return torch.from_numpy(label_codes(schema, array, name, lambda row: f"{name}, row {row + 1}")).double()
 
 
 def label_codes(

@@ -225,16 +225,10 @@ class Dense(Design):
                 block, labels = block.to(dtype), labels.to(dtype)
             torch.sub(one, labels, alpha=2, out=s)
             torch.addmv(start, block, w, out=t)
-            t.mul_(s)
-            softplus(t, 1, _SOFTPLUS_LINEAR, out=u)  # pyright: ignore[reportCallIssue]
-            if weights is not None:
-                u.mul_(weights)
+            _fill_losses(u, t, s, weights)
             torch.sum(u, 0, dtype=torch.float64, out=loss)
             if with_gradient:
-                torch.sigmoid(t, out=t)
-                s.mul_(t)
-                if weights is not None:
-                    s.mul_(weights)
+                _make_residuals(s, t, weights)
                 _weighted_row_sums(block, s, out=gradient)
                 torch.sum(s, 0, dtype=torch.float64, out=residual)
 
@@ -335,7 +329,7 @@ class Dense(Design):
         rows = max(1, _SANDWICH_BLOCK // max(self.shape[1], 1))
         total = torch.zeros(self.shape[1], dtype=torch.float64, device=self.device)
         for block, weights in zip(self.tensor.split(rows), v.detach().to(self.device).split(rows), strict=True):
-            total += weights @ block.to(v.dtype).square()
+            total += _weighted_sum(block.to(v.dtype).square(), weights)
         return total
 
     def _block_sums(self, pivot: Tensor, weight: Tensor | None) -> Tensor:
@@ -389,15 +383,15 @@ class _SmallDense(Dense):
     def matvec(self, w: Tensor, shift: Tensor | None = None) -> Tensor:
         if w.dtype != torch.float64:
             return super().matvec(w, shift)
-        z = self.tensor @ w.detach()
-        return z if shift is None else z.add_(shift.detach())
+        z = self.tensor @ w
+        return z if shift is None else z.add_(shift)
 
     @override
     def sandwich(self, v: Tensor, columns: Tensor | None = None, *, intercept: bool = False) -> Tensor:
         if columns is not None or v.dtype != torch.float64:
             return super().sandwich(v, columns, intercept=intercept)
         x = self._columns if intercept else self._columns[:-1]
-        return (x * v.detach()) @ x.T
+        return (x * v) @ x.T
 
     @override
     def value_and_gradient(
@@ -410,15 +404,14 @@ class _SmallDense(Dense):
         *,
         with_gradient: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        sign = 1 - 2 * y.reshape(-1).double()
-        z = self.matvec(w.detach().reshape(-1), None if bias is None else bias.reshape(()))
-        t = (z if offset is None else z.add_(offset.reshape(-1))).mul_(sign)
-        loss, residual = softplus(t, 1, _SOFTPLUS_LINEAR), torch.sigmoid(t)
-        if sample_weight is not None:
-            v = sample_weight.reshape(-1).double()
-            loss, residual = loss * v, residual * v
-        gradient = self._columns @ residual.mul_(sign)
-        return loss.sum(), gradient[:-1], gradient[-1]
+        z, s = self.matvec(w, bias), torch.rsub(y.double(), 1, alpha=2)
+        if offset is not None:
+            z.add_(offset)
+        losses = torch.empty_like(z)
+        _fill_losses(losses, z, s, sample_weight)
+        _make_residuals(s, z, sample_weight)
+        gradient = self._columns @ s
+        return losses.sum(), gradient[:-1], gradient[-1]
 
 
 def blocks_of(x: Tensor) -> Iterator[slice]:
@@ -443,6 +436,22 @@ def _transposed_product(left: Tensor, right: Tensor) -> Tensor:
 def _weighted_sum(block: Tensor, weight: Tensor) -> Tensor:
     """``weight @ block``, whose sums have at most 4096 terms in float32."""
     return weight @ block if block.dtype == torch.float64 else _transposed_product(weight[:, None], block)[0]
+
+
+def _fill_losses(out: Tensor, z: Tensor, s: Tensor, weight: Tensor | None) -> None:
+    """Fill ``out`` with the losses v·log(1 + exp(s z)) of rows, s = 1 − 2y, and z with s z."""
+    z.mul_(s)
+    softplus(z, 1, _SOFTPLUS_LINEAR, out=out)  # pyright: ignore[reportCallIssue]
+    if weight is not None:
+        out.mul_(weight)
+
+
+def _make_residuals(s: Tensor, margin: Tensor, weight: Tensor | None) -> None:
+    """Turn s into the residuals v·s·σ(s z), and what `_fill_losses` left, s z, into σ(s z)."""
+    torch.sigmoid(margin, out=margin)
+    s.mul_(margin)
+    if weight is not None:
+        s.mul_(weight)
 
 
 def _row_groups(rows: int) -> int:

@@ -57,10 +57,10 @@ class Coefficients:
         """
         d = self._parameters[0].numel()
         of_features = torch.as_tensor(value, dtype=torch.float64).detach().cpu().reshape(-1).expand(d)
-        if not bool((of_features >= 0).all()) or not bool(of_features.isfinite().all()):
+        if not bool(((of_features >= 0) & (of_features < torch.inf)).all()):
             raise ValueError(f"{name} must not be negative")
         return torch.nn.functional.pad(of_features, (0, len(self._parameters) - 1))
 
 
 def _vector(parts: Iterable[Tensor]) -> Tensor:
-    return torch.cat([part.reshape(-1).to("cpu", torch.float64) for part in parts]).clone()
+    return torch.cat([part.reshape(-1).to("cpu", torch.float64) for part in parts])

@@ -383,8 +383,9 @@ class SubsampledNewton(torch.optim.Optimizer):
     def _is_separated(self) -> bool:
         """Whether the loss is almost 0: every row is predicted right, and the coefficients can only grow."""
         assert self._best is not None  # noqa: S101
-        penalty = float(self._l1 @ self._best.abs() + 0.5 * self._l2 @ self._best.square())
-        return self.objective < 1e-8 and penalty < 0.5 * self.objective
+        if self.objective >= 1e-8:
+            return False
+        return float(self._l1 @ self._best.abs() + 0.5 * self._l2 @ self._best.square()) < 0.5 * self.objective
 
     def _stalled(self, before: float) -> bool:
         """Whether the decrement is within rounding and no longer shrinks."""

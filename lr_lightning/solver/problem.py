@@ -77,8 +77,12 @@ class SampleProblem:
 
     def logits(self, point: Tensor) -> Tensor:
         """Logits (m,) of the sample's rows, without their offsets."""
-        coefficients, intercept = self._split(point.to(self._x.device, self._x.dtype))
-        return self._x.matvec(coefficients, intercept)
+        return self._x.matvec(*self._split(point.to(self._x.device, self._x.dtype)))
+
+    def _linear_predictor(self, x: Design, point: Tensor) -> Tensor:
+        """Logits (m,) of the sample's rows with their offsets, from the features x in some dtype."""
+        z = x.matvec(*self._split(point.to(x.device, x.dtype)))
+        return z if self._offset is None else z.add_(self._offset)
 
     def movement(self, step: Tensor) -> float:
         """The largest change of a sampled logit by a step of the coefficients."""
@@ -91,8 +95,9 @@ class SampleProblem:
         )
         if self._has_intercept:
             gradient = torch.cat([gradient, of_intercept[None]])
-        gradient = gradient.cpu() / self._total + self._l2 * point
-        return float(loss) / self._total + 0.5 * float(self._l2 @ point.square()), gradient
+        shrinkage = self._l2 * point
+        value = float(loss) / self._total + 0.5 * float(shrinkage @ point)
+        return value, (gradient.cpu() / self._total).add_(shrinkage)
 
     def _hessian(self, point: Tensor) -> Tensor:
         """Hessian (k, k) of the mean loss."""
@@ -102,7 +107,8 @@ class SampleProblem:
         return hessian
 
     def _loss_hessian(self, x: Design, point: Tensor) -> Tensor:
-        return logistic_hessian(x, *self._split(point), self._sample_weight, self._offset).cpu() / self._total
+        h = curvature_of(self._linear_predictor(x, point), self._sample_weight)
+        return x.sandwich(h, intercept=self._has_intercept).cpu().div_(self._total)
 
     def _hessian_at_zero(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """A multiple of the loss's Hessian (k, k) where all coefficients are 0: of the features alone."""
@@ -137,8 +143,7 @@ class SampleProblem:
 
     def _row_curvature(self, point: Tensor) -> Tensor:
         """Each row's factor (m,) in the Hessian of the mean loss."""
-        z = self.logits(point)
-        z = z if self._offset is None else z + self._offset.to(z)
+        z = self._linear_predictor(self._x, point)
         found = curvature_of(z)
         # Badly misclassified rows have almost no curvature, which gives unbounded steps; use the curvature of the
         # quadratic bound of the loss (Jaakkola & Jordan 2000).

@@ -134,10 +134,10 @@ def nullity(matrix: Tensor, rank_tolerance: float = EQUATION_RANK_TOLERANCE) -> 
 def _unit_diagonal(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """The matrix (k, k) scaled to a diagonal of ones, or zeros where it has no positive one, and the scale (k,)."""
     diagonal = matrix.diagonal()
-    if not (diagonal > 0).all():
+    if len(diagonal) and not diagonal.min() > 0:
         diagonal = torch.where(diagonal > 0, diagonal, 1.0)
     scale = diagonal.rsqrt()
-    return matrix * scale * scale[:, None], scale
+    return (matrix * scale).mul_(scale[:, None]), scale
 
 
 def minimize_l1(

@@ -30,6 +30,8 @@ from tests.write_checkpoints import (
     write_tables,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @cache
 def same_arithmetic():
@@ -59,15 +61,6 @@ def assert_as_stored(found, stored, digits=1e-12):
 
 def stored(part, name):
     return json.loads((FOLDER / part / f"{name}.json").read_text())
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Several multiply matrices of many columns in other orders."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

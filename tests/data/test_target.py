@@ -11,7 +11,7 @@ import torch
 
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.spelling import find_label, weights_by_label
-from lr_lightning.data.target import decode_target
+from lr_lightning.data.target import label_codes
 from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
 from lr_lightning.training.data_modules import TableDataModule
@@ -217,17 +217,21 @@ def test_weights(write):
     assert "is 0 in every row" in refusal(write("t.csv", "a,w,y\n1,0,0\n2,0,1\n"), weight="w")
 
 
-def test_decode_target():
+def codes(schema, values):
+    return label_codes(schema, pa.array(values), "the table", lambda row: f"the table, row {row + 1}").tolist()
+
+
+def test_codes_of_labels():
     schema = TableSchema.of_numbers(["a"], "y")
-    assert torch.equal(decode_target(schema, [1, 0, 1.0, True]), torch.tensor([1.0, 0, 1, 1], dtype=torch.float64))
+    assert codes(schema, [1.0, 0.0, 1.0]) == codes(schema, [True, False, True]) == codes(schema, [1, 0, 1]) == [1, 0, 1]
     with pytest.raises(InputError, match="row 2: the target y holds 2; the fit's labels are 0 and 1"):
-        decode_target(schema, [1, 2])
+        codes(schema, [1, 2])
     with pytest.raises(InputError, match="row 1: the target y has no value"):
-        decode_target(schema, [None, 1])
+        codes(schema, [None, 1])
     named = TableSchema(schema.columns, "y", ("no", "yes"))
-    assert decode_target(named, pa.array([" yes", "no"])).tolist() == [1, 0]
+    assert codes(named, [" yes", "no"]) == [1, 0]
     with pytest.raises(InputError, match="row 1"):
-        decode_target(named, [0, 1])
+        codes(named, [0, 1])
 
 
 @pytest.mark.parametrize(
@@ -248,8 +252,8 @@ def test_labels_of_a_text_file_keep_their_spelling(write, texts, labels, predict
     assert schema.written_labels == texts
     assert schema.predicted_labels == predicted
     assert data.train_rows.y.tolist() == [i % 2 for i in range(8)]
-    assert decode_target(schema, pa.array(labels)).tolist() == [0, 1]
-    assert decode_target(schema, pa.array(texts)).tolist() == [0, 1]
+    assert codes(schema, labels) == [0, 1]
+    assert codes(schema, texts) == [0, 1]
 
 
 def test_two_spellings_of_a_label_are_one_label(write):

@@ -85,6 +85,7 @@ def test_sums_about_a_pivot(weighted):
 # ---- what Objective promises ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("one_thread")  # which gives them back
 def test_no_result_depends_on_the_number_of_workers(monkeypatch):
     """The invariant: every block of rows leaves sums of its own."""
     x, v = numbers(200_000, 16, dtype=torch.float32), numbers(200_000, seed=1).abs().float()
@@ -97,17 +98,10 @@ def test_no_result_depends_on_the_number_of_workers(monkeypatch):
         yield from (design.sandwich(v, intercept=True), design.sums_about(w, v.double()), design.sums_about(w, None))
 
     monkeypatch.setattr(threads, "_MAX_WORKERS", 4)
-    torch.set_num_threads(4)  # given back by the fixture below
+    torch.set_num_threads(4)
     several = list(results())
     monkeypatch.setattr(threads, "_MAX_WORKERS", 1)
     assert all(torch.equal(a, b) for a, b in zip(several, results(), strict=True))
-
-
-@pytest.fixture(autouse=True)
-def _threads_given_back():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_residuals_of_well_predicted_rows_keep_their_digits():
@@ -126,6 +120,7 @@ def test_sums_of_float32_have_few_terms(monkeypatch):
     exact = n * float(v[0])
     assert Dense(ones).rmatvec(v).item() == pytest.approx(exact, rel=2e-5)
     assert Dense(ones).sandwich(v).item() == pytest.approx(exact, rel=1.2e-4)
+    assert Dense(ones).square_sums(v).item() == pytest.approx(exact, rel=1.2e-4)
     # The products that are summed in float32, and how many terms each has.
     terms = []
     for name, of in (("bmm", lambda a, b: a.shape[2]), ("mv", lambda a, b: a.shape[1])):
@@ -140,10 +135,11 @@ def test_sums_of_float32_have_few_terms(monkeypatch):
     Dense(x).value_and_gradient(torch.ones(len(x)), numbers(20))
     assert terms
     assert max(terms) <= 512
-    terms.clear()
-    Dense(x).sandwich(torch.ones(len(x)))
-    assert terms
-    assert max(terms) <= 4096
+    for of_hessian in (Dense(x).sandwich, Dense(x).square_sums):
+        terms.clear()
+        of_hessian(torch.ones(len(x)))
+        assert terms
+        assert max(terms) <= 4096
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------
