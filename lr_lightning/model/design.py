@@ -293,20 +293,26 @@ class Dense(Design):
         n, d = len(x) if rows is None else len(rows), x.shape[1]
         # The dtype tells the solver how far the rows are rounded.
         dtype = x.dtype if x.dtype == torch.float64 else torch.float32
-        standardized = torch.empty(n, d, dtype=dtype, device=x.device)
         center, scale = (None if t is None else t.to(x.device) for t in (center, scale))
         size = max(64, _STANDARDIZED_BLOCK // max(d, 1))
+
+        def of_block(part: slice) -> Tensor:
+            block = x[part] if rows is None else x.index_select(0, rows[part])
+            block = block.to(torch.float64, copy=True)
+            if center is not None:
+                block -= center
+            if scale is not None:
+                block /= scale
+            return block
+
+        if n <= size:
+            return Dense(of_block(slice(None)).to(dtype))
+        standardized = torch.empty(n, d, dtype=dtype, device=x.device)
 
         def work(share: Iterator[int]) -> None:
             for k in share:
                 part = slice(k * size, (k + 1) * size)
-                block = x[part] if rows is None else x.index_select(0, rows[part])
-                block = block.to(torch.float64, copy=True)
-                if center is not None:
-                    block -= center
-                if scale is not None:
-                    block /= scale
-                standardized[part] = block
+                standardized[part] = of_block(part)
 
         share_out(work, -(-n // size), standardized)
         return Dense(standardized)
@@ -377,7 +383,10 @@ class _SmallDense(Dense):
 
     def __init__(self, tensor: Tensor):
         super().__init__(tensor)
-        self._columns = torch.nn.functional.pad(self.tensor, (0, 1), value=1.0).T.contiguous()  # the last are ones
+        n, d = self.shape
+        self._columns = torch.empty(d + 1, n, dtype=tensor.dtype)
+        self._columns[:-1] = self.tensor.T
+        self._columns[-1] = 1
 
     @override
     def matvec(self, w: Tensor, shift: Tensor | None = None) -> Tensor:
