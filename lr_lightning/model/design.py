@@ -262,7 +262,8 @@ class Dense(Design):
             whole = len(x) - len(x) % _ROWS_AS_ONE
             as_one = Dense(x[:whole].view(-1, _ROWS_AS_ONE * x.shape[1]))
             tiled = as_one._block_sums(pivot.repeat(_ROWS_AS_ONE), None)
-            return tiled.view(2, _ROWS_AS_ONE, -1).sum(1) + Dense(x[whole:])._block_sums(pivot, None)
+            rest = x[whole:] - pivot
+            return tiled.view(2, _ROWS_AS_ONE, -1).sum(1) + torch.stack([rest.sum(0), rest.square().sum(0)])
         return self._block_sums(pivot, sample_weight)
 
     @torch.no_grad()

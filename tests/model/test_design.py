@@ -74,8 +74,33 @@ def test_an_offset_is_added_to_the_logits():
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_sums_about_a_pivot(weighted):
-    x, pivot = numbers(50_001, 7) + 100, torch.full((7,), 100.0, dtype=torch.float64)
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_small_table_laid_out_for_many_products_gives_the_same(weighted, offset, dtype):
+    x = as_design(numbers(500, 7))
+    small = x.for_many_products()
+    assert type(small) is not type(x)
+    y, w, bias = (numbers(500, seed=1) > 0).to(dtype), numbers(7, seed=2), numbers((), seed=3)
+    v = numbers(500, seed=4).abs().to(dtype) if weighted else None
+    o = numbers(500, seed=5).to(dtype) if offset else None
+    before = [None if t is None else t.clone() for t in (y, w, bias, v, o)]
+    for shift in (None, bias):
+        for found, expected in zip(
+            *(design.value_and_gradient(y, w, shift, v, o) for design in (small, x)), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for found, expected in zip(*([design.matvec(w, bias), design.rmatvec(y)] for design in (small, x)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for intercept in (False, True):
+        found, expected = (design.sandwich(y.double(), intercept=intercept) for design in (small, x))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip((y, w, bias, v, o), before, strict=True))
+
+
+@pytest.mark.parametrize("n", [50_001, 9])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums_about_a_pivot(weighted, n):
+    x, pivot = numbers(n, 7) + 100, torch.full((7,), 100.0, dtype=torch.float64)
     v = numbers(len(x), seed=1).abs() if weighted else None
     centred = (x - pivot) * (1 if v is None else v[:, None])
     expected = torch.stack([centred.sum(0), (centred * (x - pivot)).sum(0)])

@@ -528,3 +528,25 @@ def test_a_step_from_far_on_the_wrong_side_has_an_end():
     step = problem.curvature(point, 10).step(point, slope, none)
     assert problem.smooth(point + step)[0] < 1e-6 * loss
     assert problem.movement(step) < 10 * problem.movement(point)
+
+
+def test_a_step_that_is_too_long_by_many_orders_is_followed():
+    """Two levels differ in six rows alone, which are half wrong by a logit of 25: a curvature of 1e-11 gives the step.
+
+    The optimum is in closed form: every group of rows has the log-odds of its share of positive ones.
+    """
+    r = np.random.default_rng(0)
+    level = r.integers(0, 3, 600)
+    groups = [level == 0, level == 1, level == 2, np.arange(600) == -1]
+    groups[3][np.flatnonzero(groups[0])[:6]] = True
+    groups[0] &= ~groups[3]
+    y = (r.random(600) < np.where(groups[1], 0.3, 0.6)).astype(float)
+    y[groups[3]] = [1, 1, 0, 0, 0, 1]
+    log_odds = torch.tensor([np.log(y[rows].mean() / (1 - y[rows].mean())) for rows in groups], dtype=torch.float64)
+    x = torch.from_numpy(np.column_stack([groups[1], groups[1] | groups[3], groups[2]]).astype(float))
+    none = torch.zeros(4, dtype=torch.float64)
+    problem = SampleProblem(Rows(x, torch.from_numpy(y)), none, none, n_rows=600)
+    found, _ = problem.solve(torch.tensor([25.0, -25.0, 0.0, 0.0], dtype=torch.float64), 10)
+    base, first, third, few = log_odds
+    expected = torch.stack([first - few, few - base, third - base, base])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
