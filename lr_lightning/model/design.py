@@ -205,7 +205,7 @@ class Dense(Design):
         b = w.new_zeros(()) if bias is None else bias.reshape(()).to(x.device, dtype)
         one = w.new_ones(())
         # Rows without an offset share one starting value.
-        starts = b.expand(n) if offset is None else (b + offset.reshape(-1)).to(dtype)
+        starts = b.expand(n) if offset is None else offset.reshape(-1).to(x.device, dtype) + b
         count = max(1, -(-n // rows))
         sums = torch.zeros(2, count, dtype=torch.float64, device=x.device)
         groups = _row_groups(min(rows, n)) if with_gradient else 0
