@@ -266,6 +266,10 @@ class Dense(Design):
             return tiled.view(2, _ROWS_AS_ONE, -1).sum(1) + torch.stack([rest.sum(0), rest.square().sum(0)])
         return self._block_sums(pivot, sample_weight)
 
+    @override
+    def means(self) -> Tensor:
+        return self.tensor.double().mean(0)
+
     @torch.no_grad()
     @override
     def gram(self, s: Tensor) -> Tensor:

@@ -112,9 +112,7 @@ def _moments(
         raise InputError("there are no training rows")
     x = as_design(first[0])
     dtype, eps = dtype or x.product_dtype, torch.finfo(x.dtype).eps
-    look = x.take(slice(_PIVOT_ROWS))
-    n = look.shape[0]
-    pivot = (look.rmatvec(torch.ones(n, dtype=torch.float64, device=x.device)) / n).to(dtype)
+    pivot = x.take(slice(_PIVOT_ROWS)).means().to(dtype)
     total, weight_sum = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device), 0.0
     for x, weight in chain([first], blocks):
         x = as_design(x)

@@ -90,6 +90,11 @@ class Design(Protocol):
         """Σ v (x − pivot) and Σ v (x − pivot)² of every column, (2, d), float64, in the dtype of the pivot (d,)."""
         ...
 
+    def means(self) -> Tensor:
+        """The mean of every column, (d,), float64."""
+        n = self.shape[0]
+        return self.rmatvec(torch.ones(n, dtype=torch.float64, device=self.device)) / n
+
     def gram(self, s: Tensor) -> Tensor:
         """``x @ diag(s²) @ x.T``, (n, n), float64: of rows few enough for it.
 
