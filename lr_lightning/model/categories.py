@@ -84,6 +84,10 @@ class Categories(Swept):
         return self
 
     @override
+    def square_sums(self, v: Tensor) -> Tensor:
+        return self.rmatvec(v)
+
+    @override
     def compressed(self, rows: slice) -> csr_array:
         import numpy as np
         from scipy.sparse import csr_array

@@ -65,15 +65,27 @@ class Numbers(Swept):
 
     @override
     def add_product(self, rows: slice, w: Tensor, out: Tensor) -> None:
-        out += self.x.take(rows).matvec(w.to(self.product_dtype))
+        if self.product_dtype == torch.float64:
+            block = self.x.tensor[rows].double()
+            (out.addmv_ if w.ndim == 1 else out.addmm_)(block, w)
+        else:
+            out += self.x.take(rows).matvec(w.to(self.product_dtype))
 
     @override
     def add_transposed(self, rows: slice, r: Tensor, out: Tensor) -> None:
-        out += self.x.take(rows).rmatvec(r.to(self.product_dtype))
+        if self.product_dtype == torch.float64:
+            block = self.x.tensor[rows].double()
+            (out.addmv_ if r.ndim == 1 else out.addmm_)(block.T, r)
+        else:
+            out += self.x.take(rows).rmatvec(r.to(self.product_dtype))
 
     @override
     def squared(self) -> Numbers:
         return Numbers(Dense(self.x.dense(torch.float64).square()))
+
+    @override
+    def square_sums(self, v: Tensor) -> Tensor:
+        return self.x.square_sums(v.to(self.product_dtype))
 
     @override
     def compressed(self, rows: slice) -> csr_array:
@@ -183,6 +195,13 @@ class Columns(Swept):
     @override
     def squared(self) -> Columns:
         return self._each(lambda part: part.squared())
+
+    @override
+    def square_sums(self, v: Tensor) -> Tensor:
+        out = torch.empty(self.shape[1], dtype=torch.float64, device=self.device)
+        for part, at in zip(self.parts, self.features, strict=True):
+            out[at] = part.square_sums(v)
+        return out
 
     @override
     def compressed(self, rows: slice) -> csr_array:

@@ -146,6 +146,23 @@ class Csr(Swept):
     def squared(self) -> Csr:
         return self._with(self.value.double().square())
 
+    @torch.no_grad()
+    @override
+    def square_sums(self, v: Tensor) -> Tensor:
+        if self.device.type != "cpu":
+            return super().square_sums(v)
+        from scipy.sparse import csc_array
+
+        blocks, v = self.blocks(), v.detach().double()
+
+        def add(k: int, out: Tensor) -> None:  # a block's squares stay in the cache
+            block = self._block(blocks[k])[1]
+            squares = csc_array(block.shape)
+            squares.data, squares.indices, squares.indptr = block.data.astype(float) ** 2, block.indices, block.indptr
+            out += torch.from_numpy(squares @ v[blocks[k]].numpy())
+
+        return self._summed(len(blocks), (self._n_features,), add)
+
     @override
     def compressed(self, rows: slice) -> csr_array:
         matrix: Any = self._block(rows)[0].astype("float64", copy=False)
@@ -202,7 +219,7 @@ class Csr(Swept):
     def sums_about(self, pivot: Tensor, sample_weight: Tensor | None) -> Tensor:
         n, pivot = self.shape[0], pivot.to(self.device, torch.float64)
         v = torch.ones(n, device=self.device) if sample_weight is None else sample_weight
-        total, sums, squares = total_weight(n, sample_weight), self.rmatvec(v), self.squared().rmatvec(v)
+        total, sums, squares = total_weight(n, sample_weight), self.rmatvec(v), self.square_sums(v)
         second = squares - 2 * pivot * sums + pivot.square() * total
         found = torch.stack([sums - pivot * total, second])
         # A difference of sums has lost digits where a column is far from 0 and varies little.

@@ -83,6 +83,11 @@ class Dense(Design):
             return torch.float64
         return self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
 
+    @property
+    @override
+    def is_sparse(self) -> bool:
+        return False
+
     @override
     def take(self, rows: Tensor | slice) -> Dense:
         return Dense(self.tensor[rows])
@@ -151,6 +156,11 @@ class Dense(Design):
         share_out(work, count, x)
         total = sums.sum((0, 2, 3), dtype=torch.float64)
         return total[0] if r.ndim == 1 else total.T
+
+    @override
+    def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        r = self.matvec(w, shift).mul_(v.to(w))
+        return self.rmatvec(r), r.sum(dtype=torch.float64)
 
     @torch.no_grad()
     @override

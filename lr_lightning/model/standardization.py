@@ -67,8 +67,13 @@ class Standardization(NamedTuple):
         return out
 
 
-def standardization_to_serve(training: Standardization) -> Standardization | None:
-    """What to take off rows with these statistics; None where products with the rows as they are lose no digits."""
+def standardization_to_serve(training: Standardization, *, is_sparse: bool = False) -> Standardization | None:
+    """What to take off rows with these statistics; None where products with the rows as they are lose no digits.
+
+    Sparse rows would be filled, and are multiplied in float64: they stay as they are.
+    """
+    if is_sparse:
+        return None
     mean, scale = training.divisible()
     low, high = _SCALES_OF_FLOAT32
     centred = bool((mean.abs() <= _LARGEST_MEAN * scale).all())

@@ -49,6 +49,11 @@ class Standardized(Design):
     def product_dtype(self) -> torch.dtype:
         return self.x.product_dtype
 
+    @property
+    @override
+    def is_sparse(self) -> bool:
+        return self.x.is_sparse
+
     def _of(self, x: Design) -> Standardized:
         return Standardized(x, self.center, self.scale)
 
@@ -93,6 +98,14 @@ class Standardized(Design):
         if r.ndim == 1:
             return (sums - self.center * total) / self.scale
         return (sums - torch.outer(self.center, total)) / self.scale[:, None]
+
+    @torch.no_grad()
+    @override
+    def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        u = w.detach().to(self.scale) / self.scale
+        shift = -(self.center @ u) if shift is None else shift.detach().to(u) - self.center @ u
+        sums, total = self.x.hessian_product(v, u, shift)
+        return (sums - self.center * total) / self.scale, total
 
     @torch.no_grad()
     @override
@@ -161,4 +174,6 @@ class Standardized(Design):
 
     @override
     def square_sums(self, v: Tensor) -> Tensor:
-        return self.x.sums_about(self.center, v)[1] / self.scale.square()
+        total = v.detach().sum(dtype=torch.float64).to(self.device)
+        sums = self.x.square_sums(v) + self.center * (self.center * total - 2 * self.x.rmatvec(v))
+        return sums.clamp_(min=0) / self.scale.square()

@@ -34,6 +34,11 @@ class Design(Protocol):
         """In which products with the features are to be computed for speed: float32 or float64."""
         ...
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether zeros are left out, so that `dense` would fill them in."""
+        ...
+
     def matvec(self, w: Tensor, shift: Tensor | None = None) -> Tensor:
         """``x @ w + shift``: (n,), or (n, m) for m vectors at once, in the dtype of w.
 
@@ -48,6 +53,16 @@ class Design(Protocol):
 
         Args:
             r: (n,) or (n, m), of a floating dtype.
+        """
+        ...
+
+    def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``x.T @ r``, (d,), and the sum of r, float64, for ``r = v * (x @ w + shift)``; in one pass.
+
+        Args:
+            v: (n,), of a floating dtype.
+            w: (d,), of a floating dtype.
+            shift: (), what is added.
         """
         ...
 

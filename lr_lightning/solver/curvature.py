@@ -5,6 +5,7 @@ All tensors are float64 on the CPU, unless said otherwise.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from lr_lightning.solver.thresholds import (
     FACTOR_RANK_TOLERANCE,
     FACTOR_ROUNDING,
     LEAST_ENTERING,
+    OLD_HESSIAN,
     ROUNDED_RANK_TOLERANCE,
 )
 
@@ -398,7 +400,7 @@ class WorkingSetCurvature(PointwiseCurvature):
         p = torch.zeros_like(point)
         if len(index):
             start = point[index]
-            block = self._hessian(self._point, index)
+            block = self._block(index)
             p[index] = minimize_l1(block, gradient[index], start, l1[index], self._rank_tolerance) - start
         return p
 
@@ -407,4 +409,68 @@ class WorkingSetCurvature(PointwiseCurvature):
         index = support(point, l1)
         if len(index) > self._limit:
             return None
-        return support_step(self._hessian(self._point, index), point, gradient, l1, self._rank_tolerance)
+        return support_step(self._block(index), point, gradient, l1, self._rank_tolerance)
+
+    def _block(self, index: Tensor) -> Tensor:
+        return self._hessian(self._point, index)
+
+
+class KeptBlockCurvature(WorkingSetCurvature):
+    """The same where a block of the Hessian takes longer than passes: it is kept for as long as its steps converge.
+
+    It is that of a part of the rows at first. Where a new one has not made the steps converge, the next is of all rows.
+
+    Args:
+        hessian: As in `WorkingSetCurvature`, of a part of the rows.
+        whole: The same of all rows.
+        point: (k,), where the Hessian is taken.
+        limit: Largest size of a block.
+        rank_tolerance: See `solve_spd`.
+    """
+
+    def __init__(
+        self,
+        hessian: Callable[[Tensor, Tensor], Tensor],
+        whole: Callable[[Tensor, Tensor], Tensor],
+        point: Tensor,
+        limit: int,
+        rank_tolerance: float = EQUATION_RANK_TOLERANCE,
+    ) -> None:
+        super().__init__(hessian, point, limit, rank_tolerance)
+        self._whole = whole
+        self._kept: tuple[Tensor, Tensor] | None = None  # coordinates and block
+        self._moves = 0  # since the block was computed
+        self._decrement = math.inf  # that the last step predicted
+
+    def update(self, s: Tensor, y: Tensor, *, accepted: bool = True) -> None:
+        """Move by an accepted step ``s`` (k,)."""
+        super().update(s, y, accepted=accepted)
+        self._moves += accepted
+
+    def step(self, point: Tensor, gradient: Tensor, l1: Tensor, ridge: float = 0.0) -> Tensor:
+        """See `WorkingSetCurvature.step`."""
+        moves = self._moves
+        p = super().step(point, gradient, l1, ridge)
+        decrement = _decrement(p, point, gradient, l1)
+        if self._moves and decrement > OLD_HESSIAN * self._decrement:
+            if moves == 1:
+                self._hessian = self._whole
+            self._kept = None
+            p = super().step(point, gradient, l1, ridge)
+            decrement = _decrement(p, point, gradient, l1)
+        self._decrement = decrement
+        return p
+
+    def _block(self, index: Tensor) -> Tensor:
+        if self._kept is not None:
+            coordinates, block = self._kept
+            place = torch.searchsorted(coordinates, index).clamp(max=len(coordinates) - 1)
+            if torch.equal(coordinates[place], index):
+                return block[place[:, None], place]
+        self._kept, self._moves = (index, self._hessian(self._point, index)), 0
+        return self._kept[1]
+
+
+def _decrement(p: Tensor, point: Tensor, gradient: Tensor, l1: Tensor) -> float:
+    """The decrease of the objective that a model predicts to first order for a step p (k,)."""
+    return -float(gradient @ p + l1 @ ((point + p).abs() - point.abs()))

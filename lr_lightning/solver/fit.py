@@ -53,6 +53,8 @@ def solve(
 
     Args:
         rows: features (n, d), float32 or float64, on the CPU: the precision in which they are read; targets (n,).
+            Sparse ones are never filled. In `Columns` the dense ones should have means that are no more than some
+            standard deviations from 0.
         objective: what is minimised.
         start: coefficients (d + 1,) to start from, the intercept last; None lets the solver choose.
         tol: of the solver; None leaves it to the solver.
@@ -94,7 +96,7 @@ def _solve(
         # The mean does not depend on the scale of the weights, but its sums must not overflow.
         rows = rows._replace(weight=scaled_weights(rows.weight)[0])
     training = moments([(rows.x, rows.weight)])
-    served = standardization_to_serve(training)
+    served = standardization_to_serve(training, is_sparse=rows.design.is_sparse)
     if served is not None:
         # Centred in float64 before they are rounded, the features keep digits that a large mean would cost.
         rows = rows._replace(x=served.apply(rows.x, rows.x.dtype))

@@ -78,7 +78,8 @@ class SubsampledNewton(torch.optim.Optimizer):
             estimates the mean loss. See `draw_sample`.
         l1: λ, a number or (d,).
         l2: μ, a number or (d,).
-        tol: relative to the objective. By default 1e-14, or 1e-10 for a sample in float32.
+        tol: relative to the objective. By default 1e-14, or 1e-10 for a sample in float32; for sparse features, of
+            which rare levels have little part in the objective, 1e-20.
         history_size: pairs in the L-BFGS memory, where there is one.
         warm_start: start from the parameters as they are instead of the sample's solution.
         n_rows: number of rows of the whole table, or None if it is not known. A sample of as many is all rows:
@@ -130,7 +131,9 @@ class SubsampledNewton(torch.optim.Optimizer):
         complete = rows is not None and len(rows.y) == n_rows
         single = rows is not None and (rows.design.product_dtype if complete else rows.design.dtype) != torch.float64
         if tol is None:
-            tol = 1e-10 if single else 1e-14
+            is_sparse = rows is not None and rows.design.is_sparse
+            finest = thresholds.SPARSE_TOLERANCE if is_sparse else thresholds.FINEST_TOLERANCE
+            tol = 1e-10 if single else finest
         super().__init__(params, {"tol": tol, "history_size": history_size})
         of_all = Coefficients(self.param_groups)
         self._coefficients: Coefficients | CoefficientsInTheLimit = of_all

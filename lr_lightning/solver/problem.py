@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lr_lightning.model.design import Design
 from lr_lightning.model.objective import curvature as curvature_of
 from lr_lightning.model.objective import logistic_hessian
 from lr_lightning.model.rows import Rows
+from lr_lightning.model.storage import Design
 from lr_lightning.solver import thresholds
+from lr_lightning.solver.conjugate_gradients import ConjugateGradientCurvature
 from lr_lightning.solver.curvature import (
     Curvature,
     DenseCurvature,
     FactoredCurvature,
+    KeptBlockCurvature,
     LimitedMemoryCurvature,
     WorkingSetCurvature,
 )
@@ -118,8 +120,10 @@ class SampleProblem:
 
     def _diagonal(self, point: Tensor) -> Tensor:
         """Diagonal (k,) of the objective's Hessian, positive."""
+        return self._diagonal_of(self._row_curvature(point))
+
+    def _diagonal_of(self, h: Tensor) -> Tensor:
         diagonal = torch.zeros(self.size, dtype=torch.float64)
-        h = self._row_curvature(point)
         d = self._x.shape[1]
         diagonal[:d] = self._x.square_sums(h).cpu()
         if self._has_intercept:
@@ -135,6 +139,26 @@ class SampleProblem:
         matrix = self._x.sandwich(self._row_curvature(point), of_features, intercept=intercept).cpu()
         matrix.diagonal().add_(self._l2[index])
         return matrix
+
+    def _block_of_part(self, point: Tensor, index: Tensor) -> Tensor:
+        """About the same from a part of the rows, where these show every column's variance."""
+        part = self._part
+        if part is None:
+            return self._block(point, index)
+        x = part._x.columns(index[index < self._x.shape[1]])
+        m = x.shape[0]
+        mean_squares = x.square_sums(torch.full((m,), 1 / m, dtype=torch.float64, device=x.device))
+        shows = bool(((mean_squares > 0.5) & (mean_squares < 2)).all())
+        return part._block(point, index) if shows else self._block(point, index)
+
+    @cached_property
+    def _part(self) -> SampleProblem | None:
+        """The problem on a random part of many rows."""
+        n = len(self._y)
+        if n < 2 * thresholds.PART_ROWS:
+            return None
+        index = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: thresholds.PART_ROWS].sort().values
+        return SampleProblem(self._rows.take(index.to(self._y.device)), self._l1, self._l2, n_rows=math.inf)
 
     def _factored(self, point: Tensor) -> FactoredCurvature:
         root, x = self._row_curvature(point).sqrt(), self._x.dense()
@@ -164,9 +188,14 @@ class SampleProblem:
             dense = DenseCurvature(matrix, self._rank_tolerance)
             return self._factored(point) if self._is_ill_conditioned(dense) else dense
         if self._has_l1:
-            return WorkingSetCurvature(self._block, point, 2 * thresholds.DENSE_LIMIT, self._rank_tolerance)
+            limit = 2 * thresholds.DENSE_LIMIT
+            if self._x.is_sparse:
+                return KeptBlockCurvature(self._block_of_part, self._block, point, limit, self._rank_tolerance)
+            return WorkingSetCurvature(self._block, point, limit, self._rank_tolerance)
         if self._gram is not None:
             return GramCurvature(self._x, self._l2, self._gram, self._row_curvature, point)
+        if self._x.is_sparse:
+            return ConjugateGradientCurvature(self._x, self._l2, self._row_curvature, self._diagonal_of, point)
         return LimitedMemoryCurvature(self._diagonal(point), history_size)
 
     @cached_property

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lr_lightning.model.objective import curvature
 from lr_lightning.model.rows import Rows
+from lr_lightning.model.storage import Design
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.problem import SampleProblem
 
@@ -49,10 +50,12 @@ def draw_sample(
         seed: Seed of the draw.
 
     Returns:
-        Standardised features (m, d) in the dtype of x, labels (m,), and weights (m,) or None where all are
-        equal.
+        Standardised features (m, d) in the dtype of x, or in its storage if it is sparse, labels (m,), and weights
+        (m,) or None where all are equal.
     """
     n, d = rows.design.shape
+    if rows.design.is_sparse and d >= thresholds.DENSE_LIMIT:
+        size = n  # no copy, because they are not written out standardised, and no sample has all of the rare columns
     size = sample_size(n, d) if size is None else size
     whole = slice(None)
     if size >= n:
@@ -125,10 +128,15 @@ def _gather(
 ) -> Rows:
     """Standardised rows at an index (m,), whose weights are multiplied by factors (m,)."""
     if isinstance(index, slice):
-        return rows._replace(x=rows.design.standardized(center, scale).dense())
+        return rows._replace(x=_plain(rows.design.standardized(center, scale)))
     index = index.to(rows.design.device)
     y, weight, offset = (None if t is None else t.to(index.device).index_select(0, index) for t in rows[1:])
     if factors is not None:
         factors = factors.to(index.device)
         weight = factors if weight is None else weight.double() * factors
-    return Rows(rows.design.standardized(center, scale, index).dense(), y, weight, offset)  # type: ignore[arg-type]
+    return Rows(_plain(rows.design.standardized(center, scale, index)), y, weight, offset)  # type: ignore[arg-type]
+
+
+def _plain(x: Design) -> Tensor | Design:
+    """Dense features as a tensor."""
+    return x if x.is_sparse else x.dense()

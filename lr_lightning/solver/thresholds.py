@@ -55,6 +55,8 @@ POLISHING_STEPS = 8
 GRADIENT_ROUNDING = 4 * _FLOAT64_EPS
 # Tolerance of the objective up to which the digits of an L1 solution's coefficients matter.
 FINEST_TOLERANCE = 1e-14
+# The same of a sparse table: passes are cheap, and the coefficients of rare levels have nine digits only then.
+SPARSE_TOLERANCE = 1e-20
 # Half the squared Newton decrement, relative to the objective, at which Newton's method on the sample ends: a tenth of
 # the finest tolerance.
 NEGLIGIBLE = 1e-15
@@ -109,6 +111,19 @@ TOO_COARSE = 0.5
 # Ridges, each ten times the one before, that are tried on a matrix that rounding has left indefinite.
 GRAM_RIDGES = 12
 
+# Rows of a sparse table, whose Hessian is taken for that of all, if there are twice as many. With w coordinates in the
+# working set each pass divides the distance to the minimum by about the root of `rows / w`.
+PART_ROWS = 40_000
+
+# Conjugate gradients.
+
+# Residual at which a step is exact enough, relative to that of no step, however far the minimum is.
+LOOSEST_STEP = 0.1
+# The same squared, relative to the rows' mean curvature, with which a level of curvature 1e-6 has ten digits.
+FINEST_STEP = 1e-26
+# Products with the Hessian for a step, at most.
+CONJUGATE_GRADIENTS = 1000
+
 # Drawing a sample.
 
 # Share of the weight of a class that a uniform sample may miss.
@@ -120,5 +135,7 @@ RARE_CLASS = 0.05
 SEPARATED_MARGIN = 40.0
 # 1 − R² on the columns before, of columns that may depend on them.
 SUSPECT_COLUMN = 1e-10
+# Numbers that a sparse table may be written out to, to look for columns that separate.
+FILLED = 2**22
 # Share of a column's length that the other columns do not explain, below which it depends on them.
 DEPENDENT_COLUMN = 1e-10

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lr_lightning.model.design import Design
+from lr_lightning.model.storage import Design
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.curvature import PointwiseCurvature
 from lr_lightning.solver.decompositions import eigenvalues
@@ -35,7 +35,7 @@ def gram_matrix(x: Design, v: Tensor | None, l2: Tensor, *, is_needed: bool = Fa
     """
     inverse = _inverse(l2).to(x.device)
     free = (inverse == 0).nonzero()[:, 0]
-    if len(free) and bool(x.columns(free).dense().any()):
+    if len(free) and bool(x.columns(free).bounds().any()):
         return None
     n, _ = x.shape
     squares = x.square_norms(None, inverse.rsqrt()).to(x.device)

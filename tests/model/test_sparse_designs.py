@@ -120,7 +120,10 @@ def test_value_and_gradient(storage, weighted, y_dtype):
         numbers((), seed=5),
     )
     v, offset = (numbers(n, seed=6).abs(), numbers(n, seed=7)) if weighted else (None, None)
-    expected = Dense(filled).value_and_gradient(y, w, b, v, offset)
+    z, v_or_ones = filled @ w + b + (0 if offset is None else offset), torch.ones(n).double() if v is None else v
+    r = v_or_ones * (torch.sigmoid(z) - y.double())
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(z, y.double(), v_or_ones, reduction="sum")
+    expected = loss, filled.T @ r, r.sum()
     for found, of_filled in zip(x.value_and_gradient(y, w, b, v, offset), expected, strict=True):
         close(found, of_filled)
     close(x.value_and_gradient(y, w, b, v, offset, with_gradient=False)[0], expected[0])
