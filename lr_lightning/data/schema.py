@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, TypeVar
 
 from lr_lightning.data.notation import is_notation
 from lr_lightning.data.plain_data import misfit
 from lr_lightning.data.spelling import Level, is_usual, value_of
 from lr_lightning.errors import InputError
 
+_Value = TypeVar("_Value")
 KINDS = ("number", "boolean", "category", "date", "time")
 MISSING_RULES = ("error", "drop", "impute")
 UNSEEN_RULES = ("error", "reference")
@@ -132,6 +134,31 @@ class TableSchema:
     def feature_names(self) -> tuple[str, ...]:
         """The names of the features, in the order of the coefficients."""
         return tuple(name for column in self.columns for name in column.feature_names)
+
+    def per_feature(self, values: Mapping[str, _Value], default: _Value, option: str) -> list[_Value]:
+        """A value for each feature, in the order of the coefficients.
+
+        Args:
+            values: by the name of a feature, or of a column, which means all its levels.
+            default: for the features that are not named.
+            option: what error messages call the values.
+
+        Raises:
+            InputError: if there is no such feature or column.
+        """
+        known = {column.name for column in self.columns} | set(self.feature_names)
+        for name in values:
+            if name == "(Intercept)":
+                raise InputError(f"{option}: the intercept is no feature; leave (Intercept) out")
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise InputError(f"{option}: there is no feature {name}{hint}")
+        return [
+            values.get(feature, values.get(column.name, default))
+            for column in self.columns
+            for feature in column.feature_names
+        ]
 
     @classmethod
     def of_numbers(cls, names: Sequence[str], target: str) -> TableSchema:

@@ -33,6 +33,8 @@ _STANDARDIZED_BLOCK = 2**18  # elements of x, for a thread of its own
 _MAX_GROUPS = 16
 _GROUP_ELEMENTS = 2**24
 _ROWS_AS_ONE = 16
+_MANY = 12  # vectors that BLAS multiplies rows by at once; others cost it two or three times as much
+_FEW = 4  # and that it sums rows with
 _KERNEL_ROWS = 16  # BLAS takes so many rows at a time, and sums the last few in another order
 _SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
 
@@ -119,6 +121,9 @@ class Dense(Design):
         x, n = self.tensor, len(self.tensor)
         w = w.detach().to(x.device)
         shift = w.new_zeros(()) if shift is None else shift.detach().to(w)
+        if w.ndim == 2 and shift.ndim < 2 and (missing := -w.shape[1] % _MANY):
+            shift = torch.nn.functional.pad(shift.expand(w.shape[1]), (0, missing))
+            return self.matvec(torch.nn.functional.pad(w, (0, missing)), shift)[:, : w.shape[1]]
         multiply = torch.addmv if w.ndim == 1 else torch.addmm
         rows = max(_KERNEL_ROWS, self._block_rows // _KERNEL_ROWS * _KERNEL_ROWS)
         if n <= rows:
@@ -140,6 +145,8 @@ class Dense(Design):
     def rmatvec(self, r: Tensor) -> Tensor:
         x, (n, d) = self.tensor, self.shape
         r = r.detach().to(x.device)
+        if r.ndim == 2 and r.dtype == torch.float64:
+            return self._products_with_many(r)
         vectors = r.reshape(n, -1)
         rows, m = self._block_rows, vectors.shape[1]
         count = max(1, math.ceil(n / rows))
@@ -376,6 +383,23 @@ class Dense(Design):
 
         share_out(work, len(xs), x)
         return sums.sum((1, 2, 3), dtype=torch.float64)
+
+    def _products_with_many(self, r: Tensor) -> Tensor:
+        """``x.T @ r`` for vectors r (n, m) of float64, whose sums may have any number of terms."""
+        x, rows = self.tensor, self._block_rows
+        padded = torch.nn.functional.pad(r, (0, -r.shape[1] % _FEW))
+        count = max(1, math.ceil(len(x) / rows))
+        groups = min(count, _MAX_GROUPS)
+        sums = torch.zeros(groups, padded.shape[1], x.shape[1], dtype=r.dtype, device=x.device)
+
+        def work(share: Iterator[int]) -> None:
+            for group in share:
+                for start in range(group * rows, len(x), groups * rows):
+                    part = slice(start, start + rows)
+                    sums[group].addmm_(padded[part].T, x[part].to(r.dtype))
+
+        share_out(work, groups, x, effort=r.shape[1])
+        return sums.sum(0)[: r.shape[1]].T
 
     @property
     def _on_cpu(self) -> bool:

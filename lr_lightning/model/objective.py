@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lr_lightning.errors import InputError
 from lr_lightning.model.design import Design, as_design
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.rows import Rows
@@ -27,9 +28,10 @@ class Objective:
     * v, the weight of a row, is its sample weight times its class weight; the loss is divided by Σ v. With the
       reduction "sum" the whole objective is multiplied by Σ v, which moves no optimum.
     * o, the offset of a row, is a log-odds that is added to its logit as it stands.
-    * λ is `l1` and μ is `l2`. With `standardize` they act on the weights of standardised features, u_j = σ_j·w_j, as
-      in glmnet; without, on w_j, as in scikit-learn, whose C is 1 / (l2·Σ v). The σ_j are weighted by v and divide
-      by Σ v.
+    * λ_j is `l1` and μ_j is `l2`, each times the penalty factor of the feature; factors are taken as they are, where
+      glmnet rescales them. With `standardize` they act on the weights of standardised features, u_j = σ_j·w_j, as in
+      glmnet; without, on w_j, as in scikit-learn, whose C is 1 / (l2·Σ v). The σ_j are weighted by v and divide by
+      Σ v.
     * ½ stands before the L2 penalty, and nothing before the L1 penalty.
 
     Invariants of the computation:
@@ -44,12 +46,19 @@ class Objective:
         l2: strength of the L2 penalty, at least 0.
         standardize: whether the penalties act on the weights of standardised features.
         fit_intercept: whether there is an intercept; without, b is 0.
+        penalty_factors: f (d,), at least 0; None for ones.
     """
 
     l1: float = 0.0
     l2: float = 0.0
     standardize: bool = False
     fit_intercept: bool = True
+    penalty_factors: Tensor | None = None
+
+    def factors(self, n_features: int) -> Tensor:
+        """The penalty factors f (d,), float64."""
+        ones = torch.ones(n_features, dtype=torch.float64)
+        return ones if self.penalty_factors is None else self.penalty_factors.to(ones)
 
     def standardized(self, training: Standardization, served: Standardization) -> StandardizedObjective:
         """The same objective of the weights of standardised features.
@@ -63,8 +72,12 @@ class Objective:
         return StandardizedObjective(
             standardization,
             Standardization((mean - served.mean) / served.scale, scale / served.scale),
-            Penalty.on(scale, l1=self.l1, l2=self.l2, standardize=self.standardize),
+            self.penalty(scale),
         )
+
+    def penalty(self, scale: Tensor) -> Penalty:
+        """On the weights of features with standard deviations `scale` (d,)."""
+        return Penalty.on(scale, l1=self.l1, l2=self.l2, standardize=self.standardize, factors=self.factors(len(scale)))
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,14 @@ class StandardizedObjective:
         mean, scale = self.standardization
         weight.copy_(torch.where(scale.isinf(), 0.0, theta[:-1] * scale))
         bias.copy_(theta[-1] + mean @ theta[:-1])
+
+
+def refuse_impossible_factors(factors: Tensor, n_features: int) -> None:
+    """Raise InputError unless there is a finite penalty factor of at least 0 for each feature."""
+    if factors.shape != (n_features,):
+        raise InputError(f"penalty_factors: {len(factors)} are given, but the data have {n_features} features")
+    if not bool((factors.isfinite() & (factors >= 0)).all()):
+        raise InputError("penalty_factors: must be finite and at least 0")
 
 
 def logistic_loss(

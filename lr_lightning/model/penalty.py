@@ -20,10 +20,14 @@ class Penalty:
     l2: Tensor
 
     @classmethod
-    def on(cls, scale: Tensor, *, l1: float, l2: float, standardize: bool) -> Penalty:
-        """Of strength l1 and l2 on the standardised weights, or on the raw ones where `standardize` is False."""
+    def on(cls, scale: Tensor, *, l1: float, l2: float, standardize: bool, factors: Tensor) -> Penalty:
+        """Of strength l1 and l2 times the factors (d,).
+
+        They are on the standardised weights, or on the raw ones where `standardize` is False.
+        """
         unit = torch.ones_like(scale) if standardize else 1 / scale
-        return cls(l1 * unit, l2 * unit.square())
+        factors = factors.to(unit)
+        return cls(l1 * factors * unit, l2 * factors * unit.square())
 
     def smooth(self, weight: Tensor) -> Tensor:
         """The L2 part at weight (d,)."""

@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -22,7 +23,6 @@ from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.objective import Objective, logistic_loss
-from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import serial_operations
@@ -67,8 +67,8 @@ class FitData(NamedTuple):
 class LogisticRegression(LightningModule):
     """Binary logistic regression: the linear–sigmoid model and the binary cross-entropy.
 
-    Minimises (1/Σv) Σ v_i·BCE(y_i, σ(b + x_iᵀw)) + l1·‖w‖₁ + (l2/2)·‖w‖², where v is the sample weight times
-    the class weight; the intercept b is never penalised.
+    Minimises (1/Σv) Σ v_i·BCE(y_i, σ(b + x_iᵀw)) + l1·Σ f_j|w_j| + (l2/2)·Σ f_j w_j², where v is the sample weight
+    times the class weight and f the penalty factor, 1 unless it is given; the intercept b is never penalised.
 
     Args:
         in_features: number of features, d; None takes it from the data.
@@ -85,6 +85,9 @@ class LogisticRegression(LightningModule):
         initial_weight: coefficients to start from, one number for all features or one each, on the original
             feature scale; None starts at 0.
         initial_bias: intercept to start from, likewise.
+        penalty_factors: by the name of a feature, or of a categorical column for all its levels, what its penalty is
+            multiplied by; 0 is no penalty, and features that are not named have 1. It needs a data module of this
+            package.
         optimizer: SubsampledNewton, the exact solver, or the name of a class in `torch.optim`.
         optimizer_options: its keyword arguments, such as {"lr": 0.1}.
 
@@ -134,16 +137,17 @@ class LogisticRegression(LightningModule):
         threshold: float | str = 0.5,
         initial_weight: float | list[float] | None = None,
         initial_bias: float | None = None,
+        penalty_factors: dict[str, float] | None = None,
         optimizer: str = EXACT,
         optimizer_options: dict[str, Any] | None = None,
     ):
         super().__init__()
         # Left to find the frame, Lightning makes a cycle of it: the caller's variables would outlive the call.
         self.save_hyperparameters(frame=inspect.currentframe())
-        refuse_out_of_range(l1=l1, l2=l2, threshold=threshold, reduction=reduction)
+        refuse_out_of_range(l1=l1, l2=l2, threshold=threshold, reduction=reduction, penalty_factors=penalty_factors)
         refuse_unknown(optimizer, l1)
         self.objective = Objective(l1=l1, l2=l2, standardize=standardize, fit_intercept=fit_intercept)
-        self.reduction, self.class_weight = reduction, class_weight
+        self.reduction, self.class_weight, self.penalty_factors = reduction, class_weight, penalty_factors
         self.threshold_rule = threshold if isinstance(threshold, str) else None
         self.threshold = 0.5 if isinstance(threshold, str) else threshold
         self.initial_weight, self.initial_bias = initial_weight, initial_bias
@@ -217,6 +221,7 @@ class LogisticRegression(LightningModule):
             self.threshold = 0.5
         with serial_operations():
             self.training_rows = self._read_training_rows(data)
+            self._set_penalty_factors(data)
             self._standardize()
             self._set_initial_coefficients()
         self.linear_sigmoid.needs_offset = self.training_rows.has_offset
@@ -276,6 +281,17 @@ class LogisticRegression(LightningModule):
         self.linear_sigmoid.mean.copy_(mean)
         self.linear_sigmoid.scale.copy_(scale)
 
+    def _set_penalty_factors(self, data: LightningDataModule | None) -> None:
+        """Look up which features the factors are of."""
+        if not self.penalty_factors:
+            return
+        if not isinstance(data, TensorDataModule):
+            raise InputError("penalty_factors need a TensorDataModule or a TableDataModule, which name the features")
+        factors = data.schema.per_feature(self.penalty_factors, 1.0, "model.penalty_factors")
+        if not any(factors) and (self.objective.l1 or self.objective.l2):
+            raise InputError("model.penalty_factors: all are 0, so that the penalty has no effect; leave it out")
+        self.objective = replace(self.objective, penalty_factors=torch.tensor(factors, dtype=torch.float64))
+
     def _set_initial_coefficients(self) -> None:
         if self.initial_weight is None and self.initial_bias is None:
             return
@@ -293,7 +309,7 @@ class LogisticRegression(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer that `optimizer` names."""
         model, objective, options = self.linear_sigmoid, self.objective, self.optimizer_options
-        self._penalty = Penalty.on(model.scale, l1=objective.l1, l2=objective.l2, standardize=objective.standardize)
+        self._penalty = objective.penalty(model.scale)
         with serial_operations(len(model.mean)):
             if self._exact:
                 warm_start = self.initial_weight is not None or self.initial_bias is not None

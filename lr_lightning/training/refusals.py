@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.fabric.utilities.data import sized_len
@@ -19,7 +20,9 @@ from lr_lightning.statistics.held_out import threshold_criterion
 from lr_lightning.training.optimizers import EXACT, is_full_batch
 
 
-def refuse_out_of_range(*, l1: float, l2: float, threshold: float | str, reduction: str) -> None:
+def refuse_out_of_range(
+    *, l1: float, l2: float, threshold: float | str, reduction: str, penalty_factors: Mapping[str, float] | None
+) -> None:
     """Raise InputError for an argument of the module that cannot be used."""
     for name, strength in (("l1", l1), ("l2", l2)):
         if not 0 <= strength < float("inf"):
@@ -30,6 +33,9 @@ def refuse_out_of_range(*, l1: float, l2: float, threshold: float | str, reducti
         raise InputError(f"threshold must lie between 0 and 1, not {threshold}")
     if reduction not in ("mean", "sum"):
         raise InputError(f"reduction must be mean or sum, not {reduction}")
+    for name, factor in (penalty_factors or {}).items():
+        if not 0 <= factor < float("inf"):
+            raise InputError(f"penalty_factors: that of {name} must be a finite number of at least 0, not {factor}")
 
 
 def refuse_rule_without_rows(rule: str | None) -> None:

@@ -1,0 +1,284 @@
+"""Quadratic models of the losses of several fits, and their minimisers under an L1 penalty.
+
+All vectors hold a row a fit, (f, k), and all tensors are float64 on the CPU. No row of data is touched here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lr_lightning.solver.quadratic import minimize_l1, solve_spd
+
+_BATCHED = 64  # coordinates up to which the systems of all fits are factorised as one batch
+_SETTLING = 30  # steps of the active-set method for all fits; one that has not settled then gets its own
+_LEAST_CURVATURE = 1e-20  # along a step; below, rounding decides about the difference of two gradients
+
+
+class FoldCurvature:
+    """Hessians Q (m, k, k) of the mean losses of m fits, each corrected by the gradients that its steps have seen.
+
+    A correction is that of BFGS. While the support of a fit and its signs stay, its corrections of the inverse are
+    applied one after another (the two-loop recursion of Nocedal 1980) to one Cholesky factor of the support's block.
+    Else they enter the matrix at once, in their compact form (Byrd, Nocedal & Schnabel 1994).
+
+    Args:
+        matrices: (m, k, k).
+    """
+
+    def __init__(self, matrices: Tensor) -> None:
+        self.matrices = matrices
+        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._forget()
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates, k."""
+        return self.matrices.shape[1]
+
+    def _forget(self) -> None:
+        m, k = self.matrices.shape[:2]
+        self._active = torch.zeros(m, k, dtype=torch.bool)
+        self._known = torch.zeros(m, dtype=torch.bool)  # whether there is a factor for the active coordinates
+        self._ridge = torch.zeros(m, k, dtype=torch.float64)
+        self._factor = torch.zeros(m, k, k, dtype=torch.float64) if k <= _BATCHED else torch.empty(0)
+        self._factors: dict[int, tuple[Tensor, Tensor | None, Tensor]] = {}
+
+    def grow(self, more: Tensor) -> None:
+        """Take coordinates in, before the last one.
+
+        Args:
+            more: their columns of the Hessians, (m, k + a, a).
+        """
+        self._absorb(torch.arange(len(self.matrices)))
+        (m, k, _), a = self.matrices.shape, more.shape[2]
+        grown = torch.empty(m, k + a, k + a, dtype=torch.float64)
+        old, new = slice(k - 1), slice(k - 1, k - 1 + a)
+        grown[:, old, old], grown[:, -1, -1] = self.matrices[:, :-1, :-1], self.matrices[:, -1, -1]
+        grown[:, old, -1], grown[:, -1, old] = self.matrices[:, :-1, -1], self.matrices[:, -1, :-1]
+        grown[:, :, new], grown[:, new, :] = more, more.mT
+        self.matrices = grown
+        self._steps = []
+        self._forget()
+
+    def replace(self, fit: int, matrix: Tensor) -> None:
+        """A fit's Hessian, anew."""
+        self.matrices[fit] = matrix
+        self._known[fit] = False
+        for _, _, usable in self._steps:
+            usable[fit] = False
+
+    def correct(self, fits: Tensor, step: Tensor, change: Tensor) -> None:
+        """Learn from steps (f, k) and the changes (f, k) of the gradients of the losses along them."""
+        product = (step * change).sum(1)
+        usable = torch.zeros(len(self.matrices), dtype=torch.bool)
+        usable[fits] = product > _LEAST_CURVATURE
+        root = product.clamp_min(_LEAST_CURVATURE).rsqrt()[:, None]
+        s, y = torch.zeros(2, *self.matrices.shape[:2], dtype=torch.float64)
+        s[fits], y[fits] = step * root, change * root
+        self._steps.append((s, y, usable))
+
+    def minimize(self, fits: Tensor, u: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
+        """The minimisers (f, k) of the models around u, plus penalties.
+
+        Args:
+            fits: numbers, (f,).
+            u: (f, k).
+            gradient: of the losses at u, (f, k).
+            l1: strengths, (f, k); infinite where a coordinate stays at 0.
+            l2: likewise.
+        """
+        gradient = gradient + l2 * u
+        sign = torch.where(l1 > 0, u.sign(), 0.0)
+        active = (sign != 0) | (l1 == 0)
+        kept = self._known[fits] & (self._active[fits] == active).all(1) & (self._ridge[fits] == l2).all(1)
+        kept &= ~((gradient.abs() > l1) & ~active).any(1)
+        found = torch.empty_like(u)
+        if bool(kept.any()):
+            of = kept.nonzero()[:, 0]
+            slope = torch.where(active[of], gradient[of] + torch.where(active[of], sign[of] * l1[of], 0.0), 0.0)
+            found[of] = u[of] - self._corrected(fits[of], slope)
+            kept[of] = ~((found[of] * sign[of] < 0) | ((sign[of] != 0) & (found[of] == 0))).any(1)
+        if not bool(kept.all()):
+            of = (~kept).nonzero()[:, 0]
+            self._absorb(fits[of])
+            found[of] = self._settle(fits[of], u[of], gradient[of], l1[of], l2[of])
+        return found
+
+    # ---- corrections
+
+    def _corrected(self, fits: Tensor, slope: Tensor) -> Tensor:
+        """The corrected inverse of the active block times the slope, which is 0 elsewhere, (f, k)."""
+        q, active = slope, self._active[fits]
+        # A step that has also set coordinates to 0 tells of no block; it waits for `_absorb`.
+        steps = [(s[fits], y[fits] * active, one[fits]) for s, y, one in self._steps if bool(one[fits].any())]
+        usable = [(s, y, one & ~((s != 0) & ~active).any(1)) for s, y, one in steps]
+        weights = []
+        for s, y, one in reversed(usable):
+            weights.append(torch.where(one, (s * q).sum(1), 0.0))
+            q = q - weights[-1][:, None] * y
+        p = self._solve(fits, q)
+        for (s, y, one), weight in zip(usable, reversed(weights), strict=True):
+            p = p + torch.where(one, weight - (y * p).sum(1), 0.0)[:, None] * s
+        return p
+
+    def _absorb(self, fits: Tensor) -> None:
+        """Let the corrections of some fits enter their matrices."""
+        steps = [step for step in self._steps if bool(step[2][fits].any())]
+        if not steps:
+            return
+        whole = len(fits) == len(self.matrices)
+        b = self.matrices if whole else self.matrices[fits]
+        usable = torch.stack([one[fits] for _, _, one in steps], 1)
+        s, y = (torch.stack([step[i][fits] for step in steps], 2) * usable[:, None] for i in (0, 1))
+        bs = torch.bmm(b, s)
+        products = torch.bmm(s.mT, y)
+        lower = products.tril(-1)
+        eye = torch.diag_embed((~usable).double())
+        diagonal = torch.diag_embed(usable.double())
+        middle = torch.cat(
+            [torch.cat([torch.bmm(s.mT, bs) + eye, lower], 2), torch.cat([lower.mT, -diagonal - eye], 2)], 1
+        )
+        both = torch.cat([bs, y], 2)
+        solved, info = torch.linalg.solve_ex(middle, both.mT)
+        good = (info == 0) & solved.isfinite().all(2).all(1)
+        solved[~good] = 0
+        b = b.baddbmm_(both, solved, alpha=-1) if whole else torch.baddbmm(b, both, solved, alpha=-1)
+        if not whole:
+            self.matrices[fits] = b
+        self._known[fits] = False
+        for _, _, one in self._steps:
+            one[fits] = False
+        self._steps = [step for step in self._steps if bool(step[2].any())]
+
+    # ---- linear systems
+
+    def _factorise(self, fits: Tensor, active: Tensor, l2: Tensor) -> None:
+        """Factorise the blocks of the active coordinates (f, k), where that has not been done."""
+        same = self._known[fits] & (self._active[fits] == active).all(1) & (self._ridge[fits] == l2).all(1)
+        if bool(same.all()):
+            return
+        new = (~same).nonzero()[:, 0]
+        fits, active, l2 = fits[new], active[new], l2[new]
+        self._active[fits], self._known[fits], self._ridge[fits] = active, True, l2
+        if self.size <= _BATCHED:
+            on = active.double()
+            block = self.matrices[fits] * on[:, :, None] * on[:, None]
+            block.diagonal(dim1=1, dim2=2).add_(l2 * on + (1 - on))
+            factor, info = torch.linalg.cholesky_ex(block)
+            self._factor[fits] = factor
+            for fit in fits[info > 0].tolist():
+                self._factors[fit] = self._factor_of(fit)
+            for fit in fits[info == 0].tolist():
+                self._factors.pop(fit, None)
+            return
+        for fit in fits.tolist():
+            self._factors[fit] = self._factor_of(fit)
+
+    def _factor_of(self, fit: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Numbers of the active coordinates, the factor of their block, and the block for where there is none."""
+        index = self._active[fit].nonzero()[:, 0]
+        block = self.matrices[fit].index_select(0, index).index_select(1, index)
+        block.diagonal().add_(self._ridge[fit, index])
+        factor, info = torch.linalg.cholesky_ex(block)
+        return (index, None, block) if info else (index, factor, factor)
+
+    def _solve(self, fits: Tensor, rhs: Tensor) -> Tensor:
+        """The inverses of the active blocks times right-hand sides (f, k) that are 0 elsewhere."""
+        if self.size <= _BATCHED and not self._factors:
+            factor = self._factor if len(fits) == len(self._factor) else self._factor[fits]
+            return torch.cholesky_solve(rhs[:, :, None], factor)[:, :, 0]
+        out = torch.zeros_like(rhs)
+        for i, fit in enumerate(fits.tolist()):
+            if fit not in self._factors:
+                out[i] = torch.cholesky_solve(rhs[i, :, None], self._factor[fit])[:, 0]
+                continue
+            index, factor, block = self._factors[fit]
+            right = rhs[i, index]
+            out[i, index] = (
+                solve_spd(block, right) if factor is None else torch.cholesky_solve(right[:, None], factor)[:, 0]
+            )
+        return out
+
+    # ---- the L1 penalty
+
+    def _settle(self, fits: Tensor, u: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
+        """The minimisers by the active-set method of `minimize_l1`, for all fits at once, as `minimize`.
+
+        The gradient is that of the losses and the L2 penalties.
+        """
+        start, out, pending = u, u.clone(), torch.arange(len(fits))
+        level = self._times(fits, u) + l2 * u - gradient  # the gradient of the models is Q u + l2 u - level
+        finite = torch.where(l1.isinf(), 0.0, l1)
+        tolerance = 1e-12 * torch.maximum(finite, gradient.abs().max(1, keepdim=True).values)
+        for _ in range(_SETTLING):
+            of, u_of, strength, ridge = fits[pending], out[pending], finite[pending], l2[pending]
+            allowed, penalised = l1[pending].isfinite(), strength > 0
+            nonzero = u_of != 0
+            free = (nonzero | ~penalised) & allowed
+            entering = allowed & ~free & (gradient.abs() > strength + tolerance[pending])
+            sign = torch.where(penalised, torch.where(nonzero, u_of.sign(), -gradient.sign()), 0.0)
+            slope = torch.where(free | entering, gradient + strength * sign, 0.0)
+            rest = ~((slope.abs() <= tolerance[pending]) | ~free).all(1) | entering.any(1)
+            if not bool(rest.any()):
+                return out
+            if not bool(rest.all()):
+                keep = rest.nonzero()[:, 0]
+                pending, of, u_of, strength, ridge, free, entering, sign, slope, gradient = (
+                    t[keep] for t in (pending, of, u_of, strength, ridge, free, entering, sign, slope, gradient)
+                )
+            p = self._orthant_step(of, slope, sign, free, entering, ridge)
+            kinked = (u_of != 0) & (strength > 0)
+            product = self._times(of, p) + ridge * p
+            moved, t = _line_minimum(u_of, p, strength, kinked, (slope * p).sum(1), (p * product).sum(1))
+            out[pending] = moved
+            if bool((t == 0).any()):
+                break
+            gradient = self._times(of, moved) + ridge * moved - level[pending]
+        for i in pending.tolist():
+            index = l1[i].isfinite().nonzero()[:, 0]
+            matrix = self.matrices[fits[i]].index_select(0, index).index_select(1, index)
+            matrix.diagonal().add_(l2[i, index])
+            point = start[i, index]
+            out[i] = 0
+            out[i, index] = minimize_l1(matrix, matrix @ point - level[i, index], point, l1[i, index])
+        return out
+
+    def _orthant_step(
+        self, fits: Tensor, slope: Tensor, sign: Tensor, free: Tensor, entering: Tensor, l2: Tensor
+    ) -> Tensor:
+        """Newton steps with the signs held; entering coordinates that would take the wrong sign stay at zero."""
+        while True:
+            active = free | entering
+            self._factorise(fits, active, l2)
+            p = -self._solve(fits, torch.where(active, slope, 0.0))
+            wrong = entering & (p * sign <= 0)
+            if not bool(wrong.any()):
+                return p
+            entering = entering & ~wrong
+
+    def _times(self, fits: Tensor, u: Tensor) -> Tensor:
+        matrices = self.matrices if len(fits) == len(self.matrices) else None
+        if matrices is not None:
+            return torch.bmm(matrices, u[:, :, None])[:, :, 0]
+        return torch.stack([self.matrices[fit] @ one for fit, one in zip(fits.tolist(), u, strict=True)])
+
+
+def _line_minimum(
+    u: Tensor, p: Tensor, l1: Tensor, kinked: Tensor, slope: Tensor, curvature: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The minima along u + t p, t from 0 to 1, where the objectives are piecewise quadratic, and their t (f,)."""
+    times = torch.where(kinked & (u * p < 0), -u / p, torch.inf)
+    ordered, order = times.sort(1)
+    jumps = torch.cumsum(torch.where(ordered.isfinite(), 2 * (l1 * p.abs()).gather(1, order), 0.0), 1)
+    inside = ordered <= 1
+    # The slope right after each kink; the first that is not negative ends the search.
+    after = slope[:, None] + curvature[:, None] * torch.where(inside, ordered, 0.0) + jumps
+    ends = inside & (after >= 0)
+    last = torch.where(ends.any(1), ends.double().argmax(1), inside.sum(1))
+    passed = torch.nn.functional.pad(jumps, (1, 0)).gather(1, last[:, None])[:, 0] + slope
+    t = torch.where(curvature > 0, -passed / curvature, 1.0).clamp(0, 1)
+    kink = torch.nn.functional.pad(ordered, (0, 1), value=torch.inf).gather(1, last[:, None])[:, 0]
+    t = torch.where(slope < 0, torch.minimum(t, kink), 0.0)
+    moved = torch.where(times == t[:, None], 0.0, u + t[:, None] * p)
+    return moved, t

@@ -1,0 +1,245 @@
+"""Several fits of the same rows at once, each exact: one Hessian serves all of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lr_lightning.model.objective import Objective
+from lr_lightning.model.rows import Rows
+from lr_lightning.solver.fold_curvature import FoldCurvature
+from lr_lightning.solver.fold_rows import FoldRows, Losses
+
+_EXACT = 1e-15  # violation of the optimality conditions that is rounding
+_ROUNDS = 100
+_PATIENCE = 4  # rounds without progress, after which a fit gets a Hessian of its own
+_PROGRESS = 0.3  # of the largest violation of the optimality conditions
+_ALL_FROM = 0.5  # share of the columns in use, from which on all are
+_COLUMNS_A_ROUND = 256  # of which a Hessian costs as much as a round
+_OVERSHOT = 0.5  # slope at the end of a step relative to that at its beginning, from which on it is too long
+_SHORTENINGS = 40
+_ROUNDED = 100  # violation relative to the tolerance, up to which rounding may decide about slopes
+
+
+@dataclass(frozen=True)
+class FoldCoefficients:
+    """Coefficients of the fits without a fold, those that are 0 in all of them left out.
+
+    Attributes:
+        index: numbers of the columns, (c,).
+        u: standardised coefficients and the intercept, (K, c + 1).
+    """
+
+    index: Tensor
+    u: Tensor
+
+
+class FoldFits:
+    """Fits of all rows and of all rows but each fold, at one strength of the penalty after another.
+
+    A round is one sweep over the rows for all fits that have not converged, and a quadratic problem for each. The
+    quadratic models come from one Hessian at the fit of all rows, of the columns in use; it is kept while the rounds
+    that it costs are fewer than those of a new one.
+    """
+
+    def __init__(self, rows: Rows, fold: Tensor | None, objective: Objective) -> None:
+        self.rows = FoldRows(rows, fold, objective)
+        m, d = self.rows.m, self.rows.d
+        self.u = torch.zeros(m, d + 1, dtype=torch.float64)
+        self._columns = self.rows.columns(torch.empty(0, dtype=torch.long))
+        self._curvature: FoldCurvature | None = None
+        self._shared = torch.empty(0)
+        self._own: dict[int, Tensor] = {}
+        self._rounds_with_new = math.inf
+        self._excess = 0.0
+        self.gradient = self._gradient_of_all()
+
+    def _gradient_of_all(self) -> Tensor:
+        every = torch.arange(self.rows.m)
+        return self.rows.gradients(self._columns, every, self.u[:, self._places], self.rows.every)
+
+    def losses(self) -> Losses:
+        """Of the present solutions."""
+        return self.rows.losses(self._columns, self.u[:, self._places])
+
+    @property
+    def _places(self) -> Tensor:
+        return torch.cat([self._columns.index, torch.tensor([self.rows.d])])
+
+    @property
+    def n_folds(self) -> int:
+        """K."""
+        return self.rows.m - 1
+
+    @property
+    def fold_weight(self) -> Tensor:
+        """Σ v of each fold, (K,)."""
+        return self.rows.held_weight
+
+    def theta(self) -> Tensor:
+        """Coefficients (d + 1,) of the fit of all rows, for the original features."""
+        return self.rows.theta(self.u[0])
+
+    def of_folds(self) -> FoldCoefficients:
+        """The present coefficients of the fits without a fold."""
+        index = (self.u[1:, :-1] != 0).any(0).nonzero()[:, 0]
+        return FoldCoefficients(index, self.u[1:, torch.cat([index, torch.tensor([self.rows.d])])])
+
+    def out_of_fold(self, coefficients: FoldCoefficients) -> Tensor:
+        """The logit of each row by the fit that leaves its fold out, (n,), with its offset."""
+        return self.rows.out_of_fold(self.rows.columns(coefficients.index), coefficients.u)
+
+    def fit_null(self) -> float:
+        """Move to the fits of the intercept and the offset alone; the mean loss of all rows."""
+        self._fit_some(torch.zeros_like(self.rows.fixed))
+        return float(self.losses().training[0])
+
+    def fit_unpenalised(self) -> tuple[Tensor, Tensor]:
+        """Move to the fits of the intercept, the offset and the columns without penalty; what `move_to` takes."""
+        self._fit_some(self.rows.l1_unit == 0)
+        return self.u.clone(), self.gradient.clone()
+
+    def _fit_some(self, free: Tensor) -> None:
+        free = free.clone()
+        free[:, -1] = True
+        l1 = torch.full_like(self.u, torch.inf)
+        l1[free & ~self.rows.fixed] = 0
+        self._converge(l1, torch.zeros_like(l1), torch.full((self.rows.m,), _EXACT, dtype=torch.float64), l1 == 0)
+
+    def move_to(self, solution: tuple[Tensor, Tensor]) -> None:
+        """Take back coefficients and gradients."""
+        self.u, self.gradient = (part.clone() for part in solution)
+
+    def strongest(self) -> float:
+        """The least strength of an L1 penalty that keeps the penalised coefficients of all rows at 0."""
+        unit = self.rows.l1_unit[0]
+        penalised = (unit > 0) & ~self.rows.fixed[0]
+        return float((self.gradient[0, penalised].abs() / unit[penalised]).max()) if bool(penalised.any()) else 0.0
+
+    def fit(self, l1: float | Tensor, l2: float | Tensor, tolerance: float, reach: float | Tensor) -> Tensor:
+        """Move to the optima.
+
+        Args:
+            l1: strength of the L1 penalty, of all fits or each (m,).
+            l2: likewise.
+            tolerance: of the largest violation of the optimality conditions.
+            reach: columns whose gradient is beyond it, at present, are taken into use; of all fits or each.
+
+        Returns:
+            The largest violations, (m,).
+        """
+        rows = self.rows
+        first, second, beyond = (
+            torch.as_tensor(t, dtype=torch.float64).expand(rows.m)[:, None] for t in (l1, l2, reach)
+        )
+        first = torch.where(rows.fixed, torch.inf, first * rows.l1_unit)
+        second = torch.where(rows.fixed, 0.0, second * rows.l2_unit)
+        wanted = (self.gradient.abs() > beyond * rows.l1_unit) | (first == 0)
+        return self._converge(first, second, torch.full((rows.m,), tolerance, dtype=torch.float64), wanted)
+
+    def _converge(self, l1: Tensor, l2: Tensor, tolerance: Tensor, wanted: Tensor) -> Tensor:
+        rows = self.rows
+        self._take_in(wanted | (self.u != 0), rows.fixed)
+        while True:
+            self._rounds(l1, l2, tolerance)
+            if len(self._columns.index) < rows.d:
+                self.gradient = self._gradient_of_all()
+            violation = _violation(self.u, self.gradient, l1, l2)
+            if not self._take_in(violation > tolerance[:, None], rows.fixed):
+                return violation.max(1).values
+
+    def _take_in(self, wanted: Tensor, fixed: Tensor) -> bool:
+        chosen = (wanted & ~fixed).any(0)[:-1]
+        index = self._columns.index
+        chosen[index] = False
+        new = chosen.nonzero()[:, 0]
+        if not len(new):
+            return False
+        if len(index) + len(new) > _ALL_FROM * self.rows.d:
+            self._columns, self._curvature = self.rows.every, None
+            return True
+        added = self.rows.columns(new)
+        if self._curvature is not None:
+            more = self.rows.more_of_hessians(self._columns, added, self._shared)
+            for fit, curvature in self._own.items():
+                more[fit] = self.rows.more_of_hessian(self._columns, added, curvature, fit)
+            self._curvature.grow(more)
+        self._columns = self.rows.columns(torch.cat([index, new]))
+        return True
+
+    def _renew(self) -> FoldCurvature:
+        self._shared = self.rows.curvature(self._columns, self.u[0, self._places], 0)
+        self._own = {}
+        self._curvature = FoldCurvature(self.rows.hessians(self._columns, self._shared))
+        self._excess, self._rounds_with_new = 0.0, math.inf
+        return self._curvature
+
+    def _renew_own(self, curvature: FoldCurvature, fit: int, u: Tensor) -> None:
+        self._own[fit] = self.rows.curvature(self._columns, u, fit)
+        curvature.replace(fit, self.rows.hessian(self._columns, self._own[fit], fit))
+
+    def _rounds(self, l1: Tensor, l2: Tensor, tolerance: Tensor) -> None:
+        places = self._places
+        l1, l2 = l1[:, places], l2[:, places]
+        u, gradient = self.u[:, places], self.gradient[:, places]
+        finite = torch.where(l1.isinf(), 0.0, l1)
+        curvature = self._curvature
+        if curvature is None or self._excess > self._worth_of_hessian:
+            curvature = self._renew()
+        violation = _violation(u, gradient, l1, l2).max(1).values
+        mark, stalled = violation.clone(), torch.zeros(self.rows.m)
+        taken = 0
+
+        for _ in range(_ROUNDS):
+            of = (violation > tolerance).nonzero()[:, 0]
+            if not len(of):
+                break
+            taken += len(of)
+            start = u[of]
+            point = curvature.minimize(of, start, gradient[of], l1[of], l2[of])
+            before = _slope(start, point - start, gradient[of], finite[of], l2[of], end=False)
+            found, length = self.rows.gradients(self._columns, of, point), torch.ones_like(before)
+            for _ in range(_SHORTENINGS):
+                after = _slope(point, point - start, found, finite[of], l2[of], end=True)
+                steep = (after > -_OVERSHOT * before * length) & (violation[of] > _ROUNDED * tolerance[of])
+                if not bool(steep.any()):
+                    break
+                stalled[of[steep]] += _PATIENCE
+                # To where a line through both slopes is 0.
+                part = (before * length / (before * length - after)).clamp(0.1, 0.7)
+                length = torch.where(steep, length * part, length)
+                point = torch.where(steep[:, None], start + part[:, None] * (point - start), point)
+                found = self.rows.gradients(self._columns, of, point)
+            curvature.correct(of, point - start, found - gradient[of])
+            u[of], gradient[of] = point, found
+            violation[of] = _violation(point, found, l1[of], l2[of]).max(1).values
+            better = violation[of] <= _PROGRESS * mark[of]
+            mark[of] = torch.where(better, violation[of], mark[of])
+            stalled[of] = torch.where(better, 0, stalled[of] + 1)
+            for fit in of[(stalled[of] >= _PATIENCE) & (violation[of] > tolerance[of])].tolist():
+                self._renew_own(curvature, fit, u[fit])
+                stalled[fit], mark[fit] = 0, violation[fit]
+        self._rounds_with_new = min(self._rounds_with_new, taken / self.rows.m)
+        self._excess += taken / self.rows.m - self._rounds_with_new
+        self.u[:, places], self.gradient[:, places] = u, gradient
+
+    @property
+    def _worth_of_hessian(self) -> float:
+        return max(1.0, len(self._columns.index) / _COLUMNS_A_ROUND)
+
+
+def _violation(u: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
+    """How far the optimality conditions are from being met, (f, k)."""
+    gradient = gradient + l2 * u
+    on = (gradient + torch.where(u != 0, l1 * u.sign(), 0.0)).abs()
+    off = (gradient.abs() - l1).clamp_min(0)
+    return torch.where(l1.isinf(), 0.0, torch.where((u != 0) | (l1 == 0), on, off))
+
+
+def _slope(u: Tensor, step: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor, *, end: bool) -> Tensor:
+    """Slopes (f,) of the objectives along steps, at u, from the left where a step ends and from the right else."""
+    away = -step.abs() if end else step.abs()
+    return ((gradient + l2 * u) * step).sum(1) + (l1 * torch.where(u != 0, u.sign() * step, away)).sum(1)

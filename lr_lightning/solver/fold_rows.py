@@ -1,0 +1,306 @@
+"""The rows of several fits at once: of all of them, and of all but each fold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, softplus
+
+from lr_lightning.model.design import Design
+from lr_lightning.model.objective import Objective
+from lr_lightning.model.rows import Rows, scaled_weights
+from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
+from lr_lightning.model.threads import share_out
+
+_BLOCK = 2**18  # elements of the columns: a block stays in a core's cache between the products with it
+_GROUPS = 16
+_GATHERED = 2**24  # elements of a fold's rows that are copied at a time
+_SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
+_NEARLY_CONSTANT = 1e-10  # share of a column's variance that is left of it in a fold's training rows
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Some columns of a design.
+
+    Attributes:
+        design: (n, c).
+        index: their numbers, (c,).
+    """
+
+    design: Design
+    index: Tensor
+
+
+class Losses(NamedTuple):
+    """Mean logistic losses.
+
+    Attributes:
+        training: of the rows of each fit, (m,).
+        held_out: of each fold by the fit that leaves it out, (K,).
+    """
+
+    training: Tensor
+    held_out: Tensor
+
+
+class FoldRows:
+    """Rows of m fits: number 0 is to all rows, number f + 1 to all rows but those of fold f.
+
+    All fits have the same coordinates u: the coefficients σ_j w_j of the features, standardised by all rows, and as
+    the last one the intercept of the centred features. A fold that is standardised by its own rows differs in its
+    penalties alone: there |w_j| σ_fj = |u_j| σ_fj / σ_j is penalised, and the centre moves the intercept, which is not.
+    So one sweep over the rows serves all fits.
+
+    Args:
+        rows: features (n, d), targets, weights v and offsets.
+        fold: number of each row's fold, from 0, (n,); None for the fit of all rows alone.
+        objective: says where the intercept stands, and what is penalised.
+
+    Attributes:
+        m: number of fits.
+        d: number of features.
+        weight: Σ v of the rows of each fit, (m,).
+        held_weight: Σ v of each fold, (K,).
+        l1_unit: what an L1 penalty of strength 1 is on each coordinate, (m, d + 1): 0 where there is none.
+        l2_unit: likewise of an L2 penalty.
+        fixed: which coordinates stay at 0, (m, d + 1): columns that do not vary, and the intercept where there is none.
+    """
+
+    def __init__(self, rows: Rows, fold: Tensor | None, objective: Objective) -> None:
+        if rows.weight is not None:
+            rows = rows._replace(weight=scaled_weights(rows.weight)[0])
+        training = moments([(rows.x, rows.weight)])
+        serve = standardization_to_serve(training)
+        if serve is not None:
+            # Centred in float64 before they are rounded, the features keep digits that a large mean would cost.
+            rows = rows._replace(x=serve.apply(rows.x, rows.design.dtype))
+        self._design, self._offset = rows.design, rows.offset
+        n, self.d = self._design.shape
+        self._sign = 1 - 2 * rows.y.double()
+        self._v = torch.ones(n, dtype=torch.float64) if rows.weight is None else rows.weight.double()
+        self._fold = None if fold is None else fold.long()
+        self._folds = 0 if fold is None else int(fold.max()) + 1
+        self.m = 1 + self._folds
+        self.held_weight = torch.zeros(self._folds, dtype=torch.float64)
+        if self._fold is not None:
+            self.held_weight.index_add_(0, self._fold, self._v)
+        total = self._v.sum()
+        self.weight = torch.cat([total[None], total - self.held_weight])
+        self._problem = objective.standardized(training, serve or Standardization.identity(self.d))
+        self.standardization = self._problem.as_served
+        relative = self._scales(training.scale == 0, objective.fit_intercept)
+        scale = self._problem.standardization.scale
+        unit = relative if objective.standardize else (1 / scale).expand_as(relative)
+        factors = objective.factors(self.d)
+        self.l1_unit, self.l2_unit = pad(unit * factors, (0, 1)), pad(unit.square() * factors, (0, 1))
+        self.fixed = pad((relative == 0) | scale.isinf(), (0, 1), value=not objective.fit_intercept)
+
+    def _scales(self, constant: Tensor, fit_intercept: bool) -> Tensor:
+        """Standard deviations of the columns in the rows of each fit, relative to those of all rows, (m, d).
+
+        They are 0 where a column does not vary.
+        """
+        mean, scale = self.standardization
+        ones = (~constant).double() if fit_intercept else torch.ones_like(scale)
+        if not self._folds:
+            return ones[None]
+        held = torch.zeros(self._folds, 2, self.d, dtype=torch.float64)
+        for f, part in self._parts(self.d):
+            held[f] += self._design.take(part).sums_about(mean, self._v[part])
+        first, second = (torch.cat([held.sum(0)[None], held.sum(0) - held]) / self.weight[:, None, None]).unbind(1)
+        variance = (second - first.square()) / (second - first.square())[0]
+        relative = torch.where(constant, ones, variance.clamp_min(0).sqrt())
+        if not fit_intercept:  # then a column that does not vary is one like the others
+            return relative
+        for f in range(self._folds):
+            doubtful = ((variance[f + 1] <= _NEARLY_CONSTANT) & ~constant).nonzero()[:, 0]
+            if len(doubtful):
+                training = torch.where(self._fold == f, 0.0, self._v)
+                own = moments([(self._design.columns(doubtful), training)]).scale
+                relative[f + 1, doubtful] = own / scale[doubtful]
+        return relative
+
+    def columns(self, index: Tensor) -> Columns:
+        """Columns by their numbers."""
+        return Columns(self._design if len(index) == self.d else self._design.columns(index), index)
+
+    def theta(self, u: Tensor) -> Tensor:
+        """Coefficients (d + 1,) of u (d + 1,) for the original features, the intercept last."""
+        return self._problem.theta(u[:-1], u[-1])
+
+    @property
+    def every(self) -> Columns:
+        """All columns."""
+        return Columns(self._design, torch.arange(self.d))
+
+    # ---- sweeps over the rows
+
+    def gradients(self, columns: Columns, fits: Tensor, u: Tensor, of: Columns | None = None) -> Tensor:
+        """Gradients of the mean losses of some fits by u, (f, c + 1), in one sweep.
+
+        Args:
+            columns: whose coefficients may differ from 0.
+            fits: numbers of the fits, (f,).
+            u: their coefficients, (f, c + 1).
+            of: the columns of the gradient; None for the same.
+        """
+        swept = of or columns
+        f, c = len(fits), len(swept.index)
+        w, b = self._raw(columns, u)
+        left_out = fits - 1
+        blocks = self._blocks(max(c, len(columns.index)))
+        groups = min(_GROUPS, len(blocks))
+        gradient = torch.zeros(groups, c, f, dtype=torch.float64)
+        sums = torch.zeros(groups, f, dtype=torch.float64)
+        signed = (self._sign * self._v)[:, None]
+
+        def work(share: Iterator[int]) -> None:
+            for group in share:
+                for part in blocks[group::groups]:
+                    design = columns.design.take(part)
+                    z = design.matvec(w, b)
+                    if self._offset is not None:
+                        z += self._offset[part, None]
+                    r = z.mul_(self._sign[part, None]).sigmoid_().mul_(signed[part])
+                    if self._fold is not None:
+                        r.masked_fill_(self._fold[part, None] == left_out, 0.0)
+                    sums[group] += r.sum(0)
+                    gradient[group] += (design if of is None else swept.design.take(part)).rmatvec(r)
+
+        share_out(work, groups, self._sign, effort=f * c)
+        residual = sums.sum(0)
+        mean, scale = (t[swept.index] for t in self.standardization)
+        slopes = (gradient.sum(0).T - residual[:, None] * mean) / scale
+        return torch.cat([slopes, residual[:, None]], 1) / self.weight[fits, None]
+
+    def losses(self, columns: Columns, u: Tensor) -> Losses:
+        """Of all fits, at coefficients (m, c + 1)."""
+        w, b = self._raw(columns, u)
+        blocks = self._blocks(len(columns.index))
+        groups = min(_GROUPS, len(blocks))
+        sums = torch.zeros(groups, self.m, dtype=torch.float64)
+        held = torch.zeros(groups, self._folds, dtype=torch.float64)
+
+        def work(share: Iterator[int]) -> None:
+            for group in share:
+                for part in blocks[group::groups]:
+                    z = columns.design.take(part).matvec(w, b)
+                    if self._offset is not None:
+                        z += self._offset[part, None]
+                    z *= self._sign[part, None]
+                    losses = softplus(z, 1, _SOFTPLUS_LINEAR).mul_(self._v[part, None])  # pyright: ignore[reportCallIssue]
+                    sums[group] += losses.sum(0)
+                    if self._fold is not None:
+                        fold = self._fold[part]
+                        held[group].index_add_(0, fold, losses.gather(1, fold[:, None] + 1)[:, 0])
+
+        share_out(work, groups, self._sign, effort=self.m * (1 + len(columns.index)))
+        total, left_out = sums.sum(0), held.sum(0)
+        training = torch.cat([total[:1], total[1:] - left_out])
+        return Losses(training / self.weight, left_out / self.held_weight)
+
+    def logits(self, columns: Columns, u: Tensor) -> Tensor:
+        """Logits (n, f) of all rows with their offsets."""
+        z = columns.design.matvec(*self._raw(columns, u))
+        return z if self._offset is None else z.add_(self._offset[:, None])
+
+    def out_of_fold(self, columns: Columns, u: Tensor) -> Tensor:
+        """The logit of each row by the fit that leaves it out, (n,), with its offset.
+
+        Args:
+            columns: whose coefficients may differ from 0.
+            u: of the fits without a fold, (K, c + 1).
+        """
+        out = torch.empty(len(self._sign), dtype=torch.float64)
+        for f, part in self._parts(len(columns.index)):
+            w, b = self._raw(columns, u[f : f + 1])
+            out[part] = columns.design.take(part).matvec(w, b)[:, 0]
+        return out if self._offset is None else out.add_(self._offset)
+
+    def curvature(self, columns: Columns, u: Tensor, fit: int) -> Tensor:
+        """Second derivatives (n,) of the losses of a fit's rows by their logits, times their weights."""
+        z = self.logits(columns, u[None])[:, 0]
+        found = torch.sigmoid(z).mul_(torch.sigmoid(-z)).mul_(self._v)
+        return found if not fit else torch.where(self._fold == fit - 1, 0.0, found)
+
+    # ---- Hessians
+
+    def hessians(self, columns: Columns, curvature: Tensor) -> Tensor:
+        """Those of all fits with the same curvature (n,) of the rows, (m, c + 1, c + 1).
+
+        They cost no more than one: a fold's is that of all rows less that of the rows it leaves out.
+        """
+        k = len(columns.index) + 1
+        raw = torch.zeros(max(1, self._folds), k, k, dtype=torch.float64)
+        for f, part in self._parts(k):
+            raw[f] += columns.design.take(part).sandwich(curvature[part], intercept=True)
+        return self._standardized(self._of_fits(raw), columns.index, columns.index)
+
+    def hessian(self, columns: Columns, curvature: Tensor, fit: int) -> Tensor:
+        """A fit's own, (c + 1, c + 1)."""
+        raw = columns.design.sandwich(curvature, intercept=True) / self.weight[fit]
+        return self._standardized(raw[None], columns.index, columns.index)[0]
+
+    def more_of_hessians(self, columns: Columns, new: Columns, curvature: Tensor) -> Tensor:
+        """Their columns for features that are taken in: (m, c + a + 1, a), the features of both and the intercept."""
+        both = self.columns(torch.cat([columns.index, new.index]))
+        k, a = len(both.index), len(new.index)
+        raw = torch.zeros(max(1, self._folds), k + 1, a + 1, dtype=torch.float64)
+        for f, part in self._parts(k):
+            raw[f] += _cross(both.design.take(part), new.design.take(part), curvature[part])
+        return self._standardized(self._of_fits(raw), both.index, new.index)[:, :, :-1]
+
+    def more_of_hessian(self, columns: Columns, new: Columns, curvature: Tensor, fit: int) -> Tensor:
+        """The same for a fit's own, (c + a + 1, a)."""
+        both = self.columns(torch.cat([columns.index, new.index]))
+        raw = _cross(both.design, new.design, curvature) / self.weight[fit]
+        return self._standardized(raw[None], both.index, new.index)[0, :, :-1]
+
+    def _of_fits(self, raw: Tensor) -> Tensor:
+        """Means over the rows of each fit, from sums over the rows of each fold."""
+        total = raw.sum(0, keepdim=True)
+        return (torch.cat([total, total - raw]) if self._folds else total) / self.weight[:, None, None]
+
+    def _standardized(self, raw: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Sums over products of features and ones, (…, r + 1, c + 1), turned into those of standardised features."""
+        mean, scale = self.standardization
+        (of_rows, of_columns), (by_rows, by_columns) = ((t[rows], t[columns]) for t in (mean, scale))
+        total = raw[:, -1, -1, None]
+        across, down = raw[:, -1, :-1] - total * of_columns, raw[:, :-1, -1]
+        left = torch.stack([of_rows.expand_as(down), down], -1)
+        right = torch.stack([across, of_columns.expand_as(across)], -2)
+        raw[:, :-1, :-1].baddbmm_(left, right, alpha=-1).mul_(1 / (by_rows[:, None] * by_columns))
+        raw[:, -1, :-1] = across / by_columns
+        raw[:, :-1, -1] = (down - total * of_rows) / by_rows
+        return raw
+
+    def _raw(self, columns: Columns, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (c, f) and biases (f,) for the features as they are stored."""
+        mean, scale = (t[columns.index] for t in self.standardization)
+        w = u[:, :-1] / scale
+        return w.T.contiguous(), u[:, -1] - w @ mean
+
+    def _blocks(self, width: int) -> list[slice]:
+        n, size = len(self._sign), max(256, _BLOCK // max(1, width))
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+    def _parts(self, width: int) -> Iterator[tuple[int, Tensor | slice]]:
+        """Every fold and rows of it, few enough to be copied."""
+        n, size = len(self._sign), max(1024, _GATHERED // max(1, width))
+        if self._fold is None:
+            yield from ((0, slice(start, min(start + size, n))) for start in range(0, n, size))
+            return
+        for f in range(self._folds):
+            yield from ((f, part) for part in (self._fold == f).nonzero()[:, 0].split(size))
+
+
+def _cross(both: Design, new: Design, curvature: Tensor) -> Tensor:
+    """``(both, 1).T @ diag(curvature) @ (new, 1)``, (b + 1, a + 1)."""
+    weighted = torch.cat([new.dense(torch.float64), torch.ones(len(curvature), 1, dtype=torch.float64)], 1)
+    weighted *= curvature[:, None]
+    return torch.cat([both.rmatvec(weighted), weighted.sum(0, keepdim=True)])

@@ -1,0 +1,296 @@
+"""The regularisation path: fits at one strength of the penalty after another, and their cross-validation."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lr_lightning.errors import InputError
+from lr_lightning.model.objective import Objective, refuse_impossible_factors
+from lr_lightning.model.rows import Rows
+from lr_lightning.model.threads import on_one_thread
+from lr_lightning.solver.fold_fits import FoldFits
+
+log = logging.getLogger("lr_lightning")
+
+LEAST_L1_RATIO = 1e-3  # a ridge sets no coefficient to 0: its strongest penalty is that of this share of L1
+_TOLERANCE = 1e-10  # violation of the optimality conditions relative to λ
+_LEAST_TOLERANCE = 1e-14  # relative to the strongest λ: where λ is nearly 0, rounding sets a limit
+_EXPLAINED = 0.999  # share of the deviance, beyond which the rows are nearly separated
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Of a path of p penalties, by K folds.
+
+    Attributes:
+        fold_loss: mean loss of each fold by the fits of the other rows, (p, K).
+        fold_weight: Σ v of each fold, (K,).
+        mean: of the folds' losses, weighted by the folds, (p,).
+        se: standard errors of the means, (p,).
+        best: number of the penalty with the lowest mean; of equal ones the strongest.
+        one_se: number of the strongest penalty, of those with the same l1_ratio, whose mean is at most the lowest plus
+            its standard error.
+        logits: of each row, by the fit at penalty `best` that leaves its fold out, (n,), with its offset.
+        one_se_logits: the same at penalty `one_se`.
+    """
+
+    fold_loss: Tensor
+    fold_weight: Tensor
+    mean: Tensor
+    se: Tensor
+    best: int
+    one_se: int
+    logits: Tensor
+    one_se_logits: Tensor
+
+
+@dataclass(frozen=True)
+class Path:
+    """Fits at p penalties: l1 = λ·l1_ratio and l2 = λ·(1 − l1_ratio), λ falling within each l1_ratio.
+
+    Attributes:
+        l1_ratio: share of L1 in each penalty, (p,).
+        lambdas: λ, (p,).
+        theta: coefficients (p, d + 1), for the features as they were given, the intercept last.
+        loss: mean loss of all rows without penalty, (p,).
+        null_loss: that of the intercept and the offset alone.
+        converged: whether each fit, and those without a fold, are the optimum, (p,).
+        cross_validation: None without folds.
+    """
+
+    l1_ratio: Tensor
+    lambdas: Tensor
+    theta: Tensor
+    loss: Tensor
+    null_loss: float
+    converged: Tensor
+    cross_validation: CrossValidation | None = None
+
+    @property
+    def nonzero(self) -> Tensor:
+        """Number of coefficients that are not 0, without the intercept, (p,)."""
+        return (self.theta[:, :-1] != 0).sum(1)
+
+    @property
+    def deviance_ratio(self) -> Tensor:
+        """Share of the null loss that each fit explains, (p,)."""
+        return 1 - self.loss / self.null_loss
+
+
+def path(
+    rows: Rows,
+    *,
+    l1_ratio: float | Sequence[float] = 1.0,
+    n_lambda: int = 100,
+    min_ratio: float = 1e-3,
+    lambdas: Sequence[float] | None = None,
+    folds: Tensor | None = None,
+    penalty_factors: Tensor | None = None,
+    standardize: bool = True,
+    fit_intercept: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    threads: int | None = None,
+) -> Path:
+    """Fit at a sequence of penalties, and at the same ones without each fold.
+
+    The sequence runs geometrically from λmax, the smallest λ at which every penalised coefficient is 0, to
+    λmax·min_ratio; that of the folds is the same. Every fit is exact: the optimality conditions hold to 1e-10 of λ.
+    Each fold is standardised by its own training rows. Definitions as in Friedman, Hastie & Tibshirani 2010,
+    "Regularization paths for generalized linear models via coordinate descent", but for the penalty factors, which
+    are taken as they are.
+
+    Args:
+        rows: features (n, d) on the CPU, targets from 0 to 1, weights v (sample weight times class weight), offsets.
+        l1_ratio: share of L1 in the penalty, from 0 (ridge) to 1 (lasso); a path for each of several.
+        n_lambda: number of penalties for each l1_ratio.
+        min_ratio: weakest λ relative to the strongest, between 0 and 1.
+        lambdas: the sequence itself, falling, at least 0; then `n_lambda` and `min_ratio` are not used.
+        folds: number of each row's fold, from 0, (n,), any integer dtype; None for no cross-validation.
+        penalty_factors: of the columns, (d,), at least 0; None for ones.
+        standardize: whether the penalty is on the coefficients of standardised features.
+        fit_intercept: whether there is an intercept.
+        progress: is called with the number of penalties done and of all.
+        threads: that share a sweep; None takes torch's number of them in the calling thread.
+
+    Raises:
+        InputError: if an argument is out of its range, the training rows of a fold hold one class only, or no
+            penalised column can leave 0.
+
+    Example:
+        >>> import torch
+        >>> from lr_lightning.model.rows import Rows
+        >>> from lr_lightning.solver import path
+        >>> x = torch.tensor([[-1.5, 1.0], [-0.5, -1.0], [0.5, -1.0], [1.5, 1.0]], dtype=torch.float64)
+        >>> found = path(Rows(x, torch.tensor([0.0, 1.0, 0.0, 1.0])), n_lambda=3, min_ratio=0.25)
+        >>> [round(value, 4) for value in found.lambdas.tolist()], found.nonzero.tolist()
+        ([0.2236, 0.1118, 0.0559], [0, 1, 1])
+    """
+    ratios = [float(ratio) for ratio in ([l1_ratio] if isinstance(l1_ratio, float | int) else l1_ratio)]
+    given = None if lambdas is None else [float(value) for value in lambdas]
+    _refuse_out_of_range(ratios, n_lambda, min_ratio, given, penalty_factors, rows.design.shape[1])
+    if folds is not None:
+        refuse_poor_folds(rows, folds)
+    objective = Objective(standardize=standardize, fit_intercept=fit_intercept, penalty_factors=penalty_factors)
+
+    def work(stopped: Callable[[], bool]) -> Path:
+        return _path(FoldFits(rows, folds, objective), ratios, given, n_lambda, min_ratio, stopped, progress)
+
+    return on_one_thread(work, threads)
+
+
+@torch.no_grad()
+def _path(
+    fits: FoldFits,
+    ratios: list[float],
+    given: list[float] | None,
+    n_lambda: int,
+    min_ratio: float,
+    stopped: Callable[[], bool],
+    progress: Callable[[int, int], None] | None,
+) -> Path:
+    null_loss = fits.fit_null()
+    start, strongest = fits.fit_unpenalised(), fits.strongest()
+    if given is None and strongest == 0:
+        raise InputError("no penalised column is related to the target, so that there is no penalty to choose")
+    penalties = [
+        _Penalty(ratio, value, before)
+        for ratio in ratios
+        for value, before in _sequence(given, strongest / max(ratio, LEAST_L1_RATIO), n_lambda, min_ratio)
+    ]
+    tolerance = _LEAST_TOLERANCE * strongest
+    theta, losses, converged, of_folds = [], [], [], []
+    for number, penalty in enumerate(penalties):
+        if stopped():
+            raise InterruptedError
+        if number % (len(penalties) // len(ratios)) == 0:
+            fits.move_to(start)
+        converged.append(penalty.fit(fits, tolerance))
+        theta.append(fits.theta())
+        losses.append(fits.losses())
+        of_folds.append(fits.of_folds())
+        if progress is not None:
+            progress(number + 1, len(penalties))
+    l1_ratio, lambdas = (torch.tensor(column, dtype=torch.float64) for column in list(zip(*penalties, strict=True))[:2])
+    loss = torch.stack([loss.training[0] for loss in losses])
+    found = Path(l1_ratio, lambdas, torch.stack(theta), loss, null_loss, torch.tensor(converged))
+    _warn(found)
+    if not fits.n_folds:
+        return found
+    fold_loss = torch.stack([loss.held_out for loss in losses])
+    mean, se, best, one_se = choose(fold_loss, fits.fold_weight, l1_ratio, lambdas)
+    logits, one_se_logits = (fits.out_of_fold(of_folds[number]) for number in (best, one_se))
+    found_by_folds = CrossValidation(fold_loss, fits.fold_weight, mean, se, best, one_se, logits, one_se_logits)
+    return replace(found, cross_validation=found_by_folds)
+
+
+class _Penalty(NamedTuple):
+    """λ, its share of L1, and the λ before it."""
+
+    l1_ratio: float
+    value: float
+    before: float
+
+    def fit(self, fits: FoldFits, least_tolerance: float) -> bool:
+        """Move to the optima; whether they were reached."""
+        tolerance = max(_TOLERANCE * self.value, least_tolerance)
+        reach = (2 * self.value - self.before) * self.l1_ratio  # the strong rule of Tibshirani et al. 2012
+        violation = fits.fit(self.value * self.l1_ratio, self.value * (1 - self.l1_ratio), tolerance, reach)
+        return bool((violation <= tolerance).all())
+
+
+def _sequence(
+    given: list[float] | None, strongest: float, n_lambda: int, min_ratio: float
+) -> Iterator[tuple[float, float]]:
+    """Every λ and the one before it, or the strongest."""
+    steps = max(n_lambda - 1, 1)
+    values = given or [strongest * min_ratio ** (k / steps) for k in range(n_lambda)]
+    return zip(values, [max(strongest, values[0]), *values], strict=False)
+
+
+def choose(
+    fold_loss: Tensor, fold_weight: Tensor, l1_ratio: Tensor, lambdas: Tensor
+) -> tuple[Tensor, Tensor, int, int]:
+    """Means (p,), their standard errors (p,), and the numbers of the best penalty and of that within one of them.
+
+    See `CrossValidation`; the standard error is that of glmnet.
+    """
+    share = fold_weight / fold_weight.sum()
+    mean = fold_loss @ share
+    se = ((fold_loss - mean[:, None]).square() @ share / (len(share) - 1)).sqrt()
+    lowest = (mean == mean.min()).nonzero()[:, 0]
+    best = int(lowest[lambdas[lowest].argmax()])
+    simple = (mean <= mean[best] + se[best]) & (l1_ratio == l1_ratio[best]) & (lambdas >= lambdas[best])
+    one_se = int(torch.where(simple, lambdas, -1.0).argmax())
+    return mean, se, best, one_se
+
+
+def refuse_poor_folds(rows: Rows, folds: Tensor) -> None:
+    """Raise InputError unless there are two folds at least, and each leaves rows of both classes to be fitted.
+
+    Args:
+        rows: the rows.
+        folds: number of each row's fold, (n,), integers from 0 without gaps.
+    """
+    if folds.dtype.is_floating_point or folds.shape != (len(rows.y),) or not len(folds) or int(folds.min()) < 0:
+        raise InputError("folds: expected an integer of at least 0 for each row")
+    count = int(folds.max()) + 1
+    v = torch.ones(len(rows.y), dtype=torch.float64) if rows.weight is None else rows.weight.double()
+    of_fold, positive = torch.zeros(2, count, dtype=torch.float64)
+    of_fold.index_add_(0, folds.long(), v)
+    positive.index_add_(0, folds.long(), v * rows.y)
+    if count < 2:
+        raise InputError("cross-validation needs at least 2 folds")
+    for fold, (weight, ones) in enumerate(zip(of_fold.tolist(), positive.tolist(), strict=True)):
+        rest, rest_ones = float(of_fold.sum()) - weight, float(positive.sum()) - ones
+        if not weight > 0:
+            raise InputError(f"fold {fold} has no rows of positive weight")
+        if not 0 < rest_ones < rest:
+            raise InputError(f"without fold {fold} the rows hold one class only; take fewer folds, or others")
+
+
+def _refuse_out_of_range(
+    ratios: list[float],
+    n_lambda: int,
+    min_ratio: float,
+    given: list[float] | None,
+    factors: Tensor | None,
+    n_features: int,
+) -> None:
+    if not ratios or not all(0 <= ratio <= 1 for ratio in ratios):
+        raise InputError(f"l1_ratio: expected numbers from 0 to 1, not {ratios}")
+    if len(set(ratios)) < len(ratios):
+        raise InputError(f"l1_ratio: {ratios} holds a number twice")
+    if n_lambda < 1:
+        raise InputError(f"n_lambda: must be at least 1, not {n_lambda}")
+    if not 0 < min_ratio < 1:
+        raise InputError(f"min_ratio: must lie between 0 and 1, not {min_ratio}")
+    if given is not None:
+        if not given or not all(math.isfinite(value) and value >= 0 for value in given):
+            raise InputError(f"lambdas: expected numbers of at least 0, not {given}")
+        if any(after >= before for before, after in pairwise(given)):
+            raise InputError(f"lambdas: must fall strictly, the strongest first; not {given}")
+    if factors is not None:
+        refuse_impossible_factors(factors, n_features)
+        if not bool(factors.any()):
+            raise InputError("penalty_factors: all are 0, so that no penalty has an effect; leave some out")
+
+
+def _warn(found: Path) -> None:
+    missed = int((~found.converged).sum())
+    if missed:
+        log.warning("%d of %d penalties: a fit has not converged", missed, len(found.converged))
+    explained = (found.deviance_ratio > _EXPLAINED).nonzero()[:, 0]
+    if len(explained):
+        log.warning(
+            "from λ = %.4g on the fits explain more than 99.9 %% of the deviance: the classes are separated, and "
+            "coefficients grow without end as λ falls",
+            float(found.lambdas[explained[0]]),
+        )
