@@ -12,6 +12,7 @@ from lr_lightning.solver.quadratic import minimize_l1, solve_spd
 
 _BATCHED = 64  # coordinates up to which the systems of all fits are factorised as one batch
 _SETTLING = 30  # steps of the active-set method for all fits; one that has not settled then gets its own
+_ROUNDING = 1e-14  # of a model's gradient, relative to what it is the difference of
 _LEAST_CURVATURE = 1e-20  # along a step; below, rounding decides about the difference of two gradients
 
 
@@ -211,6 +212,7 @@ class FoldCurvature:
         level = self._times(fits, u) + l2 * u - gradient  # the gradient of the models is Q u + l2 u - level
         finite = torch.where(l1.isinf(), 0.0, l1)
         tolerance = 1e-12 * torch.maximum(finite, gradient.abs().max(1, keepdim=True).values)
+        tolerance += _ROUNDING * level.abs().max(1, keepdim=True).values
         for _ in range(_SETTLING):
             of, u_of, strength, ridge = fits[pending], out[pending], finite[pending], l2[pending]
             allowed, penalised = l1[pending].isfinite(), strength > 0

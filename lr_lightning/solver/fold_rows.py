@@ -10,21 +10,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-from lr_lightning.model.design import Design
+from lr_lightning.model.design import Dense, Design
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
 from lr_lightning.model.threads import share_out
 
 _BLOCK = 2**18  # elements of the columns: a block stays in a core's cache between the products with it
-_GROUPS = 16
+_SPARSE_ROWS = 2**16  # of a storage that has blocks of its own
+_GROUPS = 16  # partial sums, whatever the number of threads
 _GATHERED = 2**24  # elements of a fold's rows that are copied at a time
 _SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
 _NEARLY_CONSTANT = 1e-10  # share of a column's variance that is left of it in a fold's training rows
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnsInUse:
     """Some columns of a design.
 
     Attributes:
@@ -75,7 +76,7 @@ class FoldRows:
         if rows.weight is not None:
             rows = rows._replace(weight=scaled_weights(rows.weight)[0])
         training = moments([(rows.x, rows.weight)])
-        serve = standardization_to_serve(training)
+        serve = standardization_to_serve(training) if isinstance(rows.design, Dense) else None
         if serve is not None:
             # Centred in float64 before they are rounded, the features keep digits that a large mean would cost.
             rows = rows._replace(x=serve.apply(rows.x, rows.design.dtype))
@@ -125,22 +126,22 @@ class FoldRows:
                 relative[f + 1, doubtful] = own / scale[doubtful]
         return relative
 
-    def columns(self, index: Tensor) -> Columns:
-        """Columns by their numbers."""
-        return Columns(self._design if len(index) == self.d else self._design.columns(index), index)
+    def columns(self, index: Tensor) -> ColumnsInUse:
+        """ColumnsInUse by their numbers."""
+        return ColumnsInUse(self._design if len(index) == self.d else self._design.columns(index), index)
 
     def theta(self, u: Tensor) -> Tensor:
         """Coefficients (d + 1,) of u (d + 1,) for the original features, the intercept last."""
         return self._problem.theta(u[:-1], u[-1])
 
     @property
-    def every(self) -> Columns:
+    def every(self) -> ColumnsInUse:
         """All columns."""
-        return Columns(self._design, torch.arange(self.d))
+        return ColumnsInUse(self._design, torch.arange(self.d))
 
     # ---- sweeps over the rows
 
-    def gradients(self, columns: Columns, fits: Tensor, u: Tensor, of: Columns | None = None) -> Tensor:
+    def gradients(self, columns: ColumnsInUse, fits: Tensor, u: Tensor, of: ColumnsInUse | None = None) -> Tensor:
         """Gradients of the mean losses of some fits by u, (f, c + 1), in one sweep.
 
         Args:
@@ -178,7 +179,7 @@ class FoldRows:
         slopes = (gradient.sum(0).T - residual[:, None] * mean) / scale
         return torch.cat([slopes, residual[:, None]], 1) / self.weight[fits, None]
 
-    def losses(self, columns: Columns, u: Tensor) -> Losses:
+    def losses(self, columns: ColumnsInUse, u: Tensor) -> Losses:
         """Of all fits, at coefficients (m, c + 1)."""
         w, b = self._raw(columns, u)
         blocks = self._blocks(len(columns.index))
@@ -204,12 +205,12 @@ class FoldRows:
         training = torch.cat([total[:1], total[1:] - left_out])
         return Losses(training / self.weight, left_out / self.held_weight)
 
-    def logits(self, columns: Columns, u: Tensor) -> Tensor:
+    def logits(self, columns: ColumnsInUse, u: Tensor) -> Tensor:
         """Logits (n, f) of all rows with their offsets."""
         z = columns.design.matvec(*self._raw(columns, u))
         return z if self._offset is None else z.add_(self._offset[:, None])
 
-    def out_of_fold(self, columns: Columns, u: Tensor) -> Tensor:
+    def out_of_fold(self, columns: ColumnsInUse, u: Tensor) -> Tensor:
         """The logit of each row by the fit that leaves it out, (n,), with its offset.
 
         Args:
@@ -222,7 +223,7 @@ class FoldRows:
             out[part] = columns.design.take(part).matvec(w, b)[:, 0]
         return out if self._offset is None else out.add_(self._offset)
 
-    def curvature(self, columns: Columns, u: Tensor, fit: int) -> Tensor:
+    def curvature(self, columns: ColumnsInUse, u: Tensor, fit: int) -> Tensor:
         """Second derivatives (n,) of the losses of a fit's rows by their logits, times their weights."""
         z = self.logits(columns, u[None])[:, 0]
         found = torch.sigmoid(z).mul_(torch.sigmoid(-z)).mul_(self._v)
@@ -230,7 +231,7 @@ class FoldRows:
 
     # ---- Hessians
 
-    def hessians(self, columns: Columns, curvature: Tensor) -> Tensor:
+    def hessians(self, columns: ColumnsInUse, curvature: Tensor) -> Tensor:
         """Those of all fits with the same curvature (n,) of the rows, (m, c + 1, c + 1).
 
         They cost no more than one: a fold's is that of all rows less that of the rows it leaves out.
@@ -241,12 +242,12 @@ class FoldRows:
             raw[f] += columns.design.take(part).sandwich(curvature[part], intercept=True)
         return self._standardized(self._of_fits(raw), columns.index, columns.index)
 
-    def hessian(self, columns: Columns, curvature: Tensor, fit: int) -> Tensor:
+    def hessian(self, columns: ColumnsInUse, curvature: Tensor, fit: int) -> Tensor:
         """A fit's own, (c + 1, c + 1)."""
         raw = columns.design.sandwich(curvature, intercept=True) / self.weight[fit]
         return self._standardized(raw[None], columns.index, columns.index)[0]
 
-    def more_of_hessians(self, columns: Columns, new: Columns, curvature: Tensor) -> Tensor:
+    def more_of_hessians(self, columns: ColumnsInUse, new: ColumnsInUse, curvature: Tensor) -> Tensor:
         """Their columns for features that are taken in: (m, c + a + 1, a), the features of both and the intercept."""
         both = self.columns(torch.cat([columns.index, new.index]))
         k, a = len(both.index), len(new.index)
@@ -255,7 +256,7 @@ class FoldRows:
             raw[f] += _cross(both.design.take(part), new.design.take(part), curvature[part])
         return self._standardized(self._of_fits(raw), both.index, new.index)[:, :, :-1]
 
-    def more_of_hessian(self, columns: Columns, new: Columns, curvature: Tensor, fit: int) -> Tensor:
+    def more_of_hessian(self, columns: ColumnsInUse, new: ColumnsInUse, curvature: Tensor, fit: int) -> Tensor:
         """The same for a fit's own, (c + a + 1, a)."""
         both = self.columns(torch.cat([columns.index, new.index]))
         raw = _cross(both.design, new.design, curvature) / self.weight[fit]
@@ -279,14 +280,17 @@ class FoldRows:
         raw[:, :-1, -1] = (down - total * of_rows) / by_rows
         return raw
 
-    def _raw(self, columns: Columns, u: Tensor) -> tuple[Tensor, Tensor]:
+    def _raw(self, columns: ColumnsInUse, u: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (c, f) and biases (f,) for the features as they are stored."""
         mean, scale = (t[columns.index] for t in self.standardization)
         w = u[:, :-1] / scale
         return w.T.contiguous(), u[:, -1] - w @ mean
 
     def _blocks(self, width: int) -> list[slice]:
-        n, size = len(self._sign), max(256, _BLOCK // max(1, width))
+        """Rows to be worked on at a time, where `width` columns are read."""
+        n, size = len(self._sign), _SPARSE_ROWS
+        if isinstance(self._design, Dense):
+            size = max(256, _BLOCK // max(1, width))
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
     def _parts(self, width: int) -> Iterator[tuple[int, Tensor | slice]]:
