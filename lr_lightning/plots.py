@@ -101,6 +101,33 @@ def coefficients(
     return figure
 
 
+def effects(
+    names: list[str],
+    effect: np.ndarray,
+    low: np.ndarray | None = None,
+    high: np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+    most: int = 30,
+) -> Figure:
+    """Average marginal effects with their intervals, sorted, the largest `most` of them.
+
+    Args:
+        names: of the features, shape (d,).
+        effect: mean changes of the probability, shape (d,).
+        low: lower confidence limits, shape (d,), NaN where there is none; None for no intervals.
+        high: upper ones.
+        level: confidence level of the intervals.
+        most: largest number of effects to draw, those of the largest absolute value.
+    """
+    figure = coefficients(names, effect, low, high, level=level, most=most)
+    (axes,) = figure.axes
+    axes.set_xlabel("average marginal effect (change of the probability)")
+    if axes.get_title():
+        axes.set_title(axes.get_title().replace("coefficients", "effects"), fontsize=10)
+    return figure
+
+
 def roc(score: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -> Figure:
     """Receiver operating characteristic with its area.
 

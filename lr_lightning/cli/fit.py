@@ -36,7 +36,7 @@ from lr_lightning.files import NO_SPACE, no_space
 from lr_lightning.serving.predictor import load
 from lr_lightning.statistics.render import as_text
 from lr_lightning.training.callbacks.checkpoints import RunCheckpoints
-from lr_lightning.training.callbacks.progress import FitProgress
+from lr_lightning.training.callbacks.progress import FitProgress, ProfileProgress
 from lr_lightning.training.callbacks.record import RunRecord
 from lr_lightning.training.callbacks.signals import Interrupted, StopOnSignal
 from lr_lightning.training.data_modules import TensorDataModule
@@ -56,6 +56,7 @@ def run(arguments: Sequence[str]) -> int:
         logging.getLogger("lr_lightning").setLevel(logging.WARNING)
     with damage_in_words(None if origin is None else origin.path):  # the settings may come from it
         model = _model(config)
+    model.inference_in_use(COVARIANCES[config.covariance], config.inference)
     data = instantiate(config.data)
     with StopOnSignal() as signals:
         run_folder = _occupied_folder(config, origin)
@@ -95,7 +96,9 @@ def _fit(
 ) -> None:
     checkpoints = RunCheckpoints(run_folder.checkpoints, signals)
     text, settings = saved_text(parser, config), chosen_settings(config)
-    record = RunRecord(run_folder, text, settings, COVARIANCES[config.covariance], config.level)
+    told = None if config.quiet else ProfileProgress()
+    covariance = COVARIANCES[config.covariance]
+    record = RunRecord(run_folder, text, settings, covariance, config.level, config.inference, told)
     callbacks = [signals, checkpoints, record]
     resumed = origin is not None and origin.run is not None
     trainer = make_trainer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import yaml
@@ -17,6 +17,7 @@ from lr_lightning.cli.parse import CUSTOM_CLASSES, Parser, dump, parse
 from lr_lightning.cli.resuming import Origin, after_restart, damage_in_words, from_checkpoint, newest_unfinished
 from lr_lightning.cli.trainer import add_data_arguments, add_trainer_arguments
 from lr_lightning.errors import InputError
+from lr_lightning.statistics.report import Inference
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.optimizers import EXACT
@@ -71,6 +72,12 @@ def make_parser() -> ArgumentParser:
         choices=list(COVARIANCES),
         default="nonrobust",
         help="of the report's standard errors: the inverse Hessian, or a sandwich (robust is HC1)",
+    )
+    parser.add_argument(
+        "--inference",
+        choices=list(get_args(Inference)),
+        help="what tests and intervals are from: wald, the standard errors, or profile, the likelihoods of refits "
+        "(default: profile with model.firth, else wald)",
     )
     parser.add_argument("--level", type=float, default=0.95, help="of the report's confidence intervals")
     parser.add_class_arguments(LogisticRegression, "model", skip=set[str | int](SET_ELSEWHERE), instantiate=False)

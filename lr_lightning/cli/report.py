@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from lr_lightning.cli.parse import parse, refuse_impossible_level
+from lr_lightning.errors import InputError
 from lr_lightning.serving.predictor import load
-from lr_lightning.statistics.render import as_csv, as_text
+from lr_lightning.statistics.render import as_csv, as_text, effects_as_csv
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -19,12 +20,14 @@ def run(arguments: Sequence[str]) -> None:
     if options.level is not None:
         refuse_impossible_level(options.level)
         report = report.at_level(options.level)
+    if options.effects and options.format != "json" and report.average_marginal_effects is None:
+        raise InputError("the checkpoint has no average marginal effects; fit again to have them")
     if options.format == "json":
         print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     elif options.format == "csv":
-        print(as_csv(report), end="")
+        print(effects_as_csv(report) if options.effects else as_csv(report), end="")
     else:
-        print(as_text(report, most=None).rstrip())
+        print(as_text(report, most=None, effects=options.effects).rstrip())
 
 
 def make_parser() -> ArgumentParser:
@@ -36,5 +39,10 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help="the checkpoint of a finished fit")
     parser.add_argument("--format", choices=["text", "json", "csv"], default="text", help="how to print it")
+    parser.add_argument(
+        "--effects",
+        action="store_true",
+        help="the average marginal effects, below the coefficients; with csv alone (json has them always)",
+    )
     parser.add_argument("--level", type=float | None, help="of the confidence intervals (default: as at the fit)")
     return parser

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -23,7 +23,7 @@ def misfit(value: Any, kind: Any, name: str = "it") -> str | None:
         if not isinstance(value, Mapping):
             return f"{name} is {_shown(value)}"
         hints = _hints(kind)
-        found = (misfit(value.get(field.name), hints[field.name], field.name) for field in fields(kind))
+        found = (misfit(_of_field(value, field), hints[field.name], field.name) for field in fields(kind))
         return next((words for words in found if words), None)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is tuple:
@@ -46,13 +46,18 @@ def from_plain(value: Any, kind: Any) -> Any:
     """The dataclass from a value without a `misfit`; keys that are no fields are ignored."""
     if is_dataclass(kind):
         hints = _hints(kind)
-        return kind(**{field.name: from_plain(value.get(field.name), hints[field.name]) for field in fields(kind)})  # type: ignore[operator]
+        return kind(**{field.name: from_plain(_of_field(value, field), hints[field.name]) for field in fields(kind)})  # type: ignore[operator]
     arguments = get_args(kind)
     if get_origin(kind) is tuple:
         return tuple(from_plain(item, arguments[0]) for item in value)
     if get_origin(kind) in (Union, UnionType) and value is not None:
         return next(from_plain(value, option) for option in arguments if misfit(value, option) is None)
     return value
+
+
+def _of_field(value: Mapping[str, Any], field: Field[Any]) -> Any:
+    """What is given for a field; its default where the key is missing, as in what an earlier version wrote."""
+    return value.get(field.name, None if field.default is MISSING else field.default)
 
 
 @cache

@@ -160,6 +160,17 @@ class TableSchema:
             for feature in column.feature_names
         ]
 
+    @property
+    def indicator_groups(self) -> list[list[int]]:
+        """The features, by number, of each boolean column and of each category, whose levels exclude one another."""
+        groups, at = [], 0
+        for column in self.columns:
+            width = len(column.feature_names)
+            if column.kind in ("boolean", "category") and width:
+                groups.append(list(range(at, at + width)))
+            at += width
+        return groups
+
     @classmethod
     def of_numbers(cls, names: Sequence[str], target: str) -> TableSchema:
         """The schema of columns of numbers and a 0/1 target."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,11 @@ class Objective:
       glmnet; without, on w_j, as in scikit-learn, whose C is 1 / (l2·Σ v). The σ_j are weighted by v and divide by
       Σ v.
     * ½ stands before the L2 penalty, and nothing before the L1 penalty.
+    * With `firth` the log-likelihood ℓ becomes ℓ + ½ log|I|, I being the information of all columns in their original
+      units (Firth 1993; Heinze & Schemper 2002), and the objective is −(ℓ + ½ log|I|) / Σ v. The weights are
+      frequencies then: the estimate depends on their scale. "flic" has the same slopes, and the intercept for which
+      the mean probability is the observed share (Puhr et al. 2017).
+    * `bounds` are on the w_j of the original features. The optimum is the one within them.
 
     Invariants of the computation:
 
@@ -47,6 +52,11 @@ class Objective:
         standardize: whether the penalties act on the weights of standardised features.
         fit_intercept: whether there is an intercept; without, b is 0.
         penalty_factors: f (d,), at least 0; None for ones.
+        firth: whether Firth's penalty is on, "flic" for FLIC's intercept.
+        bounds: lower and upper bounds of w, (2, d), infinite where there is none; or None.
+
+    Raises:
+        InputError: if they do not go together.
     """
 
     l1: float = 0.0
@@ -54,6 +64,19 @@ class Objective:
     standardize: bool = False
     fit_intercept: bool = True
     penalty_factors: Tensor | None = None
+    firth: bool | Literal["flic"] = False
+    bounds: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.firth not in (True, False, "flic"):
+            raise InputError(f"firth must be true, false or flic, not {self.firth!r}")
+        for name, value in (("l1", self.l1), ("l2", self.l2)):
+            if self.firth and value:
+                raise InputError(f"firth and {name} exclude each other: choose one penalty")
+        if self.firth and self.bounds is not None:
+            raise InputError("firth and bounds exclude each other; leave one out")
+        if self.firth == "flic" and not self.fit_intercept:
+            raise InputError("firth flic corrects the intercept, and there is none; choose firth true")
 
     def factors(self, n_features: int) -> Tensor:
         """The penalty factors f (d,), float64."""

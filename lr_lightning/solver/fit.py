@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from lr_lightning.errors import InputError
-from lr_lightning.model.objective import Objective
+from lr_lightning.model.objective import Objective, StandardizedObjective
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
 from lr_lightning.model.threads import on_one_thread
+from lr_lightning.solver.full_newton import FullNewton, needs_all_rows
 from lr_lightning.solver.newton import SubsampledNewton
 from lr_lightning.solver.sampling import draw_sample
 
@@ -46,7 +47,7 @@ def solve(
     max_passes: int = 100,
     threads: int | None = None,
 ) -> Solution:
-    """Minimise an objective over rows by `SubsampledNewton`.
+    """Minimise an objective over rows by `SubsampledNewton`, or by `FullNewton` with Firth's penalty or bounds.
 
     The work is done in a thread of its own, whose torch operations are serial; `threads` share the sweeps over the
     rows. The caller's settings, and the process's, stay as they are, so that several calls can run side by side.
@@ -88,13 +89,15 @@ def _solve(
     max_passes: int,
     stopped: Callable[[], bool],
 ) -> Solution:
-    n, d = rows.design.shape
+    d = rows.design.shape[1]
     if not max_passes:
         theta = torch.zeros(d + 1, dtype=torch.float64) if start is None else start
         return Solution(theta, False, "", 0, math.inf)
+    weight_scale = 1.0
     if rows.weight is not None:
         # The mean does not depend on the scale of the weights, but its sums must not overflow.
-        rows = rows._replace(weight=scaled_weights(rows.weight)[0])
+        weight, weight_scale = scaled_weights(rows.weight)
+        rows = rows._replace(weight=weight)
     training = moments([(rows.x, rows.weight)])
     served = standardization_to_serve(training, is_sparse=rows.design.is_sparse)
     if served is not None:
@@ -107,7 +110,45 @@ def _solve(
     if start is not None:
         problem.read(start, weight, bias)
     parameters = [weight, bias] if objective.fit_intercept else [weight]
-    solver = SubsampledNewton(
+    solver = _solver(parameters, rows, objective, problem, served, weight_scale, start, tol)
+
+    def closure() -> Tensor:
+        value, weight.grad, bias.grad = problem.value_and_gradient(rows, weight, bias)
+        return value
+
+    passes = 0
+    while not solver.stopped and passes < max_passes and not stopped():
+        if isinstance(solver, FullNewton):
+            solver.step()
+        else:
+            solver.step(closure)
+        passes += 1
+    solver.restore_best()
+    return Solution(problem.theta(weight, bias), solver.converged, solver.status, passes, solver.objective)
+
+
+def _solver(
+    parameters: list[Tensor],
+    rows: Rows,
+    objective: Objective,
+    problem: StandardizedObjective,
+    served: Standardization,
+    weight_scale: float,
+    start: Tensor | None,
+    tol: float | None,
+) -> SubsampledNewton | FullNewton:
+    if needs_all_rows(objective):
+        return FullNewton(
+            parameters,
+            batches=[rows],
+            standardization=problem.as_served,
+            objective=objective,
+            penalty=problem.penalty,
+            served=served,
+            weight_scale=weight_scale,
+            tol=tol,
+        )
+    return SubsampledNewton(
         parameters,
         sample=draw_sample(
             rows._replace(y=rows.y.to(rows.design.dtype)),
@@ -118,16 +159,5 @@ def _solve(
         l2=problem.penalty.l2,
         tol=tol,
         warm_start=start is not None,
-        n_rows=n,
+        n_rows=rows.design.shape[0],
     )
-
-    def closure() -> Tensor:
-        value, weight.grad, bias.grad = problem.value_and_gradient(rows, weight, bias)
-        return value
-
-    passes = 0
-    while not solver.stopped and passes < max_passes and not stopped():
-        solver.step(closure)
-        passes += 1
-    solver.restore_best()
-    return Solution(problem.theta(weight, bias), solver.converged, solver.status, passes, solver.objective)

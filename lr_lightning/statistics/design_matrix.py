@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lr_lightning.model.design import Dense
 from lr_lightning.model.rows import Rows
+from lr_lightning.model.standardization import Standardization
 from lr_lightning.solver.separating_columns import SeparatingColumns
 
 _CPU_BLOCK = 2**20  # elements, 8 MiB; in smaller blocks starting torch's threads costs more than the products
@@ -122,6 +123,34 @@ class DesignMatrix:
         """Whether the features are served in float32, or shorter; known once `blocks` has begun."""
         return self.epsilon > _SINGLE
 
+    def with_batches(self, batches: Iterable[Rows]) -> DesignMatrix:
+        """The same columns of other rows."""
+        return DesignMatrix(batches, served=self._served, training=self._training, intercept=self.intercept)
+
+    @property
+    def standardization(self) -> Standardization:
+        """Means and scales (d,) of the columns in the units of the batches; infinity for one that does not vary."""
+        mean, scale = torch.zeros(self.n_features).double(), torch.full((self.n_features,), torch.inf).double()
+        mean[self.columns], scale[self.columns] = self._centre, self._scale
+        return Standardization(mean, scale)
+
+    @property
+    def served(self) -> tuple[Tensor, Tensor]:
+        """Means and scales (d,) with which the features in the batches have been standardised."""
+        return self._served
+
+    def original_moments(self) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations (d,) of the rows, in original units, float64."""
+        (mean, scale), (served_mean, served_scale) = (
+            tuple(part.detach().double().cpu() for part in pair) for pair in (self._training, self._served)
+        )
+        return served_mean + served_scale * mean, served_scale * scale
+
+    @property
+    def units(self) -> Tensor:
+        """The scales (d,) by which the features in the batches have been divided."""
+        return self._served[1].detach().double().cpu()
+
     def of_rows(self, looks: Sequence[SeparatingColumns], columns: np.ndarray) -> DesignMatrix:
         """The design matrix of the rows that none of the looks separates, and of the columns at positions (c,)."""
         outside = torch.ones(self.n_features, dtype=torch.bool)
@@ -133,10 +162,10 @@ class DesignMatrix:
 
     def served_rows(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of served features, (r, k), and whether each row is positive, boolean (r,)."""
-        for rows in self._used_rows():
+        for rows in self.used_rows():
             yield rows.design.columns(self.columns).dense(), rows.y > 0.5
 
-    def _used_rows(self) -> Iterator[Rows]:
+    def used_rows(self) -> Iterator[Rows]:
         """All rows of positive weight in blocks of bounded memory."""
         for rows in self.batches:
             on_cpu = rows.design.device.type == "cpu"
@@ -173,7 +202,7 @@ class DesignMatrix:
     def blocks(self) -> Iterator[Block]:
         """All rows of positive weight, in order."""
         start, k = 0, len(self.columns)
-        for rows in self._used_rows():
+        for rows in self.used_rows():
             x, n = rows.design, len(rows.y)
             centre, scale = (t.to(x.device) for t in (self._centre, self._scale))
             self.epsilon = torch.finfo(x.dtype).eps if x.dtype.is_floating_point else 0.0

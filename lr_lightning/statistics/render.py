@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import textwrap
+from collections.abc import Sequence
 from dataclasses import fields
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lr_lightning.errors import printable
-from lr_lightning.statistics.report import Coefficient, Report
+from lr_lightning.statistics.report import Coefficient, Effect, Report
 
 _WIDTH = 100
 _NONE = "NA"  # as R prints it
@@ -21,21 +22,35 @@ _SMALLEST_P = 2e-16  # as R prints it
 
 def as_csv(report: Report) -> str:
     """The coefficient table as CSV with all digits; a value that does not exist is an empty cell."""
+    return _table_as_csv(Coefficient, report.coefficients)
+
+
+def effects_as_csv(report: Report) -> str:
+    """The table of average marginal effects, likewise."""
+    return _table_as_csv(Effect, report.average_marginal_effects or ())
+
+
+def _table_as_csv(kind: type, rows: Sequence[object]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = [field.name for field in fields(Coefficient)]
+    names = [field.name for field in fields(kind)]
     writer.writerow(names)
-    writer.writerows([getattr(row, name) for name in names] for row in report.coefficients)
+    writer.writerows([getattr(row, name) for name in names] for row in rows)
     return out.getvalue()
 
 
-def as_text(report: Report, most: int | None = 30) -> str:
-    """The coefficient table, with at most `most` rows, the likelihoods and the warnings, in the manner of R's glm."""
+def as_text(report: Report, most: int | None = 30, *, effects: bool = False) -> str:
+    """The coefficient table, with at most `most` rows, the likelihoods and the warnings, in the manner of R's glm.
+
+    With `effects`, the table of average marginal effects follows that of the coefficients.
+    """
     rows = shown_rows(report.coefficients, most)
     left_out = len(report.coefficients) - len(rows)
     parts = [_heading(report), "", _coefficients(report, rows)]
     if left_out:
         parts.append(f"and {left_out} more, of smaller |z| or estimate; the CSV and JSON forms have them all")
+    if effects:
+        parts += ["", _effects(report)]
     parts += ["", *_fit(report)]
     if report.calibration is not None:
         parts += ["", *_calibration(report)]
@@ -57,15 +72,16 @@ def shown_rows(rows: tuple[Coefficient, ...], most: int | None) -> list[Coeffici
 
 def _heading(report: Report) -> str:
     state = "converged" if report.converged else "not converged"
+    penalty = "" if not report.firth else f" with Firth's penalty{', FLIC' if report.flic else ''}"
     return (
-        f"Logistic regression: {_count(report.n_observations, 'observation')}, "
+        f"Logistic regression{penalty}: {_count(report.n_observations, 'observation')}, "
         f"{_count(report.n_parameters, 'parameter')}, {state} after {_count(report.passes, 'pass', 'passes')}"
     )
 
 
 def _coefficients(report: Report, rows: list[Coefficient]) -> str:
     confidence_level = f"{100 * report.level:g} %"
-    with_errors = any(row.std_error is not None for row in rows)
+    with_errors = any(row.std_error is not None or row.z is not None for row in rows)
     with_vif = any(row.vif is not None for row in rows)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     table.add_column("", no_wrap=True)
@@ -90,26 +106,50 @@ def _coefficients(report: Report, rows: list[Coefficient]) -> str:
         cells += [_number(row.odds_ratio_low, 4), _number(row.odds_ratio_high, 4)] if with_errors else []
         cells += [_number(row.vif, 4)] if with_vif else []
         table.add_row(*(Text(cell) for cell in [printable(" ".join(row.name.split())), *cells]))
+    text = _lines(table, [row.name for row in rows])
+    if with_errors:
+        errors = "inverse Hessian" if report.covariance == "nonrobust" else f"sandwich ({report.covariance})"
+        text += f"\nlow and high: {confidence_level} confidence limits; standard errors from the {errors}"
+    if with_errors and report.inference == "profile":
+        likelihood = "penalised likelihood" if report.firth else "likelihood"
+        but = ", but Wald's of the intercept" if report.flic else ""
+        text += f"\nz, p-values and limits by the profile {likelihood}{but}"
+    return text
+
+
+def _effects(report: Report) -> str:
+    rows = report.average_marginal_effects or ()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    table.add_column("", no_wrap=True)
+    for heading in ("effect", "std. error", "z", "p-value", "low", "high"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        z = _NONE if row.z is None else f"{row.z:.3f}"
+        limits = (_number(row.ci_low, 5), _number(row.ci_high, 5))
+        cells = [_number(row.effect), _number(row.std_error, 5), z, _p_value(row.p_value), *limits]
+        table.add_row(*(Text(cell) for cell in [printable(" ".join(row.name.split())), *cells]))
+    return "average marginal effects: mean changes of the probability\n" + _lines(table, [row.name for row in rows])
+
+
+def _lines(table: Table, names: Sequence[str]) -> str:
+    """A table as lines of any width; names are its first column."""
     out = io.StringIO()
-    widest = max((len(row.name) for row in rows), default=0)
+    widest = max(map(len, names), default=0)
     console = Console(
         force_jupyter=False, file=out, width=2 * widest + 200, color_system=None, highlight=False, markup=False
     )
     console.print(table)
-    text = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-    if with_errors:
-        text += f"\nlow and high: {confidence_level} confidence limits; standard errors from the " + (
-            "inverse Hessian" if report.covariance == "nonrobust" else f"sandwich ({report.covariance})"
-        )
-    return text
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def _fit(report: Report) -> list[str]:
     likelihood = round(report.log_likelihood, 6) + 0.0  # no negative zero
+    penalized = report.penalized_log_likelihood
     lines = [
         f"log-likelihood {likelihood:.6f}, of the null model {report.null_log_likelihood:.6f}"
         + ("" if report.mcfadden_r2 is None else f", McFadden's R² {report.mcfadden_r2:.4f}"),
         f"AIC {report.aic:.4f}, BIC {report.bic:.4f}",
+        *([] if penalized is None else [f"penalised log-likelihood {penalized:.6f}"]),
     ]
     test = report.likelihood_ratio_test
     if test is not None:

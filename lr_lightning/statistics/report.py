@@ -10,7 +10,10 @@ from typing import Any, Literal
 from lr_lightning.data.plain_data import from_plain, misfit
 from lr_lightning.errors import InputError
 from lr_lightning.statistics.held_out import Calibration
+from lr_lightning.statistics.profile import Profile
 from lr_lightning.statistics.wald import normal_quantile, two_sided_p_value
+
+Inference = Literal["wald", "profile"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,74 @@ class Coefficient:
             *(odds, _finite_exp(low), _finite_exp(high), finite(vif)),
         )
 
+    @classmethod
+    def by_profile(
+        cls,
+        name: str,
+        estimate: float,
+        std_error: float | None,
+        profile: Profile | None,
+        vif: float | None = None,
+    ) -> Coefficient:
+        """A row with the interval and the test of the profile likelihood; z is the signed root of the statistic."""
+        low, high, statistic = (None, None, None) if profile is None else profile[:3]
+        z = None if statistic is None else math.copysign(math.sqrt(statistic), estimate)
+        return cls(
+            name,
+            finite(estimate),
+            finite(std_error),
+            z,
+            None if z is None else two_sided_p_value(z),
+            low,
+            high,
+            _finite_exp(estimate),
+            None if low is None else _finite_exp(low),
+            None if high is None else _finite_exp(high),
+            finite(vif),
+        )
+
+
+@dataclass(frozen=True)
+class Effect:
+    """An average marginal effect: the mean change of the probability; a value that does not exist is None."""
+
+    name: str
+    effect: float | None
+    std_error: float | None = None
+    z: float | None = None
+    p_value: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+    @classmethod
+    def of(cls, name: str, effect: float | None, std_error: float | None, confidence_level: float) -> Effect:
+        """An effect with the Wald test of 0 and the Wald interval; without them if there is no standard error."""
+        if effect is None or std_error is None or not 0 < std_error < math.inf:
+            return cls(name, finite(effect))
+        z, half = effect / std_error, normal_quantile(confidence_level) * std_error
+        return cls(name, effect, std_error, finite(z), two_sided_p_value(z), effect - half, effect + half)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Measures of held-out rows; of rows of one class some do not exist."""
+
+    loss: float
+    accuracy: float
+    auroc: float | None
+    average_precision: float | None
+    f1: float | None
+    brier: float
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The measures of the validation rows and of the test rows; None where none were kept back."""
+
+    val: Measures | None
+    test: Measures | None
+
 
 @dataclass(frozen=True)
 class LikelihoodRatioTest:
@@ -59,8 +130,10 @@ class Report:
     """The report of a fit. It has neither dates nor paths, so that a rerun gives an equal one.
 
     The attributes are the keys of report.json. `level` is the confidence level of the intervals. `covariance` is the
-    kind of the standard errors: "nonrobust" (the inverse Hessian), "HC0" or "HC1". `mean_prediction` and
-    `mean_outcome` are weighted means over the training rows, which agree at an unpenalised optimum with intercept.
+    kind of the standard errors: "nonrobust" (the inverse Hessian), "HC0" or "HC1". `inference` says what the
+    coefficients' z, p-values and intervals are from. `penalized_log_likelihood` is the maximum of ℓ + ½ log|I| with
+    `firth`. `mean_prediction` and `mean_outcome` are weighted means over the training rows, which agree at an
+    unpenalised optimum with intercept.
     """
 
     n_observations: int
@@ -83,12 +156,20 @@ class Report:
     calibration: Calibration | None
     threshold: float
     threshold_rule: str | None
+    inference: Inference = "wald"
+    firth: bool = False
+    flic: bool = False
+    penalized_log_likelihood: float | None = None
+    held_out: HeldOut | None = None
+    average_marginal_effects: tuple[Effect, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values for strict JSON, without NaN, infinity and tuples."""
         values = asdict(self)
         values["warnings"] = list(self.warnings)
         values["coefficients"] = [asdict(row) for row in self.coefficients]
+        if self.average_marginal_effects is not None:
+            values["average_marginal_effects"] = [asdict(row) for row in self.average_marginal_effects]
         return values
 
     @classmethod
@@ -107,17 +188,34 @@ class Report:
 
         Raises:
             ValueError: if level does not lie between 0 and 1.
+            InputError: if the intervals are of the profile likelihood, which takes the rows.
         """
         normal_quantile(level)
+        if self.inference == "profile" and level != self.level:
+            raise InputError(
+                "the intervals are of the profile likelihood, and another level takes the rows again: fit with "
+                f"--level {level:g}"
+            )
+        if self.inference == "profile":
+            return self
         rows = tuple(
             row if row.estimate is None else Coefficient.of(row.name, row.estimate, row.std_error, level, row.vif)
             for row in self.coefficients
         )
-        return replace(self, level=level, coefficients=rows)
+        effects = self.average_marginal_effects
+        if effects is not None:
+            effects = tuple(Effect.of(row.name, row.effect, row.std_error, level) for row in effects)
+        return replace(self, level=level, coefficients=rows, average_marginal_effects=effects)
 
-    def with_held_out(self, calibration: Calibration | None, threshold: float, rule: str | None = None) -> Report:
-        """The report with the calibration on held-out rows, and the threshold in use."""
-        return replace(self, calibration=calibration, threshold=threshold, threshold_rule=rule)
+    def with_held_out(
+        self,
+        calibration: Calibration | None,
+        threshold: float,
+        rule: str | None = None,
+        held_out: HeldOut | None = None,
+    ) -> Report:
+        """The report with the calibration on held-out rows, the threshold in use, and the measures at it."""
+        return replace(self, calibration=calibration, threshold=threshold, threshold_rule=rule, held_out=held_out)
 
 
 def finite(value: float | None) -> float | None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lr_lightning.model.rows import Rows
+from lr_lightning.solver.likelihood import inverse_root
+from lr_lightning.solver.profile import optimum
+from lr_lightning.statistics import effects as effects_of_rows
 from lr_lightning.statistics import warnings as worded
 from lr_lightning.statistics.collinearity import (
     Collinearity,
@@ -18,13 +21,15 @@ from lr_lightning.statistics.collinearity import (
     relation_in_words,
 )
 from lr_lightning.statistics.design_matrix import DesignMatrix
-from lr_lightning.statistics.report import Coefficient, LikelihoodRatioTest, Report
+from lr_lightning.statistics.profile import Profile, likelihood_of, profiles
+from lr_lightning.statistics.report import Coefficient, Effect, Inference, LikelihoodRatioTest, Report
 from lr_lightning.statistics.separation import MAX_COLUMNS as MAX_COLUMNS_SEPARATED
 from lr_lightning.statistics.separation import Separation, find_separation, moved_terms, separates
 from lr_lightning.statistics.sums import Sums, null_log_likelihood, sum_rows
 from lr_lightning.statistics.wald import Covariance, CovarianceType, chi_squared_p_value, covariance_factor
 
 MAX_COLUMNS = 4096  # largest number of parameters for which a Hessian is computed
+_AT_BOUND = 1e-12  # distance from a bound that is rounding
 _MOVED = 1e-9  # component of a direction below which it is rounding
 
 
@@ -63,6 +68,12 @@ def summarize(
     exact: bool = False,
     covariance: CovarianceType = "nonrobust",
     confidence_level: float = 0.95,
+    inference: Inference = "wald",
+    firth: bool | Literal["flic"] = False,
+    bounds: Tensor | None = None,
+    groups: Sequence[Sequence[int]] = (),
+    unweighted: Iterable[Rows] | None = None,
+    told: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """The coefficient table, the likelihoods and the warnings of a fit.
 
@@ -86,6 +97,12 @@ def summarize(
         exact: whether the optimizer was the exact solver.
         covariance: the kind of the standard errors, "nonrobust", "HC0" or "HC1".
         confidence_level: confidence level of the intervals.
+        inference: whether z, p-values and intervals are Wald's or the profile likelihood's.
+        firth: Firth's penalty, as in the objective.
+        bounds: lower and upper bounds of the coefficients on the original scale, (2, d), or None.
+        groups: the features that stand for one boolean or categorical column, see `average_marginal_effects`.
+        unweighted: the rows without class weights, for these effects; None for `batches`.
+        told: is given the numbers of profiles done and of all, see `profiles`.
 
     Raises:
         ValueError: if no row has a positive weight, or the confidence level does not lie between 0 and 1.
@@ -98,11 +115,17 @@ def summarize(
     names = [feature_names[j] for j in design.columns.tolist()]  # of the columns that vary
     collinearity = Collinearity.unknown(k) if wide else find_collinearity(design, sums.gram)
     keep = np.arange(design.size)
-    if not penalized and len(collinearity.aliased):
+    if not penalized and bounds is None and len(collinearity.aliased):
         parameters, keep = collinearity.fold(parameters), np.sort(collinearity.basis)
 
-    separation = None if penalized else _separation(design, parameters, sums, keep, converged, wide)
+    held = np.array([], int)  # positions of the coefficients that stand at a bound
+    if bounds is not None:
+        held = _held(design, design.to_original(parameters), bounds)
+        keep = np.setdiff1d(np.arange(design.size), held)
+    known = penalized or (bounds is not None and converged)
+    separation = None if known else _separation(design, parameters, sums, keep, converged and not firth, wide)
     kind = None if separation is None else separation.kind
+    finite = kind is None or bool(firth)  # whether every estimate is
     warnings = worded.of_data(
         constant=[name for j, name in enumerate(feature_names) if j not in set(design.columns.tolist())],
         relations=[relation_in_words(collinearity, m, design, names) for m in range(len(collinearity.aliased))],
@@ -112,12 +135,15 @@ def summarize(
         settled=not (design.single or (len(collinearity.aliased) and design.rounded[collinearity.aliased].any())),
     )
     if separation is not None:
-        warnings += worded.of_separation(kind, [names[j] for j in separation.columns])
+        separating = [names[j] for j in separation.columns]
+        warnings += worded.of_separation(
+            kind, separating, firth=bool(firth), cure=worded.cure(class_weighted, len(keep))
+        )
         huge = [names[j] for j in design.rounded.nonzero()[0]] if separation.doubt == "rounding" else []
         warnings += worded.of_doubt(
             separation.doubt, kind, len(keep), MAX_COLUMNS_SEPARATED, single=design.single, huge=huge
         )
-    if not converged and kind is None:
+    if not converged and finite:
         warnings.append(worded.not_converged(passes, exact=exact))
     warnings += worded.of_counts(*_counts(sums, class_weighted), len(keep) - fit_intercept)
 
@@ -130,8 +156,8 @@ def summarize(
         warnings.append(worded.CLASS_WEIGHTED)
     elif wide:
         warnings.append(worded.too_wide(design.size, MAX_COLUMNS))
-    elif kind != "complete":
-        free = None if separation is None or kind is None else separation.free[keep]
+    elif kind != "complete" or firth:
+        free = None if separation is None or finite else separation.free[keep]
         factor, flat = covariance_factor(design, sums, parameters, keep, covariance, free)
         if covariance == "nonrobust":
             factor /= math.sqrt(weight_scale)
@@ -139,27 +165,75 @@ def summarize(
         if len(undetermined):
             warnings.append(worded.undetermined([[*names, "(Intercept)"][j] for j in undetermined]))
 
-    errors = _std_errors(design, factor, keep, separation)
+    errors = _std_errors(design, factor, keep, None if finite else separation)
     errors[undetermined] = np.nan
+    profile_of: dict[int, Profile] = {}
+    penalized_log_likelihood, at_optimum = None, parameters
+    if firth and not wide:
+        penalized_log_likelihood, at_optimum, root = _firth_optimum(design, parameters, keep, weight_scale)
+        if firth == "flic" and root is not None:  # the slopes' errors are those at Firth's estimates
+            errors[keep[:-1]] = np.linalg.norm(design.to_original(root), axis=1)[keep[:-1]]
+    if inference == "profile" and not partial and not wide:
+        profile_of = profiles(
+            design,
+            at_optimum,
+            keep,
+            n_rows=sums.n_rows,
+            level=confidence_level,
+            firth=bool(firth),
+            weight_scale=weight_scale,
+            separation=None if finite else separation,
+            told=told,
+        )
+        warnings += worded.of_profiles({[*names, "(Intercept)"][j]: profile for j, profile in profile_of.items()})
+    if len(held):
+        warnings.append(worded.at_bounds([names[j] for j in held], errors=factor is not None))
     estimates = design.to_original(parameters)
     inflation = np.full(design.size, np.nan)
     if not (penalized and len(collinearity.aliased)):
         inflation[collinearity.kept] = collinearity.inflation
     columns = design.columns.tolist()
-    rows = {
-        columns[j]: Coefficient.of(
-            names[j], float(estimates[j]), float(errors[j]), confidence_level, float(inflation[j])
-        )
-        for j in keep[keep < k]
-    }
+
+    def row(j: int, name: str) -> Coefficient:
+        estimate, error, vif = float(estimates[j]), float(errors[j]), float(inflation[j])
+        if inference == "wald" or (firth == "flic" and j == k):
+            return Coefficient.of(name, estimate, error, confidence_level, vif)
+        return Coefficient.by_profile(name, estimate, error, profile_of.get(j), vif)
+
+    rows = {columns[j]: row(j, names[j]) for j in keep[keep < k]}
+    if bounds is not None:
+        for j in held.tolist():
+            low, high = bounds[:, columns[j]].tolist()
+            at = low if abs(estimates[j] - low) <= abs(estimates[j] - high) else high
+            rows[columns[j]] = Coefficient.of(names[j], at, None, confidence_level, float(inflation[j]))
     table = [rows.get(j, Coefficient(name, None)) for j, name in enumerate(feature_names)]
     if fit_intercept:
-        table.insert(0, Coefficient.of("(Intercept)", float(estimates[k]), float(errors[k]), confidence_level))
+        table.insert(0, row(k, "(Intercept)"))
+
+    effects = None
+    if sums.n_rows * max(1, len(table) - fit_intercept) > effects_of_rows.MOST:
+        warnings.append(worded.MANY_EFFECTS)
+    else:
+        rows_of_effects = design if unweighted is None else design.with_batches(unweighted)
+        of_effects = effects_of_rows.average_marginal_effects(rows_of_effects, parameters, groups)
+        variances = None if factor is None else np.linalg.norm(factor.T @ of_effects.gradient, axis=0)
+        of_table = {row.name: row for row in table}
+        effects = tuple(
+            Effect.of(
+                name,
+                None if of_table[name].estimate is None else float(of_effects.effect[j]),
+                None if variances is None or of_table[name].std_error is None else float(variances[j]),
+                confidence_level,
+            )
+            for j, name in enumerate(feature_names)
+        )
 
     null = null_log_likelihood(design, sums)
     share_left = sums.log_likelihood / null if null < 0 else None
     log_likelihood, null = weight_scale * sums.log_likelihood, weight_scale * null
-    n_parameters = len(keep)
+    n_parameters = len(keep) + len(held)
+    if bounds is not None:  # a coefficient with equal bounds was not estimated
+        n_parameters -= int((bounds[0] == bounds[1])[design.columns[held]].sum())
     report = Report(
         n_observations=sums.n_rows,
         n_parameters=n_parameters,
@@ -168,7 +242,7 @@ def summarize(
         aic=2 * n_parameters - 2 * log_likelihood,
         bic=n_parameters * math.log(sums.n_rows) - 2 * log_likelihood,
         mcfadden_r2=None if share_left is None else 1 - share_left,
-        converged=converged and kind is None,
+        converged=converged and finite,
         passes=passes,
         separation=kind,
         warnings=tuple(warnings),
@@ -176,18 +250,50 @@ def summarize(
         level=confidence_level,
         covariance=covariance,
         likelihood_ratio_test=None
-        if partial or penalized or class_weighted or kind == "complete"
+        if partial or penalized or class_weighted or kind == "complete" or firth or bounds is not None
         else _likelihood_ratio_test(log_likelihood, null, n_parameters - fit_intercept),
         mean_prediction=sums.prediction / sums.weight,
         mean_outcome=sums.positive_weight / sums.weight,
         calibration=None,
         threshold=0.5,
         threshold_rule=None,
+        inference=inference,
+        firth=bool(firth),
+        flic=firth == "flic",
+        penalized_log_likelihood=penalized_log_likelihood,
+        average_marginal_effects=effects,
     )
     original = torch.zeros(design.n_features, dtype=torch.float64)
     original[design.columns] = torch.from_numpy(estimates[:k].copy())
-    whole = None if factor is None or kind is not None or len(undetermined) else Covariance.of(design, factor)
+    missing = factor is None or not finite or len(undetermined) or len(held)
+    whole = None if missing or factor is None else Covariance.of(design, factor)
     return Summary(report, whole, original, float(estimates[k]) if fit_intercept else 0.0)
+
+
+def _held(design: DesignMatrix, estimates: np.ndarray, bounds: Tensor) -> np.ndarray:
+    """Positions of the coefficients that stand at a bound."""
+    at, ends = estimates[: len(design.columns)], bounds[:, design.columns].numpy()
+    with np.errstate(invalid="ignore"):
+        return np.flatnonzero((np.abs(at - ends) <= _AT_BOUND * (np.abs(ends) + 1 / design.scale)).any(0))
+
+
+def _firth_optimum(
+    design: DesignMatrix, parameters: np.ndarray, keep: np.ndarray, weight_scale: float
+) -> tuple[float, np.ndarray, np.ndarray | None]:
+    """The maximum of Firth's likelihood, its parameters (p,), and F (p, q) with F Fᵀ the inverse of I there.
+
+    FLIC's intercept is not that of the maximum, and is found again here.
+    """
+    likelihood = likelihood_of(design, keep, firth=True, weight_scale=weight_scale)
+    best = optimum(likelihood, torch.from_numpy(parameters[keep].copy()))
+    point = parameters.copy()
+    point[keep] = best.point.numpy()
+    root = inverse_root(likelihood.information(best.point[:, None])[0])
+    if root is None:
+        return -best.value, point, None
+    factor = np.zeros((design.size, len(keep)))
+    factor[keep] = root[0].numpy()
+    return -best.value, point, factor
 
 
 def _separation(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from lr_lightning.solver.thresholds import DENSE_LIMIT
+from lr_lightning.statistics.profile import Profile
 
 PENALIZED = (
     "there are no standard errors: a penalty pulls the coefficients towards zero, and the formulas that would give "
@@ -16,7 +19,10 @@ PARTIAL = (
     "no pass of the fit has seen all training rows (trainer.limit_train_batches, overfit_batches, max_steps and the "
     "like): the estimates are those of a part of them, and have no standard errors"
 )
+MANY_EFFECTS = "there are no average marginal effects: rows times features are more than the 10⁹ they are computed for"
 _PENALTY = "add a penalty (l2)"
+FIRTH = "fit with Firth's penalty (--model.firth true), which gives finite estimates and intervals"
+L2 = "add a penalty (--model.l2 0.01)"
 _IF_LARGE = f"if coefficients are very large, {_PENALTY}"
 _MIN_EVENTS = 10  # per parameter: Peduzzi et al. 1996
 _RARE = 0.05
@@ -87,11 +93,54 @@ def of_data(
     return warnings
 
 
-def of_separation(kind: str | None, names: Sequence[str]) -> list[str]:
-    """Warnings about separation, and so about coefficients without a finite estimate."""
+def cure(class_weighted: bool, size: int) -> str:
+    """What to do about separation: Firth's penalty, or where that would be refused, an L2 penalty."""
+    return L2 if class_weighted or size > DENSE_LIMIT else FIRTH
+
+
+def of_profiles(found: Mapping[str, Profile]) -> list[str]:
+    """Warnings about ends of profile intervals that do not exist, and about searches that failed."""
+    warnings = []
+    for end in ("lower", "upper"):
+        if names := [name for name, profile in found.items() if end in profile.missing]:
+            which = "end of its interval does" if len(names) == 1 else "ends of their intervals do"
+            warnings.append(
+                f"{_listed(names)}: the {end} {which} not exist, for the likelihood does not fall in that direction"
+            )
+    if names := [name for name, profile in found.items() if profile.failed]:
+        warnings.append(
+            f"{_listed(names)}: a search along the profile likelihood did not come to an end, so that an interval or "
+            "a test is missing; --inference wald gives the usual ones"
+        )
+    return warnings
+
+
+def at_bounds(names: Sequence[str], *, errors: bool) -> str:
+    """The warning that coefficients stand at their bounds, and whether others have standard `errors`."""
+    stand = "the coefficient stands at its bound" if len(names) == 1 else "the coefficients stand at their bounds"
+    have = "it has" if len(names) == 1 else "they have"
+    others = "; the standard errors of the others hold beside them as they stand" if errors else ""
+    return f"{_listed(names)}: {stand}, so that {have} no standard error{others}"
+
+
+def of_separation(kind: str | None, names: Sequence[str], *, firth: bool = False, cure: str = FIRTH) -> list[str]:
+    """Warnings about separation, and so about coefficients without a finite estimate.
+
+    Args:
+        kind: "complete", "quasi" or None.
+        names: of the columns that separate.
+        firth: whether the estimates are Firth's, which are finite.
+        cure: what to do.
+    """
     listed = _listed(names) or "the intercept"
-    what = "add a penalty (l2), or leave out {} if knowing {} gives the answer away".format(
-        *(("the column", "it") if len(names) < 2 else ("columns", "them"))
+    if firth and kind is not None:
+        how = "complete" if kind == "complete" else "quasi-complete"
+        return [
+            f"{how} separation: {listed}; without Firth's penalty there would be no finite estimates, and how large "
+            "they are here is the penalty's doing as much as the data's: heed the intervals"
+        ]
+    what = "{}, or leave out {} if knowing {} gives the answer away".format(
+        cure, *(("the column", "it") if len(names) < 2 else ("columns", "them"))
     )
     if kind == "complete":
         return [

@@ -19,6 +19,8 @@ from typing_extensions import Self
 
 from lr_lightning.checkpoint.read import read_checkpoint
 from lr_lightning.checkpoint.validate import PREFIX, check_contents
+from lr_lightning.data.bounds import bounds_by_feature
+from lr_lightning.data.schema import TableSchema
 from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
@@ -28,8 +30,16 @@ from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import serial_operations
 from lr_lightning.serving.predictor import Predictor
 from lr_lightning.solver import SubsampledNewton
-from lr_lightning.statistics.held_out import calibrate, measures, predicted, threshold_by_rule, weighted_rows
-from lr_lightning.statistics.report import Report
+from lr_lightning.solver.full_newton import FullNewton, needs_all_rows
+from lr_lightning.statistics.held_out import (
+    MEASURES,
+    calibrate,
+    measures,
+    predicted,
+    threshold_by_rule,
+    weighted_rows,
+)
+from lr_lightning.statistics.report import HeldOut, Inference, Measures, Report
 from lr_lightning.statistics.summary import Summary, summarize
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.statistics.warnings import PARTIAL
@@ -37,12 +47,20 @@ from lr_lightning.training.data_modules import DESCRIPTION, TensorDataModule
 from lr_lightning.training.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
 from lr_lightning.training.housekeeping import Housekeeping
 from lr_lightning.training.metrics import HeldOutRows
-from lr_lightning.training.optimizers import EXACT, is_full_batch, make_optimizer, refuse_unknown, solver_options
+from lr_lightning.training.optimizers import (
+    EXACT,
+    full_newton,
+    is_full_batch,
+    make_optimizer,
+    refuse_unknown,
+    solver_options,
+)
 from lr_lightning.training.refusals import (
     refuse_out_of_range,
     refuse_partial_passes,
     refuse_rule_without_rows,
     refuse_unfit_callbacks,
+    refuse_unfit_objective,
     refuse_unfit_trainer,
 )
 from lr_lightning.training.resume import fit_settings, refuse_other_rows, refuse_other_settings
@@ -57,11 +75,15 @@ class FitData(NamedTuple):
         served: what has been taken off the features of the rows.
         feature_names: (d,).
         val_rows: the validation rows; None where none were kept back.
+        test_rows: the test rows, likewise.
+        groups: the features that stand for one boolean or categorical column.
     """
 
     served: Standardization
     feature_names: list[str]
     val_rows: Rows | None
+    test_rows: Rows | None
+    groups: list[list[int]]
 
 
 class LogisticRegression(LightningModule):
@@ -88,6 +110,10 @@ class LogisticRegression(LightningModule):
         penalty_factors: by the name of a feature, or of a categorical column for all its levels, what its penalty is
             multiplied by; 0 is no penalty, and features that are not named have 1. It needs a data module of this
             package.
+        firth: Firth's penalised likelihood, which has finite estimates for separated classes too; "flic" gives it the
+            intercept for which the mean probability is the observed share. Weights are frequencies then.
+        bounds: the least and the largest coefficient, by feature name, on the original scale: {"age": [0, None]}; the
+            name of a categorical column means all of its levels.
         optimizer: SubsampledNewton, the exact solver, or the name of a class in `torch.optim`.
         optimizer_options: its keyword arguments, such as {"lr": 0.1}.
 
@@ -138,6 +164,8 @@ class LogisticRegression(LightningModule):
         initial_weight: float | list[float] | None = None,
         initial_bias: float | None = None,
         penalty_factors: dict[str, float] | None = None,
+        firth: bool | Literal["flic"] = False,
+        bounds: dict[str, list[float | None]] | None = None,
         optimizer: str = EXACT,
         optimizer_options: dict[str, Any] | None = None,
     ):
@@ -146,8 +174,10 @@ class LogisticRegression(LightningModule):
         self.save_hyperparameters(frame=inspect.currentframe())
         refuse_out_of_range(l1=l1, l2=l2, threshold=threshold, reduction=reduction, penalty_factors=penalty_factors)
         refuse_unknown(optimizer, l1)
-        self.objective = Objective(l1=l1, l2=l2, standardize=standardize, fit_intercept=fit_intercept)
+        refuse_unfit_objective(optimizer, firth=firth, bounds=bounds, class_weight=class_weight)
+        self.objective = Objective(l1=l1, l2=l2, standardize=standardize, fit_intercept=fit_intercept, firth=firth)
         self.reduction, self.class_weight, self.penalty_factors = reduction, class_weight, penalty_factors
+        self.bounds = bounds
         self.threshold_rule = threshold if isinstance(threshold, str) else None
         self.threshold = 0.5 if isinstance(threshold, str) else threshold
         self.initial_weight, self.initial_bias = initial_weight, initial_bias
@@ -223,10 +253,18 @@ class LogisticRegression(LightningModule):
             self.training_rows = self._read_training_rows(data)
             self._set_penalty_factors(data)
             self._standardize()
+            if self.bounds:
+                self.objective = replace(self.objective, bounds=self._bounds_of(data))
             self._set_initial_coefficients()
         self.linear_sigmoid.needs_offset = self.training_rows.has_offset
         if isinstance(data, TensorDataModule):
-            self._fit_data = FitData(data.served, list(data.schema.feature_names), data.val_rows)
+            self._fit_data = FitData(
+                data.served,
+                list(data.schema.feature_names),
+                data.val_rows,
+                data.test_rows,
+                data.schema.indicator_groups,
+            )
             self._of_data = data.description()
             if data.val_rows is None:
                 refuse_rule_without_rows(self.threshold_rule)
@@ -303,6 +341,14 @@ class LogisticRegression(LightningModule):
             raise InputError(f"initial_weight has {len(start)} entries, but the data have {n_features} features")
         self.linear_sigmoid.set_coefficients(start.expand(n_features), self.initial_bias or 0.0)
 
+    def _bounds_of(self, data: LightningDataModule | None) -> Tensor:
+        """The bounds by name as lower and upper ones, (2, d), infinite where there is none."""
+        if isinstance(data, TensorDataModule):
+            schema = data.schema
+        else:
+            schema = TableSchema.of_numbers([f"x{j}" for j in range(len(self.linear_sigmoid.mean))], target="y")
+        return bounds_by_feature(self.bounds or {}, schema)
+
     def _served_as(self, n_features: int) -> Standardization:
         return self._served or Standardization.identity(n_features)
 
@@ -314,6 +360,8 @@ class LogisticRegression(LightningModule):
             if self._exact:
                 warm_start = self.initial_weight is not None or self.initial_bias is not None
                 served = self._served_as(len(model.mean))
+                if needs_all_rows(objective):
+                    return full_newton(model, self.training_rows, served, self._penalty, objective, options)
                 options = options | solver_options(
                     model, self.training_rows, served, self._penalty, warm_start=warm_start
                 )
@@ -413,8 +461,8 @@ class LogisticRegression(LightningModule):
         self._log_pass()
 
     @property
-    def _solver(self) -> SubsampledNewton:
-        return cast(SubsampledNewton, self.optimizers(use_pl_optimizer=False))
+    def _solver(self) -> SubsampledNewton | FullNewton:
+        return cast("SubsampledNewton | FullNewton", self.optimizers(use_pl_optimizer=False))
 
     def _log_pass(self) -> None:
         self._passes = self.current_epoch + 1
@@ -424,7 +472,10 @@ class LogisticRegression(LightningModule):
         refuse_divergence(self.current_epoch, loss, penalty, self.linear_sigmoid.linear.weight)
         rows_of_fit = self.training_rows
         scale = rows_of_fit.weight_scale * rows_of_fit.weight_sum if self.reduction == "sum" else 1.0
-        log_epoch(self, {"train/loss": scale * float(loss + penalty)}, self.current_epoch)
+        solver = self._solver if self._exact else None
+        # Firth's penalty is the solver's own business, as it takes all rows.
+        value = solver.value if isinstance(solver, FullNewton) and self.objective.firth else float(loss + penalty)
+        log_epoch(self, {"train/loss": scale * value}, self.current_epoch)
 
     def _evaluate_after_step(self, batch: Sequence[Tensor]) -> None:
         """Evaluate the objective where a line search ended; the closure's own evaluations were trial points."""
@@ -543,19 +594,31 @@ class LogisticRegression(LightningModule):
 
     # ---- what a fit has to say --------------------------------------------------------------------------
 
-    def infer(self, *, covariance: CovarianceType = "nonrobust", level: float = 0.95) -> Report:
+    def infer(
+        self, *, covariance: CovarianceType = "nonrobust", level: float = 0.95, inference: Inference | None = None
+    ) -> Report:
         """The report of the fit: coefficients with standard errors, likelihoods, warnings.
 
         Args:
             covariance: nonrobust (the inverse Hessian), HC0 or HC1 (the sandwich).
             level: of the confidence intervals.
+            inference: what z, p-values and intervals are from: wald, or profile, the likelihoods of refits; None is
+                profile with Firth's penalty, and wald otherwise.
 
         Raises:
-            InputError: before a fit, or after one to bare loaders instead of a data module of this package.
+            InputError: before a fit, or after one to bare loaders instead of a data module of this package; for a
+                profile with a robust covariance, a penalty, class weights or bounds.
         """
-        return self._inference(covariance, level).report
+        return self._inference(covariance, level, inference).report
 
-    def conclude(self, *, covariance: CovarianceType = "nonrobust", level: float = 0.95) -> Summary:
+    def conclude(
+        self,
+        *,
+        covariance: CovarianceType = "nonrobust",
+        level: float = 0.95,
+        inference: Inference | None = None,
+        told: Callable[[int, int], None] | None = None,
+    ) -> Summary:
         """Make the report that later checkpoints and `predictor()` have.
 
         Of dependent columns the solver shares a coefficient out among all; the first ones take it over here, as in
@@ -565,27 +628,58 @@ class LogisticRegression(LightningModule):
         Args:
             covariance: as in `infer`.
             level: likewise.
+            inference: likewise.
+            told: is given the numbers of searches along profiles that are done, and of all.
 
         Raises:
             InputError: likewise.
         """
-        inference = self._inference(covariance, level)
+        summary = self._inference(covariance, level, inference, told)
         coefficients, _ = self.linear_sigmoid.coefficients()
-        if bool(((inference.coefficients == 0) & (coefficients != 0)).any()):
-            self.linear_sigmoid.set_coefficients(inference.coefficients, inference.intercept)
-        self._is_reported, self._of_report = True, {"report": inference.report.to_dict()}
-        if inference.covariance is not None:
-            self._of_report["covariance"] = inference.covariance.to_dict()
+        if bool(((summary.coefficients == 0) & (coefficients != 0)).any()):
+            self.linear_sigmoid.set_coefficients(summary.coefficients, summary.intercept)
+        self._is_reported, self._of_report = True, {"report": summary.report.to_dict()}
+        if summary.covariance is not None:
+            self._of_report["covariance"] = summary.covariance.to_dict()
+        return summary
+
+    def inference_in_use(self, covariance: CovarianceType, inference: Inference | None) -> Inference:
+        """What z, p-values and intervals are from, `inference` or the default.
+
+        Raises:
+            InputError: if a profile is asked for, and cannot be had with this covariance or objective.
+        """
+        objective = self.objective
+        if inference is None:
+            inference = "profile" if objective.firth else "wald"
+        others = {
+            f"the covariance {covariance}": covariance != "nonrobust",
+            "a penalty (l1, l2)": objective.l1 > 0 or objective.l2 > 0,
+            "class weights": self.class_weight is not None,
+            "bounds": bool(self.bounds),
+        }
+        if inference == "profile" and any(others.values()):
+            what = next(name for name, present in others.items() if present)
+            default = " (the default with firth)" if objective.firth else ""
+            raise InputError(f"option inference: profile{default} does not go with {what}; choose wald")
         return inference
 
-    def _inference(self, covariance: CovarianceType, level: float) -> Summary:
+    def _inference(
+        self,
+        covariance: CovarianceType,
+        level: float,
+        inference: Inference | None,
+        told: Callable[[int, int], None] | None = None,
+    ) -> Summary:
         """From one sweep over the training rows, and a few more where something is amiss."""
         if self._fit_data is None:
             raise InputError("a report needs a fit to a TensorDataModule or TableDataModule")
         data, training, objective = self._fit_data, self.training_rows, self.objective
+        in_use = self.inference_in_use(covariance, inference)
+        class_weighted = training.class_weights != (1.0, 1.0)
         with serial_operations():  # the same digits, however many threads a process has
             weight, bias = (t.detach() for t in self.linear_sigmoid.cpu_copy().served_affine(data.served))
-            inference = summarize(
+            summary = summarize(
                 list(training.weighted()),
                 coefficients=weight,
                 intercept=bias,
@@ -596,12 +690,18 @@ class LogisticRegression(LightningModule):
                 passes=self._passes,
                 fit_intercept=objective.fit_intercept,
                 penalized=objective.l1 > 0 or objective.l2 > 0,
-                class_weighted=training.class_weights != (1.0, 1.0),
+                class_weighted=class_weighted,
                 weight_scale=training.weight_scale,
                 partial=not self.saw_all_rows,
                 exact=self._exact,
                 covariance=covariance,
                 confidence_level=level,
+                inference=in_use,
+                firth=objective.firth,
+                bounds=objective.bounds,
+                groups=data.groups,
+                unweighted=list(map(Rows.of_batch, training.batches)) if class_weighted else None,
+                told=told,
             )
             calibration, threshold, words = None, self.threshold, None
             if data.val_rows is not None:
@@ -610,7 +710,15 @@ class LogisticRegression(LightningModule):
                 if self.threshold_rule is not None:
                     threshold = threshold_by_rule(self.threshold_rule, *held_out)
                     words = f"{self.threshold_rule} on the validation rows"
-        return inference._replace(report=inference.report.with_held_out(calibration, threshold, words))
+            parts = [self._measures(rows, data.served, threshold) for rows in (data.val_rows, data.test_rows)]
+        held_out = HeldOut(*parts) if any(parts) else None
+        return summary._replace(report=summary.report.with_held_out(calibration, threshold, words, held_out))
+
+    def _measures(self, rows: Rows | None, served: Standardization, threshold: float) -> Measures | None:
+        if rows is None:
+            return None
+        found = measures(*predicted(self.linear_sigmoid, served, rows), threshold)
+        return Measures(**{name: found.get(name) for name in MEASURES})  # type: ignore[arg-type]
 
     # ---- checkpoints ------------------------------------------------------------------------------------
 

@@ -11,9 +11,11 @@ from torch import nn
 from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
+from lr_lightning.model.objective import Objective
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.solver import SubsampledNewton, draw_sample, sample_size
+from lr_lightning.solver.full_newton import FullNewton
 
 # torch's own defaults are a fixed step length and an early stop.
 LBFGS_DEFAULTS: dict[str, Any] = {
@@ -70,6 +72,34 @@ def solver_options(
         "warm_start": warm_start,
         "n_rows": training.n_rows,
     }
+
+
+def full_newton(
+    model: LinearSigmoid,
+    training: TrainingRows,
+    served: Standardization,
+    penalty: Penalty,
+    objective: Objective,
+    options: dict[str, Any],
+) -> FullNewton:
+    """The solver of objectives that need all rows at once; arguments as of `solver_options`.
+
+    Raises:
+        InputError: if there are too many coefficients, or an option is none of the solver's.
+    """
+    if unknown := set(options) - {"tol"}:
+        raise InputError(f"optimizer {EXACT}: {', '.join(sorted(unknown))} has no effect with firth or bounds")
+    mean, scale, served = model.mean.cpu(), model.scale.cpu(), served.to("cpu")
+    return FullNewton(
+        model.parameters(),
+        batches=[rows.to(torch.device("cpu")) for rows in training.weighted()],
+        standardization=Standardization((mean - served.mean) / served.scale, scale / served.scale),
+        objective=objective,
+        penalty=penalty,
+        served=served,
+        weight_scale=training.weight_scale,
+        **options,
+    )
 
 
 def make_optimizer(name: str, parameters: Iterable[nn.Parameter], options: dict[str, Any]) -> torch.optim.Optimizer:

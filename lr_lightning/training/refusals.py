@@ -38,6 +38,17 @@ def refuse_out_of_range(
             raise InputError(f"penalty_factors: that of {name} must be a finite number of at least 0, not {factor}")
 
 
+def refuse_unfit_objective(optimizer: str, *, firth: Any, bounds: Any, class_weight: Any) -> None:
+    """Raise InputError for Firth's penalty or bounds with what they cannot be combined with."""
+    for name, value in (("firth", firth), ("bounds", bounds)):
+        if value and optimizer != EXACT:
+            raise InputError(f"{name} needs the exact solver, not {optimizer}; leave the optimizer out")
+    if firth and bounds:
+        raise InputError("firth and bounds exclude each other; leave one out")
+    if firth and class_weight is not None:
+        raise InputError("firth and class_weight exclude each other: Firth's penalty takes weights for numbers of rows")
+
+
 def refuse_rule_without_rows(rule: str | None) -> None:
     """Raise InputError if there is a threshold's rule, which takes validation rows that were not kept back."""
     if rule is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINES_WITHOUT_TERMINAL = 10
+SECONDS_WITHOUT_WORDS = 1.0  # what takes less is not worth a line
 
 
 class FitProgress(Callback):
@@ -58,6 +60,20 @@ class FitProgress(Callback):
                 self._bar.update(self._task, total=self._bar.tasks[0].completed)
             self._bar.stop()
             self._bar = None
+
+
+class ProfileProgress:
+    """Shows on stderr how many searches along profile likelihoods are done: about ten lines where it takes long."""
+
+    def __init__(self) -> None:
+        self._began, self._shown = time.monotonic(), 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say how many of all searches are done, unless that was said a short while ago."""
+        tenth = LINES_WITHOUT_TERMINAL * done // max(1, total)
+        if time.monotonic() - self._began > SECONDS_WITHOUT_WORDS and tenth > self._shown:
+            self._shown = tenth
+            print(f"profile likelihood: {done} of {total} searches", file=sys.stderr)
 
 
 def _epochs_a_line(max_epochs: int | None, done: int) -> int:

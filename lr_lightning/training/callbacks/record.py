@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lr_lightning import plots
 from lr_lightning.files import write_whole
 from lr_lightning.statistics.held_out import MEASURES, has_both_classes, predicted
 from lr_lightning.statistics.render import as_text
-from lr_lightning.statistics.report import Report
+from lr_lightning.statistics.report import Inference, Report
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.data_modules import TensorDataModule
 from lr_lightning.training.module import LogisticRegression
@@ -34,6 +34,8 @@ class RunRecord(Callback):
         settings: what was chosen, flat, for the HPARAMS tab.
         covariance: of the report's standard errors.
         level: of the report's confidence intervals.
+        inference: of the report; None for the default.
+        told: of the progress of profile likelihoods; None for silence.
 
     Attributes:
         report: after the fit.
@@ -46,12 +48,16 @@ class RunRecord(Callback):
         settings: Mapping[str, Any],
         covariance: CovarianceType,
         level: float,
+        inference: Inference | None = None,
+        told: Callable[[int, int], None] | None = None,
     ):
         self.run = run
         self.config = config
         self.settings = settings
         self.covariance: CovarianceType = covariance
         self.level = level
+        self.inference: Inference | None = inference
+        self.told = told
         self.report: Report | None = None
         self._losses: list[tuple[float, float]] = []  # of each epoch: training and validation
 
@@ -87,7 +93,12 @@ class RunRecord(Callback):
         data = getattr(trainer, "datamodule", None)
         if isinstance(pl_module, LogisticRegression) and isinstance(data, TensorDataModule):
             # In every process: the report, and the threshold in it, go into a checkpoint that all of them dump.
-            self.report = pl_module.conclude(covariance=self.covariance, level=self.level).report
+            self.report = pl_module.conclude(
+                covariance=self.covariance,
+                level=self.level,
+                inference=self.inference,
+                told=self.told if trainer.is_global_zero else None,
+            ).report
             if trainer.is_global_zero:
                 self._write(trainer, pl_module, data, self.report)
 
@@ -137,6 +148,12 @@ class RunRecord(Callback):
             limits = (None, None) if np.isnan(low).all() else (low, high)
             scale = data.training.scale.numpy()
             yield "coefficients", plots.coefficients(names, estimates, *limits, scale=scale, level=self.level)
+        effects = [row for row in report.average_marginal_effects or () if row.effect is not None]
+        if effects:
+            columns = [[row.effect, row.ci_low, row.ci_high] for row in effects]
+            effect, low, high = np.array(columns, dtype=float).T
+            limits = (None, None) if np.isnan(low).all() else (low, high)
+            yield "effects", plots.effects([row.name for row in effects], effect, *limits, level=self.level)
         if held_out is None or data.val_rows is None:
             return
         probability = torch.sigmoid(held_out[0]).numpy()

@@ -1,0 +1,325 @@
+"""The likelihood of all rows, plain or with Firth's penalty, at several points at once: values and derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from lr_lightning.model.rows import Rows
+from lr_lightning.model.standardization import Standardization
+from lr_lightning.model.threads import share_out
+
+_BLOCK = 2**18  # elements of the widest matrix of a block, which then stays in the cache
+_SMALL = 2**18  # elements of a table that is standardised once instead of in each product
+_CHEAP = 2**24  # multiplications for the curvature of Firth's penalty, which is left out where it takes more
+
+
+class Likelihood:
+    r"""Minus the log-likelihood, −ℓ(β), or −ℓ(β) − ½ log|I(β)| with Firth's penalty, and its derivatives.
+
+    ℓ = Σ v_i [y_i log π_i + (1 − y_i) log(1 − π_i)], with π = σ(o + x̃ᵀβ), and I = Σ v_i π_i (1 − π_i) x̃_i x̃_iᵀ. Firth's
+    penalty (Firth 1993; Heinze & Schemper 2002) changes the score to Σ [v_i (y_i − π_i) + h_i (½ − π_i)] x̃_i, with the
+    leverages h_i = v_i π_i (1 − π_i) x̃_iᵀ I⁻¹ x̃_i. The weights v are frequencies then.
+
+    Points β are vectors (p,) of coefficients of the standardised columns, the intercept last, float64 on the CPU. The
+    rows are read as they are, and the standardisation is folded into the coefficients. All sums are float64, and do
+    not depend on the number of threads.
+
+    Args:
+        batches: the rows, on the CPU; iterated in each sweep.
+        standardization: means and scales (d,) in the units of the rows; a scale of infinity takes a feature out.
+        intercept: whether the last coefficient is an intercept; without one the means are 0.
+        firth: whether the penalty is on.
+        weight_scale: the number by which the weights v have been divided.
+        columns: numbers of the features in use, (k,), sorted; None for all that have a finite scale.
+        units: scales (d,) by which the features in the rows have been divided, or None: |I| is that of the original
+            features.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Rows],
+        standardization: Standardization,
+        *,
+        intercept: bool = True,
+        firth: bool = False,
+        weight_scale: float = 1.0,
+        columns: Tensor | None = None,
+        units: Tensor | None = None,
+    ) -> None:
+        mean, scale = standardization.to("cpu")
+        self.columns = scale.isfinite().nonzero()[:, 0] if columns is None else columns
+        self.intercept, self.firth = intercept, firth
+        self._all = None if len(self.columns) == len(scale) else self.columns
+        self._n_features = len(scale)
+        self._fold: tuple[Tensor, Tensor] | None = (mean[self.columns], scale[self.columns])
+        self._batches, self._weight_scale = batches, weight_scale
+        original = self._fold[1] if units is None else self._fold[1] * units.cpu()[self.columns]
+        self._log_units = float(original.log().sum())
+        parts = list(batches) if isinstance(batches, list) else []
+        self._has_offset = not parts or any(rows.offset is not None for rows in parts)
+        n_rows = sum(len(rows.y) for rows in parts)
+        if parts and n_rows * max(1, self.size) <= _SMALL:
+            self._batches, self._fold, self._all = [self._standardized(parts)], None, None
+        self._has_curvature_of_penalty = self._fold is None and n_rows * n_rows * self.size <= _CHEAP
+
+    @property
+    def size(self) -> int:
+        """Number of coefficients, p."""
+        return len(self.columns) + self.intercept
+
+    def evaluate(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (m,) and gradients (p, m) at points (p, m); see `derivatives`."""
+        if self.firth:
+            return self.derivatives(points)[:2]
+        return self._sweep(points, information=False)[:2]
+
+    def derivatives(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values (m,), gradients (p, m) and Hessians (m, p, p) at points (p, m).
+
+        Firth's value is infinite where I is singular. Its Hessian is I, unless the table is small: then it is exact
+        where that is positive definite.
+        """
+        values, gradients, hessians = self._sweep(points, information=True)
+        if self.firth:
+            for j, matrix in enumerate(hessians):
+                root = inverse_root(matrix)
+                values[j] += torch.inf if root is None else root[1] - self._log_units
+                if root is None or not (self._has_offset or bool(points[:, j].any())):
+                    continue  # where all π are ½ the penalty has no gradient
+                gradient, hessian = self._of_penalty(points[:, j], root[0])
+                gradients[:, j] += gradient
+                if hessian is not None and inverse_root(matrix + hessian) is not None:
+                    hessians[j] += hessian
+        return values, gradients, hessians
+
+    def information(self, points: Tensor) -> Tensor:
+        """I, (m, p, p), at points (p, m): the Hessian of −ℓ."""
+        return self._sweep(points, information=True, derivatives=False)[2]
+
+    def changes(self, directions: Tensor) -> Tensor:
+        """What directions (p, m) add to the logits of the rows, (n, m)."""
+        parts = [self._logits(rows._replace(offset=None), directions) for rows in self._blocks(directions.shape[1])]
+        return torch.cat(parts) if parts else torch.zeros(0, directions.shape[1], dtype=torch.float64)
+
+    def row_lengths(self) -> Tensor:
+        """‖x̃‖ of the rows, (n,)."""
+        parts = []
+        for rows in self._blocks(1):
+            x = self._matrix(rows)
+            if x is not None:
+                parts.append(x.square().sum(1))
+                continue
+            assert self._fold is not None  # noqa: S101
+            mean, scale = self._fold
+            design = rows.design if self._all is None else rows.design.columns(self._all)
+            parts.append(design.square_norms(mean, scale) + self.intercept)
+        return torch.cat(parts).sqrt() if parts else torch.zeros(0, dtype=torch.float64)
+
+    def intercept_shift(self, point: Tensor) -> float:
+        """What to add to the intercept so that Σ v π = Σ v y (FLIC: Puhr, Heinze, Nold, Lusa & Geroldinger 2017)."""
+        found = [(self._logits(rows, point[:, None])[:, 0], rows.y.double(), rows.weight) for rows in self._blocks(1)]
+        z, y = torch.cat([each[0] for each in found]), torch.cat([each[1] for each in found])
+        weights = [torch.ones_like(labels) if weight is None else weight.double() for _, labels, weight in found]
+        v = torch.cat(weights)
+        low, high, shift = -torch.inf, torch.inf, 0.0
+        for _ in range(200):
+            positive, negative = torch.sigmoid(z + shift), torch.sigmoid(-z - shift)
+            excess = float(v @ ((1 - y) * positive - y * negative))  # Σ v (π − y), without cancellation
+            low, high = (low, shift) if excess > 0 else (shift, high)
+            step = -excess / max(float(v @ (positive * negative)), 1e-300)
+            after = shift + max(-2.0, min(2.0, step))
+            after = after if low <= after <= high else (low + high) / 2
+            if abs(after - shift) <= 1e-15 * (1 + abs(after)):
+                return after
+            shift = after
+        return shift
+
+    def largest_change(self, point: Tensor, step: Tensor) -> float:
+        """The largest ratio of a row's change of logit to 0.1 + 0.003 |logit|, over all rows of positive weight."""
+        both, largest = torch.stack([point, step], 1), 0.0
+        for rows in self._blocks(2):
+            z, change = self._logits(rows, both).abs().unbind(1)
+            ratio = change / (0.1 + 0.003 * z)
+            ratio = ratio if rows.weight is None else ratio[rows.weight > 0]
+            largest = max(largest, float(ratio.max()) if len(ratio) else 0.0)
+        return largest
+
+    def _standardized(self, parts: list[Rows]) -> Rows:
+        """All rows in one block, with standardised columns and a last one of ones."""
+        assert self._fold is not None  # noqa: S101
+        mean, scale = self._fold
+        designs = [rows.design if self._all is None else rows.design.columns(self._all) for rows in parts]
+        x = (torch.cat([design.dense(torch.float64) for design in designs]) - mean) / scale
+        x = torch.nn.functional.pad(x, (0, 1), value=1.0) if self.intercept else x
+        y, weight, offset = (
+            None if all(part is None for part in column) else torch.cat([part.double() for part in filled])
+            for column, filled in (
+                ([rows.y for rows in parts], [rows.y for rows in parts]),
+                ([rows.weight for rows in parts], [_or(rows.weight, rows.y, 1.0) for rows in parts]),
+                ([rows.offset for rows in parts], [_or(rows.offset, rows.y, 0.0) for rows in parts]),
+            )
+        )
+        return Rows(x, y, weight, offset)  # type: ignore[arg-type]
+
+    def _blocks(self, width: int) -> Iterator[Rows]:
+        size = max(128, _BLOCK // max(1, width, self.size))
+        for rows in self._batches:
+            if len(rows.y) <= size:
+                yield rows
+                continue
+            for start in range(0, len(rows.y), size):
+                yield rows.take(slice(start, start + size))
+
+    def _served(self, points: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Coefficients (d, m) and intercepts (m,) for the features in the rows."""
+        if self._fold is None:
+            return points, None
+        (mean, scale), k = self._fold, len(self.columns)
+        slopes = points[:k] / scale[:, None]
+        shift = -(mean @ slopes)
+        if self.intercept:
+            shift = shift + points[k]
+        if self._all is not None:
+            whole = torch.zeros(self._n_features, points.shape[1], dtype=torch.float64)
+            whole[self._all] = slopes
+            slopes = whole
+        return slopes, shift
+
+    def _logits(self, rows: Rows, points: Tensor) -> Tensor:
+        """Logits (r, m) at points (p, m)."""
+        x = self._matrix(rows)
+        z = rows.design.matvec(*self._served(points)) if x is None else x @ points
+        return z if rows.offset is None else z + rows.offset.double()[:, None]
+
+    def _matrix(self, rows: Rows) -> Tensor | None:
+        """The standardised columns and ones of a small table, whose products need no layer in between; else None."""
+        return rows.x if self._fold is None and isinstance(rows.x, Tensor) else None
+
+    def _weight(self, rows: Rows) -> Tensor | None:
+        if rows.weight is None:
+            return None if self._weight_scale == 1 else torch.full_like(rows.y, self._weight_scale).double()[:, None]
+        return (rows.weight.double() * self._weight_scale)[:, None]
+
+    def _sweep(self, points: Tensor, *, information: bool, derivatives: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Values (m,), gradients (p, m) and I (m, p, p) of −ℓ; those that are not wanted are 0."""
+        m = points.shape[1]
+        blocks = list(self._blocks(m))
+        parts: list[tuple[Tensor, Tensor, Tensor]] = [(torch.zeros(m), torch.zeros(0), torch.zeros(0))] * len(blocks)
+        none = torch.zeros((), dtype=torch.float64)
+
+        def work(share: Iterator[int]) -> None:
+            for b in share:
+                rows = blocks[b]
+                v, y, z = self._weight(rows), rows.y.double()[:, None], self._logits(rows, points)
+                small = z.abs().neg_().exp_()
+                right = 1 / (1 + small)
+                wrong = small * right  # σ(−|z|) and σ(|z|), without cancellation
+                value = gradient = matrices = none
+                if derivatives:
+                    losses = small.log1p_() + torch.where(z > 0, (1 - y) * z, -y * z)
+                    positive = torch.where(z > 0, right, wrong)
+                    negative = torch.where(z > 0, wrong, right)
+                    residual = (1 - y) * positive - y * negative
+                    if v is not None:
+                        losses, residual = losses * v, residual * v
+                    value, gradient = losses.sum(0), self._scores(rows, residual)
+                if information:
+                    curvature = wrong.mul_(right) if v is None else wrong.mul_(right).mul_(v)
+                    columns = curvature.unbind(1) if m == 1 else curvature.T.contiguous().unbind(0)
+                    matrices = torch.stack([self._sandwich(rows, each) for each in columns])
+                parts[b] = value, gradient, matrices
+
+        self._share_out(work, blocks)
+        return tuple(parts[0] if len(parts) == 1 else (sum(each) for each in zip(*parts, strict=True)))  # type: ignore
+
+    def _of_penalty(self, point: Tensor, root: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gradient (p,) and Hessian (p, p) of −½ log|I| at a point (p,), with F Fᵀ the inverse of I, F (p, p).
+
+        The Hessian is None where it would take long.
+        """
+        served, blocks = self._served(root), list(self._blocks(1))
+        parts = [torch.zeros(0)] * len(blocks)
+
+        def work(share: Iterator[int]) -> None:
+            for b in share:
+                rows = blocks[b]
+                z, v = self._logits(rows, point[:, None]), self._weight(rows)
+                small = z.abs().neg_().exp_()
+                curvature = small / (1 + small).square_()
+                x = self._matrix(rows)
+                norms = rows.design.matvec(*served) if x is None else x @ root
+                norms = norms.square_().sum(1, keepdim=True)
+                h = curvature * norms if v is None else curvature * norms * v
+                half = 0.5 * torch.sign(z) * (1 - small) / (1 + small)  # π − ½
+                parts[b] = self._scores(rows, h * half)[:, 0]
+
+        self._share_out(work, blocks)
+        cheap = self._has_curvature_of_penalty
+        return sum(parts), self._hessian_of_penalty(blocks[0], point, root) if cheap else None  # type: ignore
+
+    def _hessian_of_penalty(self, rows: Rows, point: Tensor, root: Tensor) -> Tensor:
+        """−½ tr(I⁻¹ I_jk) + ½ tr(I⁻¹ I_j I⁻¹ I_k), (p, p), from all rows in one block, with n² p multiplications."""
+        x, v = rows.design.dense(), self._weight(rows)
+        z = self._logits(rows, point[:, None])[:, 0]
+        positive, negative = torch.sigmoid(z), torch.sigmoid(-z)
+        w = positive * negative
+        first, second = w * (negative - positive), w * (1 - 6 * w)  # derivatives of w by z
+        if v is not None:
+            first, second = first * v[:, 0], second * v[:, 0]
+        u = x @ root
+        products = u @ u.T
+        scaled = x * first[:, None]
+        return 0.5 * (scaled.T @ (products.square() @ scaled) - (x * (second * products.diagonal())[:, None]).T @ x)
+
+    def _share_out(self, work: Callable[[Iterator[int]], None], blocks: list[Rows]) -> None:
+        if len(blocks) == 1:
+            work(iter([0]))
+        else:
+            share_out(work, len(blocks), blocks[0].y, effort=len(blocks) * self.size)
+
+    def _scores(self, rows: Rows, residual: Tensor) -> Tensor:
+        """Σ r x̃ of a block, (p, m), for residuals r (r, m)."""
+        x = self._matrix(rows)
+        if x is not None:
+            return x.T @ residual
+        assert self._fold is not None  # noqa: S101
+        products = rows.design.rmatvec(residual)
+        mean, scale = self._fold
+        total = residual.sum(0)
+        products = products if self._all is None else products[self._all]
+        scores = (products - torch.outer(mean, total)) / scale[:, None]
+        return torch.cat([scores, total[None]]) if self.intercept else scores
+
+    def _sandwich(self, rows: Rows, curvature: Tensor) -> Tensor:
+        """Σ c x̃ x̃ᵀ of a block, (p, p), for c (r,)."""
+        x = self._matrix(rows)
+        if x is not None:
+            return (x * curvature[:, None]).T @ x
+        assert self._fold is not None  # noqa: S101
+        (mean, scale), k = self._fold, len(self.columns)
+        raw = rows.design.sandwich(curvature, self._all, intercept=True)
+        edge = raw[:k, k] - raw[k, k] * mean
+        raw[:k, :k] -= torch.outer(mean, raw[k, :k]) + torch.outer(edge, mean)
+        raw[:k, :k] /= scale * scale[:, None]
+        raw[:k, k] = raw[k, :k] = edge / scale
+        return raw if self.intercept else raw[:k, :k]
+
+
+def inverse_root(matrix: Tensor) -> tuple[Tensor, float] | None:
+    """F with F Fᵀ the inverse of a positive definite matrix (p, p), and −½ log of its determinant; None if singular."""
+    diagonal = matrix.diagonal()
+    if not bool((diagonal > 0).all()):
+        return None
+    scale = diagonal.rsqrt()
+    lower, info = torch.linalg.cholesky_ex(matrix * scale * scale[:, None])
+    if info:
+        return None
+    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
+    return inverse.T * scale[:, None], -float((lower.diagonal() / scale).log().sum())
+
+
+def _or(column: Tensor | None, like: Tensor, value: float) -> Tensor:
+    return torch.full_like(like, value, dtype=torch.float64) if column is None else column
