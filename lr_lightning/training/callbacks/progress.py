@@ -66,10 +66,11 @@ class ProfileProgress:
     """Shows on stderr how many searches along profile likelihoods are done: about ten lines where it takes long."""
 
     def __init__(self) -> None:
-        self._began, self._shown = time.monotonic(), 0
+        self._began, self._shown = 0.0, 0
 
     def __call__(self, done: int, total: int) -> None:
         """Say how many of all searches are done, unless that was said a short while ago."""
+        self._began = self._began or time.monotonic()
         tenth = LINES_WITHOUT_TERMINAL * done // max(1, total)
         if time.monotonic() - self._began > SECONDS_WITHOUT_WORDS and tenth > self._shown:
             self._shown = tenth
