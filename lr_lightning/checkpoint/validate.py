@@ -36,6 +36,8 @@ def check_contents(checkpoint: Any, name: str) -> None:
         _check_prediction(checkpoint, n_features)
         _check_covariance(checkpoint.get("covariance"), state)
         _check_data(checkpoint.get("data"))
+        if not isinstance(checkpoint.get("rows_fingerprint"), str | None):
+            raise InputError("its rows_fingerprint is not a text")
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 

@@ -33,6 +33,7 @@ PARSERS = {
     "test": ("evaluate", ("data", "trainer")),
     "predict": ("predict", ()),
     "report": ("report", ()),
+    "compare": ("compare", ()),
     "export": ("export", ()),
 }
 ADDED_ELSEWHERE = {"help", "print_config", "allow-custom-classes", "allow_custom_classes"}

@@ -23,6 +23,7 @@ COMMANDS = {
     "test": "measure a checkpoint on the fit's test rows, or on a table",
     "predict": "write the probability and the predicted label of each row of a table",
     "report": "print the coefficients of a fit, their standard errors, and what to heed",
+    "compare": "print fits of the same rows side by side, with likelihood-ratio tests of nested ones",
     "export": "write the model as an ONNX graph or as a JSON scoring file, for use without this package",
     "completion": "print a script that completes commands and options in bash, zsh or tcsh",
 }

@@ -38,6 +38,7 @@ class Decoded:
         parts: training, validation and test rows, standardised; None for a part without rows.
         weight_scale: the number by which the weights have been divided.
         fingerprint: a checksum of the labels of the rows in use, in order.
+        rows_fingerprint: see `data.fingerprint`; None of a cache that an older version wrote.
         messages: messages about what was found and decided, as (logging level, one line).
         mapped: whether the rows are mapped files in a cache folder.
     """
@@ -47,6 +48,7 @@ class Decoded:
     parts: tuple[Rows | None, ...]
     weight_scale: float
     fingerprint: int
+    rows_fingerprint: str | None
     messages: tuple[tuple[int, str], ...]
     mapped: bool
 
@@ -60,6 +62,7 @@ class Decoded:
             tuple(_rows(part, tensors) for part in PARTS),
             notes.get("weight_scale", 1.0),  # missing in a cache of an older version
             notes["fingerprint"],
+            notes.get("rows_fingerprint"),
             tuple((level, text) for level, text in notes["messages"]),
             mapped,
         )

@@ -14,6 +14,7 @@ import torch
 from lr_lightning.data.choices import Choices
 from lr_lightning.data.columns import width
 from lr_lightning.data.encoder import Block, Encoder
+from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.readers.base import Source
 from lr_lightning.data.rows_in_use import Scan, refuse_missing, scan_by_schema
 from lr_lightning.data.scan import scan_table
@@ -119,13 +120,16 @@ class Sweeps:
         return of_trainer if self.scan.single or n_features > MOST_IN_DOUBLE else torch.float64
 
     def notes(self) -> dict[str, Any]:
-        """The messages, the schema, the statistics and a checksum of the labels, as plain values."""
+        """The messages, the schema, the statistics and checksums of the labels and rows, as plain values."""
         return {
             "messages": [list(message) for message in self.messages],
             "schema": self.schema.to_dict(),
             "training": [values.tolist() for values in self.training],
             "weight_scale": self.scan.weight_scale,
             "fingerprint": zlib.crc32(np.packbits(self.scan.y).tobytes(), len(self.scan.y)),
+            "rows_fingerprint": rows_fingerprint(
+                self.partition.of_row, {"y": self.scan.y, **self.scan.beside}, self.scan.weight_scale
+            ),
         }
 
     def write(self, dtype: torch.dtype, append: Callable[[str, np.ndarray], None]) -> None:

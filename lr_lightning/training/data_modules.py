@@ -16,6 +16,7 @@ from lr_lightning.data.arrays import rows_of_arrays
 from lr_lightning.data.choices import Choices
 from lr_lightning.data.decode import Decoder
 from lr_lightning.data.encode import encode_blocks
+from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.loader import TensorBatches
 from lr_lightning.data.prepare import Split
 from lr_lightning.data.roles import OFFSET
@@ -26,7 +27,7 @@ from lr_lightning.model.rows import OTHER_SPLIT, Rows, of_light_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
 
 log = logging.getLogger("lr_lightning")
-DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint")
+DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint", "rows_fingerprint")
 
 
 class TensorDataModule(LightningDataModule):
@@ -79,6 +80,8 @@ class TensorDataModule(LightningDataModule):
     test_rows: Rows | None = None
     fingerprint: int | None = None
     """What the split into parts depends on, where the rows come from somewhere that may change."""
+    rows_fingerprint: str | None = None
+    """A checksum of the rows but for their features, by which fits of the same rows are told."""
     weight_scale: float = 1.0
     """What the weights of the batches have been divided by: 1 unless they are very large or very small."""
     prediction_input: list[list[float]] | None = None
@@ -133,6 +136,13 @@ class TensorDataModule(LightningDataModule):
             x = rows.x if served is None else served.apply(rows.x, self._dtype())
             return Rows(x, *(None if t is None else t.to(x.dtype) for t in rows[1:]))  # type: ignore[arg-type]
 
+        part_of_row = np.zeros(len(self._rows.y), np.uint8)
+        for number, index in enumerate((val, test), 1):
+            if index is not None:
+                part_of_row[index.numpy()] = number
+        beside = zip(Rows._fields[1:], self._rows[1:], strict=True)
+        values = {name: column.double().cpu().numpy() for name, column in beside if column is not None}
+        self.rows_fingerprint = rows_fingerprint(part_of_row, values, self.weight_scale)
         self.train_rows = serve(rows)
         self.val_rows = None if val_rows is None else serve(val_rows)
         self.test_rows = None if test_rows is None else serve(test_rows)
@@ -171,7 +181,8 @@ class TensorDataModule(LightningDataModule):
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint has to say of the data, as plain types; the keys are `DESCRIPTION`."""
-        values = (self.schema.to_dict(), self.prediction_input, self.curve(), self.settings(), self.fingerprint)
+        of_rows = (self.fingerprint, self.rows_fingerprint)
+        values = (self.schema.to_dict(), self.prediction_input, self.curve(), self.settings(), *of_rows)
         return dict(zip(DESCRIPTION, values, strict=True))
 
     def settings(self) -> dict[str, Any]:
@@ -445,6 +456,7 @@ class TableDataModule(TensorDataModule):
             log.log(level, text)
         self.schema, self.training, self.served = decoded.schema, decoded.training, decoded.training.divisible()
         self.weight_scale, self.fingerprint, self._mapped = decoded.weight_scale, decoded.fingerprint, decoded.mapped
+        self.rows_fingerprint = decoded.rows_fingerprint
         train_rows, self.val_rows, self.test_rows = decoded.parts
         if self._every_row:
             self.val_rows = self.test_rows

@@ -64,7 +64,7 @@ def test_scalars_begin_with_epoch_0(ask):
 
 
 def test_images_and_curves_are_there(ask):
-    pictures = {"coefficients", "confusion_matrix", "precision_recall", "reliability", "roc"}
+    pictures = {"coefficients", "confusion_matrix", "effects", "precision_recall", "reliability", "roc"}
     for run in RUNS:
         assert set(ask("plugin/images/tags")[run]) == pictures
         assert list(ask("plugin/pr_curves/tags")[run]) == ["val"]
