@@ -66,7 +66,7 @@ def test_hparams_tab_shows_settings_and_the_final_loss(events):
 
 
 def test_picture_is_in_tensorboard_and_in_the_run_folder(events, hours_run):
-    assert sorted(events.Tags()["images"]) == ["coefficients", "loss", "probability_curve"]
+    assert sorted(events.Tags()["images"]) == ["coefficients", "effects", "loss", "probability_curve"]
     png = (hours_run / "figures" / "probability_curve.png").read_bytes()
     assert png.startswith(b"\x89PNG")
 
@@ -88,7 +88,7 @@ def test_run_folder_holds_what_the_design_says(hours_run):
     names = {path.relative_to(hours_run).as_posix() for path in hours_run.rglob("*") if path.is_file()}
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
-    pictures = {f"figures/{name}.png" for name in ("coefficients", "loss", "probability_curve")}
+    pictures = {f"figures/{name}.png" for name in ("coefficients", "effects", "loss", "probability_curve")}
     assert names - events == {"config.yaml", "checkpoints/last.ckpt", "report.json"} | pictures
 
 

@@ -202,7 +202,8 @@ def options_of(command: str) -> frozenset[str]:
     (maker,) = (n for n in source.body if isinstance(n, ast.FunctionDef) and n.name == "make_parser")
     calls = (n for n in ast.walk(maker) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute))
     names = (call.args[0] for call in calls if call.func.attr == "add_argument" and call.args)  # type: ignore[union-attr]
-    found = {str(name.value).removeprefix("--") for name in names if isinstance(name, ast.Constant)}
+    options = (str(name.value) for name in names if isinstance(name, ast.Constant))
+    found = {option.removeprefix("--") for option in options if option.startswith("--")}
     return frozenset(found | ADDED_ELSEWHERE)
 
 

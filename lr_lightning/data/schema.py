@@ -195,7 +195,7 @@ class TableSchema:
                 columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"])
                 texts = {key: None if data.get(key) is None else tuple(data[key]) for key in ("spelling", "na")}
                 schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"]), **texts})
-            except TypeError as error:
+            except (TypeError, KeyError) as error:
                 problem = str(error)
             else:
                 problem = schema._problem()

@@ -333,7 +333,8 @@ def test_a_threshold_chosen_on_validation_rows_is_used_by_predict(project, run):
 
 def test_every_picture_of_a_table_is_there(breast_cancer_run):
     names = {path.stem for path in (breast_cancer_run / "figures").iterdir()}
-    assert names == {"coefficients", "confusion_matrix", "precision_recall", "reliability", "roc"}  # of one pass
+    pictures = {"coefficients", "confusion_matrix", "effects", "precision_recall", "reliability", "roc"}
+    assert names == pictures  # of one pass
 
 
 # ---- mistakes -----------------------------------------------------------------------------------------------
