@@ -132,7 +132,7 @@ def test_bounds_on_levels(project, run):
         (["--model.bounds", '{"hour": [0, 1]}'], "there is no feature hour; did you mean hours?"),
         (["--model.bounds", '{"hours": [1, 0]}'], "lower bound 1 is above the upper one 0"),
         (["--model.bounds", '{"hours": [1]}'], "hours takes two numbers"),
-        (["--model.bounds", '{"(Intercept)": [0, 1]}'], "the intercept has no bounds"),
+        (["--model.bounds", '{"(Intercept)": [0, 1]}'], "the intercept is no feature"),
         (["--inference", "profile", "--covariance", "robust"], "profile does not go with the covariance HC1"),
         (["--model.firth", "true", "--covariance", "robust"], "choose wald"),
         (["--inference", "profile", "--model.l2", "0.1"], "profile does not go with a penalty"),
