@@ -116,14 +116,14 @@ def _solve(
         value, weight.grad, bias.grad = problem.value_and_gradient(rows, weight, bias)
         return value
 
-    passes = 0
-    while not solver.stopped and passes < max_passes and not stopped():
-        if isinstance(solver, FullNewton):
-            solver.step()
-        else:
+    if isinstance(solver, FullNewton):
+        passes = solver.run(max_passes, stopped)
+    else:
+        passes = 0
+        while not solver.stopped and passes < max_passes and not stopped():
             solver.step(closure)
-        passes += 1
-    solver.restore_best()
+            passes += 1
+        solver.restore_best()
     return Solution(problem.theta(weight, bias), solver.converged, solver.status, passes, solver.objective)
 
 

@@ -20,6 +20,7 @@ from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import Curvature, DenseCurvature
 from lr_lightning.solver.likelihood import Likelihood
 from lr_lightning.solver.newton import CONVERGED, DIVERGING, NO_DECREASE, NOT_FINITE, PRECISION_LIMIT
+from lr_lightning.solver.quadratic import ScaledCholesky
 
 _TOLERANCE = 1e-16  # half the squared Newton decrement, relative to the objective; a last step squares it
 _MAX_REJECTIONS = 50
@@ -95,17 +96,15 @@ class FullNewton(torch.optim.Optimizer):
                 weight_scale=weight_scale, columns=of, units=served.scale,
             )  # fmt: skip
 
-        self._likelihood = likelihood(columns)
-        self._total, self._n_rows, rounded = 0.0, 0, False
+        self._likelihood, self._likelihood_of = likelihood(columns), likelihood
+        self._total, positive, self._n_rows, self._rounded = 0.0, 0.0, 0, False
         for rows in batches:
             self._total += float(rows.total_weight) * weight_scale
+            of_class = rows.y if rows.weight is None else rows.y * rows.weight
+            positive += float(of_class.sum(dtype=torch.float64)) * weight_scale
             self._n_rows += len(rows.y)
-            rounded |= rows.design.dtype != torch.float64
-        if objective.firth:
-            kept = _independent(self._likelihood, rounded=rounded)
-            if len(kept) < len(columns):
-                columns = columns[kept]
-                self._likelihood = likelihood(columns)
+            self._rounded |= rows.design.dtype != torch.float64
+        self._n_events = min(positive, self._total - positive)
         d = len(scale)
         self._places = torch.cat([columns, torch.full((int(self._has_intercept),), d)])
         self._size_of_all = d + self._has_intercept
@@ -143,7 +142,19 @@ class FullNewton(torch.optim.Optimizer):
             loss = None if closure is None else closure()
         if not self.stopped:
             self._advance(self._coefficients.read()[self._places])
+            if not self.stopped:
+                self._write(self._next)
         return loss
+
+    @torch.no_grad()
+    def run(self, max_passes: int, interrupted: Callable[[], bool]) -> int:
+        """Call `step` until the solver stops, for at most so many times; how often that was."""
+        passes = 0
+        while not self.stopped and passes < max_passes and not interrupted():
+            self._advance(self._next)
+            passes += 1
+        self.restore_best()
+        return passes
 
     @torch.no_grad()
     def restore_best(self) -> None:
@@ -166,6 +177,8 @@ class FullNewton(torch.optim.Optimizer):
         """
         super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
         solver = state_dict["solver"]
+        if solver["point"].shape != self._next.shape and self._objective_is_firth:
+            self._leave_out_dependent()
         if solver["point"].shape != self._next.shape or not set(_STATE) <= set(solver):
             raise ValueError("the state is that of another model or solver")
         for key, name in _STATE.items():
@@ -173,6 +186,19 @@ class FullNewton(torch.optim.Optimizer):
         self._curvature, self._next = self._curvature.load(solver["curvature"]), solver["point"]
         if not self.stopped:
             self._write(self._next)
+
+    def _leave_out_dependent(self) -> bool:
+        """Leave out the columns that depend on those before them, for which I is singular; whether there are some."""
+        k = len(self._likelihood.columns)
+        kept = _independent(self._likelihood, rounded=self._rounded)
+        if len(kept) == k:
+            return False
+        self._likelihood = self._likelihood_of(self._likelihood.columns[kept])
+        kept = torch.cat([kept, torch.arange(k, len(self._places))])
+        self._places, self._l1, self._l2 = self._places[kept], self._l1[kept], self._l2[kept]
+        self._best_gradient, self._p, self._next = self._best_gradient[kept], self._p[kept], self._next[kept]
+        self._curvature = DenseCurvature(torch.eye(len(kept), dtype=torch.float64))
+        return True
 
     def _advance(self, point: Tensor) -> None:
         cheap = self._n_rows * len(point) ** 2 <= thresholds.AFFORDABLE_HESSIAN
@@ -187,6 +213,10 @@ class FullNewton(torch.optim.Optimizer):
         self.value = smooth + float(self._l1 @ point.abs())
         finite = math.isfinite(self.value) and bool(gradient.isfinite().all())
         if self._best is None:
+            singular = self._objective_is_firth and hessian is not None and self._looks_singular(hessian)
+            if singular and self._leave_out_dependent():
+                self._advance(self._next)
+                return
             if not finite:
                 self._stop(NOT_FINITE, converged=False)
                 return
@@ -200,13 +230,17 @@ class FullNewton(torch.optim.Optimizer):
             self._curvature.update(point - self._best, gradient - self._best_gradient)
         else:
             matrix = hessian / self._total
-            matrix.diagonal().add_(self._l2)
+            if not self._objective_is_firth:
+                matrix.diagonal().add_(self._l2)
             self._curvature = DenseCurvature(matrix)
             if self._objective_is_firth and self.newton_decrement * self._total < _CALM and self._best is not None:
                 self._curvature.update(point - self._best, gradient - self._best_gradient)
         self._best, self._best_gradient, self.objective = point, gradient, self.value
         self._length, self._rejections = 1.0, 0
         self._propose()
+
+    def _looks_singular(self, hessian: Tensor) -> bool:
+        return ScaledCholesky(hessian).smallest_pivot() <= thresholds.SUSPECT_PIVOT
 
     def _decrease(self, point: Tensor, gradient: Tensor) -> float:
         """Decrease of the objective from the best point; near the minimum from the gradients, without cancellation."""
@@ -243,16 +277,16 @@ class FullNewton(torch.optim.Optimizer):
                 self._best = self._into_box(best + self._p)
                 self._stop(CONVERGED, converged=True)
         else:
-            self._write(self._into_box(best + self._p))
+            self._next = self._into_box(best + self._p)
 
     def _is_next_negligible(self, before: float) -> bool:
         """Whether the decrement that the proposal leaves is.
 
-        With Firth's penalty each is a multiple of the one before, in the end: about (p / n)², for I is the Hessian but
-        for terms of that relative size.
+        With Firth's penalty each is a multiple of the one before, in the end: about (p / n)² for n rows of the rarer
+        class, for I is the Hessian but for terms of that relative size.
         """
         least = self.param_groups[0]["tol"] * abs(self.objective)
-        rate = max(self.newton_decrement / before, (len(self._places) / max(1, self._n_rows)) ** 2)
+        rate = max(self.newton_decrement / before, (len(self._places) / max(1.0, self._n_events)) ** 2)
         return self.newton_decrement * (min(1.0, rate) if self._objective_is_firth else 1.0) <= least
 
     def _reject(self) -> None:
@@ -264,7 +298,7 @@ class FullNewton(torch.optim.Optimizer):
             self._stop(NO_DECREASE, converged=False)
         else:
             self._length /= 2
-            self._write(self._into_box(self._best + self._length * self._p))
+            self._next = self._into_box(self._best + self._length * self._p)
 
     def _into_box(self, point: Tensor) -> Tensor:
         return point if self._bounds is None else point.clamp(*self._bounds)
