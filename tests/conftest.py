@@ -38,6 +38,15 @@ def one_thread():
 
 
 @pytest.fixture
+def several_threads():
+    """Torch on two threads, for what only they do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def project(tmp_path, monkeypatch):
     """An empty working directory beside which conf/ lies, as in a clone."""
     (tmp_path / "conf").symlink_to(ROOT / "conf")

@@ -702,20 +702,14 @@ print("fitted")
     assert done.stdout == "fitted\n", done.stderr
 
 
-def test_an_interrupt_ends_the_fit(rows, monkeypatch):
+def test_an_interrupt_ends_the_fit(rows, monkeypatch, several_threads):
     """The thread that computes is told to stop, and says when it has."""
     from concurrent.futures import Future
 
     from lr_lightning.solver import SubsampledNewton
 
     begun, interrupted, ended = threading.Event(), threading.Event(), threading.Event()
-
     passes = []
-
-    def step(self, closure):
-        begun.set()
-        interrupted.wait(60)
-        passes.append(1)
 
     def interrupt(self, timeout=None):
         assert begun.wait(60)
@@ -733,6 +727,24 @@ def test_an_interrupt_ends_the_fit(rows, monkeypatch):
         interrupted.set()
         assert ended.wait(60)
         assert len(passes) == 1
+    LogisticRegressionClassifier().fit(X, y)
+
+
+def test_an_interrupt_ends_the_fit_in_the_calling_thread(rows, monkeypatch, one_thread):
+    from lr_lightning.solver import SubsampledNewton
+
+    threads = set()
+
+    def step(self, closure):
+        threads.add(threading.current_thread())
+        raise KeyboardInterrupt
+
+    X, y, _ = rows
+    with monkeypatch.context() as patch:
+        patch.setattr(SubsampledNewton, "step", step)
+        with pytest.raises(KeyboardInterrupt):
+            LogisticRegressionClassifier(max_iter=10**9).fit(X, y)
+    assert threads == {threading.current_thread()}
     LogisticRegressionClassifier().fit(X, y)
 
 
