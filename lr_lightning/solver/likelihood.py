@@ -139,9 +139,10 @@ class Likelihood:
 
     def largest_change(self, point: Tensor, step: Tensor) -> float:
         """The largest ratio of a row's change of logit to 0.1 + 0.003 |logit|, over all rows of positive weight."""
-        both, largest = torch.stack([point, step], 1), 0.0
+        largest = 0.0
         for rows in self._blocks(2):
-            z, change = self._logits(rows, both).abs().unbind(1)
+            z = self._logits(rows, point[:, None])[:, 0].abs()
+            change = self._logits(rows._replace(offset=None), step[:, None])[:, 0].abs()
             ratio = change / (0.1 + 0.003 * z)
             ratio = ratio if rows.weight is None else ratio[rows.weight > 0]
             largest = max(largest, float(ratio.max()) if len(ratio) else 0.0)

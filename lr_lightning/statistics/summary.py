@@ -273,8 +273,8 @@ def summarize(
 def _held(design: DesignMatrix, estimates: np.ndarray, bounds: Tensor) -> np.ndarray:
     """Positions of the coefficients that stand at a bound."""
     at, ends = estimates[: len(design.columns)], bounds[:, design.columns].numpy()
-    with np.errstate(invalid="ignore"):
-        return np.flatnonzero((np.abs(at - ends) <= _AT_BOUND * (np.abs(ends) + 1 / design.scale)).any(0))
+    near = np.abs(at - ends) <= _AT_BOUND * (np.abs(ends) + 1 / design.scale)
+    return np.flatnonzero((near & np.isfinite(ends)).any(0))
 
 
 def _firth_optimum(

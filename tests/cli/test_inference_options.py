@@ -116,6 +116,7 @@ def test_bounds_on_levels(project, run):
     found = rows(report)
     assert found["g=b"]["estimate"] == 0.25
     assert found["g=c"]["estimate"] >= 0
+    assert found["x"]["std_error"] > 0  # a feature without bounds does not stand at one
     assert report["n_parameters"] == 3  # g=b was not estimated
 
 

@@ -159,6 +159,23 @@ def test_bounds_with_l1_satisfy_the_optimality_conditions():
     assert (g[at_low] - l1 >= -1e-9).all()
 
 
+def test_bounds_with_weights_and_offset_satisfy_the_optimality_conditions():
+    x, y = table()
+    x = (x - x.mean(0)) / x.std(0)
+    rng = np.random.default_rng(1)
+    v, o = rng.integers(1, 4, 300).astype(float), 2 * rng.normal(size=300)
+    inf = math.inf
+    box = torch.tensor([[-inf, 0.0, -inf, -inf], [0.5, inf, inf, inf]], dtype=torch.float64)
+    solution = solve(rows_of(x, y, v, o), Objective(bounds=box))
+    assert solution.converged
+    theta = solution.theta.numpy()
+    g = np.column_stack([x, np.ones(300)]).T @ (v * (1 / (1 + np.exp(-(x @ theta[:-1] + theta[-1] + o))) - y))
+    assert theta[0] == pytest.approx(0.5, rel=1e-12)
+    assert g[0] < 0
+    assert np.abs(g[2:]).max() < 1e-6
+    assert theta[1] > 0 or g[1] > 0
+
+
 def test_bounds_that_do_not_bind_change_nothing():
     x, y = table()
     free = solve(rows_of(x, y), Objective()).theta
