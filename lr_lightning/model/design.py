@@ -151,6 +151,8 @@ class Dense(Design):
         rows, m = self._block_rows, vectors.shape[1]
         count = max(1, math.ceil(n / rows))
         groups = _row_groups(min(rows, n))
+        if m > 1 and r.dtype == torch.float64:
+            return self._products(vectors, rows, count)
         sums = torch.zeros(count, m, groups, 1, d, dtype=r.dtype, device=x.device)
 
         def work(share: Iterator[int]) -> None:
@@ -163,6 +165,21 @@ class Dense(Design):
         share_out(work, count, x)
         total = sums.sum((0, 2, 3), dtype=torch.float64)
         return total[0] if r.ndim == 1 else total.T
+
+    def _products(self, vectors: Tensor, rows: int, count: int) -> Tensor:
+        """``x.T @ vectors``, (d, m), float64, one product of matrices a block; float64 sums may have many terms."""
+        x, m = self.tensor, vectors.shape[1]
+        groups = min(count, _MAX_GROUPS)  # with sums of their own, so that the number of workers changes no digit
+        partial = torch.zeros(groups, x.shape[1], m, dtype=torch.float64, device=x.device)
+
+        def work(share: Iterator[int]) -> None:
+            for group in share:
+                for k in range(group, count, groups):
+                    part = slice(k * rows, (k + 1) * rows)
+                    partial[group].addmm_(x[part].to(torch.float64).T, vectors[part])
+
+        share_out(work, groups, x, effort=1 + m // 8)
+        return partial.sum(0)
 
     @override
     def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:

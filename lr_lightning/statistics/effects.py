@@ -22,14 +22,17 @@ class Effects(NamedTuple):
 
     Attributes:
         effect: (d,), float64.
-        gradient: of the effects by the parameters of the design matrix, (p, d), for the delta method.
+        gradient: of the effects by the parameters of the design matrix, (p, d), for the delta method; None where it
+            was not asked for.
     """
 
     effect: np.ndarray
-    gradient: np.ndarray
+    gradient: np.ndarray | None
 
 
-def average_marginal_effects(design: DesignMatrix, parameters: np.ndarray, groups: Sequence[Sequence[int]]) -> Effects:
+def average_marginal_effects(
+    design: DesignMatrix, parameters: np.ndarray, groups: Sequence[Sequence[int]], *, gradients: bool = True
+) -> Effects:
     r"""The average marginal effect of every feature, in one sweep over the rows.
 
     Of a number it is the mean derivative of the probability, (1/Σv) Σ v π (1 − π)·w_j. Of an indicator, 0 or 1, it is
@@ -41,37 +44,40 @@ def average_marginal_effects(design: DesignMatrix, parameters: np.ndarray, group
         parameters: of the design matrix, (p,).
         groups: the features (numbers from 0 to d − 1) that stand for one column: all levels of a category but the
             reference, or one boolean. A number that is only 0 and 1 in the rows is found here.
+        gradients: whether the gradients are wanted.
     """
-    standardization = design.standardization
     coefficients, intercept = served_coefficients(design, parameters)
     mean, scale = (part.double().cpu() for part in design.served)
-    low, high = (0 - mean) / scale, (1 - mean) / scale  # the values 0 and 1 as they are served
-    groups = [list(group) for group in groups]
-    indicators = {j for group in groups for j in group}
-    candidates = [j for j in _like_indicators(design) if j not in indicators]
-    groups += [[j] for j in candidates]
+    ends = torch.stack([-mean, 1 - mean]) / scale  # the values 0 and 1 as they are served
+    categories = [torch.tensor(group) for group in groups if len(group) > 1]
+    told = {j for group in groups for j in group}
+    candidates = [j for j in _like_indicators(design) if j not in told]
+    flags = torch.tensor(sorted([group[0] for group in groups if len(group) == 1] + candidates), dtype=torch.long)
+    is_candidate = torch.isin(flags, torch.tensor(candidates, dtype=torch.long))
 
-    d, sums = design.n_features, _Sums(design.n_features, groups)
-    members = [torch.tensor(group) for group in groups]
-    for rows in _blocks(design, max([1, *map(len, groups)])):
+    sums = _Sums(design.n_features, gradients=gradients)
+    is_number = torch.zeros(design.n_features, dtype=torch.bool)
+    widest = max([1, *map(len, categories)])
+    for rows in _blocks(design, widest):
         v = torch.ones_like(rows.y).double() if rows.weight is None else rows.weight.double()
         z = rows.design.matvec(coefficients, intercept)
         z = z if rows.offset is None else z + rows.offset.double()
-        positive, negative = torch.sigmoid(z), torch.sigmoid(-z)
-        slope = v * positive * negative
-        sums.weight += float(v.sum())
-        sums.slope += float(slope.sum())
-        bend = slope * (negative - positive)
-        sums.bend += rows.design.rmatvec(bend)
-        sums.bend_total += float(bend.sum())
-        for j in candidates:
-            values = rows.design.columns(torch.tensor([j])).dense(torch.float64)[:, 0]
-            tolerance = _ROUNDING / float(scale[j])
-            if bool((((values - low[j]).abs() > tolerance) & ((values - high[j]).abs() > tolerance)).any()):
-                sums.is_number[j] = True
-        for number, group in enumerate(members):
-            sums.add_group(number, group, rows, v, z, coefficients[group], low[group], high[group])
-    return sums.effects(design, coefficients, low, high, standardization.mean, standardization.scale, d)
+        sums.add_rows(rows, v, z)
+        for chunk in range(0, len(flags), max(1, _BLOCK // max(1, len(rows.y)))):
+            some = slice(chunk, chunk + max(1, _BLOCK // max(1, len(rows.y))))
+            part, w = flags[some], coefficients[flags[some]]
+            values = rows.design.columns(part).dense(torch.float64)
+            (low, high), tolerance = ends[:, part], _ROUNDING / scale[part]
+            other = ((values - low).abs() > tolerance) & ((values - high).abs() > tolerance)
+            is_number[part] |= other.any(0) & is_candidate[some]
+            without = z[:, None] - (values - low) * w
+            sums.add(part, rows, v, without, without + (high - low) * w)
+        for part in categories:
+            (low, high), w = ends[:, part], coefficients[part]
+            without = (z - rows.design.columns(part).matvec(w) + low @ w)[:, None]
+            sums.add(part, rows, v, without, without + (high - low) * w)
+    indicators = [*categories, *(flags[k : k + 1] for k in range(len(flags)) if not is_number[flags[k]])]
+    return sums.effects(design, coefficients, ends, indicators)
 
 
 def served_coefficients(design: DesignMatrix, parameters: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -85,55 +91,58 @@ def served_coefficients(design: DesignMatrix, parameters: np.ndarray) -> tuple[T
 
 
 class _Sums:
-    """What the sweep adds up."""
+    """What the sweep adds up; d features, all in the units in which the rows are served."""
 
-    def __init__(self, d: int, groups: list[list[int]]) -> None:
-        self.groups = groups
+    def __init__(self, d: int, *, gradients: bool) -> None:
+        self._gradients = gradients
         self.weight = self.slope = self.bend_total = 0.0
         self.bend = torch.zeros(d, dtype=torch.float64)
-        self.is_number = torch.zeros(d, dtype=torch.bool)
-        self.difference = [torch.zeros(len(group), dtype=torch.float64) for group in groups]
-        self.by_other = [torch.zeros(d, len(group), dtype=torch.float64) for group in groups]
-        self.with_it = [torch.zeros(len(group), dtype=torch.float64) for group in groups]
-        self.without_it = [0.0 for _ in groups]
+        self.difference, self.with_it, self.without_it = torch.zeros(3, d, dtype=torch.float64).unbind()
+        self.by_others = torch.zeros(d, d if gradients else 0, dtype=torch.float64)
 
-    def add_group(
-        self, number: int, group: Tensor, rows: Rows, v: Tensor, z: Tensor, w: Tensor, low: Tensor, high: Tensor
-    ) -> None:
-        """Add the differences of a group in a block; the features of the group are set as the difference wants."""
-        part = rows.design.columns(group)
-        without = z - part.matvec(w) + low @ w
-        with_it = without[:, None] + (high - low) * w
-        reference = torch.sigmoid(without)
-        chosen = torch.sigmoid(with_it)
-        self.difference[number] += v @ (chosen - reference[:, None])
-        of_chosen = v[:, None] * chosen * torch.sigmoid(-with_it)
-        of_reference = v * reference * torch.sigmoid(-without)
-        self.by_other[number] += rows.design.rmatvec(of_chosen - of_reference[:, None])
-        self.with_it[number] += of_chosen.sum(0)
-        self.without_it[number] += float(of_reference.sum())
+    def add_rows(self, rows: Rows, v: Tensor, z: Tensor) -> None:
+        """Add the derivatives by the logits z (r,), with weights v (r,)."""
+        positive, negative = torch.sigmoid(z), torch.sigmoid(-z)
+        slope = v * positive * negative
+        self.weight += float(v.sum())
+        self.slope += float(slope.sum())
+        if self._gradients:
+            bend = slope * (negative - positive)
+            self.bend += rows.design.rmatvec(bend)
+            self.bend_total += float(bend.sum())
 
-    def effects(
-        self, design: DesignMatrix, w: Tensor, low: Tensor, high: Tensor, mean: Tensor, scale: Tensor, d: int
-    ) -> Effects:
-        """The effects and their gradients from the sums."""
+    def add(self, part: Tensor, rows: Rows, v: Tensor, without: Tensor, with_it: Tensor) -> None:
+        """Add the differences of features `part` (c,): logits without them, (r, c) or (r, 1), and with each, (r, c)."""
+        reference, chosen = torch.sigmoid(without), torch.sigmoid(with_it)
+        self.difference[part] += v @ (chosen - reference)
+        if self._gradients:
+            of_chosen = v[:, None] * chosen * torch.sigmoid(-with_it)
+            of_reference = v[:, None] * reference * torch.sigmoid(-without)
+            self.by_others[:, part] += rows.design.rmatvec(of_chosen - of_reference)
+            self.with_it[part] += of_chosen.sum(0)
+            self.without_it[part] += of_reference.sum(0)
+
+    def effects(self, design: DesignMatrix, w: Tensor, ends: Tensor, indicators: list[Tensor]) -> Effects:
+        """The effects and their gradients; `indicators` are the groups of features whose differences count."""
         units = design.units
         effect = self.slope / self.weight * w / units  # a change of 1 in original units is 1 / units as served
+        for group in indicators:
+            effect[group] = self.difference[group] / self.weight
+        if not self._gradients:
+            return Effects(effect.numpy(), None)
         by_served = torch.outer(self.bend / self.weight, w / units)
         by_served.diagonal().add_(self.slope / self.weight / units)
         by_intercept = self.bend_total / self.weight * w / units
-        for number, group in enumerate(self.groups):
-            if len(group) == 1 and bool(self.is_number[group[0]]):
-                continue
-            index = torch.tensor(group)
-            effect[index] = self.difference[number] / self.weight
-            gradients = self.by_other[number]
+        for group in indicators:
+            low, high = ends[:, group]
+            gradients = self.by_others[:, group]
             # The group's own features are fixed: at `low` without it, all at `low` but one at `high` with it.
-            change = self.with_it[number] - self.without_it[number]
-            gradients[index] = low[index][:, None] * change
-            gradients[index, torch.arange(len(group))] += (high - low)[index] * self.with_it[number]
-            by_served[:, index] = gradients / self.weight
-            by_intercept[index] = change / self.weight
+            change = self.with_it[group] - self.without_it[group]
+            gradients[group] = low[:, None] * change
+            gradients[group, torch.arange(len(group))] += (high - low) * self.with_it[group]
+            by_served[:, group] = gradients / self.weight
+            by_intercept[group] = change / self.weight
+        mean, scale = design.standardization
         gradient = ((by_served - torch.outer(mean, by_intercept)) / scale[:, None])[design.columns]
         if design.intercept:
             gradient = torch.cat([gradient, by_intercept[None]])

@@ -215,8 +215,11 @@ def summarize(
         warnings.append(worded.MANY_EFFECTS)
     else:
         rows_of_effects = design if unweighted is None else design.with_batches(unweighted)
-        of_effects = effects_of_rows.average_marginal_effects(rows_of_effects, parameters, groups)
-        variances = None if factor is None else np.linalg.norm(factor.T @ of_effects.gradient, axis=0)
+        of_effects = effects_of_rows.average_marginal_effects(
+            rows_of_effects, parameters, groups, gradients=factor is not None
+        )
+        gradient = of_effects.gradient
+        variances = None if factor is None or gradient is None else np.linalg.norm(factor.T @ gradient, axis=0)
         of_table = {row.name: row for row in table}
         effects = tuple(
             Effect.of(
