@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lr_lightning.data.readers.base import Source
-from lr_lightning.data.roles import ROLES
+from lr_lightning.data.roles import ROLES, TRIALS
 from lr_lightning.data.schema import MISSING_RULES, UNSEEN_RULES, Level
 from lr_lightning.errors import InputError
 
@@ -51,6 +51,11 @@ class Choices:
                 f"{source.name}: --data.target is missing; it names one of the columns {listed(source.names)}"
             )
         refuse_absent([self.target], source, "target column")
+        if self.positive is not None and TRIALS.name in self.roles:
+            raise InputError(
+                f"--data.positive {self.positive}: with {TRIALS.option} the target counts successes, and has no "
+                "positive label; leave one of the two out"
+            )
         taken = {self.target: "target"}
         for role, name in self.roles.items():
             refuse_absent([name], source, f"{role} column")

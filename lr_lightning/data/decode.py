@@ -19,6 +19,7 @@ from lr_lightning.data.encoder import prepare
 from lr_lightning.data.prepare import PARTS, Split, Sweeps
 from lr_lightning.data.readers.base import MissingTexts, Source
 from lr_lightning.data.readers.open import open_source
+from lr_lightning.data.roles import TRIALS
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.model.rows import Rows
@@ -37,6 +38,7 @@ class Decoded:
         training: means and scales (d,) of the training rows, in original units; scale 0 marks a constant column.
         parts: training, validation and test rows, standardised; None for a part without rows.
         weight_scale: the number by which the weights have been divided.
+        log_coefficient: Σ weight·log C(trials, successes) of the training rows, 0 without trials.
         fingerprint: a checksum of the labels of the rows in use, in order.
         rows_fingerprint: see `data.fingerprint`; None of a cache that an older version wrote.
         messages: messages about what was found and decided, as (logging level, one line).
@@ -47,6 +49,7 @@ class Decoded:
     training: Standardization
     parts: tuple[Rows | None, ...]
     weight_scale: float
+    log_coefficient: float
     fingerprint: int
     rows_fingerprint: str | None
     messages: tuple[tuple[int, str], ...]
@@ -60,7 +63,8 @@ class Decoded:
             TableSchema.from_dict(notes["schema"]),
             Standardization(mean, scale),
             tuple(_rows(part, tensors) for part in PARTS),
-            notes.get("weight_scale", 1.0),  # missing in a cache of an older version
+            notes["weight_scale"],
+            notes["log_coefficient"],
             notes["fingerprint"],
             notes.get("rows_fingerprint"),
             tuple((level, text) for level, text in notes["messages"]),
@@ -162,7 +166,8 @@ class Decoder:
 def _expect(source: Source, choices: Choices) -> list[str]:
     """The columns to read for a new fit; sets the type of the target and the missing texts in the source."""
     names = [*choices.feature_columns(source), str(choices.target), *choices.roles.values()]
-    source.expect({str(choices.target): pa.string()})  # labels keep their spelling in a text file
+    if TRIALS.name not in choices.roles:
+        source.expect({str(choices.target): pa.string()})  # labels keep their spelling in a text file
     source.count_as_missing(MissingTexts(choices.na, dict.fromkeys(names, ())))
     return names
 

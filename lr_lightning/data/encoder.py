@@ -306,12 +306,13 @@ def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> N
     types = {name: kind for name, kind in types.items() if kind != pa.float64()} | dict.fromkeys(of_text, pa.string())
     types |= {c.name: pa.string() for c in schema.columns if c.levels and isinstance(c.levels[0], str)}
     roles = schema.roles.values() if labelled else () if schema.offset is None else (schema.offset,)
+    roles = [*roles, *([schema.target] if labelled and schema.trials is not None else [])]
     types |= dict.fromkeys(roles, pa.string() if source.decimal_marks else pa.float64())
-    if labelled:
+    if labelled and schema.trials is None:
         types[schema.target] = pa.string()  # labels are compared as values, not as texts
     source.expect(types)
     known = {c.name: [level for level in c.levels if isinstance(level, str)] for c in schema.columns}
-    known[schema.target] = [str(label) for label in schema.written_labels]
+    known[schema.target] = [] if schema.trials is not None else [str(label) for label in schema.written_labels]
     source.count_as_missing(MissingTexts(schema.na, known))
 
 

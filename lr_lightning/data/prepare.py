@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,9 +59,10 @@ class Partition:
         """Divide the rows that are in use."""
         part = np.full(len(scan.y), PARTS.index("test" if split.every_row else "train"), dtype=np.uint8)
         if not split.every_row:
-            y = torch.from_numpy(scan.y)
+            # Counts of successes are no classes to split by.
+            strata = scan.y if scan.log_coefficient is None else np.zeros(len(scan.y), np.uint8)
             part = stratified_parts(
-                y,
+                torch.from_numpy(strata),
                 val_fraction=split.val_fraction,
                 test_fraction=split.test_fraction,
                 seed=split.seed,
@@ -126,11 +128,28 @@ class Sweeps:
             "schema": self.schema.to_dict(),
             "training": [values.tolist() for values in self.training],
             "weight_scale": self.scan.weight_scale,
-            "fingerprint": zlib.crc32(np.packbits(self.scan.y).tobytes(), len(self.scan.y)),
-            "rows_fingerprint": rows_fingerprint(
-                self.partition.of_row, {"y": self.scan.y, **self.scan.beside}, self.scan.weight_scale
-            ),
+            "log_coefficient": self._log_coefficient(),
+            "fingerprint": zlib.crc32(self._labels().tobytes(), len(self.scan.y)),
+            "rows_fingerprint": rows_fingerprint(self.partition.of_row, self._beside_features(), self.scan.weight_scale),
         }
+
+    def _log_coefficient(self) -> float:
+        """The sum over the training rows; see `Scan`."""
+        if self.scan.log_coefficient is None:
+            return 0.0
+        of_row = self.partition.of_row[self.partition.of_row != _LEFT_OUT]
+        return math.fsum(self.scan.log_coefficient[of_row == PARTS.index("train")])
+
+    def _beside_features(self) -> dict[str, np.ndarray]:
+        """What the rows in use hold beside their features, by name."""
+        found = {"y": self.scan.y, **self.scan.beside}
+        return found if self.scan.log_coefficient is None else {**found, "trials": self.scan.log_coefficient}
+
+    def _labels(self) -> np.ndarray:
+        """What the targets of the rows in use are, as few bytes as hold it."""
+        if self.scan.log_coefficient is None:
+            return np.packbits(self.scan.y)
+        return np.stack([self.scan.y, self.scan.log_coefficient])
 
     def write(self, dtype: torch.dtype, append: Callable[[str, np.ndarray], None]) -> None:
         """Pass the standardised features, the targets, the weights and the like of all rows in use to `append`.
@@ -209,7 +228,8 @@ def _refuse_weightless(source: Source, scan: Scan, partition: Partition, split: 
     for code, name in enumerate(("training row", "validation row", "row" if split.every_row else "test row")):
         if partition.sizes[code] and not (scan.weight[of_row == code] > 0).any():
             what_to_do = "name other rows" if split.every_row else OTHER_SPLIT
-            raise InputError(f"{source.name}: every {name} has the weight 0 in {scan.schema.weight}; {what_to_do}")
+            named = " or ".join(filter(None, (scan.schema.weight, scan.schema.trials)))
+            raise InputError(f"{source.name}: every {name} has the weight 0 in {named}; {what_to_do}")
 
 
 def _refuse(encoder: Encoder, block: Block, names: Sequence[str]) -> None:

@@ -48,4 +48,16 @@ OFFSET = Role(
     "offset", "must be finite", lambda values: (values > -math.inf) & (values < math.inf), _looks_like_probability
 )
 
-ROLES = {role.name: role for role in (WEIGHT, OFFSET)}
+TRIALS = Role(
+    "trials",
+    "must be a whole number of trials, at least 0",
+    lambda values: (values >= 0) & (values < math.inf) & (values == values.round()),
+)
+SUCCESSES = Role(
+    "target",
+    "counts successes: a whole number from 0 to the number of trials, and no proportion of them",
+    TRIALS.allows,
+)
+"""The target where there are trials. It is no choice of its own, and so none of the `ROLES`."""
+
+ROLES = {role.name: role for role in (WEIGHT, OFFSET, TRIALS)}

@@ -64,6 +64,7 @@ def summarize(
     penalized: bool = False,
     class_weighted: bool = False,
     weight_scale: float = 1.0,
+    log_coefficient: float = 0.0,
     partial: bool = False,
     exact: bool = False,
     covariance: CovarianceType = "nonrobust",
@@ -93,6 +94,7 @@ def summarize(
         penalized: whether there was a penalty.
         class_weighted: whether there were class weights.
         weight_scale: the number by which v has been divided.
+        log_coefficient: what every log-likelihood has besides: Σ weight·log C(trials, successes).
         partial: whether the optimizer has seen only a part of the rows.
         exact: whether the optimizer was the exact solver.
         covariance: the kind of the standard errors, "nonrobust", "HC0" or "HC1".
@@ -229,8 +231,8 @@ def summarize(
         )
 
     null = null_log_likelihood(design, sums)
-    share_left = sums.log_likelihood / null if null < 0 else None
-    log_likelihood, null = weight_scale * sums.log_likelihood, weight_scale * null
+    log_likelihood, null = (weight_scale * value + log_coefficient for value in (sums.log_likelihood, null))
+    share_left = log_likelihood / null if null < 0 else None
     n_parameters = len(keep) + len(held)
     if bounds is not None:  # a coefficient with equal bounds was not estimated
         n_parameters -= int((bounds[0] == bounds[1])[design.columns[held]].sum())
@@ -300,8 +302,8 @@ def _separation(
     design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray, converged: bool, wide: bool
 ) -> Separation:
     if not wide:
-        return find_separation(design, parameters, sums, keep, converged=converged)
-    complete = sums.smallest_gain > 0 and separates(design, parameters)
+        return find_separation(design.by_outcome(), parameters, sums, keep, converged=converged)
+    complete = sums.smallest_gain > 0 and separates(design.by_outcome(), parameters)
     columns = np.arange(len(design.columns)) if complete else np.array([], int)
     doubt = None if complete else "width"
     return Separation("complete" if complete else None, doubt, columns, np.zeros((design.size, 0)))

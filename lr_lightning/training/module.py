@@ -77,6 +77,7 @@ class FitData(NamedTuple):
         val_rows: the validation rows; None where none were kept back.
         test_rows: the test rows, likewise.
         groups: the features that stand for one boolean or categorical column.
+        log_coefficient: what the likelihood of the training rows has besides, where they count trials.
     """
 
     served: Standardization
@@ -84,6 +85,7 @@ class FitData(NamedTuple):
     val_rows: Rows | None
     test_rows: Rows | None
     groups: list[list[int]]
+    log_coefficient: float
 
 
 class LogisticRegression(LightningModule):
@@ -264,6 +266,7 @@ class LogisticRegression(LightningModule):
                 data.val_rows,
                 data.test_rows,
                 data.schema.indicator_groups,
+                data.log_coefficient,
             )
             self._of_data = data.description()
             if data.val_rows is None:
@@ -387,7 +390,9 @@ class LogisticRegression(LightningModule):
         DDP averages its gradient over the processes.
         """
         rows = Rows.of_batch(batch).weighted(self.training_rows.class_weights)
-        loss = logistic_loss(rows.x, rows.y, *self._served_affine(), rows.weight, rows.offset)
+        loss = logistic_loss(
+            rows.x, rows.y, *self._served_affine(), rows.weight, rows.offset, shares=self.training_rows.has_shares
+        )
         total = torch.as_tensor(rows.total_weight, dtype=torch.float64, device=loss.device)
         weights = self.linear_sigmoid.linear.weight[0]
         self._epoch.add(batch_idx, len(rows.y), loss.detach(), total, self._penalty.total(weights.detach()))
@@ -692,6 +697,7 @@ class LogisticRegression(LightningModule):
                 penalized=objective.l1 > 0 or objective.l2 > 0,
                 class_weighted=class_weighted,
                 weight_scale=training.weight_scale,
+                log_coefficient=data.log_coefficient,
                 partial=not self.saw_all_rows,
                 exact=self._exact,
                 covariance=covariance,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lr_lightning import plots
 from lr_lightning.files import write_whole
-from lr_lightning.statistics.held_out import MEASURES, has_both_classes, predicted
+from lr_lightning.statistics.held_out import MEASURES, has_both_classes, predicted, weighted_rows
 from lr_lightning.statistics.render import as_text
 from lr_lightning.statistics.report import Inference, Report
 from lr_lightning.statistics.wald import CovarianceType
@@ -120,7 +120,7 @@ class RunRecord(Callback):
         events.experiment.add_text("report", indented, last_epoch)
         metrics = ["train/loss"]
         if held_out is not None:
-            logits, y, weight = held_out
+            logits, y, weight = weighted_rows(*held_out)
             events.experiment.add_pr_curve("val", y, torch.sigmoid(logits), last_epoch, weights=weight.numpy())
         if data.val_rows is not None or data.test_rows is not None:
             metrics += [f"{part}/{name}" for part in ("val", "test") for name in MEASURES]
@@ -159,7 +159,7 @@ class RunRecord(Callback):
         probability = torch.sigmoid(held_out[0]).numpy()
         logits, y, weight = (column.numpy() for column in held_out)
         weight = None if data.val_rows.weight is None else weight
-        if has_both_classes(held_out[1]):
+        if has_both_classes(weighted_rows(*held_out)[1]):
             yield "roc", plots.roc(logits, y, weight)
             yield "precision_recall", plots.precision_recall(logits, y, weight)
         yield "reliability", plots.reliability(probability, y, weight)
