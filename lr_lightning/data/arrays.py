@@ -142,6 +142,26 @@ def values_of_role(name: str, values: Any, n: int) -> Tensor:
     return values.detach()
 
 
+def codes_of_values(values: Any, n: int) -> Tensor:
+    """Numbers, from 0, of the distinct values of groups, int32, (n,), on the CPU.
+
+    Args:
+        values: numbers or texts, (n,), a tensor, an array or a list.
+        n: number of rows.
+
+    Raises:
+        InputError: if the shape is another, or a value is missing.
+    """
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.shape != (n,):
+        raise InputError(f"groups must have shape ({n},) to match x, not {array.shape}")
+    if any(value is None or value != value for value in (array.tolist() if array.dtype.kind in "fOMm" else ())):
+        raise InputError("every row must name a group; groups holds a missing value")
+    if array.dtype == object:
+        array = array.astype(str)
+    return torch.from_numpy(np.unique(array, return_inverse=True)[1].reshape(-1).astype(np.int32))
+
+
 def _tensor(values: Any, name: str = "weight") -> Tensor:
     if isinstance(values, Tensor):
         return values

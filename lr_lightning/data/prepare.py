@@ -17,6 +17,7 @@ from lr_lightning.data.columns import width
 from lr_lightning.data.encoder import Block, Encoder
 from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.readers.base import Source
+from lr_lightning.data.roles import GROUPS
 from lr_lightning.data.rows_in_use import Scan, refuse_missing, scan_by_schema
 from lr_lightning.data.scan import scan_table
 from lr_lightning.data.schema import Level, TableSchema
@@ -67,6 +68,7 @@ class Partition:
                 test_fraction=split.test_fraction,
                 seed=split.seed,
                 labels=scan.schema.labels,
+                groups=scan.codes.get(GROUPS.name),
             ).numpy()
         sizes = tuple(int(np.count_nonzero(part == code)) for code in range(len(PARTS)))
         if scan.kept is None:
@@ -129,7 +131,8 @@ class Sweeps:
             "training": [values.tolist() for values in self.training],
             "weight_scale": self.scan.weight_scale,
             "log_coefficient": self._log_coefficient(),
-            "fingerprint": zlib.crc32(self._labels().tobytes(), len(self.scan.y)),
+            "fold_values": self.scan.fold_values,
+            "fingerprint": self._fingerprint(),
             "rows_fingerprint": rows_fingerprint(self.partition.of_row, self._beside_features(), self.scan.weight_scale),
         }
 
@@ -145,19 +148,20 @@ class Sweeps:
         found = {"y": self.scan.y, **self.scan.beside}
         return found if self.scan.log_coefficient is None else {**found, "trials": self.scan.log_coefficient}
 
-    def _labels(self) -> np.ndarray:
-        """What the targets of the rows in use are, as few bytes as hold it."""
-        if self.scan.log_coefficient is None:
-            return np.packbits(self.scan.y)
-        return np.stack([self.scan.y, self.scan.log_coefficient])
+    def _fingerprint(self) -> int:
+        """A checksum of the targets of the rows in use, and of their groups: all that the split depends on."""
+        labels = np.packbits(self.scan.y) if self.scan.log_coefficient is None else self.scan.y
+        checksum = zlib.crc32(labels.tobytes(), len(self.scan.y))
+        groups = self.scan.codes.get(GROUPS.name)
+        return checksum if groups is None else zlib.crc32(groups.tobytes(), checksum)
 
     def write(self, dtype: torch.dtype, append: Callable[[str, np.ndarray], None]) -> None:
         """Pass the standardised features, the targets, the weights and the like of all rows in use to `append`.
 
         Args:
             dtype: float32 or float64. All are computed in float64 and rounded once.
-            append: called with the name of a tensor (`train.x`, `train.y`, `train.weight`, `val.x`, …) and its next
-                rows; it must copy them.
+            append: called with the name of a tensor (`train.x`, `train.y`, `train.weight`, `train.groups`, `val.x`, …)
+                and its next rows; it must copy them. Groups and folds are those of training rows alone, int32.
 
         Raises:
             InputError: if a value is infinite, or missing under `missing="error"`.
@@ -182,10 +186,11 @@ class Sweeps:
             used = rows.stop
             others = {"y": self.scan.y, **self.scan.beside}
             arrays = {"x": x, **{name: values[rows].astype(number) for name, values in others.items()}}
+            codes = {role: values[rows] for role, values in self.scan.codes.items()}
             for code, part in enumerate(PARTS):
                 index = np.flatnonzero(of_row == code)
                 if len(index):
-                    for name, values in arrays.items():
+                    for name, values in (arrays | codes if part == "train" else arrays).items():
                         whole = len(index) == len(of_row)
                         append(f"{part}.{name}", values if whole else values.take(index, axis=0))
 

@@ -38,6 +38,7 @@ from lr_lightning.data.roles import ROLES, SUCCESSES, TRIALS, WEIGHT
 from lr_lightning.data.rows_in_use import (
     RoleColumns,
     Scan,
+    columns_of,
     most_missing,
     refuse_missing,
     refuse_without_target,
@@ -93,7 +94,7 @@ class _Scanner:
     notes: list[tuple[int, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.columns = [*self.features, str(self.choices.target), *self.choices.roles.values()]
+        self.columns = columns_of(self.features, str(self.choices.target), self.choices.roles)
         self.roles = RoleColumns(self.source, self.choices.roles, self.choices.target)
         self.counted = TRIALS.name in self.choices.roles  # whether the target counts successes, and has no labels
 
@@ -284,6 +285,8 @@ class _Scanner:
             self._note(WARNING, f"the text {doubt}")
         roles = self.roles.in_use(kept)
         for role, name in self.choices.roles.items():
+            if ROLES[role].coded:
+                continue
             if doubt := ROLES[role].doubt(roles[role]):
                 self._note(WARNING, f"the {role} {name} {doubt}")
             if role in (WEIGHT.name, TRIALS.name) and not (roles[role] > 0).any():
@@ -292,7 +295,7 @@ class _Scanner:
         if self.counted:
             successes, trials = (float(roles[role].sum()) for role in (SUCCESSES.name, TRIALS.name))
             self._note(INFO, f"{self.choices.target} counts {successes:.17g} successes among {trials:.17g} trials")
-            return scan_of(self._schema(None), None, roles, kept, self.single, self.notes)
+            return scan_of(self._schema(None), None, self.roles, kept, self.single, self.notes)
         labels = self._chosen_labels()
         positive = np.array([labels.of_value.get(value) == 1 for value in self.labels])
         y = np.empty(sum(map(len, self.targets)), dtype=np.uint8)
@@ -301,7 +304,7 @@ class _Scanner:
             codes = self.targets.pop(0)
             rest[: len(codes)] = positive[codes]
             rest = rest[len(codes) :]
-        return scan_of(self._schema(labels), y, roles, kept, self.single, self.notes)
+        return scan_of(self._schema(labels), y, self.roles, kept, self.single, self.notes)
 
     def _settle_notations(self) -> None:
         """Find the columns of text that hold numbers, dates or times; refuse those that are ambiguous."""
@@ -358,7 +361,7 @@ class _Scanner:
             unseen=choices.unseen,
             spelling=None if found is None else found.spelling,
             na=choices.na,
-            **choices.roles,
+            **{role: name for role, name in choices.roles.items() if ROLES[role].stored},
         )
         names = schema.feature_names
         if not names:

@@ -130,10 +130,11 @@ class Report:
     """The report of a fit. It has neither dates nor paths, so that a rerun gives an equal one.
 
     The attributes are the keys of report.json. `level` is the confidence level of the intervals. `covariance` is the
-    kind of the standard errors: "nonrobust" (the inverse Hessian), "HC0" or "HC1". `inference` says what the
-    coefficients' z, p-values and intervals are from. `penalized_log_likelihood` is the maximum of ℓ + ½ log|I| with
-    `firth`. `mean_prediction` and `mean_outcome` are weighted means over the training rows, which agree at an
-    unpenalised optimum with intercept.
+    kind of the standard errors: "nonrobust" (the inverse Hessian), "HC0", "HC1" or "cluster". `n_groups` is the number
+    of groups of the training rows, None where these are not grouped. `inference` says what the coefficients' z,
+    p-values and intervals are from. `penalized_log_likelihood` is the maximum of ℓ + ½ log|I| with `firth`.
+    `mean_prediction` and `mean_outcome` are weighted means over the training rows, which agree at an unpenalised
+    optimum with intercept.
     """
 
     n_observations: int
@@ -150,6 +151,7 @@ class Report:
     coefficients: tuple[Coefficient, ...]
     level: float
     covariance: str
+    n_groups: int | None
     likelihood_ratio_test: LikelihoodRatioTest | None
     mean_prediction: float
     mean_outcome: float

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from lr_lightning.model.objective import curvature
 from lr_lightning.statistics.design_matrix import DesignMatrix
 
+_MOST_GROUP_SUMS = 2**26  # numbers, 512 MiB
 _NULL_STEP = 1e-9  # a smaller step of the null model's intercept changes its log-likelihood by less than its rounding
 
 
@@ -181,6 +182,34 @@ def sum_squared_scores(design: DesignMatrix, parameters: np.ndarray, factor: np.
         residual = block.weight * block.residuals(block.logits(parameters))
         scores = block.design.matvec(torch.from_numpy(factor)) * residual[:, None]
         total += _numpy(scores.T @ scores)
+    return total
+
+
+def sum_cluster_scores(
+    design: DesignMatrix, parameters: np.ndarray, factor: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """Σ_g s_g s_gᵀ with s_g = Σ v (y − π) Fᵀ x̃ over the rows of group g, (r, r), for F (p, r).
+
+    The sums of all groups are held at once, or of as many as `_MOST_GROUP_SUMS` allows, and swept for the others anew.
+
+    Args:
+        design: the rows.
+        parameters: of the logits, (p,).
+        factor: F.
+        groups: numbers from 0 of the groups of the rows of positive weight, in their order, (n,).
+    """
+    n_groups, r = int(groups.max()) + 1, factor.shape[1]
+    at_a_time = max(1, _MOST_GROUP_SUMS // max(r, 1))
+    of_rows, total = torch.from_numpy(groups).long(), np.zeros((r, r))
+    for first in range(0, n_groups, at_a_time):
+        sums = torch.zeros(min(at_a_time, n_groups - first), r, dtype=torch.float64)
+        for block in design.blocks():
+            residual = block.weight * block.residuals(block.logits(parameters))
+            scores = (block.design.matvec(torch.from_numpy(factor)) * residual[:, None]).cpu()
+            group = of_rows[block.start : block.start + len(scores)] - first
+            here = (group >= 0) & (group < len(sums))
+            sums.index_add_(0, group[here], scores[here])
+        total += _numpy(sums.T @ sums)
     return total
 
 

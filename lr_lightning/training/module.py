@@ -78,6 +78,7 @@ class FitData(NamedTuple):
         test_rows: the test rows, likewise.
         groups: the features that stand for one boolean or categorical column.
         log_coefficient: what the likelihood of the training rows has besides, where they count trials.
+        clusters: numbers of the training rows' groups, (n,), or None.
     """
 
     served: Standardization
@@ -86,6 +87,7 @@ class FitData(NamedTuple):
     test_rows: Rows | None
     groups: list[list[int]]
     log_coefficient: float
+    clusters: Tensor | None
 
 
 class LogisticRegression(LightningModule):
@@ -267,6 +269,7 @@ class LogisticRegression(LightningModule):
                 data.test_rows,
                 data.schema.indicator_groups,
                 data.log_coefficient,
+                data.train_groups,
             )
             self._of_data = data.description()
             if data.val_rows is None:
@@ -605,14 +608,15 @@ class LogisticRegression(LightningModule):
         """The report of the fit: coefficients with standard errors, likelihoods, warnings.
 
         Args:
-            covariance: nonrobust (the inverse Hessian), HC0 or HC1 (the sandwich).
+            covariance: nonrobust (the inverse Hessian), HC0, HC1 (the sandwich) or cluster (that of groups).
             level: of the confidence intervals.
             inference: what z, p-values and intervals are from: wald, or profile, the likelihoods of refits; None is
                 profile with Firth's penalty, and wald otherwise.
 
         Raises:
-            InputError: before a fit, or after one to bare loaders instead of a data module of this package; for a
-                profile with a robust covariance, a penalty, class weights or bounds.
+            InputError: before a fit, or after one to bare loaders instead of a data module of this package; for the
+                covariance cluster without groups; for a profile with a robust covariance, a penalty, class weights or
+                bounds.
         """
         return self._inference(covariance, level, inference).report
 
@@ -700,6 +704,7 @@ class LogisticRegression(LightningModule):
                 log_coefficient=data.log_coefficient,
                 partial=not self.saw_all_rows,
                 exact=self._exact,
+                clusters=data.clusters,
                 covariance=covariance,
                 confidence_level=level,
                 inference=in_use,

@@ -19,6 +19,7 @@ from lr_lightning.files import write_whole
 from lr_lightning.statistics.held_out import MEASURES, has_both_classes, predicted, weighted_rows
 from lr_lightning.statistics.render import as_text
 from lr_lightning.statistics.report import Inference, Report
+from lr_lightning.statistics.summary import refuse_without_groups
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.data_modules import TensorDataModule
 from lr_lightning.training.module import LogisticRegression
@@ -68,6 +69,12 @@ class RunRecord(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
         self._losses = [(train, val) for train, val in state_dict["losses"].tolist()]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a report that cannot be made, before the fit."""
+        data = getattr(trainer, "datamodule", None)
+        if stage == "fit" and isinstance(data, TensorDataModule):
+            refuse_without_groups(self.covariance, data.train_groups)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the settings, once it is certain that they can be used."""
