@@ -151,7 +151,6 @@ class Report:
     coefficients: tuple[Coefficient, ...]
     level: float
     covariance: str
-    n_groups: int | None
     likelihood_ratio_test: LikelihoodRatioTest | None
     mean_prediction: float
     mean_outcome: float
@@ -164,6 +163,7 @@ class Report:
     penalized_log_likelihood: float | None = None
     held_out: HeldOut | None = None
     average_marginal_effects: tuple[Effect, ...] | None = None
+    n_groups: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values for strict JSON, without NaN, infinity and tuples."""
