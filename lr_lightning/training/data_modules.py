@@ -234,12 +234,12 @@ class TensorDataModule(LightningDataModule):
         x, _ = self.points(len(self.train_rows.y))
         low, high = float(x.min()), float(x.max())
         margin = 0.1 * (high - low)
-        target, positive = self.schema.target, self.schema.written_labels[1]
+        outcome = f"{self.schema.target} = {self.schema.written_labels[1]}"
         return {
             "low": low - margin,
             "high": high + margin,
             "x_label": self.schema.feature_names[0],
-            "y_label": f"Probability of {target} = {positive}",
+            "y_label": f"Probability of {self.schema.target if self.schema.trials else outcome}",
         }
 
     @staticmethod

@@ -93,8 +93,9 @@ class FitData(NamedTuple):
 class LogisticRegression(LightningModule):
     """Binary logistic regression: the linear–sigmoid model and the binary cross-entropy.
 
-    Minimises (1/Σv) Σ v_i·BCE(y_i, σ(b + x_iᵀw)) + l1·Σ f_j|w_j| + (l2/2)·Σ f_j w_j², where v is the sample weight
-    times the class weight and f the penalty factor, 1 unless it is given; the intercept b is never penalised.
+    Minimises (1/Σv) Σ v_i·BCE(y_i, σ(o_i + b + x_iᵀw)) + l1·Σ f_j|w_j| + (l2/2)·Σ f_j w_j², where o is the
+    offset, v the sample weight times the class weight and f the penalty factor, 1 unless it is given; the intercept b
+    is never penalised.
 
     Args:
         in_features: number of features, d; None takes it from the data.
