@@ -23,7 +23,13 @@ from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.optimizers import EXACT
 from lr_lightning.training.run_folder import RunFolder
 
-COVARIANCES: dict[str, CovarianceType] = {"nonrobust": "nonrobust", "robust": "HC1", "HC0": "HC0", "HC1": "HC1"}
+COVARIANCES: dict[str, CovarianceType] = {
+    "nonrobust": "nonrobust",
+    "robust": "HC1",
+    "HC0": "HC0",
+    "HC1": "HC1",
+    "cluster": "cluster",
+}
 PARTS = ("model", "optimizer", "data", "trainer")
 
 # torch's optimizers take a number or a tensor as lr; an option takes the number, and names no class of tensors.
@@ -71,7 +77,8 @@ def make_parser() -> ArgumentParser:
         "--covariance",
         choices=list(COVARIANCES),
         default="nonrobust",
-        help="of the report's standard errors: the inverse Hessian, or a sandwich (robust is HC1)",
+        help="of the report's standard errors: the inverse Hessian, or a sandwich (robust is HC1, cluster that of the "
+        "groups in --data.groups)",
     )
     parser.add_argument(
         "--inference",

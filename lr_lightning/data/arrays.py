@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lr_lightning.data.roles import ROLES
+from lr_lightning.data.roles import ROLES, SUCCESSES
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
-from lr_lightning.model.rows import Rows, scaled_weights
+from lr_lightning.model.rows import Counts, Rows, scaled_weights
 
 
 def is_array(data: Any) -> bool:
@@ -72,8 +72,22 @@ def _refuse(name: str, what: str, wrong: Tensor, names: list[str]) -> None:
         raise InputError(f"{name}, row {row + 1}: column {names[column]} holds {what}")
 
 
-def rows_of_arrays(x: Any, y: Any, **roles: Any) -> tuple[Rows, float]:
-    """Rows from features (n, d), targets (n,) or (n, 1) and values of some `ROLES`, and the divisor of the weights.
+class RowsOfArrays(NamedTuple):
+    """Rows, and what has been taken off their weights and their likelihood.
+
+    Attributes:
+        rows: the rows.
+        weight_scale: the divisor of the weights.
+        log_coefficient: weight times log C(trials, successes), (n,), float64, or None without trials.
+    """
+
+    rows: Rows
+    weight_scale: float
+    log_coefficient: Tensor | None
+
+
+def rows_of_arrays(x: Any, y: Any, **roles: Any) -> RowsOfArrays:
+    """Rows from features (n, d), targets (n,) or (n, 1) and values of some `ROLES`.
 
     Args:
         x: features.
@@ -81,7 +95,8 @@ def rows_of_arrays(x: Any, y: Any, **roles: Any) -> tuple[Rows, float]:
         roles: the values of each role, (n,), or None.
 
     Raises:
-        InputError: if the shapes disagree, a target is not 0 or 1, or a value is not what its role allows.
+        InputError: if the shapes disagree, a target is not 0 or 1, or no count of successes where there are trials, or
+            a value is not what its role allows.
     """
     x, y = _tensor(x), _tensor(y)
     if x.dtype not in (torch.float32, torch.float64):
@@ -94,15 +109,23 @@ def rows_of_arrays(x: Any, y: Any, **roles: Any) -> tuple[Rows, float]:
         raise InputError(f"y must have shape ({len(x)},) to match x, not {tuple(y.shape)}")
     if not len(x):
         raise InputError("x has no rows")
-    if not bool(((y == 0) | (y == 1)).all()):
-        raise InputError("y must hold nothing but 0 and 1")
     given = {name: values_of_role(name, values, len(x)) for name, values in roles.items() if values is not None}
-    scale = 1.0
+    for name in ("weight", "trials"):
+        if name in given and not bool((given[name] > 0).any()):
+            raise InputError(f"at least one {name} must be positive")
+    log_coefficient, scale = None, 1.0
+    if "trials" in given:
+        trials = given.pop("trials")
+        if not bool((SUCCESSES.allows(y) & (y <= trials)).all()):
+            raise InputError("y must count successes where there are trials: whole numbers from 0 to those of trials")
+        y, given["weight"], log_coefficient = Counts.of(y, trials, given.get("weight"))
+    elif not bool(((y == 0) | (y == 1)).all()):
+        shares = bool(((y >= 0) & (y <= 1)).all())
+        hint = "; proportions are no target: give the numbers of successes, and trials" if shares else ""
+        raise InputError(f"y must hold nothing but 0 and 1{hint}")
     if "weight" in given:
-        if not bool((given["weight"] > 0).any()):
-            raise InputError("at least one weight must be positive")
         given["weight"], scale = scaled_weights(given["weight"])
-    return Rows(x.detach(), y.detach().to(x.dtype), **given), scale
+    return RowsOfArrays(Rows(x.detach(), y.detach().to(x.dtype), **given), scale, log_coefficient)
 
 
 def values_of_role(name: str, values: Any, n: int) -> Tensor:
@@ -117,6 +140,26 @@ def values_of_role(name: str, values: Any, n: int) -> Tensor:
     if not bool(ROLES[name].allows(values).all()):
         raise InputError(f"every {name} {ROLES[name].rule}")
     return values.detach()
+
+
+def codes_of_values(values: Any, n: int) -> Tensor:
+    """Numbers, from 0, of the distinct values of groups, int32, (n,), on the CPU.
+
+    Args:
+        values: numbers or texts, (n,), a tensor, an array or a list.
+        n: number of rows.
+
+    Raises:
+        InputError: if the shape is another, or a value is missing.
+    """
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.shape != (n,):
+        raise InputError(f"groups must have shape ({n},) to match x, not {array.shape}")
+    if any(value is None or value != value for value in (array.tolist() if array.dtype.kind in "fOMm" else ())):
+        raise InputError("every row must name a group; groups holds a missing value")
+    if array.dtype == object:
+        array = array.astype(str)
+    return torch.from_numpy(np.unique(array, return_inverse=True)[1].reshape(-1).astype(np.int32))
 
 
 def _tensor(values: Any, name: str = "weight") -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lr_lightning.data.readers.base import Source
-from lr_lightning.data.roles import ROLES
+from lr_lightning.data.roles import ROLES, TRIALS
 from lr_lightning.data.schema import MISSING_RULES, UNSEEN_RULES, Level
 from lr_lightning.errors import InputError
 
@@ -51,18 +51,25 @@ class Choices:
                 f"{source.name}: --data.target is missing; it names one of the columns {listed(source.names)}"
             )
         refuse_absent([self.target], source, "target column")
-        taken = {self.target: "target"}
+        if self.positive is not None and TRIALS.name in self.roles:
+            raise InputError(
+                f"--data.positive {self.positive}: with {TRIALS.option} the target counts successes, and has no "
+                "positive label; leave one of the two out"
+            )
+        taken, coded = {self.target: "target"}, set()
         for role, name in self.roles.items():
             refuse_absent([name], source, f"{role} column")
-            if name in taken:
+            if name in taken and not (ROLES[role].coded and name in coded):
                 raise InputError(f"{ROLES[role].option}: {name} is the {taken[name]} and cannot be the {role} too")
             taken[name] = role
+            if ROLES[role].coded:
+                coded.add(name)
         if self.features is None:
             features = [name for name in usable_names(source) if name not in taken]
         else:
             features = list(self.features)
             refuse_absent(features, source)
-            _refuse_double_roles(features, taken)
+            _refuse_double_roles(features, {name: role for name, role in taken.items() if name not in coded})
         if not features:
             raise InputError(f"{source.name} has no column left for a feature besides the target {self.target}")
         refuse_absent(self.categorical, source)

@@ -79,14 +79,43 @@ def coded(array: pa.Array) -> tuple[list[Level | None], np.ndarray]:
         The values of the dictionary, None for a missing one, of which some may not occur; and positions, int64,
         shape (n,), -1 for a missing value.
     """
+    values, places = _dictionary_of(array)
+    return [level_of(value) for value in values], places
+
+
+def _dictionary_of(array: pa.Array) -> tuple[list[Any], np.ndarray]:
+    """The values of a dictionary, and for each row the position of its value, int64, (n,), -1 for a missing value."""
     array = plain(array)
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
     elif len(array.dictionary) > len(array):  # a slice of a long column
         array = array.dictionary_decode().dictionary_encode()
-    values = [level_of(value) for value in array.dictionary.to_pylist()]
     places = array.indices.cast(pa.int64()).fill_null(MISSING).to_numpy(zero_copy_only=False)
-    return values, places
+    return array.dictionary.to_pylist(), places
+
+
+class Numbering:
+    """Numbers the distinct values of a column of any type, batch by batch.
+
+    Attributes:
+        numbers: the number of each value, in the order of their first appearance; text is without outer blanks.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: dict[Any, int] = {}
+
+    def add(self, array: pa.Array) -> np.ndarray:
+        """The numbers of the values of a batch, int32, (r,), -1 for a missing one."""
+        values, places = _dictionary_of(array)
+        table = np.full(len(values) + 1, MISSING, dtype=np.int32)  # position −1, of a missing value, is the last
+        found, first = np.unique(places, return_index=True)
+        for place in found[np.argsort(first)].tolist():
+            if place < 0:
+                continue
+            value = values[place].strip() if isinstance(values[place], str) else values[place]
+            if value != "" and value == value:  # NaN is missing, too
+                table[place] = self.numbers.setdefault(value, len(self.numbers))
+        return table[places]
 
 
 def holds_text(dtype: pa.DataType) -> bool:

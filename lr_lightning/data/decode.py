@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from lr_lightning.data.encoder import prepare
 from lr_lightning.data.prepare import PARTS, Split, Sweeps
 from lr_lightning.data.readers.base import MissingTexts, Source
 from lr_lightning.data.readers.open import open_source
-from lr_lightning.data.schema import TableSchema
+from lr_lightning.data.roles import FOLD, GROUPS, ROLES, TRIALS
+from lr_lightning.data.rows_in_use import columns_of
+from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
@@ -36,7 +38,11 @@ class Decoded:
         schema: the map from columns to features.
         training: means and scales (d,) of the training rows, in original units; scale 0 marks a constant column.
         parts: training, validation and test rows, standardised; None for a part without rows.
+        groups: numbers of the training rows' groups, int32, (n,), or None.
+        folds: numbers of the training rows' folds, int32, (n,), or None.
+        fold_values: the values of the fold column, by these numbers.
         weight_scale: the number by which the weights have been divided.
+        log_coefficient: Σ weight·log C(trials, successes) of the training rows, 0 without trials.
         fingerprint: a checksum of the labels of the rows in use, in order.
         rows_fingerprint: see `data.fingerprint`; None of a cache that an older version wrote.
         messages: messages about what was found and decided, as (logging level, one line).
@@ -46,7 +52,11 @@ class Decoded:
     schema: TableSchema
     training: Standardization
     parts: tuple[Rows | None, ...]
+    groups: Tensor | None
+    folds: Tensor | None
+    fold_values: list[Level]
     weight_scale: float
+    log_coefficient: float
     fingerprint: int
     rows_fingerprint: str | None
     messages: tuple[tuple[int, str], ...]
@@ -60,7 +70,11 @@ class Decoded:
             TableSchema.from_dict(notes["schema"]),
             Standardization(mean, scale),
             tuple(_rows(part, tensors) for part in PARTS),
-            notes.get("weight_scale", 1.0),  # missing in a cache of an older version
+            tensors.get(f"train.{GROUPS.name}"),
+            tensors.get(f"train.{FOLD.name}"),
+            notes["fold_values"],
+            notes["weight_scale"],
+            notes["log_coefficient"],
             notes["fingerprint"],
             notes.get("rows_fingerprint"),
             tuple((level, text) for level, text in notes["messages"]),
@@ -91,6 +105,8 @@ class Decoder:
         given: tuple[TableSchema, Standardization] | None,
         cache_dir: str | None,
     ):
+        if given is not None and split.every_row:  # without a split, nothing is asked of the groups
+            given = replace(given[0], groups=None), given[1]
         self._choices, self._split, self._given, self._cache_dir = choices, split, given, cache_dir
         self.source = open_source(path)
         self._columns = _expect(self.source, choices) if given is None else _expect_again(self.source, given[0])
@@ -125,6 +141,8 @@ class Decoder:
                 tensors[f"{part}.x"] = torch.empty(size, len(sweeps.schema.feature_names), dtype=dtype)
                 for name in ("y", *sweeps.scan.beside):
                     tensors[f"{part}.{name}"] = torch.empty(size, dtype=dtype)
+        for role in sweeps.scan.codes:
+            tensors[f"train.{role}"] = torch.empty(sweeps.partition.sizes[0], dtype=torch.int32)
         room = {name: tensor.numpy() for name, tensor in tensors.items()}  # the parts that are still to be filled
 
         def append(name: str, rows: np.ndarray) -> None:
@@ -161,8 +179,13 @@ class Decoder:
 
 def _expect(source: Source, choices: Choices) -> list[str]:
     """The columns to read for a new fit; sets the type of the target and the missing texts in the source."""
-    names = [*choices.feature_columns(source), str(choices.target), *choices.roles.values()]
-    source.expect({str(choices.target): pa.string()})  # labels keep their spelling in a text file
+    features = choices.feature_columns(source)
+    names = columns_of(features, str(choices.target), choices.roles)
+    # Labels, groups and folds keep their spelling in a text file.
+    as_text = [name for role, name in choices.roles.items() if ROLES[role].coded and name not in features]
+    if TRIALS.name not in choices.roles:
+        as_text.append(str(choices.target))
+    source.expect(dict.fromkeys(as_text, pa.string()))
     source.count_as_missing(MissingTexts(choices.na, dict.fromkeys(names, ())))
     return names
 
@@ -174,7 +197,7 @@ def _expect_again(source: Source, schema: TableSchema) -> list[str]:
     for role, name in {"target": schema.target, **schema.roles}.items():
         refuse_absent([name], source, f"{role} column")
     prepare(source, schema, labelled=True)
-    return [*names, schema.target, *schema.roles.values()]
+    return columns_of(names, schema.target, schema.roles)
 
 
 def _rows(part: str, tensors: Mapping[str, Tensor]) -> Rows | None:

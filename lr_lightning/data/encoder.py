@@ -39,7 +39,7 @@ from lr_lightning.data.readers.base import (
 )
 from lr_lightning.data.readers.memory import to_arrow
 from lr_lightning.data.readers.open import open_source
-from lr_lightning.data.roles import OFFSET
+from lr_lightning.data.roles import OFFSET, ROLES
 from lr_lightning.data.rows_in_use import checked_numbers
 from lr_lightning.data.schema import Column, TableSchema
 from lr_lightning.data.spelling import value_of
@@ -305,13 +305,15 @@ def prepare(source: Source, schema: TableSchema, *, labelled: bool = False) -> N
     source.guess({name: kind for name, kind in types.items() if kind == pa.float64() and name not in of_text})
     types = {name: kind for name, kind in types.items() if kind != pa.float64()} | dict.fromkeys(of_text, pa.string())
     types |= {c.name: pa.string() for c in schema.columns if c.levels and isinstance(c.levels[0], str)}
-    roles = schema.roles.values() if labelled else () if schema.offset is None else (schema.offset,)
-    types |= dict.fromkeys(roles, pa.string() if source.decimal_marks else pa.float64())
-    if labelled:
-        types[schema.target] = pa.string()  # labels are compared as values, not as texts
+    roles = schema.roles if labelled else {} if schema.offset is None else {OFFSET.name: schema.offset}
+    of_number = pa.string() if source.decimal_marks else pa.float64()
+    for role, name in roles.items():
+        types.setdefault(name, pa.string() if ROLES[role].coded else of_number)  # groups may be a feature
+    if labelled:  # labels are compared as values, not as texts
+        types[schema.target] = of_number if schema.trials is not None else pa.string()
     source.expect(types)
     known = {c.name: [level for level in c.levels if isinstance(level, str)] for c in schema.columns}
-    known[schema.target] = [str(label) for label in schema.written_labels]
+    known[schema.target] = [] if schema.trials is not None else [str(label) for label in schema.written_labels]
     source.count_as_missing(MissingTexts(schema.na, known))
 
 

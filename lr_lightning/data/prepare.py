@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lr_lightning.data.columns import width
 from lr_lightning.data.encoder import Block, Encoder
 from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.readers.base import Source
+from lr_lightning.data.roles import GROUPS
 from lr_lightning.data.rows_in_use import Scan, refuse_missing, scan_by_schema
 from lr_lightning.data.scan import scan_table
 from lr_lightning.data.schema import Level, TableSchema
@@ -58,13 +60,15 @@ class Partition:
         """Divide the rows that are in use."""
         part = np.full(len(scan.y), PARTS.index("test" if split.every_row else "train"), dtype=np.uint8)
         if not split.every_row:
-            y = torch.from_numpy(scan.y)
+            # Counts of successes are no classes to split by.
+            strata = scan.y if scan.log_coefficient is None else np.zeros(len(scan.y), np.uint8)
             part = stratified_parts(
-                y,
+                torch.from_numpy(strata),
                 val_fraction=split.val_fraction,
                 test_fraction=split.test_fraction,
                 seed=split.seed,
                 labels=scan.schema.labels,
+                groups=scan.codes.get(GROUPS.name),
             ).numpy()
         sizes = tuple(int(np.count_nonzero(part == code)) for code in range(len(PARTS)))
         if scan.kept is None:
@@ -126,19 +130,38 @@ class Sweeps:
             "schema": self.schema.to_dict(),
             "training": [values.tolist() for values in self.training],
             "weight_scale": self.scan.weight_scale,
-            "fingerprint": zlib.crc32(np.packbits(self.scan.y).tobytes(), len(self.scan.y)),
-            "rows_fingerprint": rows_fingerprint(
-                self.partition.of_row, {"y": self.scan.y, **self.scan.beside}, self.scan.weight_scale
-            ),
+            "log_coefficient": self._log_coefficient(),
+            "fold_values": self.scan.fold_values,
+            "fingerprint": self._fingerprint(),
+            "rows_fingerprint": rows_fingerprint(self.partition.of_row, self._beside_features(), self.scan.weight_scale),
         }
+
+    def _log_coefficient(self) -> float:
+        """The sum over the training rows; see `Scan`."""
+        if self.scan.log_coefficient is None:
+            return 0.0
+        of_row = self.partition.of_row[self.partition.of_row != _LEFT_OUT]
+        return math.fsum(self.scan.log_coefficient[of_row == PARTS.index("train")])
+
+    def _beside_features(self) -> dict[str, np.ndarray]:
+        """What the rows in use hold beside their features, by name."""
+        found = {"y": self.scan.y, **self.scan.beside}
+        return found if self.scan.log_coefficient is None else {**found, "trials": self.scan.log_coefficient}
+
+    def _fingerprint(self) -> int:
+        """A checksum of the targets of the rows in use, and of their groups: all that the split depends on."""
+        labels = np.packbits(self.scan.y) if self.scan.log_coefficient is None else self.scan.y
+        checksum = zlib.crc32(labels.tobytes(), len(self.scan.y))
+        groups = self.scan.codes.get(GROUPS.name)
+        return checksum if groups is None else zlib.crc32(groups.tobytes(), checksum)
 
     def write(self, dtype: torch.dtype, append: Callable[[str, np.ndarray], None]) -> None:
         """Pass the standardised features, the targets, the weights and the like of all rows in use to `append`.
 
         Args:
             dtype: float32 or float64. All are computed in float64 and rounded once.
-            append: called with the name of a tensor (`train.x`, `train.y`, `train.weight`, `val.x`, …) and its next
-                rows; it must copy them.
+            append: called with the name of a tensor (`train.x`, `train.y`, `train.weight`, `train.groups`, `val.x`, …)
+                and its next rows; it must copy them. Groups and folds are those of training rows alone, int32.
 
         Raises:
             InputError: if a value is infinite, or missing under `missing="error"`.
@@ -163,10 +186,11 @@ class Sweeps:
             used = rows.stop
             others = {"y": self.scan.y, **self.scan.beside}
             arrays = {"x": x, **{name: values[rows].astype(number) for name, values in others.items()}}
+            codes = {role: values[rows] for role, values in self.scan.codes.items()}
             for code, part in enumerate(PARTS):
                 index = np.flatnonzero(of_row == code)
                 if len(index):
-                    for name, values in arrays.items():
+                    for name, values in (arrays | codes if part == "train" else arrays).items():
                         whole = len(index) == len(of_row)
                         append(f"{part}.{name}", values if whole else values.take(index, axis=0))
 
@@ -209,7 +233,8 @@ def _refuse_weightless(source: Source, scan: Scan, partition: Partition, split: 
     for code, name in enumerate(("training row", "validation row", "row" if split.every_row else "test row")):
         if partition.sizes[code] and not (scan.weight[of_row == code] > 0).any():
             what_to_do = "name other rows" if split.every_row else OTHER_SPLIT
-            raise InputError(f"{source.name}: every {name} has the weight 0 in {scan.schema.weight}; {what_to_do}")
+            named = " or ".join(filter(None, (scan.schema.weight, scan.schema.trials)))
+            raise InputError(f"{source.name}: every {name} has the weight 0 in {named}; {what_to_do}")
 
 
 def _refuse(encoder: Encoder, block: Block, names: Sequence[str]) -> None:

@@ -14,24 +14,29 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Role:
-    """A role of a column of numbers.
+    """A role of a column: of numbers, or of any values, which are then read as codes.
 
     Attributes:
         name: its name in the schema, of the tensors that are served, and of the option.
-        rule: what every number must be, for messages.
+        rule: what every value must be, for messages.
         allows: which numbers of an array or tensor (n,) are that, boolean (n,); never NaN.
         doubt: what makes it doubtful that the numbers (n,) have the role, as the end of a sentence; None without doubt.
+        option: the option that names the column; empty for `--data.` and the name.
+        coded: whether any values are allowed, which are read as codes. Such a column may have other such roles, and be
+            a feature too.
+        stored: whether the schema names the column for later commands.
     """
 
     name: str
     rule: str
-    allows: Callable[[Any], Any]
+    allows: Callable[[Any], Any] = lambda values: values == values
     doubt: Callable[[Any], str | None] = lambda values: None
+    option: str = ""
+    coded: bool = False
+    stored: bool = True
 
-    @property
-    def option(self) -> str:
-        """The option that names the column."""
-        return f"--data.{self.name}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "option", self.option or f"--data.{self.name}")
 
 
 def _looks_like_probability(values: Any) -> str | None:
@@ -48,4 +53,19 @@ OFFSET = Role(
     "offset", "must be finite", lambda values: (values > -math.inf) & (values < math.inf), _looks_like_probability
 )
 
-ROLES = {role.name: role for role in (WEIGHT, OFFSET)}
+TRIALS = Role(
+    "trials",
+    "must be a whole number of trials, at least 0",
+    lambda values: (values >= 0) & (values < math.inf) & (values == values.round()),
+)
+SUCCESSES = Role(
+    "target",
+    "counts successes: a whole number from 0 to the number of trials, and no proportion of them",
+    TRIALS.allows,
+)
+"""The target where there are trials. It is no choice of its own, and so none of the `ROLES`."""
+
+GROUPS = Role("groups", "must name a group", coded=True)
+FOLD = Role("fold", "must name a fold", option="--cv.fold_column", coded=True, stored=False)
+
+ROLES = {role.name: role for role in (WEIGHT, OFFSET, TRIALS, GROUPS, FOLD)}

@@ -14,6 +14,7 @@ import torch
 
 from lr_lightning.data.choices import Choices
 from lr_lightning.data.columns import (
+    Numbering,
     holds_text,
     is_single,
     missing_rows,
@@ -21,11 +22,11 @@ from lr_lightning.data.columns import (
     text_values,
 )
 from lr_lightning.data.readers.base import KIND_IN_WORDS, Source, TypesChanged, kind_of
-from lr_lightning.data.roles import ROLES, Role
-from lr_lightning.data.schema import TableSchema
+from lr_lightning.data.roles import FOLD, ROLES, SUCCESSES, TRIALS, Role
+from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.target import label_codes
 from lr_lightning.errors import InputError
-from lr_lightning.model.rows import scaled_weights
+from lr_lightning.model.rows import Counts, scaled_weights
 
 T = TypeVar("T")
 
@@ -36,12 +37,15 @@ class Scan:
 
     Attributes:
         schema: the schema, without the values that fill missing ones (`Column.fill`).
-        y: 0/1 targets of the rows in use, uint8, shape (n,).
+        y: 0/1 targets of the rows in use, uint8, shape (n,); float64 shares of successes where there are trials.
         beside: what the rows in use hold beside features and targets, by the attributes of `Rows`, float64, each (n,);
             weights are divided by `weight_scale`.
         kept: which of the table's rows are in use, boolean, shape (N,); None for all.
         single: whether every feature is stored in single precision.
         notes: messages about what was found and decided, as (logging level, one line).
+        codes: for each role of any values the number of each row's value, int32, (n,).
+        fold_values: the values of the fold column, by their numbers, as they are in the table, or as text.
+        log_coefficient: weight times log C(trials, successes) of the rows in use, float64, (n,), or None.
         weight_scale: the divisor of the weights; 1 unless they are very large or very small.
     """
 
@@ -51,6 +55,9 @@ class Scan:
     kept: np.ndarray | None
     single: bool
     notes: list[tuple[int, str]]
+    codes: dict[str, np.ndarray]
+    fold_values: list[Level]
+    log_coefficient: np.ndarray | None = None
     weight_scale: float = field(init=False, default=1.0)
 
     def __post_init__(self) -> None:
@@ -62,6 +69,25 @@ class Scan:
     def weight(self) -> np.ndarray | None:
         """Their weights, or None."""
         return self.beside.get("weight")
+
+
+def scan_of(
+    schema: TableSchema,
+    y: np.ndarray | None,
+    roles: RoleColumns,
+    kept: np.ndarray | None,
+    single: bool,
+    notes: list[tuple[int, str]],
+) -> Scan:
+    """The scan from 0/1 targets (n,), None where there are trials, and the columns that have a role."""
+    values, log_coefficient = roles.in_use(kept), None
+    if y is None:
+        successes, trials = (torch.from_numpy(values.pop(role)) for role in ("target", "trials"))
+        weight = torch.from_numpy(values.pop("weight")) if "weight" in values else None
+        counts = Counts.of(successes, trials, weight)
+        y, values["weight"], log_coefficient = (t.numpy() for t in counts)
+    codes = {role: values.pop(role) for role in list(values) if role in ROLES and ROLES[role].coded}
+    return Scan(schema, y, values, kept, single, notes, codes, roles.fold_values, log_coefficient)
 
 
 def scan_by_schema(source: Source, schema: TableSchema) -> Scan:
@@ -77,9 +103,9 @@ def scan_by_schema(source: Source, schema: TableSchema) -> Scan:
 
 def _scan_by_schema(source: Source, schema: TableSchema) -> Scan:
     names = [column.name for column in schema.columns]
-    columns = [*names, schema.target, *schema.roles.values()]
+    columns = columns_of(names, schema.target, schema.roles)
     codes, masks, single = [], [], True
-    roles = RoleColumns(source, schema.roles)
+    roles = RoleColumns(source, schema.roles, schema.target)
     start = 0
     for batch in source.batches(columns):
 
@@ -91,7 +117,8 @@ def _scan_by_schema(source: Source, schema: TableSchema) -> Scan:
         refuse_without_target(kept, schema, where)
         if schema.missing != "error":
             masks.append(np.ones(batch.num_rows, bool) if kept is None else kept)
-        codes.append(label_codes(schema, batch.column(len(names)), source.name, where, kept).astype(np.uint8))
+        if schema.trials is None:
+            codes.append(label_codes(schema, batch.column(len(names)), source.name, where, kept).astype(np.uint8))
         roles.add(batch, where, kept)
         start += batch.num_rows
     if not start:
@@ -99,8 +126,14 @@ def _scan_by_schema(source: Source, schema: TableSchema) -> Scan:
     mask, notes = rows_in_use(source, columns, len(names), schema.missing, masks)
     if doubt := source.missing_in_words([*(c.name for c in schema.columns if c.kind == "category"), schema.target]):
         notes.append((WARNING, f"{source.name}: the text {doubt}"))
-    y = np.concatenate(codes)
-    return Scan(schema, y if mask is None else y[mask], roles.in_use(mask), mask, single, notes)
+    y = np.concatenate(codes) if codes else None
+    y = y if y is None or mask is None else y[mask]
+    return scan_of(schema, y, roles, mask, single, notes)
+
+
+def columns_of(features: Sequence[str], target: str, roles: Mapping[str, str]) -> list[str]:
+    """The columns of a table that are read: the features, the target and those with other roles, each once."""
+    return list(dict.fromkeys([*features, target, *roles.values()]))
 
 
 def deciding_columns(columns: Sequence[T], target: int, missing: str) -> Sequence[T]:
@@ -131,31 +164,82 @@ def refuse_without_target(kept: np.ndarray | None, rules: Choices | TableSchema,
 
 
 class RoleColumns:
-    """Reads the columns that have one of the `ROLES`, batch by batch.
+    """Reads the columns that have one of the `ROLES`, and a target that counts successes, batch by batch.
 
     Args:
         source: the table.
         columns: the names of the columns, by role.
+        target: the name of the target, which is read here where there are trials.
     """
 
-    def __init__(self, source: Source, columns: Mapping[str, str]):
-        self._source, self._columns = source, columns
-        self._parts: dict[str, list[np.ndarray]] = {role: [] for role in columns}
+    def __init__(self, source: Source, columns: Mapping[str, str], target: str | None):
+        self._source = source
+        self._columns = [(ROLES[role], name) for role, name in columns.items()]
+        if TRIALS.name in columns:
+            self._columns.append((SUCCESSES, str(target)))
+        self._parts: dict[str, list[np.ndarray]] = {role.name: [] for role, _ in self._columns}
+        self._numberings = {role.name: Numbering() for role, _ in self._columns if role.coded}
 
     def add(self, batch: pa.RecordBatch, where: Callable[[int], str], kept: np.ndarray | None) -> None:
-        """Add the rows of a batch that has these columns among others; see `checked_numbers`."""
-        for role, name in self._columns.items():
+        """Add the rows of a batch that has these columns among others; see `checked_numbers` and `checked_codes`."""
+        for role, name in self._columns:
             array = batch.column(name)
-            self._parts[role].append(checked_numbers(ROLES[role], array, name, self._source.name, where, kept))
+            if role.coded:
+                values = checked_codes(role, self._numberings[role.name], array, name, self._source.name, where, kept)
+            else:
+                values = checked_numbers(role, array, name, self._source.name, where, kept)
+            self._parts[role.name].append(values)
+            if role is SUCCESSES:
+                self._refuse_more_than_trials(name, where, kept)
+
+    def _refuse_more_than_trials(self, target: str, where: Callable[[int], str], kept: np.ndarray | None) -> None:
+        successes, trials = self._parts[SUCCESSES.name][-1], self._parts[TRIALS.name][-1]
+        wrong = successes > trials if kept is None else (successes > trials) & kept
+        if wrong.any():
+            row = int(wrong.argmax())
+            counts = f"{successes[row]:.17g} successes among {trials[row]:.17g} trials"
+            raise InputError(f"{where(row)}: the target {target} counts {counts}; there cannot be more than trials")
 
     def in_use(self, mask: np.ndarray | None) -> dict[str, np.ndarray]:
-        """The values of the rows in use, by role, each (n,), float64.
+        """The values of the rows in use, by role, each (n,): float64, or int32 codes.
 
         Args:
             mask: which of all rows are in use, boolean (N,); None for all.
         """
         whole = {role: np.concatenate(parts) for role, parts in self._parts.items()}
         return whole if mask is None else {role: values[mask] for role, values in whole.items()}
+
+    @property
+    def fold_values(self) -> list[Level]:
+        """The values of the fold column, by their numbers; empty without one."""
+        values = self._numberings[FOLD.name].numbers if FOLD.name in self._numberings else ()
+        return [value if isinstance(value, str | int | float) else str(value) for value in values]
+
+
+def checked_codes(
+    role: Role,
+    numbering: Numbering,
+    array: pa.Array,
+    name: str,
+    table: str,
+    where: Callable[[int], str],
+    kept: np.ndarray | None,
+) -> np.ndarray:
+    """The numbers of the values of a column with a role, int32, shape (n,); arguments as for `checked_numbers`.
+
+    Raises:
+        InputError: if a row that is in use has no value, or the column holds values of a type without equality.
+    """
+    if kind_of(array.type) is None:
+        raise InputError(f"{table}: the {role.name} column {name} holds values of type {array.type}")
+    codes = numbering.add(array)
+    wrong = codes < 0 if kept is None else (codes < 0) & kept
+    if wrong.any():
+        raise InputError(
+            f"{where(int(wrong.argmax()))}: the {role.name} column {name} has no value; every row {role.rule}; "
+            "--data.missing drop leaves such rows out"
+        )
+    return codes
 
 
 def checked_numbers(

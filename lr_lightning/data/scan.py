@@ -34,14 +34,16 @@ from lr_lightning.data.notation import (
     unit_of,
 )
 from lr_lightning.data.readers.base import Source, TypesChanged, kind_of, shown
-from lr_lightning.data.roles import ROLES
+from lr_lightning.data.roles import ROLES, SUCCESSES, TRIALS, WEIGHT
 from lr_lightning.data.rows_in_use import (
     RoleColumns,
     Scan,
+    columns_of,
     most_missing,
     refuse_missing,
     refuse_without_target,
     rows_in_use,
+    scan_of,
     usable_rows,
 )
 from lr_lightning.data.schema import Column, Level, TableSchema
@@ -92,8 +94,9 @@ class _Scanner:
     notes: list[tuple[int, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.columns = [*self.features, str(self.choices.target), *self.choices.roles.values()]
-        self.roles = RoleColumns(self.source, self.choices.roles)
+        self.columns = columns_of(self.features, str(self.choices.target), self.choices.roles)
+        self.roles = RoleColumns(self.source, self.choices.roles, self.choices.target)
+        self.counted = TRIALS.name in self.choices.roles  # whether the target counts successes, and has no labels
 
     def add(self, batch: pa.RecordBatch) -> None:
         target, start = len(self.features), self.n_rows
@@ -119,7 +122,8 @@ class _Scanner:
                 array = array if kept is None else array.filter(pa.array(kept))
                 if not holds_only_0_and_1(array):
                     self.measured.add(name)
-        self._add_target(batch.column(target), kept)
+        if not self.counted:
+            self._add_target(batch.column(target), kept)
         self.roles.add(batch, where, kept)
         if self.choices.missing != "error":
             self.kept.append(np.ones(batch.num_rows, bool) if kept is None else kept)
@@ -279,8 +283,20 @@ class _Scanner:
         self._settle_notations()
         if doubt := source.missing_in_words():
             self._note(WARNING, f"the text {doubt}")
+        roles = self.roles.in_use(kept)
+        for role, name in self.choices.roles.items():
+            if ROLES[role].coded:
+                continue
+            if doubt := ROLES[role].doubt(roles[role]):
+                self._note(WARNING, f"the {role} {name} {doubt}")
+            if role in (WEIGHT.name, TRIALS.name) and not (roles[role] > 0).any():
+                left = "" if kept is None else " that is left"
+                raise InputError(f"{source.name}: the {role} {name} is 0 in every row{left}")
+        if self.counted:
+            successes, trials = (float(roles[role].sum()) for role in (SUCCESSES.name, TRIALS.name))
+            self._note(INFO, f"{self.choices.target} counts {successes:.17g} successes among {trials:.17g} trials")
+            return scan_of(self._schema(None), None, self.roles, kept, self.single, self.notes)
         labels = self._chosen_labels()
-        schema = self._schema(labels)
         positive = np.array([labels.of_value.get(value) == 1 for value in self.labels])
         y = np.empty(sum(map(len, self.targets)), dtype=np.uint8)
         rest = y
@@ -288,15 +304,7 @@ class _Scanner:
             codes = self.targets.pop(0)
             rest[: len(codes)] = positive[codes]
             rest = rest[len(codes) :]
-        beside = self.roles.in_use(kept)
-        for role, values in beside.items():
-            if doubt := ROLES[role].doubt(values):
-                self._note(WARNING, f"the {role} {self.choices.roles[role]} {doubt}")
-        scan = Scan(schema, y, beside, kept, self.single, self.notes)
-        if scan.weight is not None and not (scan.weight > 0).any():
-            left = "" if kept is None else " that is left"
-            raise InputError(f"{source.name}: the weight {schema.weight} is 0 in every row{left}")
-        return scan
+        return scan_of(self._schema(labels), y, self.roles, kept, self.single, self.notes)
 
     def _settle_notations(self) -> None:
         """Find the columns of text that hold numbers, dates or times; refuse those that are ambiguous."""
@@ -341,18 +349,19 @@ class _Scanner:
         )
         return found
 
-    def _schema(self, found: Labels) -> TableSchema:
+    def _schema(self, found: Labels | None) -> TableSchema:
+        """The schema, with labels found among the values of the target or, where it counts, 0 and 1."""
         choices = self.choices
         columns = tuple(self._column(name) for name in self.features)
         schema = TableSchema(
             columns,
             str(choices.target),
-            found.labels,
+            (0, 1) if found is None else found.labels,
             missing=choices.missing,
             unseen=choices.unseen,
-            spelling=found.spelling,
+            spelling=None if found is None else found.spelling,
             na=choices.na,
-            **choices.roles,
+            **{role: name for role, name in choices.roles.items() if ROLES[role].stored},
         )
         names = schema.feature_names
         if not names:

@@ -17,7 +17,7 @@ _Value = TypeVar("_Value")
 KINDS = ("number", "boolean", "category", "date", "time")
 MISSING_RULES = ("error", "drop", "impute")
 UNSEEN_RULES = ("error", "reference")
-_ROLES = ("weight", "offset")  # fields that name a column
+_ROLES = ("weight", "offset", "trials", "groups")  # fields that name a column
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ class TableSchema:
         labels: the negative and the positive label, as values.
         weight: name of the column of sample weights.
         offset: name of the column of log-odds that are added to the logits, which prediction needs too.
+        trials: name of the column of numbers of trials, of which the target counts the successes.
+        groups: name of the column whose equal values make rows of one group, which may be a feature too.
         missing: the rule for rows with a missing feature: `error`, `drop` or `impute`.
         unseen: the rule for levels that the fit has not seen: `error`, or `reference` (the first level).
         spelling: the labels as they are written in a table of text, if they are not text themselves; otherwise None.
@@ -108,6 +110,8 @@ class TableSchema:
     labels: tuple[Level, Level] = (0, 1)
     weight: str | None = None
     offset: str | None = None
+    trials: str | None = None
+    groups: str | None = None
     missing: str = "error"
     unseen: str = "error"
     spelling: tuple[str, str] | None = None
@@ -215,8 +219,8 @@ class TableSchema:
         for column in self.columns:
             if problem := column.problem(imputed=self.missing == "impute"):
                 return f"column {column.name} {problem}"
-        others = [self.target, *self.roles.values()]
-        if len({*others, *names}) < len(others) + len(set(names)):
+        others = [self.target, *(name for role, name in self.roles.items() if role != "groups")]
+        if len({*others, *names}) < len(others) + len(set(names)) or self.groups in others:
             return "one column has two roles"
         features = self.feature_names
         if len(set(names)) < len(names) or len(set(features)) < len(features):

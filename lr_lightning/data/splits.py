@@ -14,9 +14,17 @@ TRAIN, VAL, TEST = range(3)
 
 
 def stratified_parts(
-    y: Tensor, *, val_fraction: float, test_fraction: float, seed: int, labels: Sequence[object] = (0, 1)
+    y: Tensor,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    labels: Sequence[object] = (0, 1),
+    groups: np.ndarray | None = None,
 ) -> Tensor:
     """Split rows at random, each class by itself; of a class with two or more rows at least one is for training.
+
+    The rows of a group stay together; then the shares are as near to the fractions as the groups allow.
 
     Args:
         y: 0/1 targets, shape (n,).
@@ -24,6 +32,7 @@ def stratified_parts(
         test_fraction: share of the rows for the test, at least 0.
         seed: the same seed, targets and fractions give the same split on every machine.
         labels: the negative and the positive label, for messages.
+        groups: numbers of the rows' groups, from 0, shape (n,), or None.
 
     Returns:
         TRAIN, VAL or TEST for each row: uint8, shape (n,), on the CPU.
@@ -42,6 +51,8 @@ def stratified_parts(
     part = np.full(codes.shape, TRAIN, dtype=np.uint8)
     if val_fraction == 0 and test_fraction == 0:
         return torch.from_numpy(part)
+    if groups is not None:
+        return torch.from_numpy(_parts_of_groups(codes, groups, val_fraction, test_fraction, seed))
 
     generator = torch.Generator().manual_seed(seed % 2**64)  # torch's range of seeds
     kept_back = {"val_fraction": 0, "test_fraction": 0}  # numbers of rows
@@ -76,8 +87,90 @@ def stratified_parts(
     return torch.from_numpy(part)
 
 
+def _parts_of_groups(
+    strata: np.ndarray, groups: np.ndarray, val_fraction: float, test_fraction: float, seed: int
+) -> np.ndarray:
+    """The part of each row, uint8, (n,), with the rows of a group together.
+
+    Raises:
+        InputError: if there are too few groups for the parts.
+    """
+    shares = [1 - val_fraction - test_fraction, val_fraction, test_fraction]
+    part = part_of_groups(strata, groups, shares, seed)
+    sizes = np.bincount(part[groups], minlength=3)
+    for code, name in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
+        if shares[code] > 0 and not sizes[code]:
+            raise InputError(
+                f"the rows are of {len(part)} group{'s' * (len(part) != 1)}, which stay together: that leaves no "
+                f"{name} rows; lower val_fraction and test_fraction or set them to 0"
+            )
+    return part[groups].astype(np.uint8)
+
+
+def part_of_groups(strata: np.ndarray, groups: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
+    """Divide groups at random among parts, so that each part has about its share of the rows of each class.
+
+    Groups with the same numbers of rows of each class stand for one another; of each such kind every part takes its
+    share, rounded down. The groups that are left over are given away by size, the largest first, each to the part that
+    lacks the most of what the group has.
+
+    Args:
+        strata: classes of the rows, 0 or 1, (n,).
+        groups: numbers of the rows' groups, from 0, (n,).
+        shares: of the parts, (p,), which sum to 1.
+        seed: the same arguments give the same parts on every machine.
+
+    Returns:
+        The number of each group's part, int64, (number of groups,). While there are as many groups as parts with a
+        share above 0, each of these has a group, and the first has both classes if two groups allow it.
+    """
+    n_groups = int(groups.max()) + 1
+    counts = np.stack([np.bincount(groups[strata == c], minlength=n_groups) for c in (0, 1)], axis=1)
+    share = np.asarray(shares, dtype=np.float64)
+    order = torch.randperm(n_groups, generator=torch.Generator().manual_seed(seed % 2**64)).numpy()
+    kinds, kind, n_alike = np.unique(counts[order], axis=0, return_inverse=True, return_counts=True)
+    kind = kind.reshape(-1)
+    by_kind = np.argsort(kind, kind="stable")
+    rank = np.empty(n_groups, dtype=np.int64)  # of a group among those of its kind
+    rank[by_kind] = np.arange(n_groups) - np.repeat(np.cumsum(n_alike) - n_alike, n_alike)
+    ends = np.floor(n_alike[:, None] * share + 1e-9).astype(np.int64).cumsum(axis=1)  # (kinds, p)
+    found = (rank[:, None] >= ends[kind]).sum(axis=1)
+    lacking = share[:, None] * counts.sum(axis=0)  # (p, 2)
+    for code in range(len(share)):
+        lacking[code] -= counts[order[found == code]].sum(axis=0)
+    per_row = 1 / np.maximum(counts.sum(axis=0), 1)
+    left_over = np.flatnonzero(found == len(share))
+    sizes = kinds[kind[left_over]].sum(axis=1)
+    for i in left_over[np.argsort(-sizes, kind="stable")].tolist():
+        of_group = counts[order[i]]
+        gain = np.where(share > 0, lacking @ (of_group * per_row), -np.inf)
+        found[i] = int(gain.argmax())
+        lacking[found[i]] -= of_group
+    part = np.empty(n_groups, dtype=np.int64)
+    part[order] = found
+    _fill_empty_parts(part, counts, share)
+    return part
+
+
+def _fill_empty_parts(part: np.ndarray, counts: np.ndarray, share: np.ndarray) -> None:
+    """Give each part with a share above 0 a group, and the first part both classes, by moving small groups."""
+    sizes = counts.sum(axis=1)
+    for code in np.flatnonzero(share > 0).tolist():
+        n_groups = np.bincount(part, minlength=len(share))
+        if not n_groups[code] and n_groups.max() > 1:
+            donors = np.flatnonzero(part == n_groups.argmax())
+            part[donors[sizes[donors].argmin()]] = code
+    for stratum in (0, 1):
+        holders = np.flatnonzero(counts[:, stratum])
+        if len(holders) and not (part[holders] == 0).any():
+            n_groups = np.bincount(part, minlength=len(share))
+            donors = holders[n_groups[part[holders]] > 1]
+            if len(donors):
+                part[donors[sizes[donors].argmin()]] = 0
+
+
 def stratified_split(
-    y: Tensor, *, val_fraction: float, test_fraction: float, seed: int
+    y: Tensor, *, val_fraction: float, test_fraction: float, seed: int, groups: np.ndarray | None = None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The row numbers of `stratified_parts`.
 
@@ -88,7 +181,7 @@ def stratified_split(
     Raises:
         InputError: as `stratified_parts`.
     """
-    part = stratified_parts(y, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+    part = stratified_parts(y, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed, groups=groups)
     if val_fraction == 0 and test_fraction == 0:
         return None, None, None
     rows = {code: (part == code).nonzero()[:, 0] for code in (TRAIN, VAL, TEST)}

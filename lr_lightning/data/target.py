@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +74,7 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
         raise InputError(
             f"{name}: the target {target} must have two different values; it has {count} value{plural}"
             + (f": {found}" if found else "")
+            + _hint_at_trials(values)
         )
     infinite = next((value for value in values if isinstance(value, float) and math.isinf(value)), None)
     if infinite is not None:
@@ -96,6 +97,17 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
     of_value = {value: int(meaning == values[1]) for value, meaning in meanings.items()}
     in_class = [sum(in_use[value] for value, code in of_value.items() if code == place) for place in (0, 1)]
     return Labels((values[0], values[1]), None if plain else (texts[0], texts[1]), (in_class[0], in_class[1]), of_value)
+
+
+def _hint_at_trials(values: Sequence[Level]) -> str:
+    """What to do about a target of proportions or counts; nothing unless these are its values."""
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) < len(values) or len(numbers) < 3 or min(numbers) < 0:
+        return ""
+    if max(numbers) <= 1:
+        return "; proportions are no target: give the numbers of successes, and those of trials by --data.trials"
+    whole = all(float(number).is_integer() for number in numbers)
+    return "; if it counts successes, --data.trials names the column of the numbers of trials" if whole else ""
 
 
 def label_codes(

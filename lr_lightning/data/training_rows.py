@@ -13,6 +13,7 @@ from torch import Tensor
 from lr_lightning.data.spelling import weights_by_label
 from lr_lightning.errors import InputError
 from lr_lightning.model.design import Design
+from lr_lightning.model.losses import has_shares
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments
 
@@ -32,6 +33,7 @@ class TrainingRows:
         weight_sum: Σ v, with the weights in the batches.
         standardization: weighted means and scales (d,) of the served features.
         has_offset: whether the rows have offsets.
+        has_shares: whether some targets lie between 0 and 1.
         weight_scale: the number by which v has been divided; the original Σ v is `weight_sum` times it.
     """
 
@@ -42,6 +44,7 @@ class TrainingRows:
     weight_sum: float
     standardization: Standardization
     has_offset: bool = False
+    has_shares: bool = False
     weight_scale: float = 1.0
 
     @classmethod
@@ -69,7 +72,7 @@ class TrainingRows:
             InputError: if a class has no rows, `class_weight` does not fit the labels, or Σ v is too large or too
                 small for float64.
         """
-        n_rows, negative, positive, dtype, has_offset = _class_sums(batches)
+        n_rows, negative, positive, dtype, has_offset, shares = _class_sums(batches)
         if negative == 0 or positive == 0:
             hint = ", or keep fewer rows back (val_fraction, test_fraction)" if split else ""
             raise InputError(
@@ -93,7 +96,7 @@ class TrainingRows:
             )
         if standardization is None or of_class != (1.0, 1.0):
             standardization = moments(_Weighted(batches, of_class))
-        return cls(batches, n_rows, dtype, of_class, weight_sum, standardization, has_offset, weight_scale)
+        return cls(batches, n_rows, dtype, of_class, weight_sum, standardization, has_offset, shares, weight_scale)
 
     def weighted(self) -> Iterator[Rows]:
         """The batches as rows with weights v."""
@@ -126,17 +129,19 @@ class _Weighted:
             yield rows.x, rows.weight
 
 
-def _class_sums(batches: Iterable[Sequence[Tensor]]) -> tuple[int, float, float, torch.dtype, bool]:
-    """The number of rows, the weights of the negative and the positive class, the dtype, whether there are offsets."""
-    n_rows, negative, positive, dtype, has_offset = 0, 0.0, 0.0, torch.float32, False
+def _class_sums(batches: Iterable[Sequence[Tensor]]) -> tuple[int, float, float, torch.dtype, bool, bool]:
+    """The number of rows, the weights of the negative and the positive class, and what the rows hold."""
+    n_rows, negative, positive, dtype, has_offset, shares = 0, 0.0, 0.0, torch.float32, False, False
     for rows in map(Rows.of_batch, batches):
         dtype, has_offset = rows.x.dtype, rows.offset is not None
+        shares = shares or has_shares(rows.y)
         n_rows += len(rows.y)
         v = torch.ones_like(rows.y) if rows.weight is None else rows.weight
         # Two sums, because the difference of two sums would cancel for a class of little weight.
-        negative += float(torch.where(rows.y > 0, 0, v).sum(dtype=torch.float64))
-        positive += float(torch.where(rows.y > 0, v, 0).sum(dtype=torch.float64))
-    return n_rows, negative, positive, dtype, has_offset
+        y = rows.y if rows.y.is_floating_point() else rows.y.double()
+        negative += float((v * (1 - y)).sum(dtype=torch.float64))
+        positive += float((v * y).sum(dtype=torch.float64))
+    return n_rows, negative, positive, dtype, has_offset, shares
 
 
 def _class_weights(

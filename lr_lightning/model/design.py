@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 from typing_extensions import override
 
 from lr_lightning.model.csr import Csr
+from lr_lightning.model.losses import SOFTPLUS_LINEAR, has_shares, losses_of_shares
 from lr_lightning.model.storage import Design
 from lr_lightning.model.threads import share_out
 
@@ -36,7 +37,6 @@ _ROWS_AS_ONE = 16
 _MANY = 12  # vectors that BLAS multiplies rows by at once; others cost it two or three times as much
 _FEW = 4  # and that it sums rows with
 _KERNEL_ROWS = 16  # BLAS takes so many rows at a time, and sums the last few in another order
-_SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
 
 
 def as_design(x: Tensor | Design) -> Design:
@@ -231,10 +231,12 @@ class Dense(Design):
         offset: Tensor | None = None,
         *,
         with_gradient: bool = True,
+        shares: bool | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         x, (n, d), dtype, rows = self.tensor, self.shape, self.product_dtype, self._block_rows
         y, v = y.reshape(-1), None if sample_weight is None else sample_weight.reshape(-1)
         cast = x.dtype != dtype or y.dtype != dtype
+        shares = has_shares(y) if shares is None else shares
         w = w.reshape(-1).to(x.device, dtype)
         b = w.new_zeros(()) if bias is None else bias.reshape(()).to(x.device, dtype)
         one = w.new_ones(())
@@ -257,12 +259,18 @@ class Dense(Design):
             (loss, residual, gradient), (s, t, u) = out, buffers
             if cast:
                 block, labels = block.to(dtype), labels.to(dtype)
-            torch.sub(one, labels, alpha=2, out=s)
             torch.addmv(start, block, w, out=t)
-            _fill_losses(u, t, s, weights)
+            if shares:
+                losses, residuals = losses_of_shares(t, labels, weights)
+                u.copy_(losses)
+                s.copy_(residuals)
+            else:
+                torch.sub(one, labels, alpha=2, out=s)
+                _fill_losses(u, t, s, weights)
             torch.sum(u, 0, dtype=torch.float64, out=loss)
             if with_gradient:
-                _make_residuals(s, t, weights)
+                if not shares:
+                    _make_residuals(s, t, weights)
                 _weighted_row_sums(block, s, out=gradient)
                 torch.sum(s, 0, dtype=torch.float64, out=residual)
 
@@ -468,13 +476,17 @@ class _SmallDense(Dense):
         offset: Tensor | None = None,
         *,
         with_gradient: bool = True,
+        shares: bool | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        z, s = self.matvec(w, bias), torch.rsub(y.double(), 1, alpha=2)
+        z = self.matvec(w, bias)
         if offset is not None:
             z.add_(offset)
-        losses = torch.empty_like(z)
-        _fill_losses(losses, z, s, sample_weight)
-        _make_residuals(s, z, sample_weight)
+        if has_shares(y) if shares is None else shares:
+            losses, s = losses_of_shares(z, y, sample_weight)
+        else:
+            losses, s = torch.empty_like(z), torch.rsub(y.double(), 1, alpha=2)
+            _fill_losses(losses, z, s, sample_weight)
+            _make_residuals(s, z, sample_weight)
         gradient = self._columns @ s
         return losses.sum(), gradient[:-1], gradient[-1]
 
@@ -506,7 +518,7 @@ def _weighted_sum(block: Tensor, weight: Tensor) -> Tensor:
 def _fill_losses(out: Tensor, z: Tensor, s: Tensor, weight: Tensor | None) -> None:
     """Fill ``out`` with the losses v·log(1 + exp(s z)) of rows, s = 1 − 2y, and z with s z."""
     z.mul_(s)
-    softplus(z, 1, _SOFTPLUS_LINEAR, out=out)  # pyright: ignore[reportCallIssue]
+    softplus(z, 1, SOFTPLUS_LINEAR, out=out)  # pyright: ignore[reportCallIssue]
     if weight is not None:
         out.mul_(weight)
 

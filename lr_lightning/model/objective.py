@@ -27,6 +27,8 @@ class Objective:
     * θ = (w, b) is a float64 vector (d + 1,), the intercept b last. b is never penalised.
     * v, the weight of a row, is its sample weight times its class weight; the loss is divided by Σ v. With the
       reduction "sum" the whole objective is multiplied by Σ v, which moves no optimum.
+    * y, the target of a row, is 0 or 1, or the share of successes among its trials. A row's loss is then
+      y·log(1 + exp(−z)) + (1 − y)·log(1 + exp(z)), and its residual (1 − y)·σ(z) − y·σ(−z).
     * o, the offset of a row, is a log-odds that is added to its logit as it stands.
     * λ_j is `l1` and μ_j is `l2`, each times the penalty factor of the feature; factors are taken as they are, where
       glmnet rescales them. With `standardize` they act on the weights of standardised features, u_j = σ_j·w_j, as in
@@ -117,12 +119,17 @@ class StandardizedObjective:
     as_served: Standardization
     penalty: Penalty
 
-    def value_and_gradient(self, rows: Rows, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean loss plus L2 penalty, and its gradient by the weights (d,) and the bias (), float64."""
+    def value_and_gradient(
+        self, rows: Rows, weight: Tensor, bias: Tensor, *, shares: bool | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean loss plus L2 penalty, and its gradient by the weights (d,) and the bias (), float64.
+
+        `shares` is that of `Design.value_and_gradient`.
+        """
         mean, scale = self.as_served
         served = weight / scale
         loss, gradient, residual = rows.design.value_and_gradient(
-            rows.y, served, bias - mean @ served, rows.weight, rows.offset
+            rows.y, served, bias - mean @ served, rows.weight, rows.offset, shares=shares
         )
         total = rows.total_weight
         value = loss / total + self.penalty.smooth(weight)
@@ -156,6 +163,8 @@ def logistic_loss(
     bias: Tensor | None = None,
     sample_weight: Tensor | None = None,
     offset: Tensor | None = None,
+    *,
+    shares: bool | None = None,
 ) -> Tensor:
     r"""Sum of the binary cross-entropies of a linear model, from its logits.
 
@@ -167,11 +176,12 @@ def logistic_loss(
 
     Args:
         x: Features, (n, d), in any storage.
-        y: Labels 0 or 1, (n,) or (n, 1), of any dtype.
+        y: Labels 0 or 1, (n,) or (n, 1), of any dtype, or shares between them; then a loss is that of both outcomes.
         weight: (d,) or (1, d).
         bias: () or (1,), or None for a model without intercept.
         sample_weight: (n,) or (n, 1), non-negative.
         offset: (n,) or (n, 1), log-odds that are added to the logits.
+        shares: Whether some labels may lie between 0 and 1; None looks at all of them.
 
     Returns:
         0-dim float64 tensor on the device of ``x``.
@@ -181,7 +191,7 @@ def logistic_loss(
     """
     design = as_design(x)
     _check_shapes(design, weight, y=y, bias=bias, sample_weight=sample_weight, offset=offset)
-    loss: Any = _LogisticLoss.apply(design, y, weight, bias, sample_weight, offset)
+    loss: Any = _LogisticLoss.apply(design, y, weight, bias, sample_weight, offset, shares)
     return loss
 
 
@@ -238,10 +248,11 @@ class _LogisticLoss(torch.autograd.Function):
         bias: Tensor | None,
         sample_weight: Tensor | None,
         offset: Tensor | None,
+        shares: bool | None,
     ) -> Tensor:
         with_gradient = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         loss, gradient, residual_sum = design.value_and_gradient(
-            y, weight, bias, sample_weight, offset, with_gradient=with_gradient
+            y, weight, bias, sample_weight, offset, with_gradient=with_gradient, shares=shares
         )
         if with_gradient:
             ctx.save_for_backward(gradient, residual_sum)
@@ -259,7 +270,7 @@ class _LogisticLoss(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             shape, dtype = ctx.bias
             grad_bias = (grad_output * residual_sum).to(dtype).reshape(shape)
-        return None, None, grad_weight, grad_bias, None, None
+        return None, None, grad_weight, grad_bias, None, None, None
 
 
 def _check_shapes(design: Design, weight: Tensor, **others: Tensor | None) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.model.design import Design, as_design
+from lr_lightning.model.losses import has_shares
 
 OTHER_SPLIT = "choose another data.seed, or other data.val_fraction and data.test_fraction"
 _LEAST = math.ulp(0.0)  # stands for any positive weight that float64 cannot hold beside the heaviest
@@ -21,7 +22,7 @@ class Rows(NamedTuple):
 
     Attributes:
         x: features (n, d): a tensor, or another storage of `lr_lightning.model.design`.
-        y: targets 0 or 1, (n,).
+        y: targets, (n,): 0 or 1, or the share of successes among a row's trials.
         weight: of the rows, (n,), not negative, or None for ones.
         offset: log-odds that are added to the logits, (n,), or None.
     """
@@ -78,10 +79,50 @@ class Rows(NamedTuple):
         """With weights v: sample weight times class weight, of the negative and the positive class."""
         if of_class == (1.0, 1.0):
             return self
+        if has_shares(self.y):
+            positive, negative = of_class[1] * self.y, of_class[0] * (1 - self.y)
+            v = positive + negative
+            y = torch.where(v > 0, positive / v, self.y)
+            return self._replace(y=y, weight=v if self.weight is None else v * self.weight)
         # A Python number by itself would be one of float32.
         dtype = self.y.dtype if self.y.is_floating_point() else torch.float64
         v = torch.tensor(of_class, dtype=dtype, device=self.y.device)[(self.y > 0).long()]
         return self._replace(weight=v if self.weight is None else v * self.weight)
+
+    def by_outcome(self) -> Rows:
+        """Rows of the same losses with targets 0 and 1 alone: a row of both outcomes becomes one of either."""
+        if not has_shares(self.y):
+            return self
+        mixed = ((self.y > 0) & (self.y < 1)).nonzero()[:, 0]
+        v = torch.ones_like(self.y) if self.weight is None else self.weight
+        positive = v[mixed] * self.y[mixed].to(v.dtype)
+        weight, y = v.clone(), self.y.clone()
+        weight[mixed] -= positive
+        y[mixed] = 0
+        rows = self.take(torch.cat([torch.arange(len(y), device=y.device), mixed]))
+        return rows._replace(y=torch.cat([y, torch.ones_like(y[mixed])]), weight=torch.cat([weight, positive]))
+
+
+class Counts(NamedTuple):
+    """Successes among trials as rows have them; each (n,), float64.
+
+    Attributes:
+        y: the share of successes, 0 of no trials.
+        weight: sample weight times trials.
+        log_coefficient: sample weight times log C(trials, successes), which no coefficient changes.
+    """
+
+    y: Tensor
+    weight: Tensor
+    log_coefficient: Tensor
+
+    @classmethod
+    def of(cls, successes: Tensor, trials: Tensor, weight: Tensor | None) -> Counts:
+        """From whole numbers, successes ≤ trials, and sample weights, each (n,)."""
+        k, m = successes.double(), trials.double()
+        w = torch.ones_like(m) if weight is None else weight.double()
+        log_coefficient = torch.lgamma(m + 1) - torch.lgamma(k + 1) - torch.lgamma(m - k + 1)
+        return cls(k / m.clamp(min=1), w * m, w * log_coefficient)
 
 
 def scaled_weights(weight: Tensor) -> tuple[Tensor, float]:

@@ -136,11 +136,12 @@ class Standardized(Design):
         offset: Tensor | None = None,
         *,
         with_gradient: bool = True,
+        shares: bool | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         u = w.detach().reshape(-1).to(self.scale) / self.scale
         shift = -(self.center @ u) if bias is None else bias.detach().reshape(()).to(u) - self.center @ u
         loss, gradient, residual = self.x.value_and_gradient(
-            y, u, shift, sample_weight, offset, with_gradient=with_gradient
+            y, u, shift, sample_weight, offset, with_gradient=with_gradient, shares=shares
         )
         return loss, (gradient - self.center * residual) / self.scale, residual
 

@@ -85,6 +85,7 @@ class Design(Protocol):
         offset: Tensor | None = None,
         *,
         with_gradient: bool = True,
+        shares: bool | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of the logistic losses, its gradient (d,) and the sum of the residuals, float64, in one pass.
 
@@ -92,12 +93,13 @@ class Design(Protocol):
         depend on the number of workers. Without gradient the two latter are zero.
 
         Args:
-            y: labels 0 or 1, (n,).
+            y: labels 0 or 1, or shares between them, (n,).
             w: (d,).
             bias: (), or None for 0.
             sample_weight: (n,), or None for ones.
             offset: (n,), added to the logits, or None.
             with_gradient: whether a gradient is wanted.
+            shares: whether some labels may lie between 0 and 1; None looks at all of them.
         """
         ...
 

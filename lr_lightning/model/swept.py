@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from typing_extensions import Self, override
 
+from lr_lightning.model.losses import SOFTPLUS_LINEAR, has_shares, losses_of_shares
 from lr_lightning.model.standardized import Standardized
 from lr_lightning.model.storage import Design
 from lr_lightning.model.threads import share_out
@@ -25,7 +26,6 @@ _MAX_GROUPS = 8
 _FILLED_BLOCK = 2**20  # numbers
 _WORTH_FILLING = 12  # columns for each stored number of a row, up to which a filled product takes less time
 _TILE = 128  # columns
-_SOFTPLUS_LINEAR = 80  # as for `Dense`
 
 
 class Swept(Design):
@@ -151,8 +151,10 @@ class Swept(Design):
         offset: Tensor | None = None,
         *,
         with_gradient: bool = True,
+        shares: bool | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         y, v = y.reshape(-1), None if sample_weight is None else sample_weight.detach().reshape(-1)
+        shares = has_shares(y) if shares is None else shares
         slots = self.to_slots(w.detach().reshape(-1).to(self.device, torch.float64))
         b = slots.new_zeros(()) if bias is None else bias.detach().reshape(()).to(slots)
         starts = b.expand(self.shape[0]) if offset is None else b + offset.detach().reshape(-1).to(slots)
@@ -163,15 +165,21 @@ class Swept(Design):
             rows = blocks[k]
             z = starts[rows].clone()
             self.add_product(rows, slots, z)
-            target = y[rows].to(z)
-            # y·log(1 + exp(−z)) + (1 − y)·log(1 + exp(z)): for labels of 0 and 1 the second term is exact.
-            loss = softplus(-z.abs(), 1, _SOFTPLUS_LINEAR).add_(z.clamp(min=0).addcmul_(target, z, value=-1))
             weight = None if v is None else v[rows].to(z)
-            sums[0, k] = loss.sum() if weight is None else loss @ weight
+            if shares:
+                loss, residual = losses_of_shares(z, y[rows], weight)
+                sums[0, k] = loss.sum()
+            else:
+                sign = 1 - 2 * y[rows].to(z)
+                z.mul_(sign)
+                loss = softplus(z, 1, SOFTPLUS_LINEAR)
+                sums[0, k] = loss.sum() if weight is None else loss @ weight
+                residual = sign
+                if with_gradient:
+                    residual.mul_(z.sigmoid_())
+                    if weight is not None:
+                        residual.mul_(weight)
             if with_gradient:
-                residual = (1 - target).mul_(z.sigmoid()).addcmul_(target, z.neg_().sigmoid_(), value=-1)
-                if weight is not None:
-                    residual.mul_(weight)
                 self.add_transposed(rows, residual, out)
                 sums[1, k] = residual.sum()
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.errors import InputError
+from lr_lightning.model.losses import has_shares
 from lr_lightning.model.objective import Objective, StandardizedObjective
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
@@ -112,8 +113,10 @@ def _solve(
     parameters = [weight, bias] if objective.fit_intercept else [weight]
     solver = _solver(parameters, rows, objective, problem, served, weight_scale, start, tol)
 
+    shares = has_shares(rows.y)
+
     def closure() -> Tensor:
-        value, weight.grad, bias.grad = problem.value_and_gradient(rows, weight, bias)
+        value, weight.grad, bias.grad = problem.value_and_gradient(rows, weight, bias, shares=shares)
         return value
 
     if isinstance(solver, FullNewton):

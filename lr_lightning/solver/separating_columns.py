@@ -335,8 +335,9 @@ def limit_of(sample: Rows, of_all: Coefficients) -> Limit | None:
     used = torch.ones_like(y, dtype=torch.bool) if v is None else v > 0
     low, high = x.amin(0), x.amax(0)
     two_valued = ((x == low) | (x == high)).all(0).cpu()
-    rows = (x, y > 0.5) if bool(used.all()) else (x[used], y[used] > 0.5)
-    looks = separating_columns(lambda: [rows], two_valued)
+    rows = (sample if bool(used.all()) else sample.take(used.nonzero()[:, 0])).by_outcome()
+    outcomes = rows.design.dense(), rows.y > 0.5
+    looks = separating_columns(lambda: [outcomes], two_valued)
     if not looks:
         return None
     stay = used.clone()

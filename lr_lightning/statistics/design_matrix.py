@@ -32,14 +32,14 @@ class Block(NamedTuple):
 
     Attributes:
         x: standardised features, then a column of ones if there is an intercept, (r, p), float64.
-        sign: +1 for a positive row, −1 for a negative one, (r,), float64.
+        y: targets 0 or 1, or shares of successes, (r,), float64.
         weight: weights of the rows, (r,), float64, positive.
         offset: what is added to the logits, (r,), float64, or None.
         start: number of rows of positive weight before the block.
     """
 
     x: Tensor
-    sign: Tensor
+    y: Tensor
     weight: Tensor
     offset: Tensor | None
     start: int
@@ -49,14 +49,33 @@ class Block(NamedTuple):
         """The matrix `x` as a `Design`, for products."""
         return Dense(self.x)
 
-    def margins(self, parameters: np.ndarray | Tensor) -> Tensor:
-        """(2y − 1)·logit, (r,), float64, at parameters (p,)."""
-        gains = self.gains(parameters)
-        return gains if self.offset is None else gains + self.offset * self.sign
+    @property
+    def sign(self) -> Tensor:
+        """+1 for a positive row, −1 for a negative one, (r,), float64; of shares that of the more frequent outcome."""
+        return 2 * (self.y > 0.5).double() - 1
+
+    def logits(self, parameters: np.ndarray | Tensor) -> Tensor:
+        """The linear predictor with the offset, (r,), float64, at parameters (p,)."""
+        z = self.design.matvec(torch.as_tensor(parameters))
+        return z if self.offset is None else z + self.offset
+
+    def residuals(self, logits: Tensor) -> Tensor:
+        """The residuals y − π, (r,), at logits (r,): without cancellation, y·σ(−z) − (1 − y)·σ(z)."""
+        return self.y * torch.sigmoid(-logits) - (1 - self.y) * torch.sigmoid(logits)
 
     def gains(self, direction: np.ndarray | Tensor) -> Tensor:
-        """What a direction (p,) adds to the margins, (r,), float64: without the offset."""
+        """What a direction (p,) adds to (2y − 1)·logit, (r,), float64, for targets 0 and 1."""
         return self.design.matvec(torch.as_tensor(direction)) * self.sign
+
+
+@dataclass(frozen=True)
+class _ByOutcome:
+    """Batches with targets 0 and 1 alone, computed anew in each iteration."""
+
+    batches: Iterable[Rows]
+
+    def __iter__(self) -> Iterator[Rows]:
+        return (rows.by_outcome() for rows in self.batches)
 
 
 @dataclass(frozen=True)
@@ -151,6 +170,10 @@ class DesignMatrix:
         """The scales (d,) by which the features in the batches have been divided."""
         return self._served[1].detach().double().cpu()
 
+    def by_outcome(self) -> DesignMatrix:
+        """The design matrix of rows of the same losses with targets 0 and 1 alone."""
+        return self.with_batches(_ByOutcome(self.batches))
+
     def of_rows(self, looks: Sequence[SeparatingColumns], columns: np.ndarray) -> DesignMatrix:
         """The design matrix of the rows that none of the looks separates, and of the columns at positions (c,)."""
         outside = torch.ones(self.n_features, dtype=torch.bool)
@@ -211,7 +234,7 @@ class DesignMatrix:
             torch.sub(x.dense(torch.float64), centre, out=standardized[:, :k]).div_(scale)
             weight = torch.ones_like(rows.y, dtype=torch.float64) if rows.weight is None else rows.weight.double()
             offset = None if rows.offset is None else rows.offset.double()
-            yield Block(standardized, 2 * (rows.y > 0.5).double() - 1, weight, offset, start)
+            yield Block(standardized, rows.y.double(), weight, offset, start)
             start += n
 
     def rounding(self, block: Block, *, restored: bool = False) -> Tensor:

@@ -30,21 +30,25 @@ THRESHOLD_RULES = "a number between 0 and 1, f1, youden, or cost=R (a false nega
 
 
 def weighted_rows(score: Any, y: Any, weight: Any = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, targets and weights of the rows of positive weight, float64, each (m,), on one device.
+    """Scores, targets 0 or 1, and weights of the rows of positive weight, float64, each (m,), on one device.
+
+    A row of trials with both outcomes is two of these: its failures, and its successes.
 
     Args:
         score: logits or probabilities, (n,), a tensor or an array, as the others.
-        y: targets 0 or 1, (n,).
+        y: targets 0 or 1, or shares of successes, (n,).
         weight: sample weights, (n,), not negative; None for ones.
     """
     of_rows = _float64(score)
-    columns = (of_rows, _float64(y).to(of_rows), torch.ones_like(of_rows) if weight is None else _float64(weight))
+    v = torch.ones_like(of_rows) if weight is None else _float64(weight).to(of_rows)
+    rows = Rows(of_rows[:, None], _float64(y).to(of_rows), v).by_outcome()
+    columns = (rows.design.dense()[:, 0], rows.y, v if rows.weight is None else rows.weight)
     counts = columns[2] > 0
     return columns if bool(counts.all()) else tuple(column[counts] for column in columns)  # type: ignore[return-value]
 
 
 def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, targets and weights of the rows of positive weight, float64, each (m,), on the CPU.
+    """Logits, targets and weights of rows, float64, each (n,), on the CPU; targets may be shares of successes.
 
     Args:
         model: the fitted model, on any device.
@@ -53,7 +57,8 @@ def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tupl
     """
     rows = rows.to(torch.device("cpu"))
     affine = (t.detach() for t in model.cpu_copy().served_affine(served))
-    return weighted_rows(rows.logits(*affine), rows.y, rows.weight)
+    logits = rows.logits(*affine)
+    return logits, rows.y.double(), torch.ones_like(logits) if rows.weight is None else rows.weight.double()
 
 
 def mean(values: Tensor, weight: Tensor) -> float:
@@ -214,12 +219,13 @@ def calibrate(logits: Any, y: Any, weight: Any = None) -> Calibration:
 
     Args:
         logits: the linear predictor, (n,), a tensor or an array, as the others.
-        y: outcomes 0 or 1, (n,).
+        y: outcomes 0 or 1, or shares of successes, (n,).
         weight: sample weights, (n,), not negative; None for ones.
 
     Raises:
         ValueError: if there are no rows of positive weight.
     """
+    n_rows = len(_float64(y)) if weight is None else int((_float64(weight) > 0).sum())
     z, y, v = weighted_rows(logits, y, weight)
     if not len(z):
         raise ValueError("calibration needs rows")
@@ -227,7 +233,7 @@ def calibrate(logits: Any, y: Any, weight: Any = None) -> Calibration:
     line = recalibration(*(column.cpu().numpy() for column in (z, y, v)))
     return Calibration(
         rows="validation",
-        n_observations=len(z),
+        n_observations=n_rows,
         brier=brier(probability, y, v),
         expected_calibration_error=reliability(probability, y, v).expected_calibration_error(),
         intercept=None if line is None else line[0],

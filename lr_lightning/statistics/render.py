@@ -109,6 +109,8 @@ def _coefficients(report: Report, rows: list[Coefficient]) -> str:
     text = _lines(table, [row.name for row in rows])
     if with_errors:
         errors = "inverse Hessian" if report.covariance == "nonrobust" else f"sandwich ({report.covariance})"
+        if report.covariance == "cluster" and report.n_groups is not None:
+            errors += f" of {_count(report.n_groups, 'group')}"
         text += f"\nlow and high: {confidence_level} confidence limits; standard errors from the {errors}"
     if with_errors and report.inference == "profile":
         likelihood = "penalised likelihood" if report.firth else "likelihood"

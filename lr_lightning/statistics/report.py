@@ -130,10 +130,11 @@ class Report:
     """The report of a fit. It has neither dates nor paths, so that a rerun gives an equal one.
 
     The attributes are the keys of report.json. `level` is the confidence level of the intervals. `covariance` is the
-    kind of the standard errors: "nonrobust" (the inverse Hessian), "HC0" or "HC1". `inference` says what the
-    coefficients' z, p-values and intervals are from. `penalized_log_likelihood` is the maximum of ℓ + ½ log|I| with
-    `firth`. `mean_prediction` and `mean_outcome` are weighted means over the training rows, which agree at an
-    unpenalised optimum with intercept.
+    kind of the standard errors: "nonrobust" (the inverse Hessian), "HC0", "HC1" or "cluster". `n_groups` is the number
+    of groups of the training rows, None where these are not grouped. `inference` says what the coefficients' z,
+    p-values and intervals are from. `penalized_log_likelihood` is the maximum of ℓ + ½ log|I| with `firth`.
+    `mean_prediction` and `mean_outcome` are weighted means over the training rows, which agree at an unpenalised
+    optimum with intercept.
     """
 
     n_observations: int
@@ -162,6 +163,7 @@ class Report:
     penalized_log_likelihood: float | None = None
     held_out: HeldOut | None = None
     average_marginal_effects: tuple[Effect, ...] | None = None
+    n_groups: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values for strict JSON, without NaN, infinity and tuples."""

@@ -72,7 +72,7 @@ def find_separation(
        table; then only columns that are not rounded can prove a separation.
 
     Args:
-        design: the rows; they are swept again in the steps that need it.
+        design: the rows, with targets 0 and 1; they are swept again in the steps that need it.
         parameters: the parameters at the end of the fit, (p,).
         sums: the sums over the rows at the parameters.
         keep: positions of linearly independent parameters, (q,), with the intercept.
@@ -139,7 +139,7 @@ def _hangs_on_rounding(design: DesignMatrix, parameters: np.ndarray) -> bool:
     theta = torch.from_numpy(parameters)
     for block in design.blocks():
         at = theta.to(block.x.device)
-        margin = block.margins(theta)
+        margin = block.logits(theta) * block.sign
         error = design.rounding(block) @ at[: len(design.columns)].abs()
         if bool(((margin - error < _SURE) & (error > _NOTICEABLE)).any()):
             return True
@@ -244,7 +244,7 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
             device = block.x.device
             scores = block.x[:, keep] @ torch.from_numpy(inverse.T).to(device)
             largest = max(largest, float(scores.square().sum(1).max()))
-            wrong = block.weight * torch.sigmoid(-block.margins(theta))
+            wrong = block.weight * block.residuals(block.logits(theta)).abs()
             squares[:k] += (design.rounding(block) * wrong[:, None]).square().sum(0).cpu().numpy()
     # The rounding errors of different rows are independent.
     return decrement(_DEVIATIONS * np.sqrt(squares)) * math.sqrt(largest) < 0.5
@@ -365,5 +365,5 @@ class _Lowest:
 def _signed(design: DesignMatrix, block: Block, chosen: slice | Tensor, keep: np.ndarray) -> np.ndarray:
     """(2y − 1)·x̃ for chosen rows of a block and the kept columns, (r, q), with whole numbers restored."""
     chosen = chosen if isinstance(chosen, slice) else chosen.to(block.x.device)
-    part = block._replace(x=block.x[chosen], sign=block.sign[chosen])
+    part = block._replace(x=block.x[chosen], y=block.y[chosen])
     return (design.restored(part) * part.sign[:, None])[:, keep].cpu().numpy()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.errors import InputError
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver.likelihood import inverse_root
 from lr_lightning.solver.profile import optimum
@@ -64,8 +65,10 @@ def summarize(
     penalized: bool = False,
     class_weighted: bool = False,
     weight_scale: float = 1.0,
+    log_coefficient: float = 0.0,
     partial: bool = False,
     exact: bool = False,
+    clusters: Tensor | None = None,
     covariance: CovarianceType = "nonrobust",
     confidence_level: float = 0.95,
     inference: Inference = "wald",
@@ -93,9 +96,11 @@ def summarize(
         penalized: whether there was a penalty.
         class_weighted: whether there were class weights.
         weight_scale: the number by which v has been divided.
+        log_coefficient: what every log-likelihood has besides: Σ weight·log C(trials, successes).
         partial: whether the optimizer has seen only a part of the rows.
         exact: whether the optimizer was the exact solver.
-        covariance: the kind of the standard errors, "nonrobust", "HC0" or "HC1".
+        clusters: numbers of the groups of all rows, in the order of the batches, (n,), or None.
+        covariance: the kind of the standard errors, "nonrobust", "HC0", "HC1" or "cluster".
         confidence_level: confidence level of the intervals.
         inference: whether z, p-values and intervals are Wald's or the profile likelihood's.
         firth: Firth's penalty, as in the objective.
@@ -105,8 +110,10 @@ def summarize(
         told: is given the numbers of profiles done and of all, see `profiles`.
 
     Raises:
+        InputError: for the cluster-robust covariance without groups.
         ValueError: if no row has a positive weight, or the confidence level does not lie between 0 and 1.
     """
+    refuse_without_groups(covariance, clusters)
     design = DesignMatrix(batches, served=served, training=training, intercept=fit_intercept)
     parameters = design.standardized(coefficients, intercept)
     wide = design.size > MAX_COLUMNS
@@ -147,6 +154,8 @@ def summarize(
         warnings.append(worded.not_converged(passes, exact=exact))
     warnings += worded.of_counts(*_counts(sums, class_weighted), len(keep) - fit_intercept)
 
+    of_cluster = None if clusters is None else _numbered(clusters, batches)
+    n_clusters = None if of_cluster is None else int(of_cluster.max()) + 1
     factor, undetermined = None, np.array([], int)
     if partial:
         warnings.append(worded.PARTIAL)
@@ -156,9 +165,17 @@ def summarize(
         warnings.append(worded.CLASS_WEIGHTED)
     elif wide:
         warnings.append(worded.too_wide(design.size, MAX_COLUMNS))
+    elif covariance == "cluster" and n_clusters == 1:
+        warnings.append(worded.ONE_GROUP)
+    elif covariance in ("HC1", "cluster") and sums.n_rows <= len(keep):
+        warnings.append(worded.NO_FREEDOM)
     elif kind != "complete" or firth:
+        if n_clusters is not None:
+            warnings += worded.few_groups(n_clusters) if covariance == "cluster" else [worded.GROUPED]
         free = None if separation is None or finite else separation.free[keep]
-        factor, flat = covariance_factor(design, sums, parameters, keep, covariance, free)
+        factor, flat = covariance_factor(
+            design, sums, parameters, keep, covariance, free, of_cluster if covariance == "cluster" else None
+        )
         if covariance == "nonrobust":
             factor /= math.sqrt(weight_scale)
         undetermined = moved_terms(design, flat, _MOVED)
@@ -232,8 +249,8 @@ def summarize(
         )
 
     null = null_log_likelihood(design, sums)
-    share_left = sums.log_likelihood / null if null < 0 else None
-    log_likelihood, null = weight_scale * sums.log_likelihood, weight_scale * null
+    log_likelihood, null = (weight_scale * value + log_coefficient for value in (sums.log_likelihood, null))
+    share_left = log_likelihood / null if null < 0 else None
     n_parameters = len(keep) + len(held)
     if bounds is not None:  # a coefficient with equal bounds was not estimated
         n_parameters -= int((bounds[0] == bounds[1])[design.columns[held]].sum())
@@ -252,6 +269,7 @@ def summarize(
         coefficients=tuple(table),
         level=confidence_level,
         covariance=covariance,
+        n_groups=n_clusters,
         likelihood_ratio_test=None
         if partial or penalized or class_weighted or kind == "complete" or firth or bounds is not None
         else _likelihood_ratio_test(log_likelihood, null, n_parameters - fit_intercept),
@@ -299,12 +317,24 @@ def _firth_optimum(
     return -best.value, point, factor
 
 
+def refuse_without_groups(covariance: CovarianceType, groups: Tensor | None) -> None:
+    """Raise InputError for the cluster-robust covariance of rows without groups."""
+    if covariance == "cluster" and groups is None:
+        raise InputError("covariance cluster needs groups; name their column with --data.groups")
+
+
+def _numbered(groups: Tensor, batches: Iterable[Rows]) -> np.ndarray:
+    """The groups of the rows of positive weight, numbered from 0 without gaps, int64, (n,)."""
+    used = [torch.ones(len(rows.y), dtype=torch.bool) if rows.weight is None else rows.weight > 0 for rows in batches]
+    return np.unique(groups.cpu()[torch.cat(used).cpu()].numpy(), return_inverse=True)[1].reshape(-1)
+
+
 def _separation(
     design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray, converged: bool, wide: bool
 ) -> Separation:
     if not wide:
-        return find_separation(design, parameters, sums, keep, converged=converged)
-    complete = sums.smallest_gain > 0 and separates(design, parameters)
+        return find_separation(design.by_outcome(), parameters, sums, keep, converged=converged)
+    complete = sums.smallest_gain > 0 and separates(design.by_outcome(), parameters)
     columns = np.arange(len(design.columns)) if complete else np.array([], int)
     doubt = None if complete else "width"
     return Separation("complete" if complete else None, doubt, columns, np.zeros((design.size, 0)))

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from lr_lightning.model.objective import curvature
 from lr_lightning.statistics.design_matrix import DesignMatrix
 
+_MOST_GROUP_SUMS = 2**26  # numbers, 512 MiB
 _NULL_STEP = 1e-9  # a smaller step of the null model's intercept changes its log-likelihood by less than its rounding
 
 
@@ -22,21 +23,22 @@ class Sums:
 
     Attributes:
         n_rows: number of rows.
-        n_positive: number of positive rows.
+        n_positive: number of positive rows; a row of trials counts as the share of its successes.
         weight: Σ v.
         positive_weight: Σ v y.
         prediction: Σ v π, with π the predicted probability.
         whole_weights: whether every weight is an integer, as frequencies are.
-        log_likelihood: Σ v log π for positive rows, Σ v log(1 − π) for negative ones.
+        log_likelihood: Σ v (y log π + (1 − y) log(1 − π)).
         gradient: gradient of the log-likelihood, Σ v (y − π) x̃, (p,).
         hessian: Hessian of the negative log-likelihood, Σ v π (1 − π) x̃ x̃ᵀ, (p, p).
         gram: Σ v x̃ x̃ᵀ, (p, p).
-        smallest_gain: the minimum of (2y − 1)·x̃ᵀθ, of the logit without its offset.
+        smallest_gain: the minimum of (2y − 1)·x̃ᵀθ, of the logit without its offset; negative if a row of trials has
+            both outcomes, for one of them loses.
         largest_norm: the maximum of ‖x̃‖.
     """
 
     n_rows: int
-    n_positive: int
+    n_positive: float
     weight: float
     positive_weight: float
     prediction: float
@@ -66,22 +68,19 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
     for block in design.blocks():
         if not len(block.x):
             continue
-        x, sign, v, offset, _ = block
-        gain = block.gains(parameters)
-        margin = gain if offset is None else gain + offset * sign
-        right, wrong = torch.sigmoid(margin), torch.sigmoid(-margin)  # wrong = |y − π| without cancellation
-        positive = sign > 0
-        prediction = torch.where(positive, right, wrong)
-        log_likelihood = -softplus(-margin)
+        x, y, v, offset, _ = block
+        z = block.logits(parameters)
+        log_likelihood = y * logsigmoid(z) + (1 - y) * logsigmoid(-z)
         n_rows += len(x)
-        n_positive += int(positive.sum())
-        totals += [float(t) for t in (v.sum(), v[positive].sum(), v @ prediction, v @ log_likelihood)]
-        gradient += _numpy(block.design.rmatvec(v * wrong * sign))
+        n_positive += float(y.sum())
+        totals += [float(t) for t in (v.sum(), v @ y, v @ torch.sigmoid(z), v @ log_likelihood)]
+        gradient += _numpy(block.design.rmatvec(v * block.residuals(z)))
         if matrices:
             gram += _numpy(block.design.sandwich(v))
-            hessian += _numpy(block.design.sandwich(v * right * wrong))
+            hessian += _numpy(block.design.sandwich(curvature(z, v)))
         whole = whole and bool((v == v.round()).all())
-        smallest = min(smallest, float(gain.min()))
+        gain = (z if offset is None else z - offset) * block.sign
+        smallest = min(smallest, float(torch.where((y > 0) & (y < 1), -gain.abs(), gain).min()))
         largest = max(largest, float(x.square().sum(1).max()))
     if not n_rows:
         raise ValueError("there are no rows of positive weight")
@@ -138,7 +137,7 @@ def _null_derivatives(design: DesignMatrix, b: float) -> tuple[float, float, flo
         z, y = rows.offset.double() + b, rows.y.double()
         v = torch.ones_like(z) if rows.weight is None else rows.weight.double()
         right, wrong = torch.sigmoid(z), torch.sigmoid(-z)
-        log_likelihood = -y * softplus(-z) - (1 - y) * softplus(z)
+        log_likelihood = y * logsigmoid(z) + (1 - y) * logsigmoid(-z)
         totals += [float(v @ t) for t in (log_likelihood, y * wrong - (1 - y) * right, right * wrong)]
     value, slope, bend = totals.tolist()
     return value, slope, bend
@@ -172,7 +171,7 @@ def curved_rows(
 ) -> Iterator[torch.Tensor]:
     """Blocks of √(v π (1 − π))·x̃, of some columns. Their Gram matrix is that part of `Sums.hessian`."""
     for block in design.blocks():
-        root = curvature(block.margins(parameters), block.weight).sqrt()
+        root = curvature(block.logits(parameters), block.weight).sqrt()
         yield block.x[:, columns] * root[:, None]
 
 
@@ -180,9 +179,37 @@ def sum_squared_scores(design: DesignMatrix, parameters: np.ndarray, factor: np.
     """Σ v² (y − π)² u uᵀ with u = Fᵀ x̃, (r, r), for F (p, r)."""
     total = np.zeros((factor.shape[1],) * 2)
     for block in design.blocks():
-        residual = block.weight * torch.sigmoid(-block.margins(parameters))
+        residual = block.weight * block.residuals(block.logits(parameters))
         scores = block.design.matvec(torch.from_numpy(factor)) * residual[:, None]
         total += _numpy(scores.T @ scores)
+    return total
+
+
+def sum_cluster_scores(
+    design: DesignMatrix, parameters: np.ndarray, factor: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """Σ_g s_g s_gᵀ with s_g = Σ v (y − π) Fᵀ x̃ over the rows of group g, (r, r), for F (p, r).
+
+    The sums of all groups are held at once, or of as many as `_MOST_GROUP_SUMS` allows, and swept for the others anew.
+
+    Args:
+        design: the rows.
+        parameters: of the logits, (p,).
+        factor: F.
+        groups: numbers from 0 of the groups of the rows of positive weight, in their order, (n,).
+    """
+    n_groups, r = int(groups.max()) + 1, factor.shape[1]
+    at_a_time = max(1, _MOST_GROUP_SUMS // max(r, 1))
+    of_rows, total = torch.from_numpy(groups).long(), np.zeros((r, r))
+    for first in range(0, n_groups, at_a_time):
+        sums = torch.zeros(min(at_a_time, n_groups - first), r, dtype=torch.float64)
+        for block in design.blocks():
+            residual = block.weight * block.residuals(block.logits(parameters))
+            scores = (block.design.matvec(torch.from_numpy(factor)) * residual[:, None]).cpu()
+            group = of_rows[block.start : block.start + len(scores)] - first
+            here = (group >= 0) & (group < len(sums))
+            sums.index_add_(0, group[here], scores[here])
+        total += _numpy(sums.T @ sums)
     return total
 
 

@@ -13,11 +13,17 @@ from torch import Tensor
 
 from lr_lightning.solver.decompositions import eigh, svd
 from lr_lightning.statistics.design_matrix import DesignMatrix
-from lr_lightning.statistics.sums import Sums, curved_rows, sum_squared_scores, triangular_factor
+from lr_lightning.statistics.sums import (
+    Sums,
+    curved_rows,
+    sum_cluster_scores,
+    sum_squared_scores,
+    triangular_factor,
+)
 
 _CONDITION = 1e7  # largest trace of the inverse of a Hessian of unit diagonal; above, half of its digits are lost
 _ROUNDING = 1e-13  # relative to the largest singular value, times the square root of their number
-CovarianceType = Literal["nonrobust", "HC0", "HC1"]
+CovarianceType = Literal["nonrobust", "HC0", "HC1", "cluster"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ def covariance_factor(
     keep: np.ndarray,
     covariance: CovarianceType = "nonrobust",
     free: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     r"""A factor F of the covariance F Fᵀ of the parameters.
 
@@ -111,6 +118,9 @@ def covariance_factor(
     HC1 is n / (n − number of parameters) times HC0, with n the number of rows. A row of weight v is one observation
     here, as in R's `sandwich` and Stata's pweights, and not v equal ones.
 
+    "cluster" is H⁻¹ (Σ_g s_g·s_gᵀ) H⁻¹ · G / (G − 1) · (n − 1) / (n − number of parameters), with s_g the sum of the
+    scores v·(y − p)·x̃ of the rows of group g, of G (Liang & Zeger 1986; the factor is Stata's and statsmodels').
+
     F comes from the Cholesky factor of the Hessian, or if that is ill-conditioned, from a QR factorisation of the
     rows.
 
@@ -119,8 +129,9 @@ def covariance_factor(
         sums: the sums over the rows at the parameters.
         parameters: the maximum of the likelihood, (p,).
         keep: positions of the estimated parameters, (q,); F has rows of zeros for the others.
-        covariance: "nonrobust", "HC0" or "HC1".
+        covariance: "nonrobust", "HC0", "HC1" or "cluster".
         free: orthonormal directions (q, s) in which the likelihood has no maximum; F has no component in them.
+        groups: for "cluster", numbers from 0 to G − 1 of the rows' groups, (n,); G ≥ 2.
 
     Returns:
         F, (p, r), and the directions (p, t) whose curvature is zero up to rounding, in which F has no component.
@@ -136,10 +147,15 @@ def covariance_factor(
     factor, undetermined = (np.zeros((design.size, part.shape[1])) for part in (inverse, null))
     factor[keep], undetermined[keep] = basis @ inverse, basis @ null
     if covariance != "nonrobust":
-        values, vectors = eigh(torch.from_numpy(sum_squared_scores(design, parameters, factor)))
-        factor = factor @ (vectors * values.clamp(min=0).sqrt()).numpy()
-        if covariance == "HC1":
-            factor = factor * math.sqrt(sums.n_rows / (sums.n_rows - len(keep)))
+        n, n_parameters = sums.n_rows, len(keep)
+        if groups is not None:
+            scores, n_groups = sum_cluster_scores(design, parameters, factor, groups), int(groups.max()) + 1
+            correction = n_groups / (n_groups - 1) * (n - 1) / (n - n_parameters)
+        else:
+            scores = sum_squared_scores(design, parameters, factor)
+            correction = n / (n - n_parameters) if covariance == "HC1" else 1.0
+        values, vectors = eigh(torch.from_numpy(scores))
+        factor = factor @ (vectors * (correction * values.clamp(min=0)).sqrt()).numpy()
     return factor, undetermined
 
 

@@ -20,6 +20,16 @@ PARTIAL = (
     "like): the estimates are those of a part of them, and have no standard errors"
 )
 MANY_EFFECTS = "there are no average marginal effects: rows times features are more than the 10⁹ they are computed for"
+GROUPED = (
+    "the rows are grouped (data.groups), and the standard errors take them to be independent; the cluster-robust "
+    "covariance (--covariance cluster) takes account of the groups"
+)
+ONE_GROUP = "there are no standard errors: all rows are of one group, and the cluster-robust covariance needs several"
+NO_FREEDOM = (
+    "there are no standard errors: there are no more rows than parameters, and the factor of this covariance for small "
+    "samples divides by their difference"
+)
+_FEW_GROUPS = 40
 _PENALTY = "add a penalty (l2)"
 FIRTH = "fit with Firth's penalty (--model.firth true), which gives finite estimates and intervals"
 L2 = "add a penalty (--model.l2 0.01)"
@@ -27,6 +37,16 @@ _IF_LARGE = f"if coefficients are very large, {_PENALTY}"
 _MIN_EVENTS = 10  # per parameter: Peduzzi et al. 1996
 _RARE = 0.05
 _MOST_NAMES = 10
+
+
+def few_groups(n_groups: int) -> list[str]:
+    """The warning that the cluster-robust covariance has few groups to be estimated from."""
+    if n_groups >= _FEW_GROUPS:
+        return []
+    return [
+        f"few groups: the cluster-robust covariance is estimated from {n_groups} of them, fewer than {_FEW_GROUPS}, "
+        "and tends to be too small: the intervals may be too narrow"
+    ]
 
 
 def too_wide(size: int, limit: int) -> str:

@@ -11,15 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 
-from lr_lightning.data.arrays import rows_of_arrays
+from lr_lightning.data.arrays import codes_of_values, rows_of_arrays
 from lr_lightning.data.choices import Choices
 from lr_lightning.data.decode import Decoder
 from lr_lightning.data.encode import encode_blocks
 from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.loader import TensorBatches
 from lr_lightning.data.prepare import Split
-from lr_lightning.data.roles import OFFSET
+from lr_lightning.data.roles import FOLD, OFFSET
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.splits import stratified_split
 from lr_lightning.errors import InputError
@@ -43,9 +44,13 @@ class TensorDataModule(LightningDataModule):
 
     Args:
         x: features, shape (n, d), a tensor or array of numbers.
-        y: targets, shape (n,) or (n, 1), each 0 or 1.
+        y: targets, shape (n,) or (n, 1), each 0 or 1, or a number of successes where there are trials.
         weight: sample weights, shape (n,), non-negative.
         offset: log-odds that are added to the logits, shape (n,); every prediction then needs an offset.
+        trials: numbers of trials, shape (n,), whole and not negative. A row counts as y / trials with its weight times
+            trials, one observation, and the split is not stratified.
+        groups: values, shape (n,), that are equal for rows of one group. They stay on one side of the split, and a
+            report may have covariance="cluster".
         val_fraction: share of the rows kept back for validation, stratified by the target; of a class of two rows
             or more at least one stays for training.
         test_fraction: share of the rows kept back for the test.
@@ -55,8 +60,8 @@ class TensorDataModule(LightningDataModule):
         feature_names: one name a column; x0, x1, … by default.
 
     Raises:
-        InputError: if the shapes disagree, a target is not 0 or 1, a weight is negative, or a feature or an offset is
-            not finite.
+        InputError: if the shapes disagree, a target is not 0 or 1, or no number of successes, a weight is negative, or
+            a feature or an offset is not finite.
 
     Example:
         >>> import torch
@@ -84,6 +89,12 @@ class TensorDataModule(LightningDataModule):
     """A checksum of the rows but for their features, by which fits of the same rows are told."""
     weight_scale: float = 1.0
     """What the weights of the batches have been divided by: 1 unless they are very large or very small."""
+    train_groups: Tensor | None = None
+    """Numbers of the training rows' groups, int32, (n,); they travel beside the rows."""
+    train_folds: Tensor | None = None
+    """Numbers of the training rows' folds, int32, (n,), where a fold column was named."""
+    log_coefficient: float = 0.0
+    """Σ weight·log C(trials, successes) of the training rows, a part of their likelihood."""
     prediction_input: list[list[float]] | None = None
     """Rows that `predict` takes where no data are named."""
 
@@ -94,6 +105,8 @@ class TensorDataModule(LightningDataModule):
         weight: Any = None,
         *,
         offset: Any = None,
+        trials: Any = None,
+        groups: Any = None,
         val_fraction: float = 0.0,
         test_fraction: float = 0.0,
         batch_size: int | None = None,
@@ -107,7 +120,10 @@ class TensorDataModule(LightningDataModule):
         self.shuffle = batch_size is not None if shuffle is None else shuffle
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        self._rows, self.weight_scale = rows_of_arrays(x, y, weight=weight, offset=offset)
+        self._rows, self.weight_scale, self._log_coefficient = rows_of_arrays(
+            x, y, weight=weight, offset=offset, trials=trials
+        )
+        self._groups = None if groups is None else codes_of_values(groups, len(self._rows.y))
         names = list(feature_names or [f"x{j}" for j in range(self._rows.x.shape[1])])
         self.schema = replace(TableSchema.of_numbers(names, "y"), offset=None if offset is None else "offset")
         if self.schema.offset in names:
@@ -118,9 +134,20 @@ class TensorDataModule(LightningDataModule):
         if hasattr(self, "train_rows") and self._served_as == self._dtype():
             return
         self._served_as = self._dtype()
+        # Counts of successes are no classes to split by.
+        strata = self._rows.y if self._log_coefficient is None else torch.zeros_like(self._rows.y)
         train, val, test = stratified_split(
-            self._rows.y, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=self.seed
+            strata,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            seed=self.seed,
+            groups=None if self._groups is None else self._groups.numpy(),
         )
+        if self._groups is not None:
+            self.train_groups = self._groups if train is None else self._groups[train]
+        if self._log_coefficient is not None:
+            of_training = self._log_coefficient if train is None else self._log_coefficient[train]
+            self.log_coefficient = float(of_training.sum())
         rows = self._rows if train is None else self._rows.take(train)
         val_rows, test_rows = (None if index is None else self._rows.take(index) for index in (val, test))
         for part, of_part in (("training", rows), ("validation", val_rows), ("test", test_rows)):
@@ -207,12 +234,12 @@ class TensorDataModule(LightningDataModule):
         x, _ = self.points(len(self.train_rows.y))
         low, high = float(x.min()), float(x.max())
         margin = 0.1 * (high - low)
-        target, positive = self.schema.target, self.schema.written_labels[1]
+        outcome = f"{self.schema.target} = {self.schema.written_labels[1]}"
         return {
             "low": low - margin,
             "high": high + margin,
             "x_label": self.schema.feature_names[0],
-            "y_label": f"Probability of {target} = {positive}",
+            "y_label": f"Probability of {self.schema.target if self.schema.trials else outcome}",
         }
 
     @staticmethod
@@ -306,6 +333,10 @@ class TableDataModule(TensorDataModule):
         weight: the column of sample weights.
         offset: the column of log-odds that are added to the logits as they stand, such as a prior's; every prediction
             then needs it.
+        trials: the column of numbers of trials, of which the target counts the successes. A row counts as the share of
+            its successes with its weight times trials, one observation, and the split is not stratified.
+        groups: the column whose equal values make rows of one group. They stay on one side of the split, and a report
+            may have covariance="cluster". It is a feature too if `features` names it.
         positive: the positive label; the later of the two in sorted order by default.
         categorical: columns of numbers that are codes of categories, and of text that is taken as it stands, even
             if it looks like numbers or dates, or most rows have a text of their own.
@@ -354,6 +385,8 @@ class TableDataModule(TensorDataModule):
         features: list[str] | None = None,
         weight: str | None = None,
         offset: str | None = None,
+        trials: str | None = None,
+        groups: str | None = None,
         positive: str | int | float | bool | None = None,
         categorical: list[str] | None = None,
         na: list[str] | None = None,
@@ -370,7 +403,9 @@ class TableDataModule(TensorDataModule):
         # The hyperparameters take their values from these names, and a checkpoint takes plain values only.
         in_memory = not isinstance(path, str | os.PathLike)
         path = path if in_memory else str(os.fspath(path))
-        target, weight, offset = (None if name is None else str(name) for name in (target, weight, offset))
+        target, weight, offset, trials, groups = (
+            None if name is None else str(name) for name in (target, weight, offset, trials, groups)
+        )
         features, categorical = (
             None if names is None else [str(name) for name in names] for names in (features, categorical)
         )
@@ -387,10 +422,11 @@ class TableDataModule(TensorDataModule):
         self.shuffle = batch_size is not None if shuffle is None else shuffle
         if batch_size is not None and batch_size < 1:
             raise InputError(f"--data.batch_size must be at least 1, not {batch_size}")
+        roles = {"weight": weight, "offset": offset, "trials": trials, "groups": groups}
         self._choices = Choices(
             target,
             None if features is None else tuple(features),
-            {role: name for role, name in {"weight": weight, "offset": offset}.items() if name is not None},
+            {role: name for role, name in roles.items() if name is not None},
             positive,
             tuple(categorical or ()),
             missing,
@@ -423,7 +459,11 @@ class TableDataModule(TensorDataModule):
         self._given, self._every_row, self._expected_fingerprint = (schema, training), every_row, fingerprint
 
     fingerprint: int | None
-    """A checksum of the labels of the rows in use, in order: all of the table that the split depends on."""
+    """A checksum of the targets and groups of the rows in use, in order: all that the split depends on."""
+    fold_column: str | None = None
+    """A column of folds for a cross-validation, to be named before `setup`, which then gives `train_folds`."""
+    fold_values: Sequence[Level] = ()
+    """The values of that column, by the numbers in `train_folds`."""
 
     def prepare_data(self) -> None:
         """Decode a table that does not fit in memory, in one process of each machine."""
@@ -457,6 +497,8 @@ class TableDataModule(TensorDataModule):
         self.schema, self.training, self.served = decoded.schema, decoded.training, decoded.training.divisible()
         self.weight_scale, self.fingerprint, self._mapped = decoded.weight_scale, decoded.fingerprint, decoded.mapped
         self.rows_fingerprint = decoded.rows_fingerprint
+        self.log_coefficient, self.train_groups = decoded.log_coefficient, decoded.groups
+        self.train_folds, self.fold_values = decoded.folds, decoded.fold_values
         train_rows, self.val_rows, self.test_rows = decoded.parts
         if self._every_row:
             self.val_rows = self.test_rows
@@ -473,7 +515,8 @@ class TableDataModule(TensorDataModule):
 
     def _decoder(self) -> Decoder:
         split = Split(self.val_fraction, self.test_fraction, self.seed, self._every_row)
-        return Decoder(self.path, self._choices, split, self._given, self.cache_dir)
+        roles = {**self._choices.roles, **({} if self.fold_column is None else {FOLD.name: self.fold_column})}
+        return Decoder(self.path, replace(self._choices, roles=roles), split, self._given, self.cache_dir)
 
     def _device_of_rows(self, of_trainer: torch.device) -> torch.device:
         # What does not fit in memory does not fit on a device either; the Trainer moves each batch.

@@ -77,6 +77,8 @@ class FitData(NamedTuple):
         val_rows: the validation rows; None where none were kept back.
         test_rows: the test rows, likewise.
         groups: the features that stand for one boolean or categorical column.
+        log_coefficient: what the likelihood of the training rows has besides, where they count trials.
+        clusters: numbers of the training rows' groups, (n,), or None.
     """
 
     served: Standardization
@@ -84,13 +86,16 @@ class FitData(NamedTuple):
     val_rows: Rows | None
     test_rows: Rows | None
     groups: list[list[int]]
+    log_coefficient: float
+    clusters: Tensor | None
 
 
 class LogisticRegression(LightningModule):
     """Binary logistic regression: the linear–sigmoid model and the binary cross-entropy.
 
-    Minimises (1/Σv) Σ v_i·BCE(y_i, σ(b + x_iᵀw)) + l1·Σ f_j|w_j| + (l2/2)·Σ f_j w_j², where v is the sample weight
-    times the class weight and f the penalty factor, 1 unless it is given; the intercept b is never penalised.
+    Minimises (1/Σv) Σ v_i·BCE(y_i, σ(o_i + b + x_iᵀw)) + l1·Σ f_j|w_j| + (l2/2)·Σ f_j w_j², where o is the
+    offset, v the sample weight times the class weight and f the penalty factor, 1 unless it is given; the intercept b
+    is never penalised.
 
     Args:
         in_features: number of features, d; None takes it from the data.
@@ -264,6 +269,8 @@ class LogisticRegression(LightningModule):
                 data.val_rows,
                 data.test_rows,
                 data.schema.indicator_groups,
+                data.log_coefficient,
+                data.train_groups,
             )
             self._of_data = data.description()
             if data.val_rows is None:
@@ -387,7 +394,9 @@ class LogisticRegression(LightningModule):
         DDP averages its gradient over the processes.
         """
         rows = Rows.of_batch(batch).weighted(self.training_rows.class_weights)
-        loss = logistic_loss(rows.x, rows.y, *self._served_affine(), rows.weight, rows.offset)
+        loss = logistic_loss(
+            rows.x, rows.y, *self._served_affine(), rows.weight, rows.offset, shares=self.training_rows.has_shares
+        )
         total = torch.as_tensor(rows.total_weight, dtype=torch.float64, device=loss.device)
         weights = self.linear_sigmoid.linear.weight[0]
         self._epoch.add(batch_idx, len(rows.y), loss.detach(), total, self._penalty.total(weights.detach()))
@@ -600,14 +609,15 @@ class LogisticRegression(LightningModule):
         """The report of the fit: coefficients with standard errors, likelihoods, warnings.
 
         Args:
-            covariance: nonrobust (the inverse Hessian), HC0 or HC1 (the sandwich).
+            covariance: nonrobust (the inverse Hessian), HC0, HC1 (the sandwich) or cluster (that of groups).
             level: of the confidence intervals.
             inference: what z, p-values and intervals are from: wald, or profile, the likelihoods of refits; None is
                 profile with Firth's penalty, and wald otherwise.
 
         Raises:
-            InputError: before a fit, or after one to bare loaders instead of a data module of this package; for a
-                profile with a robust covariance, a penalty, class weights or bounds.
+            InputError: before a fit, or after one to bare loaders instead of a data module of this package; for the
+                covariance cluster without groups; for a profile with a robust covariance, a penalty, class weights or
+                bounds.
         """
         return self._inference(covariance, level, inference).report
 
@@ -692,8 +702,10 @@ class LogisticRegression(LightningModule):
                 penalized=objective.l1 > 0 or objective.l2 > 0,
                 class_weighted=class_weighted,
                 weight_scale=training.weight_scale,
+                log_coefficient=data.log_coefficient,
                 partial=not self.saw_all_rows,
                 exact=self._exact,
+                clusters=data.clusters,
                 covariance=covariance,
                 confidence_level=level,
                 inference=in_use,

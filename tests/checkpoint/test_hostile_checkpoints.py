@@ -270,6 +270,7 @@ LIES = {
     "an intercept that is not there": (lambda c: c["hyper_parameters"].update(fit_intercept=False), "fit_intercept"),
     "settings that are a list": (lambda c: c.update(hyper_parameters=[1]), "settings"),
     "data settings without a class": (lambda c: c.update(data={"init_args": {}}), "data settings"),
+    "an offset that may be": (lambda c: c.update(needs_offset="maybe"), "needs_offset"),
     "an epoch before the first": (lambda c: c.update(fitted_epoch=-1), "epoch"),
 }
 

@@ -24,6 +24,8 @@ FITS = {  # of the model, of the data
     "lbfgs": (PENALISED | {"optimizer": "LBFGS"}, {}),
     "sgd": (PENALISED | SGD, {"batch_size": 256}),
     "sgd_sum": (SGD | {"optimizer_options": {"lr": 1e-4}, "reduction": "sum"}, {"batch_size": 3000}),
+    "with_roles": (PENALISED, {"roles": True}),
+    "with_roles_in_batches": (SGD, {"roles": True, "batch_size": 3000}),
     "in_order": (SGD | {"class_weight": "balanced"}, {"batch_size": 5000, "shuffle": False}),
 }
 
@@ -51,6 +53,15 @@ def table(n, seed=0):
     return x, y, generator.integers(0, 4, n) + 0.5
 
 
+def roles(n):
+    """Counts of successes, and the values of every role, for the features of `table(n)`."""
+    generator = np.random.default_rng(1)
+    trials = generator.integers(1, 5, n)
+    successes = generator.binomial(trials, 0.3)
+    successes[:2], trials[:2] = (0, 1), 1
+    return successes, {"trials": trials, "offset": generator.normal(size=n), "groups": np.arange(n) // 3}
+
+
 def trainer_for(processes, **settings):
     several = {"strategy": "ddp", "devices": processes} if processes > 1 else {}
     return Trainer(precision="64-true", **{**QUIET_TRAINER, "log_every_n_steps": 1, **several, **settings})
@@ -59,8 +70,13 @@ def trainer_for(processes, **settings):
 def fit(name, n_rows, processes, callbacks=()):
     """All that a fit and a test after it say."""
     options, serving = FITS[name]
+    x, y, weight = table(n_rows)
+    if serving.get("roles"):
+        y, of_roles = roles(n_rows)
+        serving = {**serving, **of_roles}
+        del serving["roles"]
     held_out = {"val_fraction": 0.1, "test_fraction": 0.1} if n_rows > 100 else {}
-    data = TensorDataModule(*table(n_rows), **held_out, **serving)
+    data = TensorDataModule(x, y, weight, **held_out, **serving)
     model, log = LogisticRegression(**options), Log()
     trainer = trainer_for(processes, logger=log, max_epochs=3 if "batch_size" in serving else 100, callbacks=callbacks)
     trainer.fit(model, data)

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from lr_lightning import plots
 from lr_lightning.files import write_whole
-from lr_lightning.statistics.held_out import MEASURES, has_both_classes, predicted
+from lr_lightning.statistics.held_out import MEASURES, has_both_classes, predicted, weighted_rows
 from lr_lightning.statistics.render import as_text
 from lr_lightning.statistics.report import Inference, Report
+from lr_lightning.statistics.summary import refuse_without_groups
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.data_modules import TensorDataModule
 from lr_lightning.training.module import LogisticRegression
@@ -68,6 +69,12 @@ class RunRecord(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
         self._losses = [(train, val) for train, val in state_dict["losses"].tolist()]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a report that cannot be made, before the fit."""
+        data = getattr(trainer, "datamodule", None)
+        if stage == "fit" and isinstance(data, TensorDataModule):
+            refuse_without_groups(self.covariance, data.train_groups)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the settings, once it is certain that they can be used."""
@@ -120,7 +127,7 @@ class RunRecord(Callback):
         events.experiment.add_text("report", indented, last_epoch)
         metrics = ["train/loss"]
         if held_out is not None:
-            logits, y, weight = held_out
+            logits, y, weight = weighted_rows(*held_out)
             events.experiment.add_pr_curve("val", y, torch.sigmoid(logits), last_epoch, weights=weight.numpy())
         if data.val_rows is not None or data.test_rows is not None:
             metrics += [f"{part}/{name}" for part in ("val", "test") for name in MEASURES]
@@ -159,7 +166,7 @@ class RunRecord(Callback):
         probability = torch.sigmoid(held_out[0]).numpy()
         logits, y, weight = (column.numpy() for column in held_out)
         weight = None if data.val_rows.weight is None else weight
-        if has_both_classes(held_out[1]):
+        if has_both_classes(weighted_rows(*held_out)[1]):
             yield "roc", plots.roc(logits, y, weight)
             yield "precision_recall", plots.precision_recall(logits, y, weight)
         yield "reliability", plots.reliability(probability, y, weight)

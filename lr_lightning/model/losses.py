@@ -1,0 +1,31 @@
+"""The loss of a row and its derivative by the logit, where the row counts trials with both outcomes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
+
+
+def has_shares(y: Tensor) -> bool:
+    """Whether targets from 0 to 1, (n,), hold anything between the two."""
+    return y.is_floating_point() and bool(y.frac().any())
+
+
+def losses_of_shares(z: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Losses of rows and their derivatives by the logits, each (n,), in the dtype of the logits.
+
+    A loss is v·(y·log(1 + exp(−z)) + (1 − y)·log(1 + exp(z))), its derivative v·((1 − y)·σ(z) − y·σ(−z)). Without the
+    two parts, σ(z) − y would cancel for rows of one outcome that are predicted well.
+
+    Args:
+        z: logits, (n,).
+        y: shares of successes, (n,).
+        weight: v, (n,), or None for ones.
+    """
+    y = y.to(z)
+    loss = y * softplus(-z, 1, SOFTPLUS_LINEAR) + (1 - y) * softplus(z, 1, SOFTPLUS_LINEAR)
+    residual = (1 - y) * torch.sigmoid(z) - y * torch.sigmoid(-z)
+    return (loss, residual) if weight is None else (loss * weight, residual * weight)
