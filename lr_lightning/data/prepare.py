@@ -40,6 +40,9 @@ class Split:
     every_row: bool
 
 
+NUMBER = "number"  # name of the tensors of row numbers
+
+
 @dataclass(frozen=True)
 class Partition:
     """The part to which each row of a table belongs.
@@ -52,6 +55,11 @@ class Partition:
 
     of_row: np.ndarray
     sizes: tuple[int, ...]
+
+    @property
+    def numbered(self) -> bool:
+        """Whether a part's rows have other numbers in the table than in the part."""
+        return len(self.of_row) > max(self.sizes)
 
     @classmethod
     def of(cls, scan: Scan, split: Split) -> Partition:
@@ -163,6 +171,8 @@ class Sweeps:
             used = rows.stop
             others = {"y": self.scan.y, **self.scan.beside}
             arrays = {"x": x, **{name: values[rows].astype(number) for name, values in others.items()}}
+            if self.partition.numbered:
+                arrays[NUMBER] = block.rows.start + np.flatnonzero(in_use)
             for code, part in enumerate(PARTS):
                 index = np.flatnonzero(of_row == code)
                 if len(index):
