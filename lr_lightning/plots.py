@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -250,6 +251,100 @@ def loss(train: np.ndarray, validation: np.ndarray | None = None) -> Figure:
     axes.grid(True, alpha=0.4)
     axes.legend(loc="upper right")
     return figure
+
+
+def path(
+    lambdas: np.ndarray,
+    coefficients: np.ndarray,
+    names: list[str],
+    *,
+    scale: np.ndarray | None = None,
+    chosen: dict[str, float] | None = None,
+    most: int = 10,
+) -> Figure:
+    """Coefficients against the strength of the penalty, with the number of those that are not 0 on top.
+
+    Args:
+        lambdas: strongest first, positive, (p,).
+        coefficients: (p, d).
+        names: of the coefficients, (d,).
+        scale: standard deviations of the features, (d,), that the coefficients are multiplied by; None for ones.
+        chosen: the penalties that were chosen, by the rule.
+        most: so many coefficients are named and coloured, those that become largest.
+    """
+    values = np.asarray(coefficients, float) * (1 if scale is None else np.asarray(scale, float))
+    figure, axes = _new()
+    figure.set_size_inches(8, SIZE[1])
+    reach = np.abs(values).max(0)
+    largest = np.argsort(-reach, kind="stable")[:most]
+    largest = largest[reach[largest] > 0]
+    others = np.setdiff1d(np.flatnonzero((values != 0).any(0)), largest)
+    axes.axhline(0, color=_GREY, linewidth=1)
+    axes.plot(lambdas, values[:, others], color=_GREY, linewidth=0.7, alpha=0.5)
+    for colour, j in zip(colormaps["tab10"](np.arange(len(largest)) % 10), largest, strict=True):
+        axes.plot(lambdas, values[:, j], color=colour, linewidth=1.5, label=_short(names[j]))
+    _mark(axes, chosen)
+    axes.set(
+        xlabel="penalty λ, weaker to the right",
+        ylabel="log-odds per standard deviation" if scale is not None else "coefficient (log-odds per unit)",
+    )
+    _log_scale(axes, lambdas)
+    _count_on_top(axes, lambdas, (values != 0).sum(1))
+    axes.grid(True, alpha=0.4)
+    if len(axes.get_legend_handles_labels()[0]):
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=9, frameon=False)
+    return figure
+
+
+def cross_validation(
+    lambdas: np.ndarray,
+    mean: np.ndarray,
+    se: np.ndarray,
+    nonzero: np.ndarray,
+    *,
+    chosen: dict[str, float] | None = None,
+) -> Figure:
+    """The loss of the rows that were left out against the strength of the penalty, with one standard error.
+
+    Args:
+        lambdas: strongest first, positive, (p,).
+        mean: of the folds' losses, (p,).
+        se: standard errors of the means, (p,).
+        nonzero: numbers of coefficients that are not 0, (p,), for the top.
+        chosen: the penalties that were chosen, by the rule.
+    """
+    figure, axes = _new()
+    axes.errorbar(
+        lambdas, mean, se, fmt="o", color=_BLUE, ecolor=_BLUE, elinewidth=1, markersize=3, alpha=0.8,
+        label="mean ± one standard error",
+    )  # fmt: skip
+    _mark(axes, chosen)
+    axes.set(xlabel="penalty λ, weaker to the right", ylabel="loss of the rows left out")
+    _log_scale(axes, lambdas)
+    _count_on_top(axes, lambdas, nonzero)
+    axes.grid(True, alpha=0.4)
+    _legend_outside(figure, axes)
+    return figure
+
+
+def _log_scale(axes: Axes, lambdas: np.ndarray) -> None:
+    """A logarithmic axis of penalties, the strongest on the left."""
+    axes.set_xscale("log")
+    margin = 1.05 if len(lambdas) > 1 else 2
+    axes.set_xlim(lambdas[0] * margin, lambdas[-1] / margin)
+
+
+def _mark(axes: Axes, chosen: dict[str, float] | None) -> None:
+    for (rule, value), colour, style in zip((chosen or {}).items(), (_ORANGE, _GREY), ("-", "--"), strict=False):
+        axes.axvline(value, color=colour, linestyle=style, linewidth=1.2, label=f"{rule}: λ = {value:.4g}")
+
+
+def _count_on_top(axes: Axes, lambdas: np.ndarray, nonzero: np.ndarray) -> None:
+    top = axes.secondary_xaxis("top")
+    places = np.unique(np.linspace(0, len(lambdas) - 1, 8).round().astype(int))
+    top.set_xticks(lambdas[places], [str(int(nonzero[place])) for place in places])
+    top.minorticks_off()
+    top.set_xlabel("coefficients that are not 0")
 
 
 def _new() -> tuple[Figure, Axes]:

@@ -87,13 +87,13 @@ def breast_cancer_run(tmp_path_factory):
     return folder / "runs" / "breast_cancer" / "version_0"
 
 
-def fit_in(folder, *options):
+def fit_in(folder, *options, command="fit"):
     """Fit in this process, in a working directory beside which conf/ lies: for fixtures that many tests share."""
     if not (folder / "conf").exists():
         (folder / "conf").symlink_to(ROOT / "conf")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["fit", *map(str, options)]) == 0
+        assert main([command, *map(str, options)]) == 0
 
 
 def python(*arguments, cwd):

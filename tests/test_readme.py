@@ -43,7 +43,7 @@ def clone(tmp_path_factory):
 
 def test_commands_run(clone):
     _, said = clone
-    assert len(said) == 7
+    assert len(said) == 8
     predicted = next(done for command, done in said.items() if " predict " in command)
     assert len(predicted.stdout.splitlines()) == 1 + 569
 

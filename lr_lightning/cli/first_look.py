@@ -29,6 +29,7 @@ PACKAGE = Path(lr_lightning.__file__).parent
 # Where the parser of a command is made, and the groups of options that it takes from classes.
 PARSERS = {
     "fit": ("fit_settings", ("model", "optimizer", "data", "trainer")),
+    "path": ("path", ("model", "data", "trainer")),
     "validate": ("evaluate", ("data", "trainer")),
     "test": ("evaluate", ("data", "trainer")),
     "predict": ("predict", ()),
@@ -36,8 +37,17 @@ PARSERS = {
     "compare": ("compare", ()),
     "export": ("export", ()),
 }
+FITS = ("fit", "path")
 ADDED_ELSEWHERE = {"help", "print_config", "allow-custom-classes", "allow_custom_classes"}
 SET_ELSEWHERE = frozenset({"in_features", "optimizer", "optimizer_options"})  # of the model: by the data, --optimizer
+CHOSEN = {"path": frozenset({"l1", "l2", "firth", "bounds"})}  # of the model: by the command
+NOT_OF_PATH = {
+    "model.l1": "path chooses the penalty itself; leave it out, or use fit",
+    "model.l2": "path chooses the penalty itself; leave it out, or use fit",
+    "model.firth": "path chooses the strength of another penalty; leave it out, or use fit",
+    "model.bounds": "path knows no bounds; leave it out, or use fit",
+    "optimizer": "path fits by the exact solver; leave it out, or use fit",
+}
 SPECIFICATION = {"", "class_path", "init_args", "dict_kwargs", "help"}  # of a class that an option names
 TABLE = "TableDataModule"
 
@@ -79,14 +89,14 @@ def refuse_at_first_look(command: str, arguments: Sequence[str]) -> None:
         given = {setting.name: setting.value for setting in settings}
         goes_on = given.get("resume", "false") != "false" or given.get("ckpt_path") is not None
         data_class, of_data = _data(settings, custom=CUSTOM_CLASSES in arguments)
-        if data_class is None and command == "fit" and not goes_on:
+        if data_class is None and command in FITS and not goes_on:
             data_class = TABLE
         _refuse_unknown_options(command, settings, data_class, of_data)
         _refuse_missing_checkpoint(given.get("ckpt_path"))
-        if command != "fit" or data_class == TABLE:
+        if command not in FITS or data_class == TABLE:
             path = of_data.get("path")
             if isinstance(path, str) and not (path == "null" and command == "predict"):
-                _refuse_wrong_table(path, of_data if command == "fit" and not goes_on else None)
+                _refuse_wrong_table(path, of_data if command in FITS and not goes_on else None)
 
 
 def _settings(command: str, arguments: Sequence[str]) -> Iterator[_Setting]:
@@ -146,8 +156,11 @@ def _refuse_unknown_options(
     own, groups = options_of(command), PARSERS[command][1]
     for setting in settings:
         group, argument = setting.argument
+        for refused, reason in NOT_OF_PATH.items() if command == "path" else ():
+            if f"{setting.name}.".startswith(f"{refused}.") and setting.value is not None:
+                raise InputError(f"{setting.where}option {refused}: {reason}")
         if group in groups and setting.name not in own:
-            name, arguments = f"{group}.{argument}", _arguments(group, data_class)
+            name, arguments = f"{group}.{argument}", _arguments(command, group, data_class)
             certain = arguments is not None and argument not in SPECIFICATION
             certain &= group != "data" or argument in of_data
             known = {f"{group}.{each}" for each in arguments or ()}
@@ -160,10 +173,10 @@ def _refuse_unknown_options(
             raise InputError(f"{setting.where}option {name}: there is no such option{hint}")
 
 
-def _arguments(group: str, data_class: str | None) -> frozenset[str] | None:
+def _arguments(command: str, group: str, data_class: str | None) -> frozenset[str] | None:
     """The arguments that a group of options takes; None where that is not certain."""
     if group == "model":
-        return parameters_of("LogisticRegression") - SET_ELSEWHERE
+        return parameters_of("LogisticRegression") - SET_ELSEWHERE - CHOSEN.get(command, frozenset())
     if group == "trainer":
         return trainer_parameters()
     return None if group != "data" or data_class is None else parameters_of(data_class)
@@ -204,7 +217,8 @@ def options_of(command: str) -> frozenset[str]:
     names = (call.args[0] for call in calls if call.func.attr == "add_argument" and call.args)  # type: ignore[union-attr]
     options = (str(name.value) for name in names if isinstance(name, ast.Constant))
     found = {option.removeprefix("--") for option in options if option.startswith("--")}
-    return frozenset(found | ADDED_ELSEWHERE)
+    of_fit = options_of("fit") if command == "path" else frozenset()
+    return frozenset(found | ADDED_ELSEWHERE | of_fit)
 
 
 def parameters_of(name: str) -> frozenset[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from signal import Signals
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 
 from lr_lightning.cli.fit_settings import (
     COVARIANCES,
@@ -50,30 +50,59 @@ log = logging.getLogger("lr_lightning")
 
 def run(arguments: Sequence[str]) -> int:
     """Fit, write the run folder, and say where things are; the exit code is not 0 where a signal ended it."""
-    parser, config, origin = settings_and_origin(arguments)
-    refuse_impossible_level(config.level)
-    if config.quiet:
-        logging.getLogger("lr_lightning").setLevel(logging.WARNING)
-    with damage_in_words(None if origin is None else origin.path):  # the settings may come from it
-        model = _model(config)
-    model.inference_in_use(COVARIANCES[config.covariance], config.inference)
-    data = instantiate(config.data)
-    with StopOnSignal() as signals:
-        run_folder = _occupied_folder(config, origin)
-        complete = False
-        try:
-            _fit(parser, config, origin, model, data, run_folder, signals, arguments)
-            complete = True
-        except Interrupted:
-            pass
-        except BaseException as error:
-            # After a signal to several processes, those that end later only report that the others have gone.
-            if signals.received is None or not signals.of_several_processes:
-                raise _explained(error, run_folder) from error
-        finally:
-            run_folder.remove_unless_resumable(began=signals.fit_began)
-            run_folder.release()
-    return 0 if signals.received is None else _stopped(signals.received, complete, run_folder, arguments)
+    return Command("fit", make_parser).run(arguments)
+
+
+class Command:
+    """A command that ends in a fit.
+
+    Args:
+        name: of the command.
+        make_parser: makes the parser of its options.
+    """
+
+    def __init__(self, name: str, make_parser: Callable[[], ArgumentParser]):
+        self.name, self.make_parser = name, make_parser
+
+    def refuse(self, config: Namespace) -> None:
+        """Raise InputError for settings that the command cannot use."""
+
+    def callbacks(self, config: Namespace, run_folder: RunFolder, record: RunRecord) -> list[Callback]:
+        """What the Trainer does besides, before the first epoch."""
+        return []
+
+    def last_words(self, config: Namespace) -> list[str]:
+        """Lines about that, which come before the others."""
+        return []
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Fit, write the run folder, and say where things are; return the exit code."""
+        parser, config, origin = settings_and_origin(arguments, self.make_parser)
+        refuse_impossible_level(config.level)
+        self.refuse(config)
+        if config.quiet:
+            logging.getLogger("lr_lightning").setLevel(logging.WARNING)
+        with damage_in_words(None if origin is None else origin.path):  # the settings may come from it
+            model = _model(config, origin)
+        model.inference_in_use(COVARIANCES[config.covariance], config.inference)
+        data = instantiate(config.data)
+        again = partial(command_to_resume, arguments, self.name)
+        with StopOnSignal() as signals:
+            run_folder = _occupied_folder(config, origin)
+            complete = False
+            try:
+                _fit(self, parser, config, origin, model, data, run_folder, signals, again)
+                complete = True
+            except Interrupted:
+                pass
+            except BaseException as error:
+                # After a signal to several processes, those that end later only report that the others have gone.
+                if signals.received is None or not signals.of_several_processes:
+                    raise _explained(error, run_folder) from error
+            finally:
+                run_folder.remove_unless_resumable(began=signals.fit_began)
+                run_folder.release()
+        return 0 if signals.received is None else _stopped(signals.received, complete, run_folder, again)
 
 
 def _occupied_folder(config: Namespace, origin: Origin | None) -> RunFolder:
@@ -85,6 +114,7 @@ def _occupied_folder(config: Namespace, origin: Origin | None) -> RunFolder:
 
 
 def _fit(
+    command: Command,
     parser: ArgumentParser,
     config: Namespace,
     origin: Origin | None,
@@ -92,14 +122,14 @@ def _fit(
     data: LightningDataModule,
     run_folder: RunFolder,
     signals: StopOnSignal,
-    arguments: Sequence[str],
+    again: Callable[[], str],
 ) -> None:
     checkpoints = RunCheckpoints(run_folder.checkpoints, signals)
-    text, settings = saved_text(parser, config), chosen_settings(config)
+    text, settings = saved_text(parser, config), chosen_settings(command.make_parser(), config)
     told = None if config.quiet else ProfileProgress()
     covariance = COVARIANCES[config.covariance]
     record = RunRecord(run_folder, text, settings, covariance, config.level, config.inference, told)
-    callbacks = [signals, checkpoints, record]
+    callbacks = [*command.callbacks(config, run_folder, record), signals, checkpoints, record]
     resumed = origin is not None and origin.run is not None
     trainer = make_trainer(
         parser,
@@ -108,7 +138,7 @@ def _fit(
         callbacks=callbacks if config.quiet else [FitProgress(), *callbacks],
     )
     refuse_impossible_limits(trainer)
-    signals.watch(trainer, partial(_end_at_once, run_folder, arguments), partial(_end_alone, run_folder))
+    signals.watch(trainer, partial(_end_at_once, run_folder, again), partial(_end_alone, run_folder))
     if origin is not None:
         with damage_in_words(origin.path):
             refuse_other_settings(str(origin.path), origin.checkpoint, type(model), model.hparams, data, trainer)
@@ -127,7 +157,8 @@ def _fit(
     if trainer.is_global_zero and not config.quiet:
         if record.report is not None:
             print(as_text(record.report), file=sys.stderr)
-        print(_summary(trainer, data, checkpoints, run_folder), file=sys.stderr)
+        for line in (*command.last_words(config), _summary(trainer, data, checkpoints, run_folder)):
+            print(line, file=sys.stderr)
 
 
 def _explained(error: BaseException, run_folder: RunFolder) -> BaseException:
@@ -137,10 +168,10 @@ def _explained(error: BaseException, run_folder: RunFolder) -> BaseException:
     return error
 
 
-def _end_at_once(run_folder: RunFolder, arguments: Sequence[str], signum: int) -> None:
+def _end_at_once(run_folder: RunFolder, again: Callable[[], str], signum: int) -> None:
     """End the process on a signal that comes while the main thread still waits for the other processes."""
     run_folder.remove_unless_resumable(began=False)
-    code = _stopped(signum, False, run_folder, arguments)
+    code = _stopped(signum, False, run_folder, again)
     sys.stderr.flush()
     os._exit(code)
 
@@ -153,31 +184,34 @@ def _end_alone(run_folder: RunFolder) -> None:
     os._exit(FAILURE)
 
 
-def _stopped(signum: int, complete: bool, run_folder: RunFolder, arguments: Sequence[str]) -> int:
+def _stopped(signum: int, complete: bool, run_folder: RunFolder, again: Callable[[], str]) -> int:
     """Print how to go on; return the exit code."""
     if not is_first_process():
         return 0  # for any other code Lightning would kill the first process, before it has saved
-    print(_how_to_go_on(signum, complete, run_folder, arguments), file=sys.stderr)
+    print(_how_to_go_on(signum, complete, run_folder, again), file=sys.stderr)
     return 128 + signum
 
 
-def _how_to_go_on(signum: int, complete: bool, run_folder: RunFolder, arguments: Sequence[str]) -> str:
+def _how_to_go_on(signum: int, complete: bool, run_folder: RunFolder, again: Callable[[], str]) -> str:
     name = Signals(signum).name
     if complete:
         return f"{name} came after the last epoch: the fit is complete"
     if run_folder.last.exists():
-        return f"stopped by {name}; to go on: {command_to_resume(arguments)}"
+        return f"stopped by {name}; to go on: {again()}"
     return f"stopped by {name} before the first epoch; nothing was kept"
 
 
-def _model(config: Namespace) -> LogisticRegression:
+def _model(config: Namespace, origin: Origin | None) -> LogisticRegression:
     options: dict[str, Any] = {}
-    if config.optimizer is not None:
+    if origin is not None:  # what the command chose when the fit began
+        chosen = origin.checkpoint["hyper_parameters"]
+        options = {name: chosen[name] for name in ("l1", "l2") if name not in config.model}
+    if config.get("optimizer") is not None:
         name, arguments = (
             config.optimizer.class_path.rsplit(".")[-1],
             dict(config.optimizer.get("init_args", {})),
         )
-        options = {"optimizer": name, "optimizer_options": arguments}
+        options |= {"optimizer": name, "optimizer_options": arguments}
     return LogisticRegression(**config.model, **options)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,13 +30,15 @@ COVARIANCES: dict[str, CovarianceType] = {
     "HC1": "HC1",
     "cluster": "cluster",
 }
-PARTS = ("model", "optimizer", "data", "trainer")
+PARTS = ("model", "optimizer", "data", "path", "cv", "trainer")
 
 # torch's optimizers take a number or a tensor as lr; an option takes the number, and names no class of tensors.
 set_parsing_settings(subclasses_disabled=[torch.Tensor])
 
 
-def settings_and_origin(arguments: Sequence[str]) -> tuple[ArgumentParser, Namespace, Origin | None]:
+def settings_and_origin(
+    arguments: Sequence[str], make_parser: Callable[[], ArgumentParser]
+) -> tuple[ArgumentParser, Namespace, Origin | None]:
     """The parser, the settings and what the fit resumes.
 
     A setting comes from the command line, else from the resumed run or checkpoint, else from the defaults.
@@ -58,13 +60,13 @@ def settings_and_origin(arguments: Sequence[str]) -> tuple[ArgumentParser, Names
     return parser, config, origin
 
 
-def make_parser() -> ArgumentParser:
-    """The options of `fit`."""
-    parser = Parser(
-        prog="lr-lightning fit",
-        description="Fit a logistic regression and write a run folder, runs/<experiment>/version_N/.",
-        exit_on_error=False,
-    )
+def make_parser(
+    command: str = "fit",
+    description: str = "Fit a logistic regression and write a run folder, runs/<experiment>/version_N/.",
+    chosen: frozenset[str] = frozenset(),
+) -> ArgumentParser:
+    """The options of `fit`, or of a command that chooses the optimizer and other arguments of the model itself."""
+    parser = Parser(prog=f"lr-lightning {command}", description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file of options; may be given several times")
     parser.add_argument(
         "--resume", action="store_true", help="go on in the newest unfinished run of this experiment, in its folder"
@@ -87,15 +89,17 @@ def make_parser() -> ArgumentParser:
         "(default: profile with model.firth, else wald)",
     )
     parser.add_argument("--level", type=float, default=0.95, help="of the report's confidence intervals")
-    parser.add_class_arguments(LogisticRegression, "model", skip=set[str | int](SET_ELSEWHERE), instantiate=False)
-    parser.add_subclass_arguments(
-        torch.optim.Optimizer,
-        "optimizer",
-        skip={"params", "sample", "l1", "l2", "warm_start", "n_rows"},
-        required=False,
-        instantiate=False,
-        help="SubsampledNewton (default: the exact solver) or a class of torch.optim",
-    )
+    set_elsewhere = set[str | int](SET_ELSEWHERE | chosen)
+    parser.add_class_arguments(LogisticRegression, "model", skip=set_elsewhere, instantiate=False)
+    if not chosen:
+        parser.add_subclass_arguments(
+            torch.optim.Optimizer,
+            "optimizer",
+            skip={"params", "sample", "l1", "l2", "warm_start", "n_rows"},
+            required=False,
+            instantiate=False,
+            help="SubsampledNewton (default: the exact solver) or a class of torch.optim",
+        )
     add_data_arguments(parser, {"class_path": "lr_lightning.TableDataModule"}, "the data (default: a table)")
     add_trainer_arguments(parser)
     return parser
@@ -123,11 +127,21 @@ def saved_text(parser: ArgumentParser, config: Namespace) -> str:
     return dump(parser, settings)
 
 
-def chosen_settings(config: Namespace) -> dict[str, Any]:
+def chosen_settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """The settings that differ from the defaults, and the penalties: the columns of TensorBoard's table of runs."""
-    chosen = yaml.safe_load(make_parser().dump(config, skip_unset=True, skip_default=True)) or {}
-    of_interest = {"model.l1": config.model.l1, "model.l2": config.model.l2, "optimizer": EXACT}
-    return of_interest | dict(_flat({part: chosen[part] for part in PARTS if part in chosen}))
+    penalties = {f"model.{name}": config.model[name] for name in ("l1", "l2") if name in config.model}
+    return penalties | {"optimizer": EXACT} | changed_settings(parser, config)
+
+
+def changed_settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """The settings that differ from the defaults, by their options; classes under the names of their groups.
+
+    Args:
+        parser: without defaults of its own.
+        config: the settings.
+    """
+    chosen = yaml.safe_load(parser.dump(config, skip_unset=True, skip_default=True)) or {}
+    return dict(_flat({part: chosen[part] for part in PARTS if part in chosen}))
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,7 @@ from lr_lightning.training.processes import is_first_on_machine, is_first_proces
 # called, because those that train or test import Lightning, which takes seconds.
 COMMANDS = {
     "fit": "fit a logistic regression to a table",
+    "path": "choose the penalty by cross-validation, then fit with it",
     "validate": "measure a checkpoint on the fit's validation rows, or on a table",
     "test": "measure a checkpoint on the fit's test rows, or on a table",
     "predict": "write the probability and the predicted label of each row of a table",
@@ -28,7 +29,7 @@ COMMANDS = {
     "completion": "print a script that completes commands and options in bash, zsh or tcsh",
 }
 
-IN_SEVERAL_PROCESSES = {"fit", "validate", "test"}  # of the others, the first process does all
+IN_SEVERAL_PROCESSES = {"fit", "path", "validate", "test"}  # of the others, the first process does all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

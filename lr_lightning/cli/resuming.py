@@ -21,7 +21,7 @@ from lr_lightning.training.optimizers import EXACT
 from lr_lightning.training.resume import epochs_done
 from lr_lightning.training.run_folder import RunFolder
 
-GROUPS = ("model", "trainer")  # the parser takes the defaults of these one by one
+GROUPS = ("model", "path", "cv", "trainer")  # the parser takes the defaults of these one by one
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,10 @@ def after_restart(experiment: str) -> Origin | None:
     return None if newest is None else _unfinished(newest)
 
 
-def command_to_resume(arguments: Sequence[str]) -> str:
-    """The command line that goes on with what `fit` with these arguments has begun."""
+def command_to_resume(arguments: Sequence[str], command: str) -> str:
+    """The command line that goes on with what a command with these arguments has begun."""
     resume = [] if "--resume" in arguments else ["--resume"]
-    return shlex.join(["lr-lightning", "fit", *arguments, *resume])
+    return shlex.join(["lr-lightning", command, *arguments, *resume])
 
 
 def _unfinished(run: RunFolder) -> Origin | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user_cache_folder
 from lr_lightning.data.choices import Choices, refuse_absent
 from lr_lightning.data.encoder import prepare
-from lr_lightning.data.prepare import PARTS, Split, Sweeps
+from lr_lightning.data.prepare import NUMBER, PARTS, Split, Sweeps
 from lr_lightning.data.readers.base import MissingTexts, Source
 from lr_lightning.data.readers.open import open_source
 from lr_lightning.data.roles import FOLD, GROUPS, ROLES, TRIALS
@@ -47,6 +47,7 @@ class Decoded:
         rows_fingerprint: see `data.fingerprint`; None of a cache that an older version wrote.
         messages: messages about what was found and decided, as (logging level, one line).
         mapped: whether the rows are mapped files in a cache folder.
+        train_numbers: numbers of the training rows in the table, from 0, (n,); None where they are all of its rows.
     """
 
     schema: TableSchema
@@ -61,6 +62,7 @@ class Decoded:
     rows_fingerprint: str | None
     messages: tuple[tuple[int, str], ...]
     mapped: bool
+    train_numbers: Tensor | None
 
     @classmethod
     def of(cls, notes: Mapping[str, Any], tensors: Mapping[str, Tensor], *, mapped: bool) -> Decoded:
@@ -79,6 +81,7 @@ class Decoded:
             notes.get("rows_fingerprint"),
             tuple((level, text) for level, text in notes["messages"]),
             mapped,
+            tensors.get(f"{PARTS[0]}.{NUMBER}"),
         )
 
 
@@ -143,6 +146,8 @@ class Decoder:
                     tensors[f"{part}.{name}"] = torch.empty(size, dtype=dtype)
         for role in sweeps.scan.codes:
             tensors[f"train.{role}"] = torch.empty(sweeps.partition.sizes[0], dtype=torch.int32)
+                if sweeps.partition.numbered:
+                    tensors[f"{part}.{NUMBER}"] = torch.empty(size, dtype=torch.int64)
         room = {name: tensor.numpy() for name, tensor in tensors.items()}  # the parts that are still to be filled
 
         def append(name: str, rows: np.ndarray) -> None:

@@ -42,6 +42,9 @@ class Split:
     every_row: bool
 
 
+NUMBER = "number"  # name of the tensors of row numbers
+
+
 @dataclass(frozen=True)
 class Partition:
     """The part to which each row of a table belongs.
@@ -54,6 +57,11 @@ class Partition:
 
     of_row: np.ndarray
     sizes: tuple[int, ...]
+
+    @property
+    def numbered(self) -> bool:
+        """Whether a part's rows have other numbers in the table than in the part."""
+        return len(self.of_row) > max(self.sizes)
 
     @classmethod
     def of(cls, scan: Scan, split: Split) -> Partition:
@@ -133,7 +141,9 @@ class Sweeps:
             "log_coefficient": self._log_coefficient(),
             "fold_values": self.scan.fold_values,
             "fingerprint": self._fingerprint(),
-            "rows_fingerprint": rows_fingerprint(self.partition.of_row, self._beside_features(), self.scan.weight_scale),
+            "rows_fingerprint": rows_fingerprint(
+                self.partition.of_row, self._beside_features(), self.scan.weight_scale
+            ),
         }
 
     def _log_coefficient(self) -> float:
@@ -187,6 +197,8 @@ class Sweeps:
             others = {"y": self.scan.y, **self.scan.beside}
             arrays = {"x": x, **{name: values[rows].astype(number) for name, values in others.items()}}
             codes = {role: values[rows] for role, values in self.scan.codes.items()}
+            if self.partition.numbered:
+                arrays[NUMBER] = block.rows.start + np.flatnonzero(in_use)
             for code, part in enumerate(PARTS):
                 index = np.flatnonzero(of_row == code)
                 if len(index):

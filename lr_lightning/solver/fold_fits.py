@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
+from lr_lightning.model.standardization import Standardization
 from lr_lightning.solver.fold_curvature import FoldCurvature
 from lr_lightning.solver.fold_rows import FoldRows, Losses
 
@@ -45,8 +46,10 @@ class FoldFits:
     that it costs are fewer than those of a new one.
     """
 
-    def __init__(self, rows: Rows, fold: Tensor | None, objective: Objective) -> None:
-        self.rows = FoldRows(rows, fold, objective)
+    def __init__(
+        self, rows: Rows, fold: Tensor | None, objective: Objective, served: Standardization | None = None
+    ) -> None:
+        self.rows = FoldRows(rows, fold, objective, served)
         m, d = self.rows.m, self.rows.d
         self.u = torch.zeros(m, d + 1, dtype=torch.float64)
         self._columns = self.rows.columns(torch.empty(0, dtype=torch.long))

@@ -61,6 +61,7 @@ class FoldRows:
         rows: features (n, d), targets, weights v and offsets.
         fold: number of each row's fold, from 0, (n,); None for the fit of all rows alone.
         objective: says where the intercept stands, and what is penalised.
+        served: the map that has been applied to the features; None for none.
 
     Attributes:
         m: number of fits.
@@ -72,7 +73,9 @@ class FoldRows:
         fixed: which coordinates stay at 0, (m, d + 1): columns that do not vary, and the intercept where there is none.
     """
 
-    def __init__(self, rows: Rows, fold: Tensor | None, objective: Objective) -> None:
+    def __init__(
+        self, rows: Rows, fold: Tensor | None, objective: Objective, served: Standardization | None = None
+    ) -> None:
         if rows.weight is not None:
             rows = rows._replace(weight=scaled_weights(rows.weight)[0])
         training = moments([(rows.x, rows.weight)])
@@ -92,7 +95,8 @@ class FoldRows:
             self.held_weight.index_add_(0, self._fold, self._v)
         total = self._v.sum()
         self.weight = torch.cat([total[None], total - self.held_weight])
-        self._problem = objective.standardized(training, serve or Standardization.identity(self.d))
+        served = served or Standardization.identity(self.d)
+        self._problem = objective.standardized(training.after(served), serve.after(served) if serve else served)
         self.standardization = self._problem.as_served
         relative = self._scales(training.scale == 0, objective.fit_intercept)
         scale = self._problem.standardization.scale

@@ -15,6 +15,7 @@ from torch import Tensor
 from lr_lightning.errors import InputError
 from lr_lightning.model.objective import Objective, refuse_impossible_factors
 from lr_lightning.model.rows import Rows
+from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import on_one_thread
 from lr_lightning.solver.fold_fits import FoldFits
 
@@ -85,6 +86,24 @@ class Path:
         return 1 - self.loss / self.null_loss
 
 
+class PathStep(NamedTuple):
+    """Where a path stands.
+
+    Attributes:
+        done: number of penalties done.
+        total: number of all.
+        value: λ of the last one.
+        nonzero: number of its coefficients that are not 0.
+        loss: its mean loss.
+    """
+
+    done: int
+    total: int
+    value: float
+    nonzero: int
+    loss: float
+
+
 def path(
     rows: Rows,
     *,
@@ -96,7 +115,8 @@ def path(
     penalty_factors: Tensor | None = None,
     standardize: bool = True,
     fit_intercept: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    served: Standardization | None = None,
+    progress: Callable[[PathStep], None] | None = None,
     threads: int | None = None,
 ) -> Path:
     """Fit at a sequence of penalties, and at the same ones without each fold.
@@ -117,7 +137,8 @@ def path(
         penalty_factors: of the columns, (d,), at least 0; None for ones.
         standardize: whether the penalty is on the coefficients of standardised features.
         fit_intercept: whether there is an intercept.
-        progress: is called with the number of penalties done and of all.
+        served: the map that has been applied to the features, or None; coefficients are for the original ones.
+        progress: is called after each penalty, in another thread.
         threads: that share a sweep; None takes torch's number of them in the calling thread.
 
     Raises:
@@ -127,6 +148,7 @@ def path(
     Example:
         >>> import torch
         >>> from lr_lightning.model.rows import Rows
+    from lr_lightning.model.standardization import Standardization
         >>> from lr_lightning.solver import path
         >>> x = torch.tensor([[-1.5, 1.0], [-0.5, -1.0], [0.5, -1.0], [1.5, 1.0]], dtype=torch.float64)
         >>> found = path(Rows(x, torch.tensor([0.0, 1.0, 0.0, 1.0])), n_lambda=3, min_ratio=0.25)
@@ -141,7 +163,7 @@ def path(
     objective = Objective(standardize=standardize, fit_intercept=fit_intercept, penalty_factors=penalty_factors)
 
     def work(stopped: Callable[[], bool]) -> Path:
-        return _path(FoldFits(rows, folds, objective), ratios, given, n_lambda, min_ratio, stopped, progress)
+        return _path(FoldFits(rows, folds, objective, served), ratios, given, n_lambda, min_ratio, stopped, progress)
 
     return on_one_thread(work, threads)
 
@@ -154,7 +176,7 @@ def _path(
     n_lambda: int,
     min_ratio: float,
     stopped: Callable[[], bool],
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[PathStep], None] | None,
 ) -> Path:
     null_loss = fits.fit_null()
     start, strongest = fits.fit_unpenalised(), fits.strongest()
@@ -177,7 +199,8 @@ def _path(
         losses.append(fits.losses())
         of_folds.append(fits.of_folds())
         if progress is not None:
-            progress(number + 1, len(penalties))
+            nonzero = int((theta[-1][:-1] != 0).sum())
+            progress(PathStep(number + 1, len(penalties), penalty.value, nonzero, float(losses[-1].training[0])))
     l1_ratio, lambdas = (torch.tensor(column, dtype=torch.float64) for column in list(zip(*penalties, strict=True))[:2])
     loss = torch.stack([loss.training[0] for loss in losses])
     found = Path(l1_ratio, lambdas, torch.stack(theta), loss, null_loss, torch.tensor(converged))

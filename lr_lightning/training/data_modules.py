@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from lr_lightning.data.prepare import Split
 from lr_lightning.data.roles import FOLD, OFFSET
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.splits import stratified_split
+from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
 from lr_lightning.model.rows import OTHER_SPLIT, Rows, of_light_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
@@ -83,6 +84,8 @@ class TensorDataModule(LightningDataModule):
     train_rows: Rows
     val_rows: Rows | None = None
     test_rows: Rows | None = None
+    train_numbers: torch.Tensor | None = None
+    """Numbers of the training rows among all that were given, from 0, (n,); None where they are all of them."""
     fingerprint: int | None = None
     """What the split into parts depends on, where the rows come from somewhere that may change."""
     rows_fingerprint: str | None = None
@@ -148,6 +151,7 @@ class TensorDataModule(LightningDataModule):
         if self._log_coefficient is not None:
             of_training = self._log_coefficient if train is None else self._log_coefficient[train]
             self.log_coefficient = float(of_training.sum())
+        self.train_numbers = train
         rows = self._rows if train is None else self._rows.take(train)
         val_rows, test_rows = (None if index is None else self._rows.take(index) for index in (val, test))
         for part, of_part in (("training", rows), ("validation", val_rows), ("test", test_rows)):
@@ -184,6 +188,21 @@ class TensorDataModule(LightningDataModule):
         """Means and scales of the training rows in the units that the batches hold."""
         mean, scale = self.training
         return Standardization((mean - self.served.mean) / self.served.scale, scale / self.served.scale)
+
+    def training_rows(self, class_weight: str | Mapping[Any, float] | None) -> TrainingRows:
+        """The training rows with their class weights and statistics.
+
+        Raises:
+            InputError: see `TrainingRows.of`.
+        """
+        return TrainingRows.of(
+            [self.train_rows.as_batch()],
+            class_weight,
+            self.schema.written_labels,
+            self.training_as_served,
+            self.weight_scale,
+            split=self.val_rows is not None or self.test_rows is not None,
+        )
 
     def train_dataloader(self) -> TensorBatches:
         """Batches of the training rows, resident on the Trainer's device."""
@@ -499,6 +518,7 @@ class TableDataModule(TensorDataModule):
         self.rows_fingerprint = decoded.rows_fingerprint
         self.log_coefficient, self.train_groups = decoded.log_coefficient, decoded.groups
         self.train_folds, self.fold_values = decoded.folds, decoded.fold_values
+        self.train_numbers = decoded.train_numbers
         train_rows, self.val_rows, self.test_rows = decoded.parts
         if self._every_row:
             self.val_rows = self.test_rows

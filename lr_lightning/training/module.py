@@ -233,6 +233,12 @@ class LogisticRegression(LightningModule):
         self.on_save_checkpoint(checkpoint)
         return Predictor.from_checkpoint(checkpoint, "the fit")
 
+    def set_penalty(self, l1: float, l2: float) -> None:
+        """Fit with penalties of other strengths than the constructor was given; before the optimizer is made."""
+        refuse_unknown(self.optimizer_name, l1)
+        self.objective = replace(self.objective, l1=l1, l2=l2)
+        self.hparams.update(l1=l1, l2=l2)
+
     # ---- before a fit -----------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -290,14 +296,7 @@ class LogisticRegression(LightningModule):
         Every process takes their statistics from all rows, so that all of them begin alike.
         """
         if isinstance(data, TensorDataModule):
-            return TrainingRows.of(
-                [data.train_rows.as_batch()],
-                self.class_weight,
-                data.schema.written_labels,
-                data.training_as_served,
-                data.weight_scale,
-                split=data.val_rows is not None or data.test_rows is not None,
-            )
+            return data.training_rows(self.class_weight)
         if self.trainer.world_size > 1:
             raise InputError(
                 "several processes need a TensorDataModule or a TableDataModule: Lightning would serve some rows of a "
@@ -332,10 +331,21 @@ class LogisticRegression(LightningModule):
             return
         if not isinstance(data, TensorDataModule):
             raise InputError("penalty_factors need a TensorDataModule or a TableDataModule, which name the features")
-        factors = data.schema.per_feature(self.penalty_factors, 1.0, "model.penalty_factors")
-        if not any(factors) and (self.objective.l1 or self.objective.l2):
+        factors = self.factors_of(data)
+        if factors is not None and not bool(factors.any()) and (self.objective.l1 or self.objective.l2):
             raise InputError("model.penalty_factors: all are 0, so that the penalty has no effect; leave it out")
-        self.objective = replace(self.objective, penalty_factors=torch.tensor(factors, dtype=torch.float64))
+        self.objective = replace(self.objective, penalty_factors=factors)
+
+    def factors_of(self, data: TensorDataModule) -> Tensor | None:
+        """The penalty factors of the features of a data module, (d,), float64; None for ones.
+
+        Raises:
+            InputError: if one of those that are named is not there.
+        """
+        if not self.penalty_factors:
+            return None
+        values = data.schema.per_feature(self.penalty_factors, 1.0, "model.penalty_factors")
+        return torch.tensor(values, dtype=torch.float64)
 
     def _set_initial_coefficients(self) -> None:
         if self.initial_weight is None and self.initial_bias is None:

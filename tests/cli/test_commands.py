@@ -632,7 +632,12 @@ def test_the_first_look_knows_the_options_of_the_parser(command):
     )
     assert first_look.options_of(command) - first_look.ADDED_ELSEWHERE <= options
     for group, names in (
-        ("model", first_look.parameters_of("LogisticRegression") - first_look.SET_ELSEWHERE),
+        (
+            "model",
+            first_look.parameters_of("LogisticRegression")
+            - first_look.SET_ELSEWHERE
+            - first_look.CHOSEN.get(command, frozenset()),
+        ),
         ("trainer", first_look.trainer_parameters()),
     ):
         assert group not in groups or {o for o in options if o.startswith(f"{group}.")} == {

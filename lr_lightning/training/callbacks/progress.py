@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lr_lightning.solver.regularization_path import PathStep
+
 LINES_WITHOUT_TERMINAL = 10
 SECONDS_WITHOUT_WORDS = 1.0  # what takes less is not worth a line
 
@@ -22,18 +24,9 @@ class FitProgress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw an empty bar."""
-        console = Console(stderr=True)
-        # rich's own answer follows variables such as FORCE_COLOR too, which colour a file but cannot move its cursor.
-        if not trainer.is_global_zero or not console.is_interactive or not sys.stderr.isatty():
+        self._bar = _bar("epoch", "train/loss {task.fields[loss]}") if trainer.is_global_zero else None
+        if self._bar is None:
             return
-        self._bar = Progress(
-            TextColumn("epoch {task.completed}/{task.total}"),
-            BarColumn(),
-            TextColumn("train/loss {task.fields[loss]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
         total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         self._task = self._bar.add_task("fit", total=total, completed=trainer.current_epoch, loss="")
         self._bar.start()
@@ -75,6 +68,46 @@ class ProfileProgress:
         if time.monotonic() - self._began > SECONDS_WITHOUT_WORDS and tenth > self._shown:
             self._shown = tenth
             print(f"profile likelihood: {done} of {total} searches", file=sys.stderr)
+
+
+class PathProgress:
+    """Shows penalties on stderr: a bar on a terminal, about ten plain lines elsewhere. A context."""
+
+    def __enter__(self) -> PathProgress:
+        self._bar = _bar("penalty", "{task.fields[nonzero]} non-zero, loss {task.fields[loss]}")
+        if self._bar is not None:
+            self._task = self._bar.add_task("path", total=None, nonzero=0, loss="")
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, step: PathStep) -> None:
+        """Move on to a penalty."""
+        loss = f"{step.loss:.6g}"
+        if self._bar is not None:
+            self._bar.update(self._task, total=step.total, completed=step.done, nonzero=step.nonzero, loss=loss)
+        elif step.done % _epochs_a_line(step.total, step.done) == 0:
+            of = f"penalty {step.done}/{step.total}: lambda {step.value:.4g}"
+            print(f"{of}, {step.nonzero} non-zero, loss {loss}", file=sys.stderr)
+
+
+def _bar(unit: str, values: str) -> Progress | None:
+    """A bar on stderr; None where that is no terminal."""
+    console = Console(stderr=True)
+    # rich's own answer follows variables such as FORCE_COLOR too, which colour a file but cannot move its cursor.
+    if not console.is_interactive or not sys.stderr.isatty():
+        return None
+    return Progress(
+        TextColumn(f"{unit} {{task.completed}}/{{task.total}}"),
+        BarColumn(),
+        TextColumn(values),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
 
 
 def _epochs_a_line(max_epochs: int | None, done: int) -> int:

@@ -40,6 +40,8 @@ class RunRecord(Callback):
 
     Attributes:
         report: after the fit.
+        out_of_fold: logits, targets and weights (n,) of a cross-validation; without validation rows the pictures are
+            of these.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class RunRecord(Callback):
         self.inference: Inference | None = inference
         self.told = told
         self.report: Report | None = None
+        self.out_of_fold: tuple[Tensor, Tensor, Tensor] | None = None
         self._losses: list[tuple[float, float]] = []  # of each epoch: training and validation
 
     def state_dict(self) -> dict[str, Any]:
@@ -114,9 +117,9 @@ class RunRecord(Callback):
         write_whole(self.run.report, lambda path: path.write_text(text, encoding="utf-8"))
         events = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         last_epoch = trainer.current_epoch - 1
-        held_out = None
+        held_out, part = self.out_of_fold, "cv"
         if data.val_rows is not None:
-            held_out = predicted(module.linear_sigmoid, data.served, data.val_rows)
+            held_out, part = predicted(module.linear_sigmoid, data.served, data.val_rows), "val"
         for name, figure in self._figures(module, data, report, held_out):
             save_figure(figure, self.run.figures / f"{name}.png")
             if events is not None:
@@ -128,9 +131,11 @@ class RunRecord(Callback):
         metrics = ["train/loss"]
         if held_out is not None:
             logits, y, weight = weighted_rows(*held_out)
-            events.experiment.add_pr_curve("val", y, torch.sigmoid(logits), last_epoch, weights=weight.numpy())
+            events.experiment.add_pr_curve(part, y, torch.sigmoid(logits), last_epoch, weights=weight.numpy())
         if data.val_rows is not None or data.test_rows is not None:
             metrics += [f"{part}/{name}" for part in ("val", "test") for name in MEASURES]
+        if self.out_of_fold is not None:
+            metrics += [f"cv/{name}" for name in MEASURES if name != "loss"]
         events.log_settings(self.settings, metrics)
 
     def _figures(
@@ -161,11 +166,12 @@ class RunRecord(Callback):
             effect, low, high = np.array(columns, dtype=float).T
             limits = (None, None) if np.isnan(low).all() else (low, high)
             yield "effects", plots.effects([row.name for row in effects], effect, *limits, level=self.level)
-        if held_out is None or data.val_rows is None:
+        if held_out is None:
             return
+        of_rows = data.train_rows if data.val_rows is None else data.val_rows
         probability = torch.sigmoid(held_out[0]).numpy()
         logits, y, weight = (column.numpy() for column in held_out)
-        weight = None if data.val_rows.weight is None else weight
+        weight = None if of_rows.weight is None else weight
         if has_both_classes(weighted_rows(*held_out)[1]):
             yield "roc", plots.roc(logits, y, weight)
             yield "precision_recall", plots.precision_recall(logits, y, weight)

@@ -1,0 +1,233 @@
+"""The penalty of a fit, chosen by cross-validation before its first epoch."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lr_lightning import plots
+from lr_lightning.data.folds import stratified_folds
+from lr_lightning.errors import InputError
+from lr_lightning.files import write_whole
+from lr_lightning.model.rows import Rows
+from lr_lightning.solver.regularization_path import CrossValidation, Path, path
+from lr_lightning.statistics.held_out import measures, weighted_rows
+from lr_lightning.training.callbacks.progress import PathProgress
+from lr_lightning.training.callbacks.record import RunRecord, save_figure
+from lr_lightning.training.data_modules import TensorDataModule
+from lr_lightning.training.module import LogisticRegression
+from lr_lightning.training.run_folder import RunFolder, RunLogger
+
+RULES = ("min", "1se")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A penalty of a path.
+
+    Attributes:
+        rule: by which it was chosen.
+        number: on the path.
+        l1: strength of the L1 penalty.
+        l2: of the L2 penalty.
+        words: l1_ratio, λ, the number of non-zeros and the loss of the rows left out.
+    """
+
+    rule: str
+    number: int
+    l1: float
+    l2: float
+    words: str
+
+
+class PenaltyChoice(Callback):
+    """Fits a path with cross-validation to the training rows, and gives the model the penalty that a rule chooses.
+
+    It writes `path.csv`, `coefficients.csv`, `out_of_fold.csv` and two pictures, and the same to TensorBoard.
+
+    Args:
+        run: where they go.
+        record: of the run, which takes the out-of-fold predictions for its pictures.
+        l1_ratio: as the next three, of `lr_lightning.solver.path`.
+        n_lambda: likewise.
+        min_ratio: likewise.
+        lambdas: likewise.
+        n_folds: number of folds.
+        rule: min or 1se.
+        seed: of the folds.
+        quiet: show no progress.
+
+    Attributes:
+        choices: by both rules, once it has chosen.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        record: RunRecord,
+        *,
+        l1_ratio: float | Sequence[float],
+        n_lambda: int,
+        min_ratio: float,
+        lambdas: Sequence[float] | None,
+        n_folds: int,
+        rule: str,
+        seed: int,
+        quiet: bool,
+    ):
+        self.choices: dict[str, Choice] = {}
+        self._run, self._record, self._rule, self._quiet = run, record, rule, quiet
+        self._path_options: dict[str, Any] = {
+            "l1_ratio": l1_ratio,
+            "n_lambda": n_lambda,
+            "min_ratio": min_ratio,
+            "lambdas": lambdas,
+        }
+        self._n_folds, self._seed = n_folds, seed
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose, once the data module has its rows and before the model is set up.
+
+        Raises:
+            InputError: if no penalty can be chosen.
+        """
+        if stage != "fit":
+            return
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(pl_module, LogisticRegression) or not isinstance(data, TensorDataModule):
+            raise InputError("a path needs a TensorDataModule or a TableDataModule")
+        rows = data.train_rows.to(torch.device("cpu"))
+        weighted = next(data.training_rows(pl_module.class_weight).weighted())
+        folds = stratified_folds(rows, self._n_folds, seed=self._seed)
+        objective = pl_module.objective
+        with nullcontext() if self._quiet or not trainer.is_global_zero else PathProgress() as progress:
+            found = path(
+                weighted,
+                folds=folds,
+                penalty_factors=pl_module.factors_of(data),
+                standardize=objective.standardize,
+                fit_intercept=objective.fit_intercept,
+                served=data.served,
+                progress=progress,
+                **self._path_options,
+            )
+        validation = found.cross_validation
+        assert validation is not None  # noqa: S101 (there are folds)
+        self.choices = {
+            rule: _choice(rule, found, validation, number)
+            for rule, number in zip(RULES, (validation.best, validation.one_se), strict=True)
+        }
+        chosen = self.choices[self._rule]
+        l1, l2 = trainer.strategy.broadcast((chosen.l1, chosen.l2))  # unlike processors differ in the last digits
+        # A fit that is resumed keeps its penalty to the bit.
+        if (objective.l1, objective.l2) == (0.0, 0.0):
+            pl_module.set_penalty(l1, l2)
+        logits = validation.logits if self._rule == "min" else validation.one_se_logits
+        weight = torch.ones_like(logits) if rows.weight is None else rows.weight.double()
+        self._record.out_of_fold = logits, rows.y.double(), weight
+        self._record.settings = {**self._record.settings, "model.l1": l1, "model.l2": l2}
+        if trainer.is_global_zero:
+            self._write(trainer, data, rows, found, validation, folds, logits, pl_module.threshold)
+
+    def _write(
+        self,
+        trainer: Trainer,
+        data: TensorDataModule,
+        rows: Rows,
+        found: Path,
+        validation: CrossValidation,
+        folds: torch.Tensor,
+        logits: torch.Tensor,
+        threshold: float,
+    ) -> None:
+        names, folder = list(data.schema.feature_names), self._run.path
+        _write_csv(folder / "path.csv", *_path_table(found, validation))
+        _write_csv(folder / "coefficients.csv", *_coefficient_table(found, names))
+        numbers = torch.arange(len(logits)) if data.train_numbers is None else data.train_numbers
+        _write_csv(
+            folder / "out_of_fold.csv",
+            ("row", "fold", "probability"),
+            zip(numbers.tolist(), folds.tolist(), torch.sigmoid(logits).tolist(), strict=True),
+        )
+        events = trainer.logger if isinstance(trainer.logger, RunLogger) else None
+        for name, figure in self._figures(data, found, validation, names):
+            save_figure(figure, self._run.figures / f"{name}.png")
+            if events is not None:
+                events.experiment.add_figure(name, figure, 0)
+        of_rows = measures(*weighted_rows(logits, rows.y, rows.weight), threshold)
+        for logger in trainer.loggers:
+            for step in range(len(found.lambdas)):
+                logger.log_metrics(
+                    {
+                        "path/cv_loss": float(validation.mean[step]),
+                        "path/loss": float(found.loss[step]),
+                        "path/nonzero": float(found.nonzero[step]),
+                    },
+                    step,
+                )
+            logger.log_metrics({f"cv/{name}": value for name, value in of_rows.items() if name != "loss"}, 0)
+
+    def _figures(
+        self, data: TensorDataModule, found: Path, validation: CrossValidation, names: list[str]
+    ) -> Iterable[tuple[str, Any]]:
+        """Of the path with the l1_ratio that was chosen."""
+        own = (found.l1_ratio == found.l1_ratio[validation.best]) & (found.lambdas > 0)
+        lambdas, theta = found.lambdas[own].numpy(), found.theta[own, :-1].numpy()
+        chosen = {
+            choice.rule: float(found.lambdas[choice.number]) for choice in self.choices.values() if own[choice.number]
+        }
+        if not len(lambdas):
+            return
+        yield "path", plots.path(lambdas, theta, names, scale=data.training.scale.numpy(), chosen=chosen)
+        yield (
+            "cross_validation",
+            plots.cross_validation(
+                lambdas,
+                validation.mean[own].numpy(),
+                validation.se[own].numpy(),
+                found.nonzero[own].numpy(),
+                chosen=chosen,
+            ),
+        )
+
+
+def _choice(rule: str, found: Path, validation: CrossValidation, number: int) -> Choice:
+    ratio, value, nonzero = float(found.l1_ratio[number]), float(found.lambdas[number]), int(found.nonzero[number])
+    words = f"l1_ratio {ratio:g}, lambda {value:.6g}: {nonzero} non-zero, cv loss {float(validation.mean[number]):.6g}"
+    return Choice(rule, number, value * ratio, value * (1 - ratio), words)
+
+
+def _path_table(found: Path, validation: CrossValidation) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    header = ["l1_ratio", "lambda", "l1", "l2", "nonzero", "loss", "deviance_ratio", "cv_mean", "cv_se", "chosen"]
+    numbers = dict(zip(RULES, (validation.best, validation.one_se), strict=True))
+    columns = (found.l1_ratio, found.lambdas, found.lambdas * found.l1_ratio, found.lambdas * (1 - found.l1_ratio))
+    measured = (found.nonzero, found.loss, found.deviance_ratio, validation.mean, validation.se)
+    chosen = (" ".join(rule for rule, number in numbers.items() if number == k) for k in range(len(found.lambdas)))
+    return header, zip(*(column.tolist() for column in (*columns, *measured)), chosen, strict=True)
+
+
+def _coefficient_table(found: Path, names: list[str]) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    def rows() -> Iterable[Sequence[Any]]:
+        for ratio, value, theta in zip(found.l1_ratio.tolist(), found.lambdas.tolist(), found.theta, strict=True):
+            yield ratio, value, "(Intercept)", float(theta[-1])
+            for j in theta[:-1].nonzero()[:, 0].tolist():
+                yield ratio, value, names[j], float(theta[j])
+
+    return ("l1_ratio", "lambda", "name", "estimate"), rows()
+
+
+def _write_csv(file: FilePath, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    def write(temporary: FilePath) -> None:
+        with open(temporary, "w", newline="", encoding="utf-8") as text:
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(rows)
+
+    write_whole(file, write)

@@ -1,0 +1,264 @@
+"""`lr-lightning path`: the files of a run, the choice, the last lines, the refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lr_lightning import LogisticRegression, load
+from lr_lightning.model.rows import Rows
+from lr_lightning.solver import path
+from lr_lightning.training.callbacks.penalty import PenaltyChoice
+from tests.conftest import fit_in
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as text:
+        return list(csv.DictReader(text))
+
+
+@pytest.fixture(scope="module")
+def of_cancer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("path")
+    fit_in(folder, "--config", "conf/path.yaml", "--quiet", command="path")
+    return folder / "runs" / "path" / "version_0"
+
+
+def test_the_run_folder_holds_the_path_and_the_choice(of_cancer: Path) -> None:
+    table = read(of_cancer / "path.csv")
+    assert len(table) == 60
+    assert list(table[0]) == [
+        "l1_ratio",
+        "lambda",
+        "l1",
+        "l2",
+        "nonzero",
+        "loss",
+        "deviance_ratio",
+        "cv_mean",
+        "cv_se",
+        "chosen",
+    ]
+    values = [float(row["lambda"]) for row in table]
+    assert values == sorted(values, reverse=True)
+    assert values[0] == pytest.approx(0.38368324447763867, rel=1e-12)
+    assert float(table[0]["deviance_ratio"]) == pytest.approx(0, abs=1e-12)
+    mean, se = (np.array([float(row[name]) for row in table]) for name in ("cv_mean", "cv_se"))
+    chosen = {row["chosen"]: k for k, row in enumerate(table) if row["chosen"]}
+    assert chosen["min"] == mean.argmin()
+    assert chosen["1se"] == np.argmax(mean <= mean.min() + se[mean.argmin()])
+
+    coefficients = [
+        row for row in read(of_cancer / "coefficients.csv") if row["lambda"] == table[chosen["1se"]]["lambda"]
+    ]
+    assert len(coefficients) == 1 + int(table[chosen["1se"]]["nonzero"])
+    predictor = load(of_cancer / "checkpoints" / "last.ckpt")
+    assert predictor.intercept == pytest.approx(float(coefficients[0]["estimate"]), rel=1e-6)
+    fitted = {name: value for name, value in predictor.coefficients.items() if value != 0}
+    assert fitted == pytest.approx({row["name"]: float(row["estimate"]) for row in coefficients[1:]}, rel=1e-6)
+    assert json.loads((of_cancer / "report.json").read_text())["converged"]
+    figures = {file.stem for file in (of_cancer / "figures").iterdir()}
+    assert figures >= {"path", "cross_validation", "roc", "precision_recall", "reliability", "coefficients"}
+
+
+def test_the_figures_of_the_rows_left_out_are_those_of_scikit_learn(of_cancer: Path) -> None:
+    rows = read(of_cancer / "out_of_fold.csv")
+    truth = read(of_cancer.parents[2] / "conf" / "samples" / "breast_cancer.csv")
+    assert [int(row["row"]) for row in rows] == list(range(569))
+    y = np.array([row["diagnosis"] == "malignant" for row in truth], float)
+    probability, fold = (np.array([float(row[name]) for row in rows]) for name in ("probability", "fold"))
+    of_fold = [np.mean(y[fold == k]) for k in range(10)]
+    assert max(of_fold) - min(of_fold) < 0.02  # stratified
+    events = EventAccumulator(str(of_cancer))
+    events.Reload()
+
+    def last(name: str) -> float:
+        return events.Scalars(name)[-1].value
+
+    assert last("cv/auroc") == pytest.approx(roc_auc_score(y, probability), rel=1e-6)
+    assert last("cv/brier") == pytest.approx(brier_score_loss(y, probability), rel=1e-6)
+    assert last("cv/accuracy") == pytest.approx(np.mean((probability > 0.5) == y), rel=1e-6)
+    chosen = next(row for row in read(of_cancer / "path.csv") if row["chosen"] == "1se")
+    losses = [log_loss(y[fold == k], probability[fold == k], labels=[0, 1]) for k in range(10)]
+    sizes = [np.sum(fold == k) for k in range(10)]
+    assert np.average(losses, weights=sizes) == pytest.approx(float(chosen["cv_mean"]), rel=1e-9)
+    steps = [event.step for event in events.Scalars("path/cv_loss")]
+    assert steps == list(range(60))
+    assert {"path", "cross_validation"} <= set(events.Tags()["images"])
+
+
+def table(folder: Path, *, n: int = 40) -> Path:
+    """A table with a category, weights, a missing target and two informative columns of five."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(n, 5))
+    y = x[:, 0] - x[:, 1] + generator.normal(size=n) > 0
+    lines = [
+        ",".join([*map(repr, map(float, x[i])), "rgb"[i % 3], str(1 + i % 2), "" if i == 3 else "ny"[int(y[i])]])
+        for i in range(n)
+    ]
+    (folder / "t.csv").write_text("a,b,c,d,e,colour,w,bought\n" + "\n".join(lines) + "\n")
+    return folder / "t.csv"
+
+
+def test_weights_missing_rows_factors_and_class_weights_reach_the_path(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(
+        "path", "--data.path", table(tmp_path), "--data.target", "bought", "--data.weight", "w",
+        "--data.missing", "drop",
+        "--model.penalty_factors", '{"colour": 0}', "--model.class_weight", '{"y": 3, "n": 1}',
+        "--path.l1_ratio", "[0.5, 1]", "--path.n_lambda", "7", "--cv.folds", "4", "--path.min_ratio", "0.01",
+    )  # fmt: skip
+    assert (code, out) == (0, ""), err
+    folder = tmp_path / "runs" / "t" / "version_0"
+    found = read(folder / "path.csv")
+    assert [row["l1_ratio"] for row in found] == ["0.5"] * 7 + ["1.0"] * 7
+    fold = {int(row["row"]): int(row["fold"]) for row in read(folder / "out_of_fold.csv")}
+    assert sorted(fold) == [i for i in range(40) if i != 3]
+    rows = [row for i, row in enumerate(read(tmp_path / "t.csv")) if i != 3]
+    x = torch.tensor(
+        [[*(float(row[name]) for name in "abcde"), row["colour"] == "g", row["colour"] == "r"] for row in rows],
+        dtype=torch.float64,
+    )
+    y = torch.tensor([float(row["bought"] == "y") for row in rows])
+    weight = torch.tensor([float(row["w"]) * (3 if row["bought"] == "y" else 1) for row in rows])
+    expected = path(
+        Rows(x, y, weight),
+        l1_ratio=[0.5, 1.0], n_lambda=7, min_ratio=0.01, folds=torch.tensor([fold[i] for i in sorted(fold)]),
+        penalty_factors=torch.tensor([1.0] * 5 + [0.0] * 2),
+    )  # fmt: skip
+    assert [float(row["lambda"]) for row in found] == pytest.approx(expected.lambdas.tolist(), rel=1e-6)
+    assert [float(row["cv_mean"]) for row in found] == pytest.approx(expected.cross_validation.mean.tolist(), rel=1e-6)
+    assert [float(row["loss"]) for row in found] == pytest.approx(expected.loss.tolist(), rel=1e-6)
+
+
+def test_the_last_lines_name_both_choices_and_the_command_of_the_other(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop"]
+    code, _, err = run("path", *arguments, "--path.n_lambda", "10", "--cv.folds", "3", "--data.features", '["a", "b"]')
+    assert code == 0, err
+    lines = err.splitlines()
+    taken, other, command, *_ = lines[-6:]
+    assert taken.startswith("penalty min  l1_ratio 1, lambda ")
+    assert other.startswith("penalty 1se  l1_ratio 1, lambda ")
+    assert lines[-2].startswith("checkpoint   ")
+    assert lines[-1].startswith("look         tensorboard --logdir")
+    words = shlex.split(command.removeprefix("the other    lr-lightning "))
+    assert run(*words)[0] == 0
+    chosen = next(row for row in read(tmp_path / "runs/t/version_0/path.csv") if row["chosen"] == "1se")
+    fitted = load(tmp_path / "runs/t/version_1/checkpoints/last.ckpt")
+    expected = {
+        row["name"]: float(row["estimate"])
+        for row in read(tmp_path / "runs/t/version_0/coefficients.csv")
+        if row["lambda"] == chosen["lambda"]
+    }
+    assert fitted.intercept == pytest.approx(expected.pop("(Intercept)"), rel=1e-6)
+    assert {k: v for k, v in fitted.coefficients.items() if v} == pytest.approx(expected, rel=1e-6)
+    assert run("path", "--config", "runs/t/version_0/config.yaml")[0] == 0
+    first, again = (tmp_path / f"runs/t/version_{k}" for k in (0, 2))
+    for name in ("path.csv", "coefficients.csv", "out_of_fold.csv", "report.json"):
+        assert (first / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_a_signal_during_the_path_leaves_nothing(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = table(tmp_path)
+    original = PenaltyChoice.setup
+
+    def setup(self, *arguments: object, **options: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        original(self, *arguments, **options)
+
+    monkeypatch.setattr(PenaltyChoice, "setup", setup)
+    code, out, err = run("path", "--data.path", file, "--data.target", "bought", "--data.missing", "drop")
+    assert (code, out) == (130, "")
+    assert "stopped by SIGINT before the first epoch; nothing was kept" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_fit_that_was_stopped_goes_on_with_its_penalty(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["path", "--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop"]
+    # In batches: a signal in the middle of an epoch goes back to its beginning.
+    arguments += ["--path.n_lambda", "5", "--cv.folds", "2", "--data.batch_size", "10"]
+    original = LogisticRegression.training_step
+
+    def training_step(self, *batch: object) -> torch.Tensor:
+        signal.raise_signal(signal.SIGINT)
+        return original(self, *batch)
+
+    monkeypatch.setattr(LogisticRegression, "training_step", training_step)
+    code, _, err = run(*arguments)
+    assert code == 130
+    monkeypatch.setattr(LogisticRegression, "training_step", original)
+    assert "lr-lightning path --data.path" in err
+    assert "--resume" in err
+    code, _, err = run(*arguments, "--resume")
+    assert code == 0, err
+    assert "penalty min" in err
+    assert (tmp_path / "runs/t/version_0/checkpoints/last.ckpt").exists()
+    assert not (tmp_path / "runs/t/version_1").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.l1", "0.1"], "option model.l1: path chooses the penalty itself"),
+        (["--model.firth", "true"], "option model.firth: path chooses"),
+        (["--model.bounds", '{"a": [0, null]}'], "option model.bounds: path knows no bounds"),
+        (["--optimizer", "SGD"], "option optimizer: path fits by the exact solver"),
+        (["--path.l1_ratio", "2"], "l1_ratio"),
+        (["--path.n_lambda", "0"], "n_lambda"),
+        (["--path.min_ratio", "1"], "min_ratio"),
+        (["--path.lambdas", "[0.1, 0.2]"], "lambdas: must fall strictly"),
+        (["--path.lambdas", "[0.2, 0.1]", "--path.n_lambda", "3"], "path.n_lambda"),
+        (["--cv.folds", "1"], "cv.folds"),
+        (["--cv.rule", "best"], "cv.rule"),
+        (["--model.penalty_factors", '{"colours": 0}'], "no feature colours; did you mean colour?"),
+        (["--model.penalty_factors", '{"a": 0}', "--data.features", '["a"]'], "penalty_factors: all are 0"),
+        (["--path.lamdas", "[1]"], "path.lamdas"),
+    ],
+)
+def test_what_is_refused(run, tmp_path, monkeypatch, options: list[str], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(
+        "path", "--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop", *options
+    )
+    assert (code, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert not (tmp_path / "runs").exists()
+
+
+def test_rare_classes_get_fewer_folds_or_are_refused(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for positives, code, words in ((3, 0, "3 folds instead of 10"), (1, 2, "a class has 1 training row")):
+        lines = [f"{i},{i % 7},{'y' if i < positives else 'n'}" for i in range(30)]
+        (tmp_path / "rare.csv").write_text("a,b,t\n" + "\n".join(lines) + "\n")
+        done = run("path", "--data.path", "rare.csv", "--data.target", "t", "--path.n_lambda", "4")
+        assert done[0] == code, done[2]
+        assert words in done[2]
+
+
+def test_rows_kept_back_take_no_part(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(
+        "path", "--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop",
+        "--data.val_fraction", "0.25", "--path.lambdas", "[0.05]", "--cv.folds", "3",
+    )  # fmt: skip
+    assert code == 0, err
+    folder = tmp_path / "runs/t/version_0"
+    rows = [int(row["row"]) for row in read(folder / "out_of_fold.csv")]
+    assert len(rows) == 29
+    assert rows == sorted(set(rows))
+    assert json.loads((folder / "report.json").read_text())["calibration"] is not None
+    assert read(folder / "path.csv")[0]["chosen"] == "min 1se"
