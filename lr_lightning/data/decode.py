@@ -144,10 +144,10 @@ class Decoder:
                 tensors[f"{part}.x"] = torch.empty(size, len(sweeps.schema.feature_names), dtype=dtype)
                 for name in ("y", *sweeps.scan.beside):
                     tensors[f"{part}.{name}"] = torch.empty(size, dtype=dtype)
-        for role in sweeps.scan.codes:
-            tensors[f"train.{role}"] = torch.empty(sweeps.partition.sizes[0], dtype=torch.int32)
                 if sweeps.partition.numbered:
                     tensors[f"{part}.{NUMBER}"] = torch.empty(size, dtype=torch.int64)
+        for role in sweeps.scan.codes:
+            tensors[f"train.{role}"] = torch.empty(sweeps.partition.sizes[0], dtype=torch.int32)
         room = {name: tensor.numpy() for name, tensor in tensors.items()}  # the parts that are still to be filled
 
         def append(name: str, rows: np.ndarray) -> None:
