@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from lr_lightning.model.design import Dense, Design
+from lr_lightning.model.losses import SOFTPLUS_LINEAR, has_shares, losses_of_shares
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
@@ -20,7 +21,6 @@ _BLOCK = 2**18  # elements of the columns: a block stays in a core's cache betwe
 _SPARSE_ROWS = 2**16  # of a storage that has blocks of its own
 _GROUPS = 16  # partial sums, whatever the number of threads
 _GATHERED = 2**24  # elements of a fold's rows that are copied at a time
-_SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
 _NEARLY_CONSTANT = 1e-10  # share of a column's variance that is left of it in a fold's training rows
 
 
@@ -85,7 +85,8 @@ class FoldRows:
             rows = rows._replace(x=serve.apply(rows.x, rows.design.dtype))
         self._design, self._offset = rows.design, rows.offset
         n, self.d = self._design.shape
-        self._sign = 1 - 2 * rows.y.double()
+        self._y, self._shares = rows.y.double(), has_shares(rows.y)
+        self._sign = 1 - 2 * self._y
         self._v = torch.ones(n, dtype=torch.float64) if rows.weight is None else rows.weight.double()
         self._fold = None if fold is None else fold.long()
         self._folds = 0 if fold is None else int(fold.max()) + 1
@@ -171,7 +172,10 @@ class FoldRows:
                     z = design.matvec(w, b)
                     if self._offset is not None:
                         z += self._offset[part, None]
-                    r = z.mul_(self._sign[part, None]).sigmoid_().mul_(signed[part])
+                    if self._shares:
+                        r = losses_of_shares(z, self._y[part, None], self._v[part, None])[1]
+                    else:
+                        r = z.mul_(self._sign[part, None]).sigmoid_().mul_(signed[part])
                     if self._fold is not None:
                         r.masked_fill_(self._fold[part, None] == left_out, 0.0)
                     sums[group] += r.sum(0)
@@ -197,8 +201,11 @@ class FoldRows:
                     z = columns.design.take(part).matvec(w, b)
                     if self._offset is not None:
                         z += self._offset[part, None]
-                    z *= self._sign[part, None]
-                    losses = softplus(z, 1, _SOFTPLUS_LINEAR).mul_(self._v[part, None])  # pyright: ignore[reportCallIssue]
+                    if self._shares:
+                        losses = losses_of_shares(z, self._y[part, None], self._v[part, None])[0]
+                    else:
+                        z *= self._sign[part, None]
+                        losses = softplus(z, 1, SOFTPLUS_LINEAR).mul_(self._v[part, None])  # pyright: ignore[reportCallIssue]
                     sums[group] += losses.sum(0)
                     if self._fold is not None:
                         fold = self._fold[part]

@@ -278,6 +278,25 @@ def test_a_weight_counts_as_many_rows_in_fitting_and_scoring() -> None:
     assert_allclose(of_weights.logits[repeated], of_rows.logits, atol=1e-7)
 
 
+@pytest.mark.parametrize("l1_ratio", [1.0, 0.0])
+def test_counts_of_trials_are_fitted_and_scored_as_the_single_trials(l1_ratio: float) -> None:
+    rows, generator = table(), torch.Generator().manual_seed(1)
+    y, weight = torch.rand(60, generator=generator, dtype=torch.float64), torch.rand(60, generator=generator).double()
+    y[:20], offset = y[:20].round(), torch.randn(60, generator=generator, dtype=torch.float64)
+    counts = Rows(rows.x, y, weight, offset)
+    folds = torch.arange(60) % 4
+    both = Rows(
+        torch.cat([rows.x, rows.x]),  # type: ignore[list-item]
+        torch.cat([torch.zeros(60), torch.ones(60)]).double(),
+        torch.cat([weight * (1 - y), weight * y]),
+        torch.cat([offset, offset]),
+    )
+    found = path(counts, l1_ratio=l1_ratio, n_lambda=10, folds=folds)
+    expected = path(both, l1_ratio=l1_ratio, n_lambda=10, folds=torch.cat([folds, folds]))
+    assert found.theta.numpy() == pytest.approx(expected.theta.numpy(), rel=1e-6, abs=1e-9)
+    assert_allclose(found.cross_validation.mean, expected.cross_validation.mean, rtol=1e-8)
+
+
 def test_one_se_is_never_a_weaker_penalty_and_keeps_its_ratio() -> None:
     for seed in range(3):
         rows = table(seed=seed)
