@@ -179,3 +179,28 @@ def test_another_level_of_a_profile_is_refused_and_names_the_way():
     assert report.at_level(0.95) == report
     with pytest.raises(InputError, match=r"fit with --level 0.9"):
         report.at_level(0.9)
+
+
+def test_counts_of_trials_have_one_firth_fit_with_their_rows_one_by_one():
+    """The penalised log-likelihoods differ by the binomial coefficients, as the plain ones do."""
+    from lightning.pytorch import Trainer
+
+    from lr_lightning import LogisticRegression, TensorDataModule
+    from tests.conftest import QUIET_TRAINER
+
+    x, dead, trials = (BUDWORM[key] for key in ("x", "dead", "trials"))
+    one_by_one = np.concatenate([[1.0] * int(k) + [0.0] * int(m - k) for k, m in zip(dead, trials, strict=True)])
+    reports = []
+    for data in (
+        TensorDataModule(x, dead, trials=trials),
+        TensorDataModule(np.repeat(x, trials.astype(int), 0), one_by_one),
+    ):
+        model = LogisticRegression(firth=True)
+        Trainer(max_epochs=100, precision="64-true", **QUIET_TRAINER).fit(model, data)
+        reports.append(model.infer())
+    grouped, single = reports
+    for a, b in zip(grouped.coefficients, single.coefficients, strict=True):
+        assert (a.estimate, a.std_error, a.ci_low) == pytest.approx((b.estimate, b.std_error, b.ci_low), rel=1e-9)
+    assert grouped.log_likelihood - single.log_likelihood == pytest.approx(88.18669229084, rel=1e-10)
+    difference = grouped.penalized_log_likelihood - single.penalized_log_likelihood
+    assert difference == pytest.approx(88.18669229084, rel=1e-10)
