@@ -187,8 +187,8 @@ def summarize(
     profile_of: dict[int, Profile] = {}
     penalized_log_likelihood, at_optimum = None, parameters
     if firth and not wide:
-        penalized, at_optimum, root = _firth_optimum(design, parameters, keep, weight_scale)
-        penalized_log_likelihood = penalized + log_coefficient
+        maximum, at_optimum, root = _firth_optimum(design, parameters, keep, weight_scale)
+        penalized_log_likelihood = maximum + log_coefficient
         if firth == "flic" and root is not None:  # the slopes' errors are those at Firth's estimates
             errors[keep[:-1]] = np.linalg.norm(design.to_original(root), axis=1)[keep[:-1]]
     if inference == "profile" and not partial and not wide:
