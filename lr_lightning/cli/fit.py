@@ -67,6 +67,9 @@ class Command:
     def refuse(self, config: Namespace) -> None:
         """Raise InputError for settings that the command cannot use."""
 
+    def prepare(self, config: Namespace, data: LightningDataModule) -> None:
+        """Tell the data module what it has to know before it reads anything."""
+
     def callbacks(self, config: Namespace, run_folder: RunFolder, record: RunRecord) -> list[Callback]:
         """What the Trainer does besides, before the first epoch."""
         return []
@@ -86,6 +89,7 @@ class Command:
             model = _model(config, origin)
         model.inference_in_use(COVARIANCES[config.covariance], config.inference)
         data = instantiate(config.data)
+        self.prepare(config, data)
         again = partial(command_to_resume, arguments, self.name)
         with StopOnSignal() as signals:
             run_folder = _occupied_folder(config, origin)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 
 from lr_lightning.cli import fit, fit_settings
 from lr_lightning.cli.first_look import CHOSEN
@@ -17,6 +17,7 @@ from lr_lightning.cli.yaml import as_written
 from lr_lightning.errors import InputError
 from lr_lightning.training.callbacks.penalty import RULES, Choice, PenaltyChoice
 from lr_lightning.training.callbacks.record import RunRecord
+from lr_lightning.training.data_modules import TableDataModule
 from lr_lightning.training.run_folder import RunFolder
 
 TABLE = "lr_lightning.TableDataModule"
@@ -29,6 +30,14 @@ def run(arguments: Sequence[str]) -> int:
 
 class PathCommand(fit.Command):
     """`fit`, whose penalty is chosen before the first epoch."""
+
+    def prepare(self, config: Namespace, data: LightningDataModule) -> None:
+        """Name the column of folds, if there is one."""
+        if config.cv.fold_column is None:
+            return
+        if not isinstance(data, TableDataModule):
+            raise InputError("option cv.fold_column: needs a table; leave it out")
+        data.fold_column = config.cv.fold_column
 
     def callbacks(self, config: Namespace, run_folder: RunFolder, record: RunRecord) -> list[Callback]:
         """The choice of the penalty."""
@@ -114,6 +123,9 @@ def make_parser() -> ArgumentParser:
         help="the penalties themselves, as a JSON list that falls; instead of n_lambda and min_ratio",
     )
     parser.add_argument("--cv.folds", type=int, default=10, help="number of folds of the cross-validation")
+    parser.add_argument(
+        "--cv.fold_column", type=str | None, default=None, help="a column whose equal values make a fold; no feature"
+    )
     parser.add_argument(
         "--cv.rule",
         choices=list(RULES),

@@ -262,3 +262,20 @@ def test_rows_kept_back_take_no_part(run, tmp_path, monkeypatch) -> None:
     assert rows == sorted(set(rows))
     assert json.loads((folder / "report.json").read_text())["calibration"] is not None
     assert read(folder / "path.csv")[0]["chosen"] == "min 1se"
+
+
+def test_a_fold_column_and_groups_make_the_folds(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["path", "--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop"]
+    arguments += ["--path.n_lambda", "3"]
+    assert run(*arguments, "--cv.fold_column", "colour")[0] == 0
+    colours = [row["colour"] for row in read(tmp_path / "t.csv")]
+    rows = read(tmp_path / "runs/t/version_0/out_of_fold.csv")
+    assert [row["fold"] for row in rows] == [colours[int(row["row"])] for row in rows]
+    assert all("colour" not in name for name in load(tmp_path / "runs/t/version_0/checkpoints/last.ckpt").coefficients)
+    assert run(*arguments, "--data.groups", "colour", "--cv.folds", "2")[0] == 0
+    rows = read(tmp_path / "runs/t/version_1/out_of_fold.csv")
+    of_colour = {(colours[int(row["row"])], row["fold"]) for row in rows}
+    assert len(of_colour) == 3
+    code, _, err = run(*arguments, "--cv.fold_column", "col")
+    assert code == 2, err

@@ -21,7 +21,7 @@ from lr_lightning.solver.regularization_path import CrossValidation, Path, path
 from lr_lightning.statistics.held_out import measures, weighted_rows
 from lr_lightning.training.callbacks.progress import PathProgress
 from lr_lightning.training.callbacks.record import RunRecord, save_figure
-from lr_lightning.training.data_modules import TensorDataModule
+from lr_lightning.training.data_modules import TableDataModule, TensorDataModule
 from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.run_folder import RunFolder, RunLogger
 
@@ -105,7 +105,13 @@ class PenaltyChoice(Callback):
             raise InputError("a path needs a TensorDataModule or a TableDataModule")
         rows = data.train_rows.to(torch.device("cpu"))
         weighted = next(data.training_rows(pl_module.class_weight).weighted())
-        folds = stratified_folds(rows, self._n_folds, seed=self._seed)
+        values: Sequence[Any] | None = None
+        if data.train_folds is None:
+            folds = stratified_folds(rows, self._n_folds, seed=self._seed, groups=data.train_groups)
+        else:
+            present, folds = data.train_folds.long().unique(return_inverse=True)
+            assert isinstance(data, TableDataModule)  # noqa: S101 (no other has a column of folds)
+            values = [data.fold_values[number] for number in present.tolist()]
         objective = pl_module.objective
         with nullcontext() if self._quiet or not trainer.is_global_zero else PathProgress() as progress:
             found = path(
@@ -134,7 +140,8 @@ class PenaltyChoice(Callback):
         self._record.out_of_fold = logits, rows.y.double(), weight
         self._record.settings = {**self._record.settings, "model.l1": l1, "model.l2": l2}
         if trainer.is_global_zero:
-            self._write(trainer, data, rows, found, validation, folds, logits, pl_module.threshold)
+            names = folds.tolist() if values is None else [values[fold] for fold in folds.tolist()]
+            self._write(trainer, data, rows, found, validation, names, logits, pl_module.threshold)
 
     def _write(
         self,
@@ -143,7 +150,7 @@ class PenaltyChoice(Callback):
         rows: Rows,
         found: Path,
         validation: CrossValidation,
-        folds: torch.Tensor,
+        folds: Sequence[Any],
         logits: torch.Tensor,
         threshold: float,
     ) -> None:
@@ -154,7 +161,7 @@ class PenaltyChoice(Callback):
         _write_csv(
             folder / "out_of_fold.csv",
             ("row", "fold", "probability"),
-            zip(numbers.tolist(), folds.tolist(), torch.sigmoid(logits).tolist(), strict=True),
+            zip(numbers.tolist(), folds, torch.sigmoid(logits).tolist(), strict=True),
         )
         events = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         for name, figure in self._figures(data, found, validation, names):

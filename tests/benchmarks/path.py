@@ -1,0 +1,114 @@
+"""Measures the path and its cross-validation against python-glmnet, on the same arrays in this process.
+
+    python -m tests.benchmarks.path                    # all tasks
+    python -m tests.benchmarks.path correlated cancer  # some
+
+CPU seconds; the gap is that of the objective, the largest over the penalties, above ours. Peers that are not installed
+are left out. Set OMP_NUM_THREADS for the number of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.datasets import load_breast_cancer
+
+from lr_lightning.model.rows import Rows
+from lr_lightning.solver import Path, path
+
+FOLDS = 10
+
+
+def correlated(n: int, d: int, *, decay: float = 0.8, informative: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of an autoregressive process, and labels by some of them."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(n, d))
+    for j in range(1, d):
+        x[:, j] = decay * x[:, j - 1] + np.sqrt(1 - decay**2) * x[:, j]
+    weight = np.zeros(d)
+    weight[generator.choice(d, informative, replace=False)] = generator.normal(size=informative)
+    score = x @ weight
+    return x, (generator.random(n) < 1 / (1 + np.exp(-1.5 * score / score.std()))).astype(float)
+
+
+def cancer() -> tuple[np.ndarray, np.ndarray]:
+    data = load_breast_cancer()
+    return data.data, 1.0 - data.target
+
+
+TASKS: dict[str, tuple[Callable[[], tuple[np.ndarray, np.ndarray]], int, float]] = {
+    "cancer": (cancer, 60, 1e-3),
+    "correlated": (lambda: correlated(5000, 500), 100, 1e-3),
+    "tall": (lambda: correlated(200_000, 200), 100, 1e-3),
+    "wide": (lambda: correlated(500, 20_000), 100, 0.05),
+}
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, float, Any]:
+    cpu, wall = time.process_time(), time.perf_counter()
+    found = run()
+    return time.process_time() - cpu, time.perf_counter() - wall, found
+
+
+def objective(x: np.ndarray, y: np.ndarray, theta: np.ndarray, value: float) -> float:
+    """Of a lasso on standardised columns."""
+    z = (1 - 2 * y) * (x @ theta[:-1] + theta[-1])
+    return float(np.logaddexp(0, z).mean() + value * np.abs(theta[:-1] * x.std(0)).sum())
+
+
+def glmnet(x: np.ndarray, y: np.ndarray, lambdas: np.ndarray, folds: np.ndarray | None) -> list[np.ndarray] | None:
+    """Coefficients (p, d + 1) of all rows, by python-glmnet at its default tolerance; also fitted without each fold."""
+    try:
+        model = importlib.import_module("glmnet").LogitNet
+    except ImportError:
+        return None
+
+    def fit(rows: np.ndarray | slice) -> Any:
+        options = {"alpha": 1, "n_splits": 0, "standardize": True, "max_iter": 10**6}
+        return model(lambda_path=lambdas, **options).fit(x[rows], y[rows])
+
+    found = fit(slice(None))
+    for fold in range(FOLDS if folds is not None else 0):
+        fit(folds != fold)  # pyright: ignore[reportOptionalOperand]
+    return [np.append(w, b) for w, b in zip(found.coef_path_[0].T, np.ravel(found.intercept_path_), strict=True)]
+
+
+def measure(name: str) -> None:
+    make, n_lambda, min_ratio = TASKS[name]
+    x, y = make()
+    folds = np.arange(len(y)) % FOLDS
+    rows = Rows(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y))
+    print(f"{name}: {x.shape[0]} x {x.shape[1]}, {n_lambda} penalties down to {min_ratio:g}")
+
+    def ours(of: np.ndarray | None) -> Path:
+        return path(rows, n_lambda=n_lambda, min_ratio=min_ratio, folds=None if of is None else torch.from_numpy(of))
+
+    for label, of in (("path", None), (f"path and {FOLDS} folds", folds)):
+        cpu, wall, found = timed(lambda of=of: ours(of))
+        print(f"  {label:<20} ours   {cpu:7.2f} CPU s, {wall:7.2f} s, {int((~found.converged).sum())} not converged")
+        lambdas = found.lambdas.numpy()
+        cpu, wall, peer = timed(lambda of=of, lambdas=lambdas: glmnet(x, y, lambdas, of))
+        if peer is None:
+            continue
+        gaps = [
+            objective(x, y, theta, value) - objective(x, y, own.numpy(), value)
+            for theta, own, value in zip(peer, found.theta, lambdas, strict=True)
+        ]
+        print(f"  {label:<20} glmnet {cpu:7.2f} CPU s, {wall:7.2f} s, gap from {min(gaps):.1e} to {max(gaps):.1e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], default=list(TASKS))
+    for name in parser.parse_args().tasks or list(TASKS):
+        measure(name)
+
+
+if __name__ == "__main__":
+    main()
