@@ -8,6 +8,7 @@ from numbers import Integral, Number, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import hstack, issparse
 
 try:
     from sklearn.base import BaseEstimator, _fit_context
@@ -40,7 +41,7 @@ _STACK_LEVEL = 5  # from `_warn` to the caller of the estimator's `fit`, past sc
 class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
     r"""Binary logistic regression by the exact solver, as a scikit-learn classifier.
 
-    It replaces `sklearn.linear_model.LogisticRegression` for dense features and two classes. It has the same
+    It replaces `sklearn.linear_model.LogisticRegression` for two classes. It has the same
     parameters, the same attributes and the same objective
 
     .. math:: C \sum_i v_i\,\mathrm{BCE}(y_i, \sigma(b + x_i^\top w))
@@ -144,7 +145,8 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         """Find the optimum.
 
         Args:
-            X: features, (n, d): an array or a table of pandas or polars; every dtype but float32 becomes float64.
+            X: features, (n, d): an array, a table of pandas or polars, or a sparse matrix or array of SciPy, which is
+                never filled; every dtype but float32 becomes float64.
             y: labels, (n,), with two distinct values.
             sample_weight: (n,), non-negative, or a number for all rows, or None for ones.
 
@@ -166,18 +168,19 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
                 stacklevel=3,
             )
         xp, _, device = get_namespace_and_device(X)
-        X, y = validate_data(self, X, y, dtype=[xp.float64, xp.float32], order="C")
-        X, labels = move_to(X, y, xp=np, device="cpu")
+        X, y = validate_data(self, X, y, dtype=[xp.float64, xp.float32], order="C", accept_sparse="csr")
+        labels: Any = move_to(y, xp=np, device="cpu")
+        X = X if issparse(X) else move_to(X, xp=np, device="cpu")
         classes, codes = _two_classes(labels)
         weight = self._row_weights(X, labels, classes, codes, sample_weight)
         with np.errstate(over="ignore", divide="ignore"):
-            strength = np.float64(1) / (C * (len(X) if weight is None else weight.sum()))
+            strength = np.float64(1) / (C * (len(codes) if weight is None else weight.sum()))
         if not np.isfinite(strength):
             raise ValueError("C times the sum of the sample weights is too small a number for float64; raise C.")
         # liblinear fits the intercept as the penalised coefficient of one more column.
         as_column = self.fit_intercept and self.solver == "liblinear"
         found = self._minimum(
-            np.column_stack([X, np.full(len(X), self.intercept_scaling, X.dtype)]) if as_column else X,
+            _with_column(X, self.intercept_scaling) if as_column else X,
             codes,
             weight,
             l1=float(strength * l1_ratio),
@@ -226,7 +229,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
-        tags.input_tags.sparse = False
+        tags.input_tags.sparse = True
         tags.array_api_support = True
         return tags
 
@@ -289,12 +292,13 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         # Importing torch takes a second, and a fitted estimator predicts without it.
         import torch
 
+        from lr_lightning.model.csr import Csr
         from lr_lightning.model.objective import Objective
         from lr_lightning.model.rows import Rows
         from lr_lightning.solver.fit import solve
 
         v = None if weight is None else torch.from_numpy(weight)
-        rows = Rows(torch.from_numpy(X), torch.from_numpy(codes.astype(X.dtype)), v)
+        rows = Rows(Csr.of(X) if issparse(X) else torch.from_numpy(X), torch.from_numpy(codes.astype(X.dtype)), v)
         return solve(
             rows,
             Objective(l1=l1, l2=l2, standardize=False, fit_intercept=fit_intercept),
@@ -313,6 +317,12 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
             return f"{status}; a smaller C gives them an end"
         more = "Increase the number of iterations to improve the convergence."  # as scikit-learn says it
         return status or f"max_iter={self.max_iter} passes over the rows were not enough. {more}"
+
+
+def _with_column(X: Any, value: float) -> Any:
+    """Features (n, d) and one more column that holds a value, of their dtype."""
+    column = np.full((X.shape[0], 1), value, X.dtype)
+    return hstack([X, column], format="csr") if issparse(X) else np.column_stack([X, column])
 
 
 def _refuse_sum(weight: np.ndarray) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("sklearn", minversion="1.9")  # whose words the tests compare with
 
+import scipy.sparse
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -76,22 +77,69 @@ for check in check_estimator(LogisticRegressionClassifier(), on_fail=None, on_sk
     names = [line.split()[1] for line in checks if line.startswith("passed ")]
     assert len(names) >= 60
     assert {"check_array_api_input", "check_sample_weight_equivalence_on_dense_data"} <= set(names)
+    assert {"check_estimator_sparse_array", "check_sample_weight_equivalence_on_sparse_data"} <= set(names)
     assert {"check_class_weight_classifiers", "check_classifier_not_supporting_multiclass"} <= set(names)
 
 
-def test_tags_say_binary_and_dense():
+def test_tags_say_binary_and_sparse():
     tags = LogisticRegressionClassifier().__sklearn_tags__()
     assert tags.classifier_tags.multi_class is False
-    assert tags.input_tags.sparse is False
+    assert tags.input_tags.sparse is True
     assert tags.target_tags.required
 
 
-def test_sparse_features_are_refused_in_scikit_learns_words(rows):
-    from scipy.sparse import csr_array
+@pytest.mark.parametrize("layout", ["csr_array", "csr_matrix", "csc_array", "coo_array", "lil_matrix"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sparse_features_are_as_scikit_learns(rows, layout, weighted):
+    X, y, weight = rows
+    X = np.where(np.abs(X) > np.abs(X).mean(0), X, 0)
+    weight = weight if weighted else None
+    options = {"C": 0.3, "class_weight": "balanced" if weighted else None}
+    expected = LogisticRegression(**options, **EXACT).fit(X, y, weight)
+    sparse = getattr(scipy.sparse, layout)(X)
+    classifier = LogisticRegressionClassifier(**options).fit(sparse, y, weight)
+    same(classifier, expected)
+    np.testing.assert_allclose(classifier.predict_proba(sparse), expected.predict_proba(X), rtol=1e-7)
+    np.testing.assert_array_equal(classifier.predict(sparse), expected.predict(X))
+    assert classifier.score(sparse, y) == expected.score(X, y)
 
+
+@pytest.mark.parametrize(
+    "options", [{"l1_ratio": 1.0, "solver": "saga"}, {"solver": "liblinear"}, {"C": np.inf}, {"fit_intercept": False}]
+)
+def test_sparse_features_give_the_dense_numbers(rows, options):
     X, y, _ = rows
-    with pytest.raises(TypeError, match="Sparse data was passed"):
-        LogisticRegressionClassifier().fit(csr_array(X), y)
+    X = np.where(np.abs(X) > np.abs(X).mean(0), X, 0)
+    for dtype, digits in ((np.float64, 1e-9), (np.float32, 1e-5)):
+        of_dtype = X.astype(dtype)
+        dense = LogisticRegressionClassifier(**options).fit(of_dtype, y)
+        classifier = LogisticRegressionClassifier(**options).fit(scipy.sparse.csr_array(of_dtype), y)
+        assert classifier.coef_.dtype == dtype
+        same(classifier, dense, rtol=digits, atol=digits)
+        warm = LogisticRegressionClassifier(**options, warm_start=True).fit(scipy.sparse.csr_array(of_dtype), y)
+        same(warm.fit(scipy.sparse.csr_array(of_dtype), y), dense, rtol=digits, atol=digits)
+
+
+def test_wide_indices_and_other_dtypes_of_sparse_features(rows):
+    X, y, _ = rows
+    X = np.round(np.where(np.abs(X) > np.abs(X).mean(0), X, 0)).astype(np.int64)
+    expected = LogisticRegressionClassifier().fit(X, y)
+    sparse = scipy.sparse.csr_array(X)
+    sparse.indices, sparse.indptr = sparse.indices.astype(np.int64), sparse.indptr.astype(np.int64)
+    same(LogisticRegressionClassifier().fit(sparse, y), expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_sparse_features_that_are_not_finite_are_refused_in_scikit_learns_words(rows, value):
+    X, y, _ = rows
+    X = X.copy()
+    X[3, 1] = value
+    messages = []
+    for estimator in (LogisticRegression(), LogisticRegressionClassifier()):
+        with pytest.raises(ValueError, match="Input X contains") as raised:
+            estimator.fit(scipy.sparse.csr_array(X), y)
+        messages.append(str(raised.value).splitlines()[0])
+    assert messages[0] == messages[1]
 
 
 def test_constructor_is_that_of_scikit_learn():

@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> None:
     elif options.format == "csv":
         print(effects_as_csv(report) if options.effects else as_csv(report), end="")
     else:
-        print(as_text(report, most=None, effects=options.effects).rstrip())
+        print(as_text(report, most=30 if report.is_wide else None, effects=options.effects).rstrip())
 
 
 def make_parser() -> ArgumentParser:

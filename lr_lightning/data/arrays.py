@@ -13,7 +13,15 @@ from torch import Tensor
 from lr_lightning.data.roles import ROLES, SUCCESSES
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
+from lr_lightning.model.csr import Csr
 from lr_lightning.model.rows import Counts, Rows, scaled_weights
+
+
+def is_sparse(data: Any) -> bool:
+    """Whether `data` is a sparse tensor of torch, or a sparse matrix or array of SciPy."""
+    if isinstance(data, Tensor):
+        return data.layout != torch.strided
+    return type(data).__module__.startswith("scipy.sparse")
 
 
 def is_array(data: Any) -> bool:
@@ -66,6 +74,24 @@ def encode_array(schema: TableSchema, data: Any, name: str) -> Tensor | None:
     return x
 
 
+def encode_sparse(schema: TableSchema, data: Any) -> Csr:
+    """The raw features of a sparse matrix whose columns are the schema's, in its order.
+
+    Raises:
+        InputError: if the schema has a category, the width is another, or a value is missing or infinite.
+    """
+    x, names = Csr.of(data), schema.feature_names
+    if any(column.kind == "category" for column in schema.columns):
+        raise InputError("a sparse matrix has no texts for the levels of a category; give a table")
+    if x.shape[1] != len(names):
+        raise InputError(f"the sparse matrix has {x.shape[1]} columns, but the fit had {len(names)} features")
+    wrong = (~x.value.isfinite()).nonzero()
+    if len(wrong):
+        row, column = x.place(int(wrong[0]))
+        raise InputError(f"the sparse matrix, row {row + 1}: column {names[column]} holds {float(x.value[wrong[0]])}")
+    return x
+
+
 def _refuse(name: str, what: str, wrong: Tensor, names: list[str]) -> None:
     if bool(wrong.any()):
         row, column = wrong.nonzero()[0].tolist()
@@ -98,18 +124,21 @@ def rows_of_arrays(x: Any, y: Any, **roles: Any) -> RowsOfArrays:
         InputError: if the shapes disagree, a target is not 0 or 1, or no count of successes where there are trials, or
             a value is not what its role allows.
     """
-    x, y = _tensor(x), _tensor(y)
+    if is_sparse(x):
+        x = Csr.of(x)
+    x, y = x if isinstance(x, Csr) else _tensor(x), _tensor(y)
+    n = x.shape[0]
     if x.dtype not in (torch.float32, torch.float64):
         x = x.double()
-    if x.ndim != 2:
+    if len(x.shape) != 2:
         raise InputError(f"x must have two dimensions, (rows, features), not shape {tuple(x.shape)}")
-    if y.shape == (len(x), 1):
+    if y.shape == (n, 1):
         y = y[:, 0]
-    if y.shape != (len(x),):
-        raise InputError(f"y must have shape ({len(x)},) to match x, not {tuple(y.shape)}")
-    if not len(x):
+    if y.shape != (n,):
+        raise InputError(f"y must have shape ({n},) to match x, not {tuple(y.shape)}")
+    if not n:
         raise InputError("x has no rows")
-    given = {name: values_of_role(name, values, len(x)) for name, values in roles.items() if values is not None}
+    given = {name: values_of_role(name, values, n) for name, values in roles.items() if values is not None}
     for name in ("weight", "trials"):
         if name in given and not bool((given[name] > 0).any()):
             raise InputError(f"at least one {name} must be positive")
@@ -125,7 +154,8 @@ def rows_of_arrays(x: Any, y: Any, **roles: Any) -> RowsOfArrays:
         raise InputError(f"y must hold nothing but 0 and 1{hint}")
     if "weight" in given:
         given["weight"], scale = scaled_weights(given["weight"])
-    return RowsOfArrays(Rows(x.detach(), y.detach().to(x.dtype), **given), scale, log_coefficient)
+    x = x if isinstance(x, Csr) else x.detach()
+    return RowsOfArrays(Rows(x, y.detach().to(x.dtype), **given), scale, log_coefficient)
 
 
 def values_of_role(name: str, values: Any, n: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -85,4 +85,5 @@ class TensorBatches:
         for k in range(0, len(self), at_a_time):
             group = slice(k, k + at_a_time)
             gathered = self.rows.take(torch.cat([order[share] for share in self.shares[group]]))
-            yield from zip(*(t.split(sizes[group]) for t in gathered.as_batch()), strict=True)
+            for start, stop in pairwise(accumulate(sizes[group], initial=0)):
+                yield gathered.take(slice(start, stop)).as_batch()

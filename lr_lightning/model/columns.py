@@ -122,6 +122,14 @@ class Numbers(Swept):
         return self.x.bounds(used)
 
 
+def with_ones(x: Design) -> Columns:
+    """Features (n, d) and, behind them, a column of ones."""
+    ones = Dense(torch.ones(x.shape[0], 1, dtype=torch.float64, device=x.device))
+    if not isinstance(x, Columns):
+        return Columns([x, ones])
+    return Columns([*x.parts, ones], [*x.features, torch.tensor([x.shape[1]])])
+
+
 class Columns(Swept):
     """Features in several storages, side by side in any order; see `Design` for the methods.
 

@@ -139,6 +139,11 @@ class Csr(Swept):
         row = torch.repeat_interleave(torch.arange(len(ends) - 1, device=self.device), ends.diff())
         return row, slice(int(ends[0]), int(ends[-1]))
 
+    def place(self, entry: int) -> tuple[int, int]:
+        """The row and the column of an entry, both from 0."""
+        row = torch.searchsorted(self.ends, torch.tensor(entry, device=self.device), right=True)
+        return int(row) - 1, int(self.column[entry])
+
     def _with(self, value: Tensor) -> Csr:
         return Csr(self.ends, self.column, value, self._n_features)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lr_lightning.errors import InputError
+from lr_lightning.model.design import Design, as_design
 from lr_lightning.model.standardization import Standardization
 
 
@@ -62,15 +63,15 @@ class LinearSigmoid(nn.Module):
         if fit_intercept:
             nn.init.zeros_(self.linear.bias)
 
-    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | Design, offset: Tensor | None = None) -> Tensor:
         """Probabilities, float64, shape (n,), of raw features and offsets as for `logits`."""
         return torch.sigmoid(self.logits(x, offset))
 
-    def logits(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+    def logits(self, x: Tensor | Design, offset: Tensor | None = None) -> Tensor:
         """The linear predictor, float64, shape (n,).
 
         Args:
-            x: raw features, shape (n, d).
+            x: raw features, shape (n, d); sparse ones, a tensor or a `Design`, are not differentiated.
             offset: log-odds that are added, shape (n,).
 
         Raises:
@@ -78,8 +79,11 @@ class LinearSigmoid(nn.Module):
         """
         if self.needs_offset and offset is None:
             raise InputError("the model was fitted with an offset, and has no prediction without one; give the offset")
-        standardized = (x.double() - self.mean) / self.scale
-        logits = self.linear(standardized).squeeze(-1)
+        if isinstance(x, Tensor) and x.layout == torch.strided:
+            logits = self.linear((x.double() - self.mean) / self.scale).squeeze(-1)
+        else:
+            weight, bias = self.served_affine(Standardization.identity(len(self.mean)).to(self.mean.device))
+            logits = as_design(x).matvec(weight, bias)
         if offset is None:
             return logits
         if offset.shape != logits.shape:

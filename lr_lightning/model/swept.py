@@ -106,10 +106,11 @@ class Swept(Design):
     def is_sparse(self) -> bool:
         return True
 
-    def blocks(self) -> list[slice]:
-        """Slices that cut the rows into blocks, one at least."""
+    def blocks(self, n_sums: int = 0) -> list[slice]:
+        """Slices that cut the rows into blocks, one at least, each of which adds to the slots' sums, or to n_sums."""
         n = self.shape[0]
-        entries = max(_BLOCK if self.device.type == "cpu" else _DEVICE_BLOCK, _BLOCK_OF_SUMS * self.n_slots)
+        least = _BLOCK if self.device.type == "cpu" else _DEVICE_BLOCK
+        entries = max(least, _BLOCK_OF_SUMS * max(n_sums, self.n_slots))
         step = max(1, n * entries // max(1, self.stored.numel()))
         return [slice(start, min(start + step, n)) for start in range(0, n, step)] or [slice(0, 0)]
 
@@ -241,7 +242,7 @@ class Swept(Design):
         elif d:
             from scipy.sparse import diags_array
 
-            blocks = x.blocks()
+            blocks = x.blocks(d * d)
 
             def add(k: int, out: Tensor) -> None:
                 part = x.compressed(blocks[k])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lr_lightning.checkpoint.archive import load_archive
 from lr_lightning.checkpoint.validate import check_contents, model_state
-from lr_lightning.data.arrays import values_of_role
+from lr_lightning.data.arrays import encode_sparse, is_sparse, values_of_role
 from lr_lightning.data.encode import EncodedRows, encode_rows
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
@@ -132,14 +132,17 @@ class Predictor:
         """The linear predictor, float64, shape (n,); NaN for a row with a missing value under `missing="drop"`.
 
         Args:
-            data: a tensor or array of raw features, shape (n, d), in the schema's order, or a table: pandas,
-                polars, pyarrow, or the path of a file.
+            data: a tensor or array of raw features, shape (n, d), in the schema's order, a sparse one of torch or SciPy
+                too, or a table: pandas, polars, pyarrow, or the path of a file.
             offset: log-odds that are added, shape (n,); None takes them from the table's column if the fit had an
                 offset.
 
         Raises:
             InputError: if the data do not fit the schema, or the fit had an offset and none is given.
         """
+        if is_sparse(data):
+            x = encode_sparse(self.schema, data)
+            return self.model.logits(x, None if offset is None else values_of_role("offset", offset, x.shape[0]))
         rows = self._encode(data, offset)
         return self.model.logits(rows.x, rows.offset)
 

@@ -155,6 +155,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._coefficients.write(point)
         else:
             self._curvature = self._curvature_at(point)
+        self._is_free_and_sparse = rows is not None and rows.design.is_sparse and not penalised
         self._start = point
         # A sample without a dense Hessian is not asked about steps: its answer would cost as much as passes.
         self._advisor = self._problem if self._problem is not None and self._problem.is_dense else None
@@ -329,7 +330,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         slope = float(self._best_gradient @ p + self._l1 @ ((self._best + p).abs() - self._best.abs()))
         before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0) + self._curvature.left_out
         small = self.newton_decrement <= self.param_groups[0]["tol"] * abs(self.objective)
-        if self._is_separated() or (small and self._is_diverging(p)):
+        if self._is_separated() or ((small or self._may_diverge()) and self._is_diverging(p)):
             self._finish_at_best(DIVERGING, converged=False)
         elif small and (step := self._polish()) is not None:
             # The coefficients have half of their digits; each further pass doubles the number.
@@ -389,6 +390,10 @@ class SubsampledNewton(torch.optim.Optimizer):
         if self.objective >= 1e-8:
             return False
         return float(self._l1 @ self._best.abs() + 0.5 * self._l2 @ self._best.square()) < 0.5 * self.objective
+
+    def _may_diverge(self) -> bool:
+        """Whether to look at the rows early: without a penalty many levels are nearly always separated."""
+        return self._is_free_and_sparse and self.newton_decrement <= thresholds.FEW_ROWS_LEFT * abs(self.objective)
 
     def _stalled(self, before: float) -> bool:
         """Whether the decrement is within rounding and no longer shrinks."""

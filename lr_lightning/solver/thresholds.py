@@ -57,6 +57,9 @@ GRADIENT_ROUNDING = 4 * _FLOAT64_EPS
 FINEST_TOLERANCE = 1e-14
 # The same of a sparse table: passes are cheap, and the coefficients of rare levels have nine digits only then.
 SPARSE_TOLERANCE = 1e-20
+# Half the squared Newton decrement, relative to the objective, from which on a step that still moves some row by a good
+# part of 1 has no end: what the row has left to lose is less than that of one row of ten million.
+FEW_ROWS_LEFT = 1e-10
 # Half the squared Newton decrement, relative to the objective, at which Newton's method on the sample ends: a tenth of
 # the finest tolerance.
 NEGLIGIBLE = 1e-15
@@ -122,7 +125,7 @@ LOOSEST_STEP = 0.1
 # The same squared, relative to the rows' mean curvature, with which a level of curvature 1e-6 has ten digits.
 FINEST_STEP = 1e-26
 # Products with the Hessian for a step, at most.
-CONJUGATE_GRADIENTS = 1000
+CONJUGATE_GRADIENTS = 200
 
 # Drawing a sample.
 

@@ -11,10 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from lr_lightning.model.columns import with_ones
 from lr_lightning.model.design import Dense
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
+from lr_lightning.model.storage import Design
 from lr_lightning.solver.separating_columns import SeparatingColumns
 
 _CPU_BLOCK = 2**20  # elements, 8 MiB; in smaller blocks starting torch's threads costs more than the products
@@ -31,23 +34,23 @@ class Block(NamedTuple):
     """A block of r rows of positive weight.
 
     Attributes:
-        x: standardised features, then a column of ones if there is an intercept, (r, p), float64.
+        design: standardised features, then a column of ones if there is an intercept, (r, p), float64.
         y: targets 0 or 1, or shares of successes, (r,), float64.
         weight: weights of the rows, (r,), float64, positive.
         offset: what is added to the logits, (r,), float64, or None.
         start: number of rows of positive weight before the block.
     """
 
-    x: Tensor
+    design: Design
     y: Tensor
     weight: Tensor
     offset: Tensor | None
     start: int
 
     @property
-    def design(self) -> Dense:
-        """The matrix `x` as a `Design`, for products."""
-        return Dense(self.x)
+    def x(self) -> Tensor:
+        """The design as a tensor, (r, p), filled if it is sparse."""
+        return self.design.dense()
 
     @property
     def sign(self) -> Tensor:
@@ -87,8 +90,13 @@ class _Staying:
 
     def __iter__(self) -> Iterator[Rows]:
         for rows in self.batches:
-            x = rows.design.dense()
-            yield rows.take(torch.stack([look.stay(x) for look in self.looks]).all(0))
+            design = rows.design
+            step = max(1, _CPU_BLOCK // max(1, design.shape[1])) if design.is_sparse else max(1, len(rows.y))
+            parts = [design.take(slice(start, start + step)).dense() for start in range(0, len(rows.y), step)]
+            yield rows.take(torch.cat([self._stay(part) for part in parts]) if parts else slice(0))
+
+    def _stay(self, x: Tensor) -> Tensor:
+        return torch.stack([look.stay(x) for look in self.looks]).all(0)
 
 
 class DesignMatrix:
@@ -234,8 +242,45 @@ class DesignMatrix:
             torch.sub(x.dense(torch.float64), centre, out=standardized[:, :k]).div_(scale)
             weight = torch.ones_like(rows.y, dtype=torch.float64) if rows.weight is None else rows.weight.double()
             offset = None if rows.offset is None else rows.offset.double()
-            yield Block(standardized, rows.y.double(), weight, offset, start)
+            yield Block(Dense(standardized), rows.y.double(), weight, offset, start)
             start += n
+
+    def products(self) -> Iterator[Block]:
+        """The same rows for products alone: sparse ones are not written out, and come in one block a batch."""
+        if not self.is_sparse:
+            yield from self.blocks()
+            return
+        start = 0
+        for rows in self.batches:
+            if rows.weight is not None and not bool((rows.weight > 0).all()):
+                rows = rows.take(rows.weight > 0)
+            n, x = len(rows.y), rows.design.columns(self.columns)
+            self.epsilon = torch.finfo(rows.design.dtype).eps
+            centre, scale = self._centre, self._scale
+            if self.intercept:
+                x = with_ones(x)
+                centre, scale = pad(centre, (0, 1)), pad(scale, (0, 1), value=1.0)
+            weight = torch.ones_like(rows.y, dtype=torch.float64) if rows.weight is None else rows.weight.double()
+            offset = None if rows.offset is None else rows.offset.double()
+            yield Block(x.standardized(centre, scale), rows.y.double(), weight, offset, start)
+            start += n
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the rows are stored without their zeros."""
+        return any(rows.design.is_sparse for rows in self.batches)
+
+    def bounds_by_outcome(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest served value of each column among negative and positive rows, each (2, k)."""
+        low = torch.full((2, len(self.columns)), torch.inf, dtype=torch.float64)
+        high = -low
+        for rows in self.batches:
+            x = rows.design.columns(self.columns)
+            for outcome in (0, 1):
+                used = (rows.y > 0.5) == bool(outcome)
+                least, most = x.bounds(used if rows.weight is None else used & (rows.weight > 0)).cpu()
+                low[outcome], high[outcome] = torch.minimum(low[outcome], least), torch.maximum(high[outcome], most)
+        return low, high
 
     def rounding(self, block: Block, *, restored: bool = False) -> Tensor:
         """An estimate of the rounding errors of a block's standardised features, (r, k).

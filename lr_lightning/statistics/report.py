@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
+
+import torch
 
 from lr_lightning.data.plain_data import from_plain, misfit
 from lr_lightning.errors import InputError
@@ -14,6 +16,8 @@ from lr_lightning.statistics.profile import Profile
 from lr_lightning.statistics.wald import normal_quantile, two_sided_p_value
 
 Inference = Literal["wald", "profile"]
+MAX_COLUMNS = 4096  # largest number of parameters for which a Hessian is computed
+_FEW_NAMES = ("name", "estimate", "odds_ratio")
 
 
 @dataclass(frozen=True)
@@ -166,24 +170,57 @@ class Report:
     n_groups: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values for strict JSON, without NaN, infinity and tuples."""
-        values = asdict(self)
+        """The report as plain values for strict JSON, without NaN, infinity and tuples.
+
+        Of more than 4096 coefficients, which have no standard errors, a row is name, estimate and odds ratio.
+        """
+        values = asdict(replace(self, coefficients=()))
         values["warnings"] = list(self.warnings)
-        values["coefficients"] = [asdict(row) for row in self.coefficients]
+        names = _FEW_NAMES if self.is_wide else [field.name for field in fields(Coefficient)]
+        values["coefficients"] = [{name: getattr(row, name) for name in names} for row in self.coefficients]
         if self.average_marginal_effects is not None:
             values["average_marginal_effects"] = [asdict(row) for row in self.average_marginal_effects]
         return values
 
+    def to_checkpoint(self) -> dict[str, Any]:
+        """The same for a checkpoint: of more than 4096 coefficients a list of names and a tensor of estimates."""
+        if not self.is_wide:
+            return self.to_dict()
+        estimates = [math.nan if row.estimate is None else row.estimate for row in self.coefficients]
+        coefficients = {
+            "name": [row.name for row in self.coefficients],
+            "estimate": torch.tensor(estimates, dtype=torch.float64),
+        }
+        return {**replace(self, coefficients=()).to_dict(), "coefficients": coefficients}
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether there are more coefficients than standard errors are computed for."""
+        return len(self.coefficients) > MAX_COLUMNS
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Report:
-        """The report from the values that `to_dict` returned; unknown keys, of later versions, are ignored.
+        """The report from the values that `to_dict` or `to_checkpoint` returned; keys of later versions are ignored.
 
         Raises:
             InputError: if a value is missing or of another type.
         """
-        if wrong := misfit(values, cls):
+        table = values.get("coefficients")
+        arrays = table if isinstance(table, Mapping) else None
+        if arrays is not None:
+            values = {**values, "coefficients": []}
+        wrong = misfit(values, cls) or (None if arrays is None else _wrong_arrays(arrays))
+        if wrong:
             raise InputError(f"the report in the checkpoint is damaged ({wrong})")
-        return from_plain(values, cls)
+        report: Report = from_plain(values, cls)
+        if arrays is None:
+            return report
+        pairs = zip(arrays["name"], arrays["estimate"].tolist(), strict=True)
+        rows = tuple(
+            Coefficient(name, None) if math.isnan(value) else Coefficient.of(name, value, None, report.level)
+            for name, value in pairs
+        )
+        return replace(report, coefficients=rows)
 
     def at_level(self, level: float) -> Report:
         """The report with intervals of another confidence level.
@@ -218,6 +255,16 @@ class Report:
     ) -> Report:
         """The report with the calibration on held-out rows, the threshold in use, and the measures at it."""
         return replace(self, calibration=calibration, threshold=threshold, threshold_rule=rule, held_out=held_out)
+
+
+def _wrong_arrays(arrays: Mapping[str, Any]) -> str | None:
+    """What is wrong with the coefficients of a checkpoint in arrays, or None."""
+    names, estimates = arrays.get("name"), arrays.get("estimate")
+    if not isinstance(names, list) or not all(type(name) is str for name in names):
+        return "its coefficients have no names"
+    if not isinstance(estimates, torch.Tensor) or estimates.dtype != torch.float64 or estimates.shape != (len(names),):
+        return "its coefficients have no estimates"
+    return None
 
 
 def finite(value: float | None) -> float | None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.model.design import Dense
 from lr_lightning.solver.decompositions import singular_values
 from lr_lightning.solver.separating_columns import SeparatingColumns, separating_columns
 from lr_lightning.statistics.collinearity import find_collinearity
@@ -205,6 +206,15 @@ def separates(design: DesignMatrix, parameters: np.ndarray) -> bool:
     )
 
 
+def one_outcome(design: DesignMatrix) -> np.ndarray:
+    """Positions of the columns of which every value beyond one has one outcome, as of a level that has one; a sweep.
+
+    Each of them separates some rows by itself. See `separating_columns`, of which this is the first look.
+    """
+    low, high = design.bounds_by_outcome()
+    return ((low[1] >= high[0]) != (low[0] >= high[1])).nonzero()[:, 0].numpy()
+
+
 def moved_terms(design: DesignMatrix, free: np.ndarray, least: float = 1e-6) -> np.ndarray:
     """Positions of the parameters that directions (p, s) change in original units, by more than rounding."""
     k = len(design.columns)
@@ -365,5 +375,5 @@ class _Lowest:
 def _signed(design: DesignMatrix, block: Block, chosen: slice | Tensor, keep: np.ndarray) -> np.ndarray:
     """(2y − 1)·x̃ for chosen rows of a block and the kept columns, (r, q), with whole numbers restored."""
     chosen = chosen if isinstance(chosen, slice) else chosen.to(block.x.device)
-    part = block._replace(x=block.x[chosen], y=block.y[chosen])
+    part = block._replace(design=Dense(block.x[chosen]), y=block.y[chosen])
     return (design.restored(part) * part.sign[:, None])[:, keep].cpu().numpy()

@@ -21,15 +21,14 @@ from lr_lightning.statistics.collinearity import (
     find_collinearity,
     relation_in_words,
 )
-from lr_lightning.statistics.design_matrix import DesignMatrix
+from lr_lightning.statistics.design_matrix import COMPUTED, DesignMatrix
 from lr_lightning.statistics.profile import Profile, likelihood_of, profiles
-from lr_lightning.statistics.report import Coefficient, Effect, Inference, LikelihoodRatioTest, Report
+from lr_lightning.statistics.report import MAX_COLUMNS, Coefficient, Effect, Inference, LikelihoodRatioTest, Report
 from lr_lightning.statistics.separation import MAX_COLUMNS as MAX_COLUMNS_SEPARATED
-from lr_lightning.statistics.separation import Separation, find_separation, moved_terms, separates
+from lr_lightning.statistics.separation import Separation, find_separation, moved_terms, one_outcome, separates
 from lr_lightning.statistics.sums import Sums, null_log_likelihood, sum_rows
 from lr_lightning.statistics.wald import Covariance, CovarianceType, chi_squared_p_value, covariance_factor
 
-MAX_COLUMNS = 4096  # largest number of parameters for which a Hessian is computed
 _AT_BOUND = 1e-12  # distance from a bound that is rounding
 _MOVED = 1e-9  # component of a direction below which it is rounding
 
@@ -133,8 +132,9 @@ def summarize(
     separation = None if known else _separation(design, parameters, sums, keep, converged and not firth, wide)
     kind = None if separation is None else separation.kind
     finite = kind is None or bool(firth)  # whether every estimate is
+    varying = set(design.columns.tolist())
     warnings = worded.of_data(
-        constant=[name for j, name in enumerate(feature_names) if j not in set(design.columns.tolist())],
+        constant=[name for j, name in enumerate(feature_names) if j not in varying],
         relations=[relation_in_words(collinearity, m, design, names) for m in range(len(collinearity.aliased))],
         aliased=[names[j] for j in collinearity.aliased],
         penalized=penalized,
@@ -335,10 +335,15 @@ def _separation(
 ) -> Separation:
     if not wide:
         return find_separation(design.by_outcome(), parameters, sums, keep, converged=converged)
-    complete = sums.smallest_gain > 0 and separates(design.by_outcome(), parameters)
-    columns = np.arange(len(design.columns)) if complete else np.array([], int)
-    doubt = None if complete else "width"
-    return Separation("complete" if complete else None, doubt, columns, np.zeros((design.size, 0)))
+    free = np.zeros((design.size, 0))
+    if design.is_sparse:  # a bound of the rounding of all rows; to look at each would fill them
+        complete = sums.smallest_gain > COMPUTED * sums.largest_norm * float(np.linalg.norm(parameters))
+    else:
+        complete = sums.smallest_gain > 0 and separates(design.by_outcome(), parameters)
+    if complete:
+        return Separation("complete", None, np.arange(len(design.columns)), free)
+    alone = one_outcome(design.by_outcome()) if design.intercept and design.is_sparse else np.array([], int)
+    return Separation("quasi" if len(alone) else None, "width", alone, free)
 
 
 def _std_errors(

@@ -65,13 +65,13 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
     whole, smallest, largest = True, math.inf, 0.0
     totals, gradient = np.zeros(4), np.zeros(p)
     hessian, gram = np.zeros((2, size, size))
-    for block in design.blocks():
-        if not len(block.x):
+    for block in design.products():
+        _, y, v, offset, _ = block
+        if not len(y):
             continue
-        x, y, v, offset, _ = block
         z = block.logits(parameters)
         log_likelihood = y * logsigmoid(z) + (1 - y) * logsigmoid(-z)
-        n_rows += len(x)
+        n_rows += len(y)
         n_positive += float(y.sum())
         totals += [float(t) for t in (v.sum(), v @ y, v @ torch.sigmoid(z), v @ log_likelihood)]
         gradient += _numpy(block.design.rmatvec(v * block.residuals(z)))
@@ -81,7 +81,7 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
         whole = whole and bool((v == v.round()).all())
         gain = (z if offset is None else z - offset) * block.sign
         smallest = min(smallest, float(torch.where((y > 0) & (y < 1), -gain.abs(), gain).min()))
-        largest = max(largest, float(x.square().sum(1).max()))
+        largest = max(largest, float(block.design.square_norms(None, None).max()))
     if not n_rows:
         raise ValueError("there are no rows of positive weight")
     weight, positive_weight, mass, likelihood = totals.tolist()

@@ -44,7 +44,8 @@ class TensorDataModule(LightningDataModule):
     float32 otherwise): `served` is the map that has been applied, and the module takes it into account.
 
     Args:
-        x: features, shape (n, d), a tensor or array of numbers.
+        x: features, shape (n, d), a tensor or array of numbers, or a sparse tensor of torch, or a sparse matrix or
+            array of SciPy, which are never filled.
         y: targets, shape (n,) or (n, 1), each 0 or 1, or a number of successes where there are trials.
         weight: sample weights, shape (n,), non-negative.
         offset: log-odds that are added to the logits, shape (n,); every prediction then needs an offset.
@@ -159,8 +160,11 @@ class TensorDataModule(LightningDataModule):
                 raise InputError(f"every {part} row has the weight 0; {OTHER_SPLIT}")
         self.training = moments([(rows.x, rows.weight)]).to("cpu")
         self._refuse_not_finite()
-        same_dtype = self._dtype() == rows.x.dtype
-        served = standardization_to_serve(self.training) if same_dtype else self.training.divisible()
+        is_sparse = rows.design.is_sparse  # and stays as it was given, because it would be filled
+        same_dtype = self._dtype() == rows.x.dtype or is_sparse
+        served = (
+            standardization_to_serve(self.training, is_sparse=is_sparse) if same_dtype else self.training.divisible()
+        )
         self.served = served or Standardization.identity(rows.x.shape[1])
 
         def serve(rows: Rows) -> Rows:

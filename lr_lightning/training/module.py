@@ -658,7 +658,7 @@ class LogisticRegression(LightningModule):
         coefficients, _ = self.linear_sigmoid.coefficients()
         if bool(((summary.coefficients == 0) & (coefficients != 0)).any()):
             self.linear_sigmoid.set_coefficients(summary.coefficients, summary.intercept)
-        self._is_reported, self._of_report = True, {"report": summary.report.to_dict()}
+        self._is_reported, self._of_report = True, {"report": summary.report.to_checkpoint()}
         if summary.covariance is not None:
             self._of_report["covariance"] = summary.covariance.to_dict()
         return summary
