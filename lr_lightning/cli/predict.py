@@ -102,9 +102,10 @@ def _predictions(
     level: float | None,
     labels: tuple[Level, Level],
 ) -> Iterator[pa.Table]:
-    for rows in blocks:
+    for encoded in blocks:
+        rows = encoded.as_rows()
         probability = torch.sigmoid(predictor.model.logits(rows.x, rows.offset))
-        columns = {} if identifier is None or rows.ids is None else {identifier: rows.ids}
+        columns = {} if identifier is None or encoded.ids is None else {identifier: encoded.ids}
         columns["probability"] = pa.array(probability.numpy(), mask=probability.isnan().numpy())
         positive = pa.array((probability > predictor.threshold).numpy(), mask=probability.isnan().numpy())
         columns["prediction"] = pa.array(labels).take(positive.cast(pa.int8()))

@@ -12,7 +12,7 @@ from pyarrow import compute
 
 from lr_lightning.data.notation import read
 from lr_lightning.data.readers.base import Source, kind_of
-from lr_lightning.data.schema import Column, Level
+from lr_lightning.data.schema import Level
 from lr_lightning.data.spelling import value_of
 from lr_lightning.errors import InputError
 
@@ -150,10 +150,10 @@ def text_values(
 
 
 def category_codes(array: pa.Array, levels: Mapping[Level, int]) -> np.ndarray:
-    """For each row the code of its level, MISSING or UNSEEN: int64, shape (n,)."""
+    """For each row the code of its level, MISSING or UNSEEN: int32, shape (n,)."""
     values, places = coded(array)
     table = [MISSING if value is None else levels.get(value, UNSEEN) for value in values]
-    return np.array([*table, MISSING], dtype=np.int64)[places]  # position −1, of a missing value, is the last entry
+    return np.array([*table, MISSING], dtype=np.int32)[places]  # position −1, of a missing value, is the last entry
 
 
 def refuse_infinite_level(
@@ -196,8 +196,3 @@ def holds_only_0_and_1(array: pa.Array) -> bool:
         if not ((values == 0) | (values == 1) | np.isnan(values)).all():
             return False
     return True
-
-
-def width(column: Column) -> int:
-    """The number of features that the column gives."""
-    return len(column.levels) - 1 if column.kind == "category" else 1

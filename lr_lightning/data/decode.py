@@ -16,6 +16,7 @@ from torch import Tensor
 from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user_cache_folder
 from lr_lightning.data.choices import Choices, refuse_absent
 from lr_lightning.data.encoder import prepare
+from lr_lightning.data.features import Layout
 from lr_lightning.data.prepare import NUMBER, PARTS, Split, Sweeps
 from lr_lightning.data.readers.base import MissingTexts, Source
 from lr_lightning.data.readers.open import open_source
@@ -37,7 +38,8 @@ class Decoded:
     Attributes:
         schema: the map from columns to features.
         training: means and scales (d,) of the training rows, in original units; scale 0 marks a constant column.
-        parts: training, validation and test rows, standardised; None for a part without rows.
+        served: what has been taken off the features of the parts.
+        parts: training, validation and test rows; None for a part without rows.
         groups: numbers of the training rows' groups, int32, (n,), or None.
         folds: numbers of the training rows' folds, int32, (n,), or None.
         fold_values: the values of the fold column, by these numbers.
@@ -52,6 +54,7 @@ class Decoded:
 
     schema: TableSchema
     training: Standardization
+    served: Standardization
     parts: tuple[Rows | None, ...]
     groups: Tensor | None
     folds: Tensor | None
@@ -67,11 +70,14 @@ class Decoded:
     @classmethod
     def of(cls, notes: Mapping[str, Any], tensors: Mapping[str, Tensor], *, mapped: bool) -> Decoded:
         """The decoded table from `Sweeps.notes` and the tensors that `Sweeps.write` has written."""
-        mean, scale = (torch.tensor(values, dtype=torch.float64) for values in notes["training"])
+        training = Standardization(*(torch.tensor(values, dtype=torch.float64) for values in notes["training"]))
+        schema = TableSchema.from_dict(notes["schema"])
+        layout = Layout.of(schema)
         return cls(
-            TableSchema.from_dict(notes["schema"]),
-            Standardization(mean, scale),
-            tuple(_rows(part, tensors) for part in PARTS),
+            schema,
+            training,
+            layout.served(training),
+            tuple(_rows(part, tensors, layout) for part in PARTS),
             tensors.get(f"train.{GROUPS.name}"),
             tensors.get(f"train.{FOLD.name}"),
             notes["fold_values"],
@@ -141,7 +147,11 @@ class Decoder:
         dtype, tensors = sweeps.dtype(dtype), {}
         for part, size in zip(PARTS, sweeps.partition.sizes, strict=True):
             if size:
-                tensors[f"{part}.x"] = torch.empty(size, len(sweeps.schema.feature_names), dtype=dtype)
+                layout = sweeps.layout
+                if len(layout.numbers):
+                    tensors[f"{part}.x"] = torch.empty(size, len(layout.numbers), dtype=dtype)
+                if layout.levels:  # the codes of a column side by side
+                    tensors[f"{part}.codes"] = torch.empty(len(layout.levels), size, dtype=torch.int32).T
                 for name in ("y", *sweeps.scan.beside):
                     tensors[f"{part}.{name}"] = torch.empty(size, dtype=dtype)
                 if sweeps.partition.numbered:
@@ -205,8 +215,8 @@ def _expect_again(source: Source, schema: TableSchema) -> list[str]:
     return columns_of(names, schema.target, schema.roles)
 
 
-def _rows(part: str, tensors: Mapping[str, Tensor]) -> Rows | None:
-    if f"{part}.x" not in tensors:
+def _rows(part: str, tensors: Mapping[str, Tensor], layout: Layout) -> Rows | None:
+    y, *others = (tensors.get(f"{part}.{name}") for name in Rows._fields[1:])
+    if y is None:
         return None
-    others = (tensors.get(f"{part}.{name}") for name in Rows._fields[2:])
-    return Rows(tensors[f"{part}.x"], tensors[f"{part}.y"], *others)
+    return Rows(layout.features(tensors.get(f"{part}.x"), tensors.get(f"{part}.codes")), y, *others)

@@ -7,30 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from lr_lightning.data.arrays import encode_array, is_array
+from lr_lightning.data.features import EncodedRows
 from lr_lightning.data.schema import TableSchema
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-
-class EncodedRows(NamedTuple):
-    """A block of encoded rows.
-
-    Attributes:
-        x: raw features, float64, shape (n, d); a row that gets no prediction is NaN in every feature.
-        ids: the values (n,) of the identifier column; None if none was asked for.
-        offset: the offsets, float64, (n,), NaN for a row that gets no prediction without it; None if the schema has
-            none, or the data are an array, whose columns are the features.
-    """
-
-    x: Tensor
-    ids: pa.Array | None = None
-    offset: Tensor | None = None
 
 
 def encode(schema: TableSchema, data: Any, *, name: str | None = None) -> Tensor:
@@ -59,7 +42,7 @@ def encode(schema: TableSchema, data: Any, *, name: str | None = None) -> Tensor
         tensor([[52.,  0.,  1.],
                 [31.,  0.,  0.]], dtype=torch.float64)
     """
-    return encode_rows(replace(schema, offset=None), data, name=name).x
+    return encode_rows(replace(schema, offset=None), data, name=name).dense()
 
 
 def encode_rows(schema: TableSchema, data: Any, *, name: str | None = None) -> EncodedRows:
@@ -74,8 +57,7 @@ def encode_rows(schema: TableSchema, data: Any, *, name: str | None = None) -> E
             return EncodedRows(x)
     from lr_lightning.data.encoder import encode_table  # imports pyarrow, which arrays of numbers do not need
 
-    x, offset = encode_table(schema, data, name)
-    return EncodedRows(x, offset=offset)
+    return encode_table(schema, data, name)
 
 
 def encode_blocks(
@@ -84,5 +66,4 @@ def encode_blocks(
     """The rows that `encode_rows` gives, in blocks and constant memory, with the values of the column `identifier`."""
     from lr_lightning.data.encoder import encode_table_in_blocks
 
-    for x, ids, offset in encode_table_in_blocks(schema, data, name, identifier):
-        yield EncodedRows(x, ids, offset)
+    yield from encode_table_in_blocks(schema, data, name, identifier)

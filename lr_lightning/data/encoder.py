@@ -24,8 +24,8 @@ from lr_lightning.data.columns import (
     numbers,
     refuse_infinite_level,
     text_values,
-    width,
 )
+from lr_lightning.data.features import EncodedRows, Layout
 from lr_lightning.data.notation import NOTATION_OF_MARK, doubt_in_words, kind_of_text
 from lr_lightning.data.readers.base import (
     BATCH_ROWS,
@@ -47,45 +47,50 @@ from lr_lightning.errors import InputError
 
 log = logging.getLogger("lr_lightning")
 
-BLOCK_BYTES = 2 << 20  # of float64 features; a block of this size stays in the processor's cache
+BLOCK_BYTES = 2 << 20  # of numbers and codes; a block of this size stays in the processor's cache
 _TYPES = {
     "number": pa.float64(),
     "boolean": pa.string(),
 }  # in text files; true and false have several spellings
+_NO_OFFSETS = torch.empty(0, dtype=torch.float64)
 
 
 class Block(NamedTuple):
     """Some consecutive rows.
 
     Attributes:
-        x: transposed features, float64, shape (d, r), NaN for a missing value that is not filled. It may be
-            overwritten; the next block uses the same memory.
+        x: columns of numbers, float64, shape (m, r), NaN for a missing value that is not filled. It may be
+            overwritten; the next block uses the same memory, as that of the codes.
+        codes: columns of categories as numbers of levels, int32, shape (c, r), MISSING for a missing value that is
+            not filled.
         rows: the numbers of the rows in the table.
         missing: boolean (r,), the rows with a missing value that is not filled; None if there are none.
         finite: whether no value is missing or infinite.
     """
 
     x: np.ndarray
+    codes: np.ndarray
     rows: slice
     missing: np.ndarray | None
     finite: bool
 
 
 class Encoder:
-    """Encodes Arrow batches as blocks of features.
+    """Encodes Arrow batches as blocks of numbers and codes.
 
     Args:
         schema: the columns and how they are encoded. A column's `fill` replaces its missing values.
         source: the table, for messages.
         in_use: which of its rows are in use, boolean, shape (N,), None for all. The others are not checked, and all
-            of their features are NaN.
+            of their values are missing.
     """
 
     def __init__(self, schema: TableSchema, source: Source, in_use: np.ndarray | None = None):
         self.schema, self.source, self._in_use = schema, source, in_use
         self.n_rows = 0  # encoded so far
         self.names = [column.name for column in schema.columns]
-        self.n_features = len(schema.feature_names)
+        self.numbers = [column for column in schema.columns if column.kind != "category"]
+        self.categories = [column for column in schema.columns if column.kind == "category"]
         self._levels = [{level: i for i, level in enumerate(column.levels)} for column in schema.columns]
 
     def blocks(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Block]:
@@ -97,37 +102,40 @@ class Encoder:
         Raises:
             InputError: if a value cannot be read as its column's kind, or a level is unseen under `unseen="error"`.
         """
-        step = max(1024, BLOCK_BYTES // (8 * max(1, self.n_features)))
-        x, missing = np.empty((self.n_features, step)), np.zeros(step, dtype=bool)
+        m, c = len(self.numbers), len(self.categories)
+        step = max(1024, BLOCK_BYTES // max(1, 8 * m + 4 * c))
+        x, codes, missing = np.empty((m, step)), np.empty((c, step), dtype=np.int32), np.zeros(step, dtype=bool)
         filled = 0
         for batch in batches:
             prepared = [self._prepared(j, batch) for j in range(len(self.names))]
             first, n = 0, batch.num_rows
             while first < n:
                 k = min(step - filled, n - first)
-                self._fill(x[:, filled : filled + k], missing[filled : filled + k], prepared, first)
+                self._fill(x[:, filled : filled + k], codes[:, filled : filled + k], prepared, first)
                 if self._in_use is not None:
                     start = self.n_rows + first
                     unused = np.flatnonzero(~self._in_use[start : start + k]) + filled
-                    x[:, unused], missing[unused] = np.nan, True
+                    x[:, unused], codes[:, unused], missing[unused] = np.nan, MISSING, True
                 first, filled = first + k, filled + k
                 if filled == step:
-                    yield self._block(x, missing, self.n_rows + first)
+                    yield self._block(x, codes, missing, self.n_rows + first)
                     filled = 0
                     missing.fill(False)
             self.n_rows += n
         if filled:
-            yield self._block(x[:, :filled], missing[:filled], self.n_rows)
+            yield self._block(x[:, :filled], codes[:, :filled], missing[:filled], self.n_rows)
 
     @staticmethod
-    def _block(x: np.ndarray, missing: np.ndarray, end: int) -> Block:
+    def _block(x: np.ndarray, codes: np.ndarray, missing: np.ndarray, end: int) -> Block:
         # A sum is finite only if every value is, and costs less than a test of each value.
         with np.errstate(all="ignore"):
             finite = bool(np.isfinite(x.sum()))
         if not finite:
             missing |= np.isnan(x).any(axis=0)
+        if codes.min(initial=0) < 0:
+            missing |= (codes == MISSING).any(axis=0)
         some = bool(missing.any())
-        return Block(x, slice(end - x.shape[1], end), missing if some else None, finite and not some)
+        return Block(x, codes, slice(end - len(missing), end), missing if some else None, finite and not some)
 
     def _prepared(self, j: int, batch: pa.RecordBatch) -> np.ndarray:
         """Column j of a batch as numbers, or a category as codes of its levels, (r,)."""
@@ -187,23 +195,11 @@ class Encoder:
             left_out = np.logical_or.reduce([left_out, *(absent for absent in absences if absent is not None)])
         return left_out
 
-    def _fill(self, x: np.ndarray, missing: np.ndarray, prepared: list[np.ndarray], first: int) -> None:
-        """Write k rows, from `first` on, into x (d, k), and mark missing categories in `missing` (k,)."""
-        rows, at = slice(first, first + x.shape[1]), 0
+    def _fill(self, x: np.ndarray, codes: np.ndarray, prepared: list[np.ndarray], first: int) -> None:
+        """Write k rows, from `first` on, into the numbers x (m, k) and the codes (c, k)."""
+        rows, numbers, categories = slice(first, first + x.shape[1]), iter(x), iter(codes)
         for column, values in zip(self.schema.columns, prepared, strict=True):
-            if column.kind != "category":
-                x[at] = values[rows]
-                at += 1
-                continue
-            codes, n = values[rows], width(column)
-            x[at : at + n] = 0.0
-            not_reference = np.flatnonzero(codes > 0)
-            x[at - 1 + codes[not_reference], not_reference] = 1.0
-            absent = codes == MISSING
-            if absent.any():
-                x[at : at + n, absent] = np.nan
-                missing |= absent  # a category of one level has no feature that could be NaN
-            at += n
+            next(categories if column.kind == "category" else numbers)[:] = values[rows]
 
     def _take_unseen(self, j: int, codes: np.ndarray, batch: pa.RecordBatch) -> None:
         """Replace the code UNSEEN in place, by the code of the reference level or by MISSING, or raise InputError."""
@@ -244,24 +240,18 @@ class Encoder:
         """Raise InputError if a value of the block is infinite."""
         infinite = np.isinf(block.x)
         if infinite.any():
-            feature, row = (int(i) for i in np.argwhere(infinite)[0])
-            name = self.schema.feature_names[feature]
+            number, row = (int(i) for i in np.argwhere(infinite)[0])
             where = self.source.where(block.rows.start + row)
-            raise InputError(f"{where}: column {name} holds an infinite value")
+            raise InputError(f"{where}: column {self.numbers[number].name} holds an infinite value")
 
     def refuse_missing(self, block: Block) -> None:
         """Raise InputError if a value of the block is missing."""
         if block.missing is None:
             return
         row = int(block.missing.argmax())
-        absent = np.isnan(block.x[:, row])
-        at, named = 0, []
-        for column in self.schema.columns:
-            if any(absent[at : at + width(column)]):
-                named.append(column.name)
-            at += width(column)
-        # A category of one level has no feature.
-        named = named or [c.name for c in self.schema.columns if width(c) == 0]
+        of_numbers, of_categories = iter(np.isnan(block.x[:, row])), iter(block.codes[:, row] == MISSING)
+        absent = [next(of_categories if c.kind == "category" else of_numbers) for c in self.schema.columns]
+        named = [column.name for column, is_absent in zip(self.schema.columns, absent, strict=True) if is_absent]
         where = self.source.where(block.rows.start + row)
         raise InputError(
             f"{where}: column {named[0]} has no value; fit with --data.missing drop "
@@ -370,19 +360,29 @@ def _offsets(encoder: Encoder, batch: pa.RecordBatch) -> Tensor | None:
     return torch.from_numpy(values)
 
 
-def _encoded(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> Iterator[Tensor]:
+def _encoded(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> EncodedRows:
+    """The encoded rows of `batches`, without identifiers and offsets."""
+    layout, m = Layout.of(encoder.schema), len(encoder.numbers)
+    numbers, codes = [np.empty((0, m))], [np.empty((len(layout.levels), 0), dtype=np.int32)]
+    absent, some_absent = [np.empty(0, dtype=bool)], False
     for block in encoder.blocks(batches):
         if not block.finite:
             encoder.refuse_infinite(block)
             if encoder.schema.missing == "error":
                 encoder.refuse_missing(block)
-        x = block.x.T.copy()
-        if block.missing is not None:
-            x[block.missing] = np.nan
-        yield torch.from_numpy(x)
+        some_absent |= block.missing is not None
+        absent.append(np.zeros(block.codes.shape[1], dtype=bool) if block.missing is None else block.missing.copy())
+        numbers.append(block.x.T.copy())
+        numbers[-1][absent[-1]] = np.nan
+        codes.append(block.codes[layout.coded, :].clip(min=0))
+    x = layout.features(
+        torch.from_numpy(np.concatenate(numbers)) if m else None,
+        torch.from_numpy(np.concatenate(codes, axis=1)).T if layout.levels else None,
+    )
+    return EncodedRows(x, missing=torch.from_numpy(np.concatenate(absent)) if some_absent else None)
 
 
-def encode_table(schema: TableSchema, data: Any, name: str | None) -> tuple[Tensor, Tensor | None]:
+def encode_table(schema: TableSchema, data: Any, name: str | None) -> EncodedRows:
     """The raw features (n, d) and the offsets (n,) of a table, as described at `encode.encode_rows`."""
     schema = _without_offset(schema, data)
     source, columns = _open(schema, data, name), _columns(schema)
@@ -394,10 +394,9 @@ def encode_table(schema: TableSchema, data: Any, name: str | None) -> tuple[Tens
             offsets.append(_offsets(encoder, batch))
             yield batch
 
-    parts = list(_encoded(encoder, batches()))
+    rows = _encoded(encoder, batches())
     encoder.tell_missing()
-    x = torch.cat(parts) if parts else torch.empty(0, len(schema.feature_names), dtype=torch.float64)
-    return x, None if schema.offset is None else torch.cat(offsets) if offsets else x.new_empty(0)
+    return rows if schema.offset is None else rows._replace(offset=torch.cat([_NO_OFFSETS, *offsets]))
 
 
 def _in_slices(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -424,7 +423,7 @@ def _whatever_their_types(source: Source, columns: list[str]) -> Iterator[pa.Rec
 
 def encode_table_in_blocks(
     schema: TableSchema, data: Any, name: str | None, identifier: str | None
-) -> Iterator[tuple[Tensor, pa.Array | None, Tensor | None]]:
+) -> Iterator[EncodedRows]:
     """The raw features (r, d), the identifiers (r,) and the offsets (r,) of a table, in blocks; see `encode_table`."""
     schema = _without_offset(schema, data)
     source, columns = _open(schema, data, name), _columns(schema)
@@ -445,9 +444,8 @@ def encode_table_in_blocks(
         if as_text is not None:
             ids = next(as_text).column(0)
         offset = _offsets(encoder, batch)
-        yield torch.cat(list(_encoded(encoder, [batch]))), ids, offset
+        yield _encoded(encoder, [batch])._replace(ids=ids, offset=offset)
     encoder.tell_missing()
     if not encoder.n_rows:  # the predictions of a table without rows are a table without rows
         ids = None if identifier is None else pa.array([], pa.string())
-        x = torch.empty(0, encoder.n_features, dtype=torch.float64)
-        yield x, ids, None if schema.offset is None else x.new_empty(0)
+        yield _encoded(encoder, [])._replace(ids=ids, offset=None if schema.offset is None else _NO_OFFSETS)

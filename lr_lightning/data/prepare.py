@@ -7,24 +7,24 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from logging import WARNING
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
-from lr_lightning.data.choices import Choices
-from lr_lightning.data.columns import width
+from lr_lightning.data.choices import Choices, listed
 from lr_lightning.data.encoder import Block, Encoder
+from lr_lightning.data.features import Layout
 from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.readers.base import Source
 from lr_lightning.data.roles import GROUPS
 from lr_lightning.data.rows_in_use import Scan, refuse_missing, scan_by_schema
 from lr_lightning.data.scan import scan_table
-from lr_lightning.data.schema import Level, TableSchema
+from lr_lightning.data.schema import Column, Level, TableSchema
 from lr_lightning.data.splits import stratified_parts
 from lr_lightning.errors import InputError
 from lr_lightning.model.rows import OTHER_SPLIT, of_light_weights
-from lr_lightning.model.standardization import RunningMoments, Standardization
+from lr_lightning.model.standardization import LevelWeights, RunningMoments, Standardization
 
 PARTS = ("train", "val", "test")
 MOST_IN_DOUBLE = 2**25
@@ -111,15 +111,16 @@ class Sweeps:
         self.partition = Partition.of(self.scan, split)
         _refuse_weightless(source, self.scan, self.partition, split)
         self.messages = list(self.scan.notes)
-        if given is not None:
+        if given is None:
+            self.schema, self.training = training_statistics(source, self.scan, self.partition)
+            named = zip(self.schema.feature_names, (self.training.scale == 0).tolist(), strict=True)
+            constant = [name for name, is_constant in named if is_constant]
+            if constant:
+                text = f"{source.name}: constant in the training rows and so without a coefficient: {listed(constant)}"
+                self.messages.append((WARNING, " ".join(text.splitlines())))
+        else:
             self.schema, self.training = given
-            return
-        self.schema, self.training = training_statistics(source, self.scan, self.partition)
-        named = zip(self.schema.feature_names, (self.training.scale == 0).tolist(), strict=True)
-        constant = ", ".join(name for name, is_constant in named if is_constant)
-        if constant:
-            text = f"{source.name}: constant in the training rows and so without a coefficient: {constant}"
-            self.messages.append((WARNING, " ".join(text.splitlines())))
+        self.layout = Layout.of(self.schema)
 
     def dtype(self, of_trainer: torch.dtype) -> torch.dtype:
         """The dtype in which the rows are served.
@@ -166,18 +167,21 @@ class Sweeps:
         return checksum if groups is None else zlib.crc32(groups.tobytes(), checksum)
 
     def write(self, dtype: torch.dtype, append: Callable[[str, np.ndarray], None]) -> None:
-        """Pass the standardised features, the targets, the weights and the like of all rows in use to `append`.
+        """Pass numbers, codes of levels, targets, weights and the like of all rows in use to `append`.
+
+        Numbers are standardised. The parts of a table without numbers, or without levels, lack `x`, or `codes`.
 
         Args:
             dtype: float32 or float64. All are computed in float64 and rounded once.
-            append: called with the name of a tensor (`train.x`, `train.y`, `train.weight`, `train.groups`, `val.x`, …)
-                and its next rows; it must copy them. Groups and folds are those of training rows alone, int32.
+            append: called with the name of a tensor (`train.x`, `train.codes`, `train.y`, `train.weight`, `val.x`, …)
+                and its next rows; it must copy them. Groups (`train.groups`) and folds are those of training rows
+                alone, int32.
 
         Raises:
             InputError: if a value is infinite, or missing under `missing="error"`.
         """
         number = np.float64 if dtype == torch.float64 else np.float32
-        mean, scale = (values.numpy()[:, None] for values in self.training.divisible())
+        mean, scale = (values[self.layout.numbers, None].numpy() for values in self.training.divisible())
         names = [column.name for column in self.schema.columns]
         encoder, used = Encoder(self.schema, self.source, self.scan.kept), 0
         light = None if self.scan.weight is None else of_light_weights(torch.from_numpy(self.scan.weight), dtype)
@@ -187,15 +191,19 @@ class Sweeps:
             _refuse(encoder, block, names)
             x = np.subtract(block.x, mean, out=block.x)
             np.divide(x, scale, out=x)
-            x = np.ascontiguousarray(x.T, dtype=number)
+            features = {}
+            if encoder.numbers:
+                features["x"] = np.ascontiguousarray(x.T, dtype=number)
+            if self.layout.levels:
+                features["codes"] = block.codes[self.layout.coded, :].T
             of_row = self.partition.of_row[block.rows]
             in_use = of_row != _LEFT_OUT
             if not in_use.all():
-                of_row, x = of_row[in_use], x[in_use]
+                of_row, features = of_row[in_use], {name: values[in_use] for name, values in features.items()}
             rows = slice(used, used + len(of_row))
             used = rows.stop
             others = {"y": self.scan.y, **self.scan.beside}
-            arrays = {"x": x, **{name: values[rows].astype(number) for name, values in others.items()}}
+            arrays = {**features, **{name: values[rows].astype(number) for name, values in others.items()}}
             codes = {role: values[rows] for role, values in self.scan.codes.items()}
             if self.partition.numbered:
                 arrays[NUMBER] = block.rows.start + np.flatnonzero(in_use)
@@ -213,9 +221,10 @@ def training_statistics(source: Source, scan: Scan, partition: Partition) -> tup
     Raises:
         InputError: if a value is infinite, or missing under `missing="error"`, or too large to be squared.
     """
-    schema = scan.schema
-    names = [column.name for column in schema.columns]
-    moments, encoder = RunningMoments(len(schema.feature_names)), Encoder(schema, source, scan.kept)
+    schema, layout = scan.schema, Layout.of(scan.schema)
+    names, encoder = [column.name for column in schema.columns], Encoder(schema, source, scan.kept)
+    moments = RunningMoments(len(encoder.numbers))
+    levels = LevelWeights([len(column.levels) for column in encoder.categories])
     total, used = 0.0, 0
     for block in encoder.blocks(source.batches(names)):
         _refuse(encoder, block, names)
@@ -228,11 +237,12 @@ def training_statistics(source: Source, scan: Scan, partition: Partition) -> tup
             used = rows.stop
         total += float(weight.sum())
         moments.add(block.x, weight)
+        levels.add(block.codes, weight)
     if schema.missing == "impute":
-        fills, values = _fills(schema, moments, source)
-        moments.fill(values, total)
-        schema = schema.with_fills(fills)
-    training = moments.result()
+        schema = schema.with_fills(_fill(schema, moments, levels, total, source))
+    training = Standardization(*(torch.empty(len(schema.feature_names), dtype=torch.float64) for _ in range(2)))
+    for whole, of_numbers, of_levels in zip(training, moments.result(), levels.result(), strict=True):
+        whole[layout.numbers], whole[layout.of_levels] = of_numbers, of_levels
     _refuse_overflow(schema, training, source)
     return schema, training
 
@@ -258,29 +268,44 @@ def _refuse(encoder: Encoder, block: Block, names: Sequence[str]) -> None:
         refuse_missing(encoder.source, names)  # with the count of each column, which takes a sweep
 
 
-def _fills(schema: TableSchema, moments: RunningMoments, source: Source) -> tuple[list[Level], np.ndarray]:
-    """The values that replace missing ones: one for each column, and for each feature, float64 (d,)."""
+def _fill(
+    schema: TableSchema, moments: RunningMoments, levels: LevelWeights, total: float, source: Source
+) -> list[Level]:
+    """The values that replace missing ones, one for each column; the statistics take them in.
+
+    Args:
+        schema: the columns.
+        moments: of the numbers.
+        levels: of the categories.
+        total: the weight of the training rows.
+        source: the table, for messages.
+    """
     fills: list[Level] = []
     values = moments.mean.copy()
-    at = 0
+    numbers, categories = iter(range(len(values))), iter(levels.weight)
     for column in schema.columns:
-        n = width(column)
-        mean = moments.mean[at : at + n]
-        if not (moments.weight[at : at + n] > 0).all():
-            raise InputError(f"{source.name}: column {column.name} holds no value among the training rows")
         if column.kind == "category":
-            shares = np.concatenate([[1 - mean.sum()], mean])
+            weight = next(categories)
+            present = weight.sum()
+            if not present and column.n_features:
+                _refuse_without_value(column, source)
             # The first of the most frequent levels; shares within 1e-9 count as equal, for they are rounded.
-            most = int(np.flatnonzero(shares >= shares.max() - 1e-9)[0])
+            most = int(np.flatnonzero(weight >= weight.max() - 1e-9 * present)[0])
+            weight[most] += max(total - present, 0.0)
             fills.append(column.levels[most])
-            values[at : at + n] = np.arange(1, n + 1) == most
-        elif column.kind == "boolean":
-            fills.append(bool(mean[0] > 0.5))
-            values[at] = fills[-1]
-        else:
-            fills.append(float(mean[0]))
-        at += n
-    return fills, values
+            continue
+        j = next(numbers)
+        if not moments.weight[j] > 0:
+            _refuse_without_value(column, source)
+        if column.kind == "boolean":
+            values[j] = values[j] > 0.5
+        fills.append(bool(values[j]) if column.kind == "boolean" else float(values[j]))
+    moments.fill(values, total)
+    return fills
+
+
+def _refuse_without_value(column: Column, source: Source) -> NoReturn:
+    raise InputError(f"{source.name}: column {column.name} holds no value among the training rows")
 
 
 def _refuse_overflow(schema: TableSchema, training: Standardization, source: Source) -> None:

@@ -43,6 +43,11 @@ class Column:
     binary: bool | None = None
 
     @property
+    def n_features(self) -> int:
+        """The number of features that the column gives."""
+        return len(self.levels) - 1 if self.kind == "category" else 1
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         """The names of the features that the column gives."""
         if self.kind != "category":

@@ -112,7 +112,8 @@ class TrainingRows:
         parts = []
         for batch in chain([first], batches):
             chosen = torch.rand(len(batch[1]), generator=generator) < size / self.n_rows
-            parts.append([t[chosen.to(t.device)] for t in batch])
+            rows = Rows.of_batch(batch).take(chosen.to(batch[1].device))
+            parts.append(rows._replace(x=rows.design.dense()).as_batch())
         return Rows(*map(torch.cat, zip(*parts, strict=True))).weighted(self.class_weights)
 
 

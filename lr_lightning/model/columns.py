@@ -11,11 +11,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from lr_lightning.model.design import Dense
+from lr_lightning.model.standardized import Standardized
 from lr_lightning.model.storage import Design
 from lr_lightning.model.swept import Swept
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
+
+_FAR = 16.0  # scales from 0
 
 
 class Numbers(Swept):
@@ -199,6 +202,20 @@ class Columns(Swept):
     def add_transposed(self, rows: slice, r: Tensor, out: Tensor) -> None:
         for part, bounds in zip(self.parts, self._bounds, strict=True):
             part.add_transposed(rows, r, out[bounds])
+
+    @override
+    def standardized(self, center: Tensor | None, scale: Tensor | None, rows: Tensor | None = None) -> Design:
+        x = self if rows is None else self.take(rows)
+        if center is None:
+            return super(Columns, x).standardized(center, scale)
+        # Of numbers far from 0 products lose digits, and there is nothing to fill: they are standardised themselves.
+        center, parts = center.detach().to(x.device, copy=True), list(x.parts)
+        scale = torch.ones_like(center) if scale is None else scale.detach().to(x.device, copy=True)
+        for k, (part, at) in enumerate(zip(x.parts, x.features, strict=True)):
+            if isinstance(part, Numbers) and bool((center[at].abs() > _FAR * scale[at]).any()):
+                parts[k] = Numbers(part.x.standardized(center[at], scale[at]))
+                center[at], scale[at] = 0.0, 1.0
+        return Standardized(Columns(parts, x.features), center, scale)
 
     @override
     def squared(self) -> Columns:

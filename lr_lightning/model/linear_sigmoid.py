@@ -82,8 +82,8 @@ class LinearSigmoid(nn.Module):
         if isinstance(x, Tensor) and x.layout == torch.strided:
             logits = self.linear((x.double() - self.mean) / self.scale).squeeze(-1)
         else:
-            weight, bias = self.served_affine(Standardization.identity(len(self.mean)).to(self.mean.device))
-            logits = as_design(x).matvec(weight, bias)
+            bias = None if self.linear.bias is None else self.linear.bias[0]
+            logits = as_design(x).standardized(self.mean, self.scale).matvec(self.linear.weight[0], bias)
         if offset is None:
             return logits
         if offset.shape != logits.shape:

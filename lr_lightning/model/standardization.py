@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -136,6 +136,58 @@ def _are_constant(blocks: Iterable[tuple[Tensor | Design, Tensor | None]], colum
         least, most = as_design(x).columns(columns).bounds(None if weight is None else weight > 0)
         low, high = torch.minimum(low, least), torch.maximum(high, most)
     return low == high, torch.where(low.isfinite(), low, 0.0)
+
+
+class LevelWeights:
+    """The weights of the levels of categories that arrive block by block, as codes.
+
+    A level's feature is 1 in its rows and 0 in the others. So its mean is its share p of the weight, and its standard
+    deviation √(p (1 − p)). NumPy rather than torch, for the reason that `RunningMoments` gives.
+
+    Args:
+        levels: numbers of levels of each category, c of them.
+
+    Attributes:
+        weight: Σ v of each level so far, float64, c arrays.
+    """
+
+    def __init__(self, levels: Sequence[int]):
+        self.weight = [np.zeros(size) for size in levels]
+
+    def add(self, codes: np.ndarray, weight: np.ndarray) -> None:
+        """Take in a block.
+
+        Args:
+            codes: numbers of levels, (c, r); a negative one is a missing value and counts for nothing.
+            weight: of each row, float64, (r,), non-negative.
+        """
+        for of_levels, of_rows in zip(self.weight, codes, strict=True):
+            v = weight
+            if (of_rows < 0).any():
+                present = of_rows >= 0
+                of_rows, v = of_rows[present], weight[present]
+            if len(of_levels) <= len(of_rows):
+                of_levels += np.bincount(of_rows, v, len(of_levels))
+            else:
+                np.add.at(of_levels, of_rows, v)
+
+    def result(self) -> Standardization:
+        """Means and standard deviations of the features: of each category's levels but the first."""
+        empty = np.empty((2, 0))
+        mean, scale = np.concatenate([empty, *map(_of_levels, self.weight)], axis=1)
+        return Standardization(torch.from_numpy(mean), torch.from_numpy(scale))
+
+
+def _of_levels(weight: np.ndarray) -> np.ndarray:
+    """Means and standard deviations of the levels but the first, (2, L − 1), from the weights of all levels, (L,)."""
+    total = weight.sum()
+    rest = total - weight
+    most = weight.argmax()
+    # The difference would cancel for the one level that may hold nearly all of the weight.
+    rest[most] = weight[:most].sum() + weight[most + 1 :].sum()
+    with np.errstate(invalid="ignore"):  # without any weight
+        share, scale = weight / total, np.sqrt(weight / total) * np.sqrt(rest / total)
+    return np.stack([share[1:], scale[1:]])
 
 
 class RunningMoments:

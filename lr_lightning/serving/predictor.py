@@ -16,6 +16,7 @@ from lr_lightning.data.arrays import encode_sparse, is_sparse, values_of_role
 from lr_lightning.data.encode import EncodedRows, encode_rows
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
+from lr_lightning.model.design import Design, as_design
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Predictor:
         if is_sparse(data):
             x = encode_sparse(self.schema, data)
             return self.model.logits(x, None if offset is None else values_of_role("offset", offset, x.shape[0]))
-        rows = self._encode(data, offset)
+        rows = self._encode(data, offset).as_rows()
         return self.model.logits(rows.x, rows.offset)
 
     def _encode(self, data: Any, offset: Any) -> EncodedRows:
@@ -152,7 +153,8 @@ class Predictor:
         if offset is None:
             return encode_rows(self.schema, data)
         rows = encode_rows(replace(self.schema, offset=None), data)
-        return rows._replace(offset=values_of_role("offset", offset, len(rows.x)).to(rows.x.device))
+        x = as_design(rows.x)
+        return rows._replace(offset=values_of_role("offset", offset, x.shape[0]).to(x.device))
 
     def probability(self, data: Any, offset: Any = None) -> Tensor:
         """P(positive label | data), float64, shape (n,), NaN as in `logits`, which says what the arguments are."""
@@ -214,10 +216,12 @@ class Predictor:
                 schema.
             ValueError: if the level does not lie between 0 and 1.
         """
-        rows = self._encode(data, offset)
+        rows = self._encode(data, offset).as_rows()
         return self.interval_of(rows.x, level, rows.offset)
 
-    def interval_of(self, x: Tensor, level: float = 0.95, offset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def interval_of(
+        self, x: Tensor | Design, level: float = 0.95, offset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Confidence limits, as in `probability_interval`, at raw features x that are encoded, float64, (n, d)."""
         from lr_lightning.statistics.wald import Covariance
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.model.storage import Design
 from lr_lightning.solver.decompositions import eigh, svd
 from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.sums import (
@@ -23,6 +24,7 @@ from lr_lightning.statistics.sums import (
 
 _CONDITION = 1e7  # largest trace of the inverse of a Hessian of unit diagonal; above, half of its digits are lost
 _ROUNDING = 1e-13  # relative to the largest singular value, times the square root of their number
+_BLOCK = 2**22  # elements of products with a factor
 CovarianceType = Literal["nonrobust", "HC0", "HC1", "cluster"]
 
 
@@ -62,17 +64,26 @@ class Covariance:
             factor[d] -= self.mean @ factor[:d]
         return factor @ factor.T
 
-    def logit_std_error(self, x: Tensor | np.ndarray) -> np.ndarray:
+    def logit_std_error(self, x: Tensor | np.ndarray | Design) -> np.ndarray:
         """Standard errors of the logits, (n,), at original features x, (n, d); NaN if a feature is missing."""
-        rows = np.asarray(x, dtype=np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):  # an error beyond float64 is infinite
-            result = ((rows - self.mean) / self.scale) @ self.factor[: len(self.mean)]
-            if len(self.factor) > len(self.mean):
-                result += self.factor[-1]
-            return np.sqrt(np.square(result).sum(1))
+        d = len(self.mean)
+        shift = self.factor[d] if len(self.factor) > d else np.zeros(self.factor.shape[1])
+        if isinstance(x, Tensor | np.ndarray):
+            rows = np.asarray(x, dtype=np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):  # an error beyond float64 is infinite
+                result = ((rows - self.mean) / self.scale) @ self.factor[:d]
+                result += shift
+                return np.sqrt(np.square(result).sum(1))
+        mean, scale, factor = (torch.from_numpy(values) for values in (self.mean, self.scale, self.factor[:d]))
+        step = max(1, _BLOCK // max(1, *factor.shape))
+        errors = [torch.empty(0, dtype=torch.float64)]
+        for first in range(0, x.shape[0], step):
+            block = x.take(slice(first, first + step)).standardized(mean, scale)
+            errors.append(block.matvec(factor, torch.from_numpy(shift)).square().sum(1).sqrt())
+        return torch.cat(errors).numpy()
 
     def probability_interval(
-        self, x: Tensor | np.ndarray, logits: Tensor | np.ndarray, level: float = 0.95
+        self, x: Tensor | np.ndarray | Design, logits: Tensor | np.ndarray, level: float = 0.95
     ) -> tuple[np.ndarray, np.ndarray]:
         """Confidence limits of probabilities at original features x, (n, d), by the delta method on the logit.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from lr_lightning.data.arrays import codes_of_values, rows_of_arrays
 from lr_lightning.data.choices import Choices
 from lr_lightning.data.decode import Decoder
-from lr_lightning.data.encode import encode_blocks
+from lr_lightning.data.encode import encode_rows
 from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.loader import TensorBatches
 from lr_lightning.data.prepare import Split
@@ -397,8 +397,10 @@ class TableDataModule(TensorDataModule):
         ('no', 'yes')
         >>> data.training.mean.tolist()  # in the original units
         [38.6, 0.4, 0.4]
-        >>> data.train_rows.x.shape  # standardised
-        torch.Size([5, 3])
+        >>> data.train_rows.x.shape  # numbers, standardised, beside codes of levels
+        (5, 3)
+        >>> data.train_rows.x.dense()[:, 1:].tolist()  # their levels as 0 and 1
+        [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
     """
 
     def __init__(
@@ -517,7 +519,7 @@ class TableDataModule(TensorDataModule):
             )
         for level, text in decoded.messages:
             log.log(level, text)
-        self.schema, self.training, self.served = decoded.schema, decoded.training, decoded.training.divisible()
+        self.schema, self.training, self.served = decoded.schema, decoded.training, decoded.served
         self.weight_scale, self.fingerprint, self._mapped = decoded.weight_scale, decoded.fingerprint, decoded.mapped
         self.rows_fingerprint = decoded.rows_fingerprint
         self.log_coefficient, self.train_groups = decoded.log_coefficient, decoded.groups
@@ -531,11 +533,8 @@ class TableDataModule(TensorDataModule):
         self.train_rows = train_rows
 
     def predict_dataloader(self) -> TensorBatches:
-        """Batches of every row of the table as raw features, in its order; NaN for those with missing values."""
-        blocks = list(encode_blocks(self.schema, self.path))
-        x = torch.cat([rows.x for rows in blocks])
-        offsets = [rows.offset for rows in blocks if rows.offset is not None]
-        return self._part(Rows(x, x.new_zeros(len(x)), offset=torch.cat(offsets) if offsets else None))
+        """Batches of every row of the table with raw features, in its order; NaN for those without a prediction."""
+        return self._part(encode_rows(self.schema, self.path).as_rows())
 
     def _decoder(self) -> Decoder:
         split = Split(self.val_fraction, self.test_fraction, self.seed, self._every_row)

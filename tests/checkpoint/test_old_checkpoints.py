@@ -39,21 +39,24 @@ def same_arithmetic():
     return arithmetic() == json.loads((FOLDER / "arithmetic.json").read_text())
 
 
-def assert_as_stored(found, stored, digits=1e-12):
+CODED = ("people", "many")  # whose categories were zeros and ones then, and are codes now: sums are rounded otherwise
+
+
+def assert_as_stored(found, stored, digits=1e-12, *, name=None):
     """All that was stored: coefficients to the bit where sums are rounded alike; words and what is new are let be."""
     if isinstance(stored, dict):
         assert stored.keys() <= found.keys()
         for key, value in stored.items():
-            assert_as_stored(found[key], value, digits)
+            assert_as_stored(found[key], value, digits, name=name)
     elif isinstance(stored, list) and stored and isinstance(stored[0], str) and "0x" in stored[0]:
-        if same_arithmetic():
+        if same_arithmetic() and name not in CODED:
             assert found == stored
         found, stored = from_hex(found), from_hex(stored)
         assert torch.allclose(found, stored, rtol=0, atol=digits * max(1, float(stored.abs().max())))
     elif isinstance(stored, list) and stored and isinstance(stored[0], dict):
         assert len(found) == len(stored)
         for one, other in zip(found, stored, strict=True):
-            assert_as_stored(one, other, digits)
+            assert_as_stored(one, other, digits, name=name)
     elif isinstance(stored, list) and stored and isinstance(stored[0], str):
         assert [words.partition(":")[0] for words in found] == [words.partition(":")[0] for words in stored]
     else:
@@ -83,7 +86,7 @@ def test_a_fit_goes_on(tmp_path, name):
 @pytest.mark.parametrize("name", UNFINISHED)
 def test_the_command_line_goes_on(old_runs, run, name):
     old_runs("unfinished")
-    assert_as_stored(go_on_in(name, run), stored("unfinished", name))
+    assert_as_stored(go_on_in(name, run), stored("unfinished", name), name=name)
 
 
 @pytest.mark.parametrize("name", ["hours", "many"])
@@ -92,7 +95,7 @@ def test_a_new_run_goes_on_with_the_checkpoints_settings(old_runs, run, name):
     options = ["--trainer.max_epochs", "40"] if name == "hours" else []
     assert run("fit", "--ckpt_path", checkpoint, *options, "--quiet")[0] == 0
     (report,) = Path("runs").rglob("report.json")
-    assert_as_stored(ending(report.parent), stored("unfinished", name))
+    assert_as_stored(ending(report.parent), stored("unfinished", name), name=name)
 
 
 @pytest.mark.parametrize(("part", "name"), [("finished", "people"), ("unfinished", "many")])
@@ -104,18 +107,18 @@ def test_a_saved_configuration_gives_the_same_result_again(old_runs, run, part, 
     if expected is not None:
         assert_as_stored(found["report"], expected)
     else:
-        assert_as_stored(found, stored(part, name))
+        assert_as_stored(found, stored(part, name), name=name)
 
 
 @pytest.mark.parametrize("name", FINISHED)
 def test_a_finished_fit_predicts_and_is_measured(old_runs, run, name):
     folder = old_runs("finished") / name / "version_0"
     expected, checkpoint = stored("finished", name), folder / "checkpoints/last.ckpt"
-    assert_as_stored(inferred(name, run), expected)
+    assert_as_stored(inferred(name, run), expected, name=name)
     code, out, err = run("predict", "--ckpt_path", checkpoint, "--data.path", ROWS[name])
     assert code == 0, err
     printed = [float(row["probability"]).hex() for row in csv.DictReader(io.StringIO(out))]
-    assert_as_stored(printed[::3], expected["probability"])
+    assert_as_stored(printed[::3], expected["probability"], name=name)
     report = json.loads((folder / "report.json").read_text())
     found = load(checkpoint).report().to_dict()
     assert {key: found[key] for key in report} == report

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from lr_lightning.errors import InputError
 from lr_lightning.training.data_modules import TableDataModule
@@ -51,7 +52,7 @@ def fitted(path, target="y", **options):
 
 def raw(data):
     """The training features in their original units, float64."""
-    return data.train_rows.x.double() * data.served.scale + data.served.mean
+    return data.train_rows.design.dense(torch.float64) * data.served.scale + data.served.mean
 
 
 def refusal(path, target="y", **options):
@@ -67,3 +68,14 @@ def refusal(path, target="y", **options):
         or "table" in message
     )
     return message
+
+
+def dense(rows):
+    """The features of rows as a tensor, with levels as 0 and 1."""
+    return rows.design.dense()
+
+
+def assert_same(one, other):
+    """Assert that two sets of rows are equal to the last bit."""
+    assert torch.equal(dense(one), dense(other))
+    assert all(torch.equal(*pair) for pair in zip(one.as_batch()[1:], other.as_batch()[1:], strict=True))

@@ -164,7 +164,7 @@ class TestColumns:
             TableSchema.from_dict(json.loads(json.dumps(data.schema.to_dict()))), data.training, every_row=True
         )
         again.setup("test")
-        assert torch.equal(again.test_rows.x, data.train_rows.x)
+        assert torch.equal(again.test_rows.design.dense(), data.train_rows.design.dense())
 
     def test_spellings_of_a_text_file_are_told_apart_and_blanks_are_not(self, write):
         path = write("t.csv", "x,g,y\n1,01,0\n2,1,1\n3, 01 ,1\n4,1.0,0\n5,01,1\n")

@@ -214,14 +214,14 @@ class TestBlocks:
             pq.write_table(table, path, row_group_size=700)
         blocks = list(encode_blocks(schema, path, identifier="id"))
         assert len(blocks) > 1
-        assert torch.equal(torch.cat([block.x for block in blocks]), encode(schema, path))
+        assert torch.equal(torch.cat([block.dense() for block in blocks]), encode(schema, path))
         assert [i.as_py() for block in blocks for i in block.ids] == [f"{i:05}" for i in range(n)]
 
     def test_may_use_a_feature_as_id(self, schema, write):
         pd.DataFrame(NEW).to_csv(write("new.csv", ""), index=False)
         (block,) = encode_blocks(schema, "new.csv", identifier="k")
         assert block.ids.to_pylist() == ["10", "1"]  # as they stand in the file, 007 too
-        assert block.x.tolist() == CODED
+        assert block.dense().tolist() == CODED
 
     def test_name_the_line_of_a_mistake(self, write, monkeypatch):
         monkeypatch.setattr(csv, "STREAM_BLOCK_BYTES", 256)

@@ -24,7 +24,7 @@ from lr_lightning.data.cache import TensorCache
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.training.data_modules import TableDataModule
-from tests.data.conftest import fitted, raw
+from tests.data.conftest import assert_same, dense, fitted, raw
 
 N = 1000
 
@@ -46,7 +46,7 @@ def path(tmp_path):
 
 
 def rows_of(data, rows):
-    return (rows.x[:, 0].double() * data.served.scale[0] + data.served.mean[0]).round().long()
+    return (dense(rows)[:, 0] * data.served.scale[0] + data.served.mean[0]).round().long()
 
 
 OPTIONS = {"val_fraction": 0.2, "test_fraction": 0.1, "missing": "drop", "weight": "w"}
@@ -76,8 +76,7 @@ def test_an_earlier_fits_rows_are_found_again(path, cached, tmp_path):
     again.prepare_data()
     again.setup("test")
     for part in ("train_rows", "val_rows", "test_rows"):
-        for one, other in zip(getattr(fit, part).as_batch(), getattr(again, part).as_batch(), strict=True):
-            assert torch.equal(one, other)
+        assert_same(getattr(fit, part), getattr(again, part))
     assert again.schema == fit.schema
     assert [len(batch) for batch in again.test_dataloader()] == [3]
 
@@ -192,11 +191,10 @@ class TestCache:
         memory, cached = fitted(path, **OPTIONS), fitted(path, cache_dir=str(folder), **OPTIONS)
         assert cached.schema == memory.schema
         for part in ("train_rows", "val_rows", "test_rows"):
-            for one, other in zip(getattr(memory, part).as_batch(), getattr(cached, part).as_batch(), strict=True):
-                assert torch.equal(one, other)
+            assert_same(getattr(memory, part), getattr(cached, part))
         assert torch.equal(cached.training.scale, memory.training.scale)
-        batches = [x for x, _, _ in cached.train_dataloader()]
-        assert torch.equal(torch.cat(batches), memory.train_rows.x)
+        batches = [x.dense() for x, _, _ in cached.train_dataloader()]
+        assert torch.equal(torch.cat(batches), dense(memory.train_rows))
 
     def test_is_used_again_and_repeats_the_messages(self, path, tmp_path, messages, monkeypatch):
         fitted(path, cache_dir=str(tmp_path / "cache"), **OPTIONS)
@@ -229,7 +227,7 @@ class TestCache:
     def test_a_damaged_set_is_decoded_anew(self, path, tmp_path, damage):
         folder = tmp_path / "cache"
         one = fitted(path, cache_dir=str(folder), **OPTIONS)
-        expected = one.train_rows.x.clone()
+        expected = dense(one.train_rows).clone()
         (entry,) = folder.iterdir()
         if damage == "cut":
             os.truncate(entry / "train.x", 100)
@@ -237,7 +235,7 @@ class TestCache:
             (entry / "contents.json").write_text("{")
         else:
             (entry / "contents.json").unlink()
-        assert torch.equal(fitted(path, cache_dir=str(folder), **OPTIONS).train_rows.x, expected)
+        assert torch.equal(dense(fitted(path, cache_dir=str(folder), **OPTIONS).train_rows), expected)
         assert len(os.listdir(folder)) == 1
 
     def test_a_full_disk_is_one_line_and_leaves_nothing(self, path, tmp_path, monkeypatch):
@@ -323,7 +321,7 @@ class TestCache:
         assert data._mapped
         assert len(os.listdir(tmp_path / "home" / "lr_lightning")) == 1
         monkeypatch.undo()
-        assert torch.equal(fitted(path, **OPTIONS).train_rows.x, data.train_rows.x)
+        assert torch.equal(dense(fitted(path, **OPTIONS).train_rows), dense(data.train_rows))
 
     def test_a_table_in_memory_stays_there(self, path, tmp_path):
         data = fitted(pd.read_csv(path), cache_dir=str(tmp_path / "cache"), **OPTIONS)

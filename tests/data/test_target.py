@@ -15,7 +15,7 @@ from lr_lightning.data.target import label_codes
 from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
 from lr_lightning.training.data_modules import TableDataModule
-from tests.data.conftest import fitted, refusal
+from tests.data.conftest import assert_same, fitted, refusal
 
 TARGETS = {
     "0/1": ([0, 1, 1, 0], (0, 1), int),
@@ -102,8 +102,7 @@ class TestRowsWithoutATarget:
             if suffix:
                 getattr(part, f"to_{suffix}")(paths[-1], index=False)
         data, without = (fitted(path, weight="w", missing=missing) for path in paths)
-        for rows, expected in zip(data.train_rows.as_batch(), without.train_rows.as_batch(), strict=True):
-            assert torch.equal(rows, expected)
+        assert_same(data.train_rows, without.train_rows)
         assert len(data.train_rows.y) == (4 if missing == "drop" else 5)
         assert data.schema == without.schema
         assert data.schema.columns[1].levels == ("u", "v")
@@ -127,8 +126,7 @@ class TestRowsWithoutATarget:
         again = TableDataModule(str(tmp_path / "t.parquet"), "y", **options)
         again.use_schema(fit.schema, fit.training, every_row=False, fingerprint=fit.fingerprint)
         again.setup("test")
-        for one, other in zip(fit.test_rows.as_batch(), again.test_rows.as_batch(), strict=True):
-            assert torch.equal(one, other)
+        assert_same(fit.test_rows, again.test_rows)
         other = TableDataModule(self.TABLE)
         other.use_schema(fit.schema, fit.training, every_row=True)
         other.setup("test")
