@@ -9,6 +9,7 @@ from lr_lightning import LogisticRegression, TensorDataModule, load
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    pytest.mark.filterwarnings("ignore:GPU available but not used"),  # by the fits on the CPU to compare with
 ]
 
 

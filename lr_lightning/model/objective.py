@@ -122,16 +122,17 @@ class StandardizedObjective:
     def value_and_gradient(
         self, rows: Rows, weight: Tensor, bias: Tensor, *, shares: bool | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean loss plus L2 penalty, and its gradient by the weights (d,) and the bias (), float64.
+        """Mean loss plus L2 penalty, and its gradient by the weights (d,) and the bias (), float64, on their device.
 
         `shares` is that of `Design.value_and_gradient`.
         """
         mean, scale = self.as_served
         served = weight / scale
-        loss, gradient, residual = rows.design.value_and_gradient(
+        sums = rows.design.value_and_gradient(
             rows.y, served, bias - mean @ served, rows.weight, rows.offset, shares=shares
         )
-        total = rows.total_weight
+        loss, gradient, residual = (part.to(weight.device) for part in sums)  # rows may lie on another device
+        total = float(rows.total_weight)
         value = loss / total + self.penalty.smooth(weight)
         return value, (gradient - mean * residual) / (scale * total) + self.penalty.l2 * weight, residual / total
 

@@ -54,7 +54,8 @@ def solve(
     rows. The caller's settings, and the process's, stay as they are, so that several calls can run side by side.
 
     Args:
-        rows: features (n, d), float32 or float64, on the CPU: the precision in which they are read; targets (n,).
+        rows: features (n, d), float32 or float64: the precision in which they are read; targets (n,). All on the
+            device that is to compute the products.
             Sparse ones are never filled. In `Columns` the dense ones should have means that are no more than some
             standard deviations from 0.
         objective: what is minimised.
@@ -99,7 +100,7 @@ def _solve(
         # The mean does not depend on the scale of the weights, but its sums must not overflow.
         weight, weight_scale = scaled_weights(rows.weight)
         rows = rows._replace(weight=weight)
-    training = moments([(rows.x, rows.weight)])
+    training = moments([(rows.x, rows.weight)]).to("cpu")
     served = standardization_to_serve(training, is_sparse=rows.design.is_sparse)
     if served is not None:
         # Centred in float64 before they are rounded, the features keep digits that a large mean would cost.

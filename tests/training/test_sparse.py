@@ -137,6 +137,7 @@ def test_an_empty_column_has_no_weight_and_is_told():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
 @pytest.mark.parametrize("options", [{"l2": 1e-3}, {"l1": 2e-3}, {"optimizer": "LBFGS"}])
 def test_on_a_gpu(options):
     x, y, _ = table()
