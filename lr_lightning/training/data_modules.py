@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -89,8 +90,6 @@ class TensorDataModule(LightningDataModule):
     """Numbers of the training rows among all that were given, from 0, (n,); None where they are all of them."""
     fingerprint: int | None = None
     """What the split into parts depends on, where the rows come from somewhere that may change."""
-    rows_fingerprint: str | None = None
-    """A checksum of the rows but for their features, by which fits of the same rows are told."""
     weight_scale: float = 1.0
     """What the weights of the batches have been divided by: 1 unless they are very large or very small."""
     train_groups: Tensor | None = None
@@ -171,13 +170,8 @@ class TensorDataModule(LightningDataModule):
             x = rows.x if served is None else served.apply(rows.x, self._dtype())
             return Rows(x, *(None if t is None else t.to(x.dtype) for t in rows[1:]))  # type: ignore[arg-type]
 
-        part_of_row = np.zeros(len(self._rows.y), np.uint8)
-        for number, index in enumerate((val, test), 1):
-            if index is not None:
-                part_of_row[index.numpy()] = number
-        beside = zip(Rows._fields[1:], self._rows[1:], strict=True)
-        values = {name: column.double().cpu().numpy() for name, column in beside if column is not None}
-        self.rows_fingerprint = rows_fingerprint(part_of_row, values, self.weight_scale)
+        self._kept_back = (val, test)
+        self.__dict__.pop("rows_fingerprint", None)
         self.train_rows = serve(rows)
         self.val_rows = None if val_rows is None else serve(val_rows)
         self.test_rows = None if test_rows is None else serve(test_rows)
@@ -228,6 +222,20 @@ class TensorDataModule(LightningDataModule):
     def predict_dataloader(self) -> TensorBatches:
         """Batches of every row that was given, in its order, with raw features."""
         return self._part(self._rows)
+
+    @cached_property
+    def rows_fingerprint(self) -> str | None:
+        """A checksum of the rows but for their features, by which fits of the same rows are told.
+
+        It takes longer than a fit of many rows does on a GPU, and is computed where somebody asks for it.
+        """
+        part_of_row = np.zeros(len(self._rows.y), np.uint8)
+        for number, index in enumerate(self._kept_back, 1):
+            if index is not None:
+                part_of_row[index.numpy()] = number
+        beside = zip(Rows._fields[1:], self._rows[1:], strict=True)
+        values = {name: column.double().cpu().numpy() for name, column in beside if column is not None}
+        return rows_fingerprint(part_of_row, values, self.weight_scale)
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint has to say of the data, as plain types; the keys are `DESCRIPTION`."""
