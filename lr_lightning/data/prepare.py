@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from logging import WARNING
+from logging import INFO, WARNING
 from typing import Any, NoReturn
 
 import numpy as np
@@ -27,6 +27,7 @@ from lr_lightning.model.rows import OTHER_SPLIT, of_light_weights
 from lr_lightning.model.standardization import LevelWeights, RunningMoments, Standardization
 
 PARTS = ("train", "val", "test")
+FEW_ROWS = 10  # of a level, about which a message is given
 MOST_IN_DOUBLE = 2**25
 """Up to so many values (rows × raw columns) are served in float64, whatever the Trainer's precision."""
 _LEFT_OUT = len(PARTS)
@@ -112,7 +113,8 @@ class Sweeps:
         _refuse_weightless(source, self.scan, self.partition, split)
         self.messages = list(self.scan.notes)
         if given is None:
-            self.schema, self.training = training_statistics(source, self.scan, self.partition)
+            self.schema, self.training, rows_of_levels = training_statistics(source, self.scan, self.partition)
+            self._tell_rare_levels(rows_of_levels)
             named = zip(self.schema.feature_names, (self.training.scale == 0).tolist(), strict=True)
             constant = [name for name, is_constant in named if is_constant]
             if constant:
@@ -121,6 +123,17 @@ class Sweeps:
         else:
             self.schema, self.training = given
         self.layout = Layout.of(self.schema)
+
+    def _tell_rare_levels(self, rows_of_levels: LevelWeights) -> None:
+        names = [column.name for column in self.schema.columns if column.kind == "category"]
+        rare = {name: int((n < FEW_ROWS).sum()) for name, n in zip(names, rows_of_levels.weight, strict=True)}
+        rare = {name: n for name, n in rare.items() if n}
+        if rare:
+            n, n_levels = sum(rare.values()), sum(map(len, rows_of_levels.weight))
+            have = "level has" if n_levels == 1 else "levels have" if n > 1 else "levels has"
+            columns = listed(f"{name} ({k})" for name, k in rare.items())
+            text = f"{n} of {n_levels} {have} fewer than {FEW_ROWS} training rows: {columns}"
+            self.messages.append((INFO, " ".join(f"{self.source.name}: {text}".splitlines())))
 
     def dtype(self, of_trainer: torch.dtype) -> torch.dtype:
         """The dtype in which the rows are served.
@@ -215,8 +228,14 @@ class Sweeps:
                         append(f"{part}.{name}", values if whole else values.take(index, axis=0))
 
 
-def training_statistics(source: Source, scan: Scan, partition: Partition) -> tuple[TableSchema, Standardization]:
-    """The schema with the values that replace missing ones, and means and scales (d,) of the training rows.
+def training_statistics(
+    source: Source, scan: Scan, partition: Partition
+) -> tuple[TableSchema, Standardization, LevelWeights]:
+    """What the training rows say.
+
+    Returns:
+        The schema with the values that replace missing ones, means and scales (d,), and the numbers of rows of each
+        category's levels, without filled ones.
 
     Raises:
         InputError: if a value is infinite, or missing under `missing="error"`, or too large to be squared.
@@ -224,12 +243,13 @@ def training_statistics(source: Source, scan: Scan, partition: Partition) -> tup
     schema, layout = scan.schema, Layout.of(scan.schema)
     names, encoder = [column.name for column in schema.columns], Encoder(schema, source, scan.kept)
     moments = RunningMoments(len(encoder.numbers))
-    levels = LevelWeights([len(column.levels) for column in encoder.categories])
+    levels, counts = (LevelWeights([len(column.levels) for column in encoder.categories]) for _ in range(2))
     total, used = 0.0, 0
     for block in encoder.blocks(source.batches(names)):
         _refuse(encoder, block, names)
         of_row = partition.of_row[block.rows]
         weight = (of_row == PARTS.index("train")).astype(np.float64)
+        counts.add(block.codes, weight)
         if scan.weight is not None:
             in_use = of_row != _LEFT_OUT
             rows = slice(used, used + int(in_use.sum()))
@@ -244,7 +264,7 @@ def training_statistics(source: Source, scan: Scan, partition: Partition) -> tup
     for whole, of_numbers, of_levels in zip(training, moments.result(), levels.result(), strict=True):
         whole[layout.numbers], whole[layout.of_levels] = of_numbers, of_levels
     _refuse_overflow(schema, training, source)
-    return schema, training
+    return schema, training, counts
 
 
 def _refuse_weightless(source: Source, scan: Scan, partition: Partition, split: Split) -> None:

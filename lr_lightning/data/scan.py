@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from logging import INFO, WARNING
 
 import numpy as np
@@ -50,7 +51,8 @@ from lr_lightning.data.schema import Column, Level, TableSchema
 from lr_lightning.data.target import MOST_VALUES, Labels, choose_labels, target_values
 from lr_lightning.errors import InputError
 
-MOST_LEVELS = 1000
+MOST_LEVELS = 1_000_000
+TELLING_VALUES = 1000  # so many different texts tell whether a column holds numbers, dates, times or levels
 FEWEST_ROWS_OF_IDS = 20
 ORDINALS = ("st", "nd", "rd", "th", "+", "-")  # what follows a number that is a rank or an open range
 
@@ -63,14 +65,25 @@ def scan_table(source: Source, choices: Choices) -> Scan:
             column with another role holds what it must not, or a value is missing under `missing="error"`.
     """
     features = choices.feature_columns(source)
+    levels: set[str] = set()
     while True:
-        scanner = _Scanner(source, choices, features)
+        scanner = _Scanner(source, choices, features, levels)
         try:
             for batch in source.batches(scanner.columns):
                 scanner.add(batch)
+            return scanner.result()
         except TypesChanged:
             continue
-        return scanner.result()
+        except _AreCodes as found:
+            levels.add(found.name)
+
+
+class _AreCodes(Exception):  # noqa: N818 (not an error: a request)
+    """A column that was taken for numbers holds codes, such as 007; its levels have to be gathered in another sweep."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.name = name
 
 
 @dataclass
@@ -78,12 +91,14 @@ class _Scanner:
     source: Source
     choices: Choices
     features: list[str]
+    of_levels: set[str]  # columns of text of which it is known that they are categories
     n_rows: int = 0
     single: bool = True
     kinds: dict[str, str] = field(default_factory=dict)
     levels: dict[str, dict[Level, int]] = field(default_factory=dict)
     texts: set[str] = field(default_factory=set)
     evidence: dict[str, Evidence] = field(default_factory=dict)
+    odd: dict[str, str] = field(default_factory=dict)  # of columns of text: the first value that is not as the others
     largest: dict[str, int] = field(default_factory=dict)
     measured: set[str] = field(default_factory=set)  # columns of numbers that are not only 0 and 1
     labels: dict[Level, int] = field(default_factory=dict)
@@ -165,7 +180,7 @@ class _Scanner:
         places = places[places >= 0] if kept is None else places[kept & (places >= 0)]
         counts = zip(values, np.bincount(places, minlength=len(values)).tolist(), strict=True)
         present = {value: count for value, count in counts if value is not None and count}
-        if name in self.evidence:  # it has more values than a category may have, which are not kept
+        if name in self.evidence:  # numbers, dates or times, of which not all values are kept
             odd = self.evidence[name].add(str(value) for value in present)
             if odd is not None:
                 self._refuse_odd(name, odd, self.evidence[name])
@@ -173,21 +188,26 @@ class _Scanner:
         found = self.levels.setdefault(name, {})
         for value, count in present.items():
             found[value] = found.get(value, 0) + count
-        if len(found) > MOST_LEVELS:
+        if len(found) > TELLING_VALUES and name not in self.of_levels:
             evidence = self._evidence_of(name)
             if evidence is None:
-                self._refuse_many_levels(name)
+                self.of_levels.add(name)
             else:
                 self.evidence[name] = evidence
+        if len(found) > MOST_LEVELS:
+            self._refuse_many_levels(name)
 
     def _evidence_of(self, name: str) -> Evidence | None:
         """The evidence that a column of text holds numbers, dates or times; None if it is a category."""
         if name in self.evidence:
             return self.evidence[name]
-        evidence = Evidence()
-        if name not in self.texts or evidence.add(str(value) for value in self.levels[name]) is not None:
+        if name not in self.texts or name in self.of_levels:
             return None
-        return None if evidence.codes else evidence
+        evidence = Evidence()
+        odd = evidence.add(str(value) for value in self.levels[name])
+        if odd is not None:
+            self.odd[name] = odd
+        return None if odd is not None or evidence.codes else evidence
 
     def _refuse_many_levels(self, name: str) -> None:
         self._refuse_spoilt(name)
@@ -207,9 +227,17 @@ class _Scanner:
                 "--data.categorical"
             )
 
+    def _telling(self, name: str) -> list[Level]:
+        """The levels of a column that tell what it holds; to look at all of them would take tens of microseconds each.
+
+        They are the first ones, and the one that is not written as those before it.
+        """
+        first = list(islice(self.levels[name], TELLING_VALUES))
+        return first if self.odd.get(name) in (None, *first) else [*first, self.odd[name]]
+
     def _refuse_spoilt(self, name: str) -> None:
         """Refuse a column of text whose values are numbers, dates or times but for a few, or in several notations."""
-        kinds = {value: kind_of_text(value) for value in self.levels[name] if isinstance(value, str)}
+        kinds = {value: kind_of_text(value) for value in self._telling(name) if isinstance(value, str)}
         counts = Counter(kind for kind in kinds.values() if kind is not None)
         if not counts or name in self.choices.categorical:
             return
@@ -312,7 +340,7 @@ class _Scanner:
             evidence = self._evidence_of(name) if name in self.texts else None
             if evidence is not None:
                 if evidence.codes:
-                    self._refuse_many_levels(name)
+                    raise _AreCodes(name)
                 self.evidence[name] = evidence
         commas = bool(self.source.decimal_marks) or any(found.notations == [COMMA] for found in self.evidence.values())
         with_comma = [name for name, mark in (self.source.decimal_marks or {}).items() if mark == ","]
@@ -367,7 +395,7 @@ class _Scanner:
         if not names:
             raise InputError(f"{self.source.name}: no feature is left; every column has a single level")
         if len(set(names)) < len(names):
-            double = next(name for name in names if names.count(name) > 1)
+            double = next(name for name, count in Counter(names).items() if count > 1)
             raise InputError(f"{self.source.name}: two features would be named {double}; rename a column")
         return schema
 
@@ -405,7 +433,7 @@ class _Scanner:
 
     def _note_units(self, name: str) -> None:
         """Warn if a column of text is a category although its values look like amounts, dates or times."""
-        texts = [str(level) for level in self.levels[name]]
+        texts = [str(level) for level in self._telling(name)]
         if name not in self.texts or len(texts) < 3:
             return
         units = {text: unit_of(text) for text in texts}

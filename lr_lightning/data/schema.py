@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, TypeVar
 
 from lr_lightning.data.notation import is_notation
@@ -77,6 +78,22 @@ class Column:
         return None if fits else f"is filled with {self.fill!r}"
 
 
+def _without_arrays(data: Any) -> tuple[Any, dict[int, tuple[Level, ...]]]:
+    """A schema in which the levels that are tensors are an empty list, and these levels by the column's number."""
+    levels: dict[int, tuple[Level, ...]] = {}
+    columns = data.get("columns") if isinstance(data, Mapping) else None
+    if not isinstance(columns, list):
+        return data, levels
+    without = list(columns)
+    for j, column in enumerate(columns):
+        if isinstance(column, Mapping) and isinstance(column.get("levels"), Mapping):
+            from lr_lightning.data.arrays_of_levels import from_arrays
+
+            levels[j] = from_arrays(column["levels"]) or ()  # a category without levels is refused
+            without[j] = {**column, "levels": []}
+    return {**data, "columns": without}, levels
+
+
 def _are_levels(values: Sequence[Any]) -> bool:
     """Whether all values are text, or all are finite numbers or booleans."""
     if all(isinstance(value, str) for value in values):
@@ -139,7 +156,7 @@ class TableSchema:
         """The labels as they are written in a text file."""
         return self.labels if self.spelling is None else self.spelling
 
-    @property
+    @cached_property
     def feature_names(self) -> tuple[str, ...]:
         """The names of the features, in the order of the coefficients."""
         return tuple(name for column in self.columns for name in column.feature_names)
@@ -189,19 +206,32 @@ class TableSchema:
         """The schema as str, int, float, bool, None, list and dict."""
         columns = [{**vars(column), "levels": list(column.levels)} for column in self.columns]
         spelling, na = (None if texts is None else list(texts) for texts in (self.spelling, self.na))
-        return {**vars(self), "columns": columns, "labels": list(self.labels), "spelling": spelling, "na": na}
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**own, "columns": columns, "labels": list(self.labels), "spelling": spelling, "na": na}
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """The same for a checkpoint, with the levels of a column of many as tensors."""
+        from lr_lightning.data.arrays_of_levels import as_arrays  # imports torch, which a schema does not need
+
+        of_table = self.to_dict()
+        columns = [{**column, "levels": as_arrays(column["levels"])} for column in of_table["columns"]]
+        return {**of_table, "columns": columns}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TableSchema:
-        """The schema from the values that `to_dict` returned.
+        """The schema from the values that `to_dict` or `to_checkpoint` returned.
 
         Raises:
             InputError: if the values are not a valid schema.
         """
+        data, levels = _without_arrays(data)
         problem = misfit(data, cls)
         if problem is None:
             try:
-                columns = tuple(Column(**{**column, "levels": tuple(column["levels"])}) for column in data["columns"])
+                columns = tuple(
+                    Column(**{**column, "levels": levels.get(j, tuple(column["levels"]))})
+                    for j, column in enumerate(data["columns"])
+                )
                 texts = {key: None if data.get(key) is None else tuple(data[key]) for key in ("spelling", "na")}
                 schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"]), **texts})
             except (TypeError, KeyError) as error:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from lr_lightning.data.arrays_of_levels import as_arrays, from_arrays
 from lr_lightning.data.plain_data import from_plain, misfit
 from lr_lightning.errors import InputError
 from lr_lightning.statistics.held_out import Calibration
@@ -183,12 +184,12 @@ class Report:
         return values
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """The same for a checkpoint: of more than 4096 coefficients a list of names and a tensor of estimates."""
+        """The same for a checkpoint: of more than 4096 coefficients names and estimates, as arrays."""
         if not self.is_wide:
             return self.to_dict()
         estimates = [math.nan if row.estimate is None else row.estimate for row in self.coefficients]
         coefficients = {
-            "name": [row.name for row in self.coefficients],
+            "name": as_arrays([row.name for row in self.coefficients]),
             "estimate": torch.tensor(estimates, dtype=torch.float64),
         }
         return {**replace(self, coefficients=()).to_dict(), "coefficients": coefficients}
@@ -215,7 +216,7 @@ class Report:
         report: Report = from_plain(values, cls)
         if arrays is None:
             return report
-        pairs = zip(arrays["name"], arrays["estimate"].tolist(), strict=True)
+        pairs = zip(_names(arrays), arrays["estimate"].tolist(), strict=True)
         rows = tuple(
             Coefficient(name, None) if math.isnan(value) else Coefficient.of(name, value, None, report.level)
             for name, value in pairs
@@ -259,12 +260,22 @@ class Report:
 
 def _wrong_arrays(arrays: Mapping[str, Any]) -> str | None:
     """What is wrong with the coefficients of a checkpoint in arrays, or None."""
-    names, estimates = arrays.get("name"), arrays.get("estimate")
-    if not isinstance(names, list) or not all(type(name) is str for name in names):
+    names, estimates = _names(arrays), arrays.get("estimate")
+    if not names:
         return "its coefficients have no names"
     if not isinstance(estimates, torch.Tensor) or estimates.dtype != torch.float64 or estimates.shape != (len(names),):
         return "its coefficients have no estimates"
     return None
+
+
+def _names(arrays: Mapping[str, Any]) -> list[str]:
+    """The names of coefficients in arrays; none if they are no texts."""
+    names = arrays.get("name")
+    found = from_arrays(names) if isinstance(names, Mapping) else names
+    if not isinstance(found, list | tuple):
+        return []
+    texts = [name for name in found if isinstance(name, str)]
+    return texts if len(texts) == len(found) else []
 
 
 def finite(value: float | None) -> float | None:

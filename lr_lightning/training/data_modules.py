@@ -240,7 +240,7 @@ class TensorDataModule(LightningDataModule):
     def description(self) -> dict[str, Any]:
         """What a checkpoint has to say of the data, as plain types; the keys are `DESCRIPTION`."""
         of_rows = (self.fingerprint, self.rows_fingerprint)
-        values = (self.schema.to_dict(), self.prediction_input, self.curve(), self.settings(), *of_rows)
+        values = (self.schema.to_checkpoint(), self.prediction_input, self.curve(), self.settings(), *of_rows)
         return dict(zip(DESCRIPTION, values, strict=True))
 
     def settings(self) -> dict[str, Any]:
