@@ -148,7 +148,6 @@ def path(
     Example:
         >>> import torch
         >>> from lr_lightning.model.rows import Rows
-    from lr_lightning.model.standardization import Standardization
         >>> from lr_lightning.solver import path
         >>> x = torch.tensor([[-1.5, 1.0], [-0.5, -1.0], [0.5, -1.0], [1.5, 1.0]], dtype=torch.float64)
         >>> found = path(Rows(x, torch.tensor([0.0, 1.0, 0.0, 1.0])), n_lambda=3, min_ratio=0.25)

@@ -206,7 +206,7 @@ class Report:
         Raises:
             InputError: if a value is missing or of another type.
         """
-        table = values.get("coefficients")
+        table = values.get("coefficients") if isinstance(values, Mapping) else None
         arrays = table if isinstance(table, Mapping) else None
         if arrays is not None:
             values = {**values, "coefficients": []}
