@@ -219,4 +219,7 @@ def _rows(part: str, tensors: Mapping[str, Tensor], layout: Layout) -> Rows | No
     y, *others = (tensors.get(f"{part}.{name}") for name in Rows._fields[1:])
     if y is None:
         return None
-    return Rows(layout.features(tensors.get(f"{part}.x"), tensors.get(f"{part}.codes")), y, *others)
+    numbers, codes = (tensors.get(f"{part}.{name}") for name in ("x", "codes"))
+    if numbers is None and codes is None:
+        numbers = y.new_empty(len(y), 0)
+    return Rows(layout.features(numbers, codes), y, *others)

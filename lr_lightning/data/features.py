@@ -80,14 +80,14 @@ class Layout:
         """The features of n rows.
 
         Args:
-            numbers: (n, m), of a floating dtype; None where m is 0.
+            numbers: (n, m), of a floating dtype; None where m is 0 and there are codes.
             codes: of the levels, (n, c), int32; None where c is 0.
 
         Returns:
             The numbers themselves where there is no level, else a design: a level is 0 or 1.
         """
         if codes is None:
-            assert numbers is not None  # noqa: S101 (there is one feature at least)
+            assert numbers is not None  # noqa: S101 (see above)
             return numbers
         categories = Categories(codes, self.levels)
         if numbers is None:

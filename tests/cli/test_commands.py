@@ -543,9 +543,10 @@ def test_a_checkpoint_that_is_not_there(project, run, command, where):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-def test_an_output_stream_that_is_full(exam_checkpoint, project):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_stream_that_is_full(exam_checkpoint, project, unbuffered):
     command = f"{sys.executable} -m lr_lightning report --ckpt_path {exam_checkpoint} > /dev/full"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, env=environment, timeout=60)
     assert (done.returncode, done.stderr) == (
         2,
