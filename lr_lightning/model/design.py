@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 from typing_extensions import override
 
 from lr_lightning.model.csr import Csr
-from lr_lightning.model.losses import SOFTPLUS_LINEAR, has_shares, losses_of_shares
+from lr_lightning.model.losses import fill_losses, has_shares, losses_of_shares, make_residuals
 from lr_lightning.model.storage import Design
 from lr_lightning.model.threads import share_out
 
@@ -266,11 +265,11 @@ class Dense(Design):
                 s.copy_(residuals)
             else:
                 torch.sub(one, labels, alpha=2, out=s)
-                _fill_losses(u, t, s, weights)
+                fill_losses(u, t, s, weights)
             torch.sum(u, 0, dtype=torch.float64, out=loss)
             if with_gradient:
                 if not shares:
-                    _make_residuals(s, t, weights)
+                    make_residuals(s, t, weights)
                 _weighted_row_sums(block, s, out=gradient)
                 torch.sum(s, 0, dtype=torch.float64, out=residual)
 
@@ -485,8 +484,8 @@ class _SmallDense(Dense):
             losses, s = losses_of_shares(z, y, sample_weight)
         else:
             losses, s = torch.empty_like(z), torch.rsub(y.double(), 1, alpha=2)
-            _fill_losses(losses, z, s, sample_weight)
-            _make_residuals(s, z, sample_weight)
+            fill_losses(losses, z, s, sample_weight)
+            make_residuals(s, z, sample_weight)
         gradient = self._columns @ s
         return losses.sum(), gradient[:-1], gradient[-1]
 
@@ -513,22 +512,6 @@ def _transposed_product(left: Tensor, right: Tensor) -> Tensor:
 def _weighted_sum(block: Tensor, weight: Tensor) -> Tensor:
     """``weight @ block``, whose sums have at most 4096 terms in float32."""
     return weight @ block if block.dtype == torch.float64 else _transposed_product(weight[:, None], block)[0]
-
-
-def _fill_losses(out: Tensor, z: Tensor, s: Tensor, weight: Tensor | None) -> None:
-    """Fill ``out`` with the losses v·log(1 + exp(s z)) of rows, s = 1 − 2y, and z with s z."""
-    z.mul_(s)
-    softplus(z, 1, SOFTPLUS_LINEAR, out=out)  # pyright: ignore[reportCallIssue]
-    if weight is not None:
-        out.mul_(weight)
-
-
-def _make_residuals(s: Tensor, margin: Tensor, weight: Tensor | None) -> None:
-    """Turn s into the residuals v·s·σ(s z), and what `_fill_losses` left, s z, into σ(s z)."""
-    torch.sigmoid(margin, out=margin)
-    s.mul_(margin)
-    if weight is not None:
-        s.mul_(weight)
 
 
 def _row_groups(rows: int) -> int:

@@ -1,4 +1,4 @@
-"""The loss of a row and its derivative by the logit, where the row counts trials with both outcomes."""
+"""The loss of a row and its derivative by the logit, of one outcome or of trials with both."""
 
 from __future__ import annotations
 
@@ -6,12 +6,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
+_SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
 
 
 def has_shares(y: Tensor) -> bool:
     """Whether targets from 0 to 1, (n,), hold anything between the two."""
     return y.is_floating_point() and bool(y.frac().any())
+
+
+def fill_losses(out: Tensor, z: Tensor, s: Tensor, weight: Tensor | None) -> None:
+    """Fill ``out`` with the losses v·log(1 + exp(s z)) of rows, s = 1 − 2y, and z with s z; shapes are broadcast."""
+    z.mul_(s)
+    softplus(z, 1, _SOFTPLUS_LINEAR, out=out)  # pyright: ignore[reportCallIssue]
+    if weight is not None:
+        out.mul_(weight)
+
+
+def make_residuals(s: Tensor, margin: Tensor, weight: Tensor | None) -> None:
+    """Turn s into the residuals v·s·σ(s z), and what `fill_losses` left, s z, into σ(s z)."""
+    torch.sigmoid(margin, out=margin)
+    s.mul_(margin)
+    if weight is not None:
+        s.mul_(weight)
 
 
 def losses_of_shares(z: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -26,6 +42,6 @@ def losses_of_shares(z: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tenso
         weight: v, (n,), or None for ones.
     """
     y = y.to(z)
-    loss = y * softplus(-z, 1, SOFTPLUS_LINEAR) + (1 - y) * softplus(z, 1, SOFTPLUS_LINEAR)
+    loss = y * softplus(-z, 1, _SOFTPLUS_LINEAR) + (1 - y) * softplus(z, 1, _SOFTPLUS_LINEAR)
     residual = (1 - y) * torch.sigmoid(z) - y * torch.sigmoid(-z)
     return (loss, residual) if weight is None else (loss * weight, residual * weight)

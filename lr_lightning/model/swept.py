@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 from typing_extensions import Self, override
 
-from lr_lightning.model.losses import SOFTPLUS_LINEAR, has_shares, losses_of_shares
+from lr_lightning.model.losses import fill_losses, has_shares, losses_of_shares, make_residuals
 from lr_lightning.model.standardized import Standardized
 from lr_lightning.model.storage import Design
 from lr_lightning.model.threads import share_out
@@ -169,17 +168,12 @@ class Swept(Design):
             weight = None if v is None else v[rows].to(z)
             if shares:
                 loss, residual = losses_of_shares(z, y[rows], weight)
-                sums[0, k] = loss.sum()
             else:
-                sign = 1 - 2 * y[rows].to(z)
-                z.mul_(sign)
-                loss = softplus(z, 1, SOFTPLUS_LINEAR)
-                sums[0, k] = loss.sum() if weight is None else loss @ weight
-                residual = sign
+                loss, residual = torch.empty_like(z), 1 - 2 * y[rows].to(z)
+                fill_losses(loss, z, residual, weight)
                 if with_gradient:
-                    residual.mul_(z.sigmoid_())
-                    if weight is not None:
-                        residual.mul_(weight)
+                    make_residuals(residual, z, weight)
+            sums[0, k] = loss.sum()
             if with_gradient:
                 self.add_transposed(rows, residual, out)
                 sums[1, k] = residual.sum()

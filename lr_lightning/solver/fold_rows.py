@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import pad
 
 from lr_lightning.model.design import Dense, Design
-from lr_lightning.model.losses import SOFTPLUS_LINEAR, has_shares, losses_of_shares
+from lr_lightning.model.losses import fill_losses, has_shares, losses_of_shares
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
@@ -204,8 +204,8 @@ class FoldRows:
                     if self._shares:
                         losses = losses_of_shares(z, self._y[part, None], self._v[part, None])[0]
                     else:
-                        z *= self._sign[part, None]
-                        losses = softplus(z, 1, SOFTPLUS_LINEAR).mul_(self._v[part, None])  # pyright: ignore[reportCallIssue]
+                        losses = torch.empty_like(z)
+                        fill_losses(losses, z, self._sign[part, None], self._v[part, None])
                     sums[group] += losses.sum(0)
                     if self._fold is not None:
                         fold = self._fold[part]
