@@ -129,9 +129,8 @@ class RunFolder:
         if self.last.exists():
             return
         shutil.rmtree(self.path, ignore_errors=True)
-        for parent in (self.path.parent, ROOT):
-            with contextlib.suppress(OSError):  # there is something in it, or there has just come
-                parent.rmdir()
+        with contextlib.suppress(OSError):  # there is another run in it, or there has just come one
+            self.path.parent.rmdir()
 
     def logger(self, first_epoch: int | None = None) -> RunLogger:
         """A TensorBoard logger that writes into this folder.

@@ -121,7 +121,7 @@ def test_a_process_that_dies_in_its_imports_ends_the_first_in_one_line(project, 
         end(main)
     said = "error: process 1 ends: a process that it has started has ended before the fit began\n"
     assert (main.returncode, (project / "stderr").read_text()) == (1, said)
-    assert not (project / "runs").exists()
+    assert not any((project / "runs").glob("*"))
 
 
 @pytest.mark.skipif(not CHILDREN.exists(), reason="needs /proc to find the processes")
@@ -141,7 +141,7 @@ def test_a_signal_at_the_start_ends_both_processes_in_one_line(project, signum, 
     assert main.returncode == code
     said = f"stopped by {signum.name} before the first epoch; nothing was kept\n"
     assert ((project / "stdout").read_text(), (project / "stderr").read_text()) == ("", said)
-    assert not (project / "runs").exists()
+    assert not any((project / "runs").glob("*"))
 
 
 @pytest.mark.skipif(not CHILDREN.exists(), reason="needs /proc to find the processes")
