@@ -584,6 +584,7 @@ def test_a_fit_does_not_go_on_from_a_damaged_state(adam, project, run, lie):
     content = copy.deepcopy(adam)
     STATES[lie](content)
     torch.save(content, project / "bad.ckpt")
+    (project / "runs").mkdir()  # a fit that is refused may leave it, empty
     before = sorted(project.iterdir())
     code, out, err = run("fit", "--ckpt_path", "bad.ckpt", "--trainer.max_epochs", "4", "--quiet")
     assert (code, out) == (2, ""), err

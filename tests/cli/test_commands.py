@@ -413,6 +413,7 @@ def test_mistake_ends_in_one_plain_line(project, run, exam_checkpoint, arguments
     }
     for name, text in files.items():
         (project / name).write_text(text)
+    (project / "runs").mkdir()  # a fit that is refused may leave it, empty
     before = sorted(path for path in project.rglob("*") if "conf" not in path.parts)
     arguments = [str(exam_checkpoint) if argument == "CKPT" else argument for argument in arguments]
     code, out, err = run(*arguments)
