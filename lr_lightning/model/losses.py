@@ -1,4 +1,4 @@
-"""The loss of a row and its derivative by the logit, of one outcome or of trials with both."""
+"""The loss of a row and its derivatives by the logit, of one outcome or of trials with both."""
 
 from __future__ import annotations
 
@@ -43,5 +43,21 @@ def losses_of_shares(z: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tenso
     """
     y = y.to(z)
     loss = y * softplus(-z, 1, _SOFTPLUS_LINEAR) + (1 - y) * softplus(z, 1, _SOFTPLUS_LINEAR)
-    residual = (1 - y) * torch.sigmoid(z) - y * torch.sigmoid(-z)
-    return (loss, residual) if weight is None else (loss * weight, residual * weight)
+    found = residuals(z, y)
+    return (loss, found) if weight is None else (loss * weight, found * weight)
+
+
+def residuals(z: Tensor, y: Tensor) -> Tensor:
+    """(1 − y)·σ(z) − y·σ(−z), the derivative of the loss by the logit, π − y without cancellation.
+
+    Args:
+        z: logits, of any shape.
+        y: targets, of z's dtype and a shape that broadcasts with it.
+    """
+    return (1 - y) * torch.sigmoid(z) - y * torch.sigmoid(-z)
+
+
+def curvature(z: Tensor, weight: Tensor | None = None) -> Tensor:
+    """v·σ(z)·σ(−z), the second derivative of the loss by the logit z, in the dtype and shape of z."""
+    found = torch.sigmoid(z).mul_(torch.sigmoid(-z))
+    return found if weight is None else found.mul_(weight.detach().to(found))

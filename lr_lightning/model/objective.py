@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lr_lightning.errors import InputError
 from lr_lightning.model.design import Design, as_design
+from lr_lightning.model.losses import curvature
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
@@ -228,13 +229,8 @@ def logistic_hessian(
     shift = None if bias is None else bias.detach().reshape(()).to(w)
     if offset is not None:
         shift = offset.reshape(-1).to(w) + (0 if shift is None else shift)
-    return design.sandwich(curvature(design.matvec(w, shift), sample_weight), intercept=bias is not None)
-
-
-def curvature(z: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-    """V σ(z) σ(−z), (n,), the second derivative of the rows' losses by their logits z (n,), in the dtype of z."""
-    found = torch.sigmoid(z).mul_(torch.sigmoid(-z))
-    return found if sample_weight is None else found.mul_(sample_weight.detach().reshape(-1).to(found))
+    v = None if sample_weight is None else sample_weight.reshape(-1)
+    return design.sandwich(curvature(design.matvec(w, shift), v), intercept=bias is not None)
 
 
 class _LogisticLoss(torch.autograd.Function):

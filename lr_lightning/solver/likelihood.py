@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from lr_lightning.model.losses import curvature, losses_of_shares, residuals
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import share_out
@@ -95,6 +96,10 @@ class Likelihood:
                     hessians[j] += hessian
         return values, gradients, hessians
 
+    def plain_gradient(self, point: Tensor) -> Tensor:
+        """The gradient (p,) of −ℓ at a point (p,), without Firth's penalty."""
+        return self._sweep(point[:, None], information=False)[1][:, 0]
+
     def information(self, points: Tensor) -> Tensor:
         """I, (m, p, p), at points (p, m): the Hessian of −ℓ."""
         return self._sweep(points, information=True, derivatives=False)[2]
@@ -126,10 +131,9 @@ class Likelihood:
         v = torch.cat(weights)
         low, high, shift = -torch.inf, torch.inf, 0.0
         for _ in range(200):
-            positive, negative = torch.sigmoid(z + shift), torch.sigmoid(-z - shift)
-            excess = float(v @ ((1 - y) * positive - y * negative))  # Σ v (π − y), without cancellation
+            excess = float(v @ residuals(z + shift, y))  # Σ v (π − y)
             low, high = (low, shift) if excess > 0 else (shift, high)
-            step = -excess / max(float(v @ (positive * negative)), 1e-300)
+            step = -excess / max(float(v @ curvature(z + shift)), 1e-300)
             after = shift + max(-2.0, min(2.0, step))
             after = after if low <= after <= high else (low + high) / 2
             if abs(after - shift) <= 1e-15 * (1 + abs(after)):
@@ -154,7 +158,9 @@ class Likelihood:
         mean, scale = self._fold
         designs = [rows.design if self._all is None else rows.design.columns(self._all) for rows in parts]
         x = (torch.cat([design.dense(torch.float64) for design in designs]) - mean) / scale
-        x = torch.nn.functional.pad(x, (0, 1), value=1.0) if self.intercept else x
+        columns = torch.ones(self.size, len(x), dtype=torch.float64)
+        columns[: x.shape[1]] = x.T
+        x = columns.T  # with each column in a row products take a fifth less time
         y, weight, offset = (
             None if all(part is None for part in column) else torch.cat([part.double() for part in filled])
             for column, filled in (
@@ -214,22 +220,14 @@ class Likelihood:
         def work(share: Iterator[int]) -> None:
             for b in share:
                 rows = blocks[b]
-                v, y, z = self._weight(rows), rows.y.double()[:, None], self._logits(rows, points)
-                small = z.abs().neg_().exp_()
-                right = 1 / (1 + small)
-                wrong = small * right  # σ(−|z|) and σ(|z|), without cancellation
+                v, z = self._weight(rows), self._logits(rows, points)
                 value = gradient = matrices = none
                 if derivatives:
-                    losses = small.log1p_() + torch.where(z > 0, (1 - y) * z, -y * z)
-                    positive = torch.where(z > 0, right, wrong)
-                    negative = torch.where(z > 0, wrong, right)
-                    residual = (1 - y) * positive - y * negative
-                    if v is not None:
-                        losses, residual = losses * v, residual * v
+                    losses, residual = losses_of_shares(z, rows.y[:, None], v)
                     value, gradient = losses.sum(0), self._scores(rows, residual)
                 if information:
-                    curvature = wrong.mul_(right) if v is None else wrong.mul_(right).mul_(v)
-                    columns = curvature.unbind(1) if m == 1 else curvature.T.contiguous().unbind(0)
+                    bend = curvature(z, v)
+                    columns = bend.unbind(1) if m == 1 else bend.T.contiguous().unbind(0)
                     matrices = torch.stack([self._sandwich(rows, each) for each in columns])
                 parts[b] = value, gradient, matrices
 
@@ -248,14 +246,11 @@ class Likelihood:
             for b in share:
                 rows = blocks[b]
                 z, v = self._logits(rows, point[:, None]), self._weight(rows)
-                small = z.abs().neg_().exp_()
-                curvature = small / (1 + small).square_()
                 x = self._matrix(rows)
-                norms = rows.design.matvec(*served) if x is None else x @ root
-                norms = norms.square_().sum(1, keepdim=True)
-                h = curvature * norms if v is None else curvature * norms * v
-                half = 0.5 * torch.sign(z) * (1 - small) / (1 + small)  # π − ½
-                parts[b] = self._scores(rows, h * half)[:, 0]
+                lengths = rows.design.matvec(*served).T if x is None else root.T @ x.T
+                norms = lengths.square_().sum(0)[:, None]
+                leverage = curvature(z, v).mul_(norms)
+                parts[b] = self._scores(rows, leverage.mul_(0.5 * torch.tanh(z / 2)))[:, 0]  # π − ½
 
         self._share_out(work, blocks)
         cheap = self._has_curvature_of_penalty
@@ -265,9 +260,8 @@ class Likelihood:
         """−½ tr(I⁻¹ I_jk) + ½ tr(I⁻¹ I_j I⁻¹ I_k), (p, p), from all rows in one block, with n² p multiplications."""
         x, v = rows.design.dense(), self._weight(rows)
         z = self._logits(rows, point[:, None])[:, 0]
-        positive, negative = torch.sigmoid(z), torch.sigmoid(-z)
-        w = positive * negative
-        first, second = w * (negative - positive), w * (1 - 6 * w)  # derivatives of w by z
+        w = curvature(z)
+        first, second = -w * torch.tanh(z / 2), w * (1 - 6 * w)  # derivatives of w by z
         if v is not None:
             first, second = first * v[:, 0], second * v[:, 0]
         u = x @ root

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lr_lightning.model.objective import curvature
+from lr_lightning.model.losses import curvature
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.storage import Design
 from lr_lightning.solver import thresholds
@@ -128,6 +128,8 @@ def _gather(
 ) -> Rows:
     """Standardised rows at an index (m,), whose weights are multiplied by factors (m,)."""
     if isinstance(index, slice):
+        if center is None and scale is None:
+            return rows
         return rows._replace(x=_plain(rows.design.standardized(center, scale)))
     index = index.to(rows.design.device)
     y, weight, offset = (None if t is None else t.to(index.device).index_select(0, index) for t in rows[1:])

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from lr_lightning.model.columns import with_ones
 from lr_lightning.model.design import Dense
+from lr_lightning.model.losses import residuals
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.storage import Design
@@ -63,8 +64,8 @@ class Block(NamedTuple):
         return z if self.offset is None else z + self.offset
 
     def residuals(self, logits: Tensor) -> Tensor:
-        """The residuals y − π, (r,), at logits (r,): without cancellation, y·σ(−z) − (1 − y)·σ(z)."""
-        return self.y * torch.sigmoid(-logits) - (1 - self.y) * torch.sigmoid(logits)
+        """The residuals y − π, (r,), at logits (r,), without cancellation."""
+        return -residuals(logits, self.y)
 
     def gains(self, direction: np.ndarray | Tensor) -> Tensor:
         """What a direction (p,) adds to (2y − 1)·logit, (r,), float64, for targets 0 and 1."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from lr_lightning.model.objective import curvature
+from lr_lightning.model.losses import curvature, residuals
 from lr_lightning.statistics.design_matrix import DesignMatrix
 
 _MOST_GROUP_SUMS = 2**26  # numbers, 512 MiB
@@ -136,9 +136,8 @@ def _null_derivatives(design: DesignMatrix, b: float) -> tuple[float, float, flo
         assert rows.offset is not None  # noqa: S101 (all batches have one, or none)
         z, y = rows.offset.double() + b, rows.y.double()
         v = torch.ones_like(z) if rows.weight is None else rows.weight.double()
-        right, wrong = torch.sigmoid(z), torch.sigmoid(-z)
         log_likelihood = y * logsigmoid(z) + (1 - y) * logsigmoid(-z)
-        totals += [float(v @ t) for t in (log_likelihood, y * wrong - (1 - y) * right, right * wrong)]
+        totals += [float(v @ t) for t in (log_likelihood, -residuals(z, y), curvature(z))]
     value, slope, bend = totals.tolist()
     return value, slope, bend
 
