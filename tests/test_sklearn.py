@@ -681,9 +681,9 @@ def test_torchs_operations_are_serial(rows, monkeypatch):
 
     from lr_lightning.solver import SubsampledNewton
 
-    seen, step = [], SubsampledNewton.step
+    seen, advance = [], SubsampledNewton._advance
     monkeypatch.setattr(
-        SubsampledNewton, "step", lambda self, closure: (seen.append(torch.get_num_threads()), step(self, closure))[1]
+        SubsampledNewton, "_advance", lambda self, loss: (seen.append(torch.get_num_threads()), advance(self, loss))[1]
     )
 
     def threads_elsewhere():
@@ -766,7 +766,7 @@ def test_an_interrupt_ends_the_fit(rows, monkeypatch, several_threads):
     X, y, _ = rows
     with monkeypatch.context() as patch:
         patch.setattr(
-            SubsampledNewton, "step", lambda self, closure: (begun.set(), interrupted.wait(60), passes.append(1))
+            SubsampledNewton, "_advance", lambda self, loss: (begun.set(), interrupted.wait(60), passes.append(1))
         )
         patch.setattr(SubsampledNewton, "restore_best", lambda self: ended.set())
         patch.setattr(Future, "result", interrupt)
@@ -783,13 +783,13 @@ def test_an_interrupt_ends_the_fit_in_the_calling_thread(rows, monkeypatch, one_
 
     threads = set()
 
-    def step(self, closure):
+    def advance(self, loss):
         threads.add(threading.current_thread())
         raise KeyboardInterrupt
 
     X, y, _ = rows
     with monkeypatch.context() as patch:
-        patch.setattr(SubsampledNewton, "step", step)
+        patch.setattr(SubsampledNewton, "_advance", advance)
         with pytest.raises(KeyboardInterrupt):
             LogisticRegressionClassifier(max_iter=10**9).fit(X, y)
     assert threads == {threading.current_thread()}

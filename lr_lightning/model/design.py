@@ -107,8 +107,7 @@ class Dense(Design):
 
     @override
     def for_many_products(self) -> Design:
-        small = self._on_cpu and self.dtype == torch.float64 and self.tensor.numel() <= _ONE_BLOCK
-        return _SmallDense(self.tensor) if small else self
+        return _SmallDense(self.tensor) if self.is_small else self
 
     @override
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -300,11 +299,14 @@ class Dense(Design):
         x = self.tensor
         if sample_weight is None and x.is_contiguous() and self._on_cpu:
             # Several rows as one: torch is slow on short ones. Its sums of many terms are pairwise.
-            whole = len(x) - len(x) % _ROWS_AS_ONE
+            whole = 0 if x.numel() <= _ONE_BLOCK else len(x) - len(x) % _ROWS_AS_ONE
+            rest = x[whole:] - pivot
+            of_rest = torch.stack([rest.sum(0), rest.square().sum(0)])
+            if not whole:
+                return of_rest
             as_one = Dense(x[:whole].view(-1, _ROWS_AS_ONE * x.shape[1]))
             tiled = as_one._block_sums(pivot.repeat(_ROWS_AS_ONE), None)
-            rest = x[whole:] - pivot
-            return tiled.view(2, _ROWS_AS_ONE, -1).sum(1) + torch.stack([rest.sum(0), rest.square().sum(0)])
+            return tiled.view(2, _ROWS_AS_ONE, -1).sum(1) + of_rest
         return self._block_sums(pivot, sample_weight)
 
     @override
@@ -426,6 +428,11 @@ class Dense(Design):
         return sums.sum(0)[: r.shape[1]].T
 
     @property
+    def is_small(self) -> bool:
+        """Whether the table is so small, in float64 on the CPU, that `for_many_products` lays it out anew."""
+        return self._on_cpu and self.dtype == torch.float64 and self.tensor.numel() <= _ONE_BLOCK
+
+    @property
     def _on_cpu(self) -> bool:
         return self.tensor.device.type == "cpu"
 
@@ -450,6 +457,14 @@ class _SmallDense(Dense):
         self._columns = torch.empty(d + 1, n, dtype=tensor.dtype)
         self._columns[:-1] = self.tensor.T
         self._columns[-1] = 1
+
+    @override
+    def astype(self, dtype: torch.dtype) -> Dense:
+        return self if dtype == torch.float64 else super().astype(dtype)
+
+    @override
+    def for_many_products(self) -> Design:
+        return self
 
     @override
     def matvec(self, w: Tensor, shift: Tensor | None = None) -> Tensor:

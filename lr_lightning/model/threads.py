@@ -105,8 +105,10 @@ def share_out(work: Callable[[Iterator[int]], None], blocks: int, x: Tensor, eff
     threads = getattr(_outside, "threads", None) or torch.get_num_threads()
     workers = min(threads, _MAX_WORKERS, blocks, max(1, effort * x.numel() // _ELEMENTS_PER_WORKER))
 
+    inference = torch.is_inference_mode_enabled()
+
     def run() -> None:
-        with torch.no_grad():  # grad mode belongs to a thread
+        with torch.inference_mode(inference), torch.no_grad():  # both modes belong to a thread
             work(share)
 
     if workers == 1 and torch.get_num_threads() == 1:

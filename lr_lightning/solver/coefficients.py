@@ -59,7 +59,7 @@ class Coefficients:
         of_features = torch.as_tensor(value, dtype=torch.float64).detach().cpu().reshape(-1).expand(d)
         if not bool(((of_features >= 0) & (of_features < torch.inf)).all()):
             raise ValueError(f"{name} must not be negative")
-        return torch.nn.functional.pad(of_features, (0, len(self._parameters) - 1))
+        return torch.cat([of_features, torch.zeros(len(self._parameters) - 1, dtype=torch.float64)])
 
 
 def _vector(parts: Iterable[Tensor]) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lr_lightning.errors import InputError
+from lr_lightning.model.design import Dense
 from lr_lightning.model.losses import has_shares
 from lr_lightning.model.objective import Objective, StandardizedObjective
 from lr_lightning.model.rows import Rows, scaled_weights
@@ -79,10 +80,11 @@ def solve(
     """
     if start is not None and start.shape != (rows.design.shape[1] + 1,):
         raise InputError(f"start has {len(start) - 1} entries, but the data have {rows.design.shape[1]} features")
-    return on_one_thread(lambda stopped: _solve(rows, objective, start, tol, max_passes, stopped), threads)
+    solution = on_one_thread(lambda stopped: _solve(rows, objective, start, tol, max_passes, stopped), threads)
+    return replace(solution, theta=solution.theta.clone())  # autograd refuses what was made in inference mode
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _solve(
     rows: Rows,
     objective: Objective,
@@ -102,9 +104,11 @@ def _solve(
         rows = rows._replace(weight=weight)
     training = moments([(rows.x, rows.weight)]).to("cpu")
     served = standardization_to_serve(training, is_sparse=rows.design.is_sparse)
+    if isinstance(rows.design, Dense) and rows.design.is_small and not needs_all_rows(objective):
+        served = training.divisible()  # the sample and the passes then share one matrix
     if served is not None:
         # Centred in float64 before they are rounded, the features keep digits that a large mean would cost.
-        rows = rows._replace(x=served.apply(rows.x, rows.x.dtype))
+        rows = rows._replace(x=Dense(served.apply(rows.x, rows.x.dtype)).for_many_products())
     served = served or Standardization.identity(d)
     problem = objective.standardized(training, served)
     weight = torch.zeros(d, dtype=torch.float64)
@@ -123,11 +127,7 @@ def _solve(
     if isinstance(solver, FullNewton):
         passes = solver.run(max_passes, stopped)
     else:
-        passes = 0
-        while not solver.stopped and passes < max_passes and not stopped():
-            solver.step(closure)
-            passes += 1
-        solver.restore_best()
+        passes = solver.run(closure, max_passes, stopped)
     return Solution(problem.theta(weight, bias), solver.converged, solver.status, passes, solver.objective)
 
 
@@ -152,12 +152,14 @@ def _solver(
             weight_scale=weight_scale,
             tol=tol,
         )
+    mean, scale = problem.as_served
+    is_standardized = not bool(mean.any()) and bool((scale == 1).all())
     return SubsampledNewton(
         parameters,
         sample=draw_sample(
             rows._replace(y=rows.y.to(rows.design.dtype)),
-            center=problem.as_served.mean,
-            scale=problem.as_served.scale,
+            center=None if is_standardized else mean,
+            scale=None if is_standardized else scale,
         ),
         l1=problem.penalty.l1,
         l2=problem.penalty.l2,

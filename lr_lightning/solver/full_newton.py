@@ -20,11 +20,11 @@ from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import Curvature, DenseCurvature
 from lr_lightning.solver.likelihood import Likelihood
 from lr_lightning.solver.newton import CONVERGED, DIVERGING, NO_DECREASE, NOT_FINITE, PRECISION_LIMIT
-from lr_lightning.solver.quadratic import ScaledCholesky
+from lr_lightning.solver.quadratic import ScaledCholesky, newton_length
 
 _TOLERANCE = 1e-16  # half the squared Newton decrement, relative to the objective; a last step squares it
 _MAX_REJECTIONS = 50
-_SEPARATED = 1e-8  # mean loss at which every row is predicted right
+_FAR = 1e-3  # half the squared decrement, relative to the objective, above which a longer step is looked for
 _CALM = 1e-3  # half the squared decrement of Σv times the objective, below which a step's change of gradient counts
 
 
@@ -265,9 +265,8 @@ class FullNewton(torch.optim.Optimizer):
         slope = float(gradient @ self._p + self._l1 @ ((best + self._p).abs() - best.abs()))
         before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0)
         self._predicted = self.newton_decrement
-        separated = (
-            not self._objective_is_firth and self.objective < 1e-8 and not bool(self._l1.any() or self._l2.any())
-        )
+        penalised = self._objective_is_firth or bool(self._l1.any() or self._l2.any())
+        separated = self.objective < thresholds.SEPARATED and not penalised
         if separated:
             self._stop(DIVERGING, converged=False)
         elif self._is_next_negligible(before):
@@ -277,7 +276,10 @@ class FullNewton(torch.optim.Optimizer):
                 self._best = self._into_box(best + self._p)
                 self._stop(CONVERGED, converged=True)
         else:
-            self._next = self._into_box(best + self._p)
+            if self._objective_is_firth and self.newton_decrement > _FAR * abs(self.objective):
+                slope_there = float(self._likelihood.plain_gradient(best + self._p) @ self._p) / self._total
+                self._length = newton_length(-slope_there, -slope)
+            self._next = self._into_box(best + self._length * self._p)
 
     def _is_next_negligible(self, before: float) -> bool:
         """Whether the decrement that the proposal leaves is.

@@ -194,8 +194,27 @@ class SubsampledNewton(torch.optim.Optimizer):
         """
         with torch.enable_grad():
             loss = closure()
-        if self.stopped:
-            return loss
+        if not self.stopped:
+            self._advance(loss)
+        return loss
+
+    @torch.no_grad()
+    def run(self, closure: Callable[[], Tensor], max_passes: int, interrupted: Callable[[], bool]) -> int:
+        """Do what `step` does until the solver stops, for at most so many times; how often that was.
+
+        Args:
+            closure: As of `step`, but called without autograd.
+            max_passes: At least 1.
+            interrupted: Whether to leave off; then the best point so far is taken.
+        """
+        passes = 0
+        while not self.stopped and passes < max_passes and not interrupted():
+            self._advance(closure())
+            passes += 1
+        self.restore_best()
+        return passes
+
+    def _advance(self, loss: Any) -> None:
         point = self._coefficients.read()
         gradient = self._coefficients.read_gradient()
         objective = float(loss) + float(self._l1 @ point.abs())
@@ -206,7 +225,6 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._accept(point, gradient, objective, decrease)
         else:
             self._reject(point, gradient, objective, finite)
-        return loss
 
     @property
     def nullity(self) -> int:
@@ -387,7 +405,7 @@ class SubsampledNewton(torch.optim.Optimizer):
     def _is_separated(self) -> bool:
         """Whether the loss is almost 0: every row is predicted right, and the coefficients can only grow."""
         assert self._best is not None  # noqa: S101
-        if self.objective >= 1e-8:
+        if self.objective >= thresholds.SEPARATED:
             return False
         return float(self._l1 @ self._best.abs() + 0.5 * self._l2 @ self._best.square()) < 0.5 * self.objective
 

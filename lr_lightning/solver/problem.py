@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lr_lightning.model.losses import curvature as curvature_of
 from lr_lightning.model.losses import has_shares
-from lr_lightning.model.objective import curvature as curvature_of
 from lr_lightning.model.objective import logistic_hessian
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.storage import Design
@@ -24,7 +24,7 @@ from lr_lightning.solver.curvature import (
     LimitedMemoryCurvature,
     WorkingSetCurvature,
 )
-from lr_lightning.solver.quadratic import mean_square_eigenvalue, smallest_pivot, support_residual
+from lr_lightning.solver.quadratic import mean_square_eigenvalue, newton_length, smallest_pivot, support_residual
 from lr_lightning.solver.woodbury import GramCurvature, gram_matrix
 
 
@@ -409,7 +409,7 @@ class SampleProblem:
             before, decrement = decrement, -slope
             first = first or decrement
             if decrement / 2 <= thresholds.NEGLIGIBLE * abs(objective) or (
-                abs(objective) < 1e-8 and not self._l2.any()
+                abs(objective) < thresholds.SEPARATED and not self._l2.any()
             ):
                 break
             t = 1.0
@@ -421,6 +421,13 @@ class SampleProblem:
                 t /= 2
             else:
                 break
+            if t == 1 and self.exact and not self._has_l1 and new_objective > thresholds.SEPARATED:
+                length = newton_length(-float(new_gradient @ p), decrement)
+                if length > 1:
+                    farther = point + length * p
+                    its_objective, its_gradient = self._tilted(farther, tilt)
+                    if its_objective < new_objective:
+                        t, candidate, new_objective, new_gradient = length, farther, its_objective, its_gradient
             moved, is_old = (candidate - point, new_gradient - gradient), True
             point, gradient, objective = candidate, new_gradient, new_objective
             if t == 1 and curvature.left_out + decrement / 2 <= tolerance:

@@ -20,6 +20,7 @@ from lr_lightning.solver.thresholds import (
     EQUATION_RANK_TOLERANCE,
     EQUATION_ROUNDING,
     LARGEST_COEFFICIENT,
+    UNDERSTEPPED,
 )
 
 
@@ -102,6 +103,20 @@ def support_step(block: Tensor, point: Tensor, gradient: Tensor, l1: Tensor, ran
     if bool(crosses.any()) or bool((outside & (gradient.abs() > l1)).any()):
         return None
     return p
+
+
+def newton_length(left: float, decrement: float) -> float:
+    """How long a Newton step should be where the objective still falls at its end; 1 where it hardly does.
+
+    Along the step the slope is -d at 0 and rises by d at first, d being the decrement. The quadratic with these and the
+    slope at 1 has its zero at the length returned; 2 where it has none.
+
+    Args:
+        left: minus the slope at 1.
+        decrement: d.
+    """
+    ratio = left / decrement
+    return 2 / (1 + math.sqrt(max(0.0, 1 - 4 * ratio))) if ratio > UNDERSTEPPED else 1.0
 
 
 def smallest_pivot(matrix: Tensor) -> float:

@@ -49,6 +49,9 @@ MISCLASSIFIED = 30
 # Part of a Newton step at which the line search gives up. Along a direction of almost no curvature a step can be 1e9
 # times too long: of a separated table of nearly dependent levels, 1e-6 left 100 passes to do where 1e-14 leaves 6.
 SHORTEST_STEP = 1e-14
+# Slope at the end of a Newton step, relative to that at its start, from which on a longer one is tried; where most rows
+# are predicted well the first steps are twice too short (569 x 30: 6 Hessians instead of 9).
+UNDERSTEPPED = 0.1
 # Newton steps on the support of an L1 solution, at most; each doubles the digits.
 POLISHING_STEPS = 8
 # Violation of the optimality conditions that is rounding of the gradient, in standardised coefficients.
@@ -134,6 +137,8 @@ RARE_CLASS = 0.05
 
 # Columns that separate.
 
+# Mean loss at which every row is predicted right.
+SEPARATED = 1e-8
 # Logit of the rows that separating columns set aside: their loss is 4e-18.
 SEPARATED_MARGIN = 40.0
 # 1 − R² on the columns before, of columns that may depend on them.

@@ -193,6 +193,15 @@ def test_bounds_give_separated_classes_an_optimum_only_where_they_close_the_way(
     assert "separation" in open_.status
 
 
+@pytest.mark.parametrize("objective", [Objective(l2=0.1), Objective(firth=True)])
+def test_the_solution_may_take_part_in_autograd(objective):
+    x = torch.tensor([[1.0], [2.0], [3.0], [4.0]], dtype=torch.float64)
+    theta = solve(Rows(x, torch.tensor([0.0, 1.0, 0.0, 1.0])), objective).theta.requires_grad_()
+    theta.square().sum().backward()
+    assert theta.grad is not None
+    torch.testing.assert_close(theta.grad, 2 * theta.detach())
+
+
 def test_the_box_subproblem_agrees_with_enumeration():
     """Of a few coordinates every choice of bounds, zeros and signs can be tried."""
     generator = torch.Generator().manual_seed(0)

@@ -5,7 +5,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lr_lightning.solver.curvature import DenseCurvature
-from lr_lightning.solver.quadratic import mean_square_eigenvalue, minimize_l1, nullity, smallest_pivot, solve_spd
+from lr_lightning.solver.quadratic import (
+    mean_square_eigenvalue,
+    minimize_l1,
+    newton_length,
+    nullity,
+    smallest_pivot,
+    solve_spd,
+)
 
 
 def positive_definite(k: int, rows: int, seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
@@ -50,6 +57,19 @@ def test_a_matrix_that_is_not_semi_definite_gives_a_finite_step():
     rhs = torch.tensor([1.0, 2.0], dtype=torch.float64)
     assert solve_spd(torch.tensor([[1.0, 5.0], [5.0, 1.0]], dtype=torch.float64), rhs).isfinite().all()
     assert solve_spd(-torch.eye(2, dtype=torch.float64), rhs).isfinite().all()
+
+
+@pytest.mark.parametrize("left", [0.11, 0.2, 0.25])
+def test_length_of_a_newton_step_ends_where_the_slope_is_zero(left):
+    # The slope -d + d t - left d t², which has the slope -left d at the end of the step.
+    t = newton_length(3 * left, 3)
+    assert 1 < t <= 2
+    assert abs(-1 + t - left * t**2) < 1e-12
+
+
+def test_a_newton_step_is_not_lengthened_for_little_and_not_without_end():
+    assert newton_length(0.01, 1) == newton_length(-0.5, 1) == 1
+    assert newton_length(0.9, 1) == 2
 
 
 def test_smallest_pivot():
