@@ -58,7 +58,7 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
             spellings of one label, of which the more frequent one is kept.
 
     Raises:
-        InputError: if there are not two values, or `positive` is none of them.
+        InputError: if there are not two values, they look like proportions, or `positive` is none of them.
     """
     in_use = {value: count for value, count in counts.items() if count}
     meanings = {value: value for value in in_use} if typed else values_of(in_use)
@@ -79,6 +79,11 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
     infinite = next((value for value in values if isinstance(value, float) and math.isinf(value)), None)
     if infinite is not None:
         raise InputError(f"{name}: the target {target} holds an infinite value; correct it")
+    if positive is None and _is_proportion(values):
+        raise InputError(
+            f"{name}: the target {target} holds {shown(values[0])} and {shown(values[1])}"
+            f"{_PROPORTIONS}; if they are labels, name the positive one by --data.positive"
+        )
     place = 1 if positive is None else find_label([spelled[value] for value in values], positive)
     if place is None:
         raise InputError(
@@ -99,13 +104,22 @@ def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name:
     return Labels((values[0], values[1]), None if plain else (texts[0], texts[1]), (in_class[0], in_class[1]), of_value)
 
 
+_PROPORTIONS = "; proportions are no target: give the numbers of successes, and those of trials by --data.trials"
+
+
+def _is_proportion(values: Sequence[Level]) -> bool:
+    """Whether all values are numbers from 0 to 1, and some lie between."""
+    numbers = all(isinstance(value, int | float) and 0 <= value <= 1 for value in values)
+    return numbers and any(value not in (0, 1) for value in values)
+
+
 def _hint_at_trials(values: Sequence[Level]) -> str:
     """What to do about a target of proportions or counts; nothing unless these are its values."""
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < len(values) or len(numbers) < 3 or min(numbers) < 0:
         return ""
-    if max(numbers) <= 1:
-        return "; proportions are no target: give the numbers of successes, and those of trials by --data.trials"
+    if _is_proportion(numbers):
+        return _PROPORTIONS
     whole = all(float(number).is_integer() for number in numbers)
     return "; if it counts successes, --data.trials names the column of the numbers of trials" if whole else ""
 

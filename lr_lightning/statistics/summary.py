@@ -152,7 +152,8 @@ def summarize(
         )
     if not converged and finite:
         warnings.append(worded.not_converged(passes, exact=exact))
-    warnings += worded.of_counts(*_counts(sums, class_weighted), len(keep) - fit_intercept)
+    counts, slopes = _counts(sums, class_weighted), len(keep) - fit_intercept
+    warnings += worded.of_counts(*counts, slopes, penalized=penalized, firth=bool(firth))
 
     of_cluster = None if clusters is None else _numbered(clusters, batches)
     n_clusters = None if of_cluster is None else int(of_cluster.max()) + 1

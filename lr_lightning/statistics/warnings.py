@@ -210,21 +210,27 @@ def of_doubt(
     return [f"whether {what} was not settled: {why}"]
 
 
-def of_counts(positive: float, negative: float, slopes: int) -> list[str]:
+def of_counts(positive: float, negative: float, slopes: int, *, penalized: bool, firth: bool) -> list[str]:
     """Warnings about few observations of the rarer class, absolutely or as a share.
 
     Args:
         positive: number of positive observations.
         negative: number of negative ones.
         slopes: number of parameters but for the intercept.
+        penalized: whether there was an L1 or L2 penalty, which leaves no intervals.
+        firth: whether there was Firth's.
     """
     warnings = []
+    far_off = "estimates may be far off and intervals too narrow: use fewer columns or a penalty"
+    if penalized:
+        far_off = "the estimates depend much on the penalty: let lr-lightning path choose it, or use fewer columns"
+    elif firth:
+        far_off = "estimates may be far off in spite of Firth's penalty: heed the intervals, or use fewer columns"
     events = min(positive, negative)
     if slopes and events < _MIN_EVENTS * slopes:
         warnings.append(
             f"few events: {events:g} observation{'' if events == 1 else 's'} of the rarer class for {slopes} "
-            f"parameter{'' if slopes == 1 else 's'}, fewer than {_MIN_EVENTS} each; estimates may be far off "
-            "and intervals too narrow: use fewer columns or a penalty"
+            f"parameter{'' if slopes == 1 else 's'}, fewer than {_MIN_EVENTS} each; {far_off}"
         )
     share = events / (positive + negative)
     if share < _RARE:

@@ -386,6 +386,22 @@ def test_each_warning_once_and_in_plain_words():
     assert not report_of(*table()).report.warnings
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "intervals too narrow: use fewer columns or a penalty"),
+        ({"penalized": True}, "depend much on the penalty: let lr-lightning path choose it"),
+        ({"firth": True}, "heed the intervals, or use fewer columns"),
+    ],
+)
+def test_the_advice_on_few_events_knows_the_penalty(options, words):
+    x = np.random.default_rng(5).normal(size=(500, 2))
+    report = report_of(x, (np.arange(500) < 9).astype(float), **options).report
+    (few,) = [warning for warning in report.warnings if warning.startswith("few events")]
+    assert words in few
+    assert ("a penalty" in few) == (not options)
+
+
 def test_frequencies_count_as_events():
     x, y = [[0.0], [0.0], [1.0], [1.0]], [0, 1, 0, 1]
     assert not report_of(x, y, [30, 20, 20, 30]).report.warnings

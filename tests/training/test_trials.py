@@ -363,6 +363,22 @@ class TestRefusals:
         with pytest.raises(InputError, match=words):
             TableDataModule(rows, **{**OPTIONS, **options}).setup("fit")
 
+    @pytest.mark.parametrize("typed", [True, False])
+    def test_two_proportions_are_labels_only_if_one_is_named(self, typed, tmp_path):
+        rows = BUDWORM.assign(dead=[0.25, 0.75] * 6)
+        path = rows
+        if not typed:
+            path = tmp_path / "t.csv"
+            rows.to_csv(path, index=False)
+        options = {**OPTIONS, "trials": None}
+        with pytest.raises(InputError, match=r"dead holds 0\.25 and 0\.75; proportions are no target.*--data.positive"):
+            TableDataModule(path, **options).setup("fit")
+        data = TableDataModule(path, **options, positive=0.75)
+        data.setup("fit")
+        assert data.train_rows.y.tolist() == [0, 1] * 6
+        with pytest.raises(InputError, match=r"it counts successes.*no proportion"):
+            TableDataModule(path, **OPTIONS).setup("fit")
+
     def test_one_outcome_alone(self):
         with pytest.raises(InputError, match="hold one class only"):
             fit(TableDataModule(BUDWORM.assign(dead=20), **OPTIONS))
