@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import optimize
+from sklearn.datasets import load_breast_cancer
 
 from lr_lightning.errors import InputError
 from lr_lightning.model.objective import Objective
@@ -133,6 +134,50 @@ def test_bounds_agree_with_scipy(l2, dtype):
     assert theta == pytest.approx(found.x * scale, rel=2e-3, abs=1e-4)
     at_bound = np.abs(theta[:4] - np.where(np.isfinite(high), high, 0)) < 1e-12
     assert at_bound.any()
+
+
+@pytest.mark.parametrize(
+    ("l1", "l2", "low", "high", "expected"),
+    # By glmnet's Fortran (python-glmnet 2.6.1), LogitNet(alpha, lambda_path, lower_limits, upper_limits, tol=1e-14):
+    # lambda = l1 + l2, alpha its share of l1; the first five features of scikit-learn's breast cancer table, malignant
+    # being positive.
+    [
+        (
+            0.0,
+            0.05,
+            [0, -0.05, -math.inf, -0.001, -5],
+            [0.1, 0.1, 0.01, math.inf, 5],
+            [0.1, 0.1, 0.01, 0.0033726036806746274, 5, -7.517961759047042],
+        ),
+        (
+            0.01,
+            0.01,
+            [0, -0.05, -math.inf, -0.001, -5],
+            [0.1, 0.1, 0.01, math.inf, 5],
+            [0.1, 0.1, 0.01, 0.005373289504385345, 5, -8.769136605749365],
+        ),
+        (
+            0.01,
+            0.0,
+            [-math.inf, 0, -0.02, 0, -math.inf],
+            [0.2, 0.15, math.inf, 0.002, 0],
+            [0, 0.15, 0.13597137048849345, 0, 0, -16.05884944635744],
+        ),
+        (
+            0.0,
+            1e-9,
+            [-1, 0, -math.inf, 0, -math.inf],
+            [0.2, 0.15, 0.05, 0.002, math.inf],
+            [0.2, 0.15, 0.05, 0.002, 80.49828097373124, -20.086298866131962],
+        ),
+    ],
+)
+def test_bounds_agree_with_the_limits_of_glmnet(l1, l2, low, high, expected):
+    x, y = load_breast_cancer(return_X_y=True)
+    box = torch.tensor([low, high], dtype=torch.float64)
+    solution = solve(rows_of(x[:, :5], 1.0 - y), Objective(l1=l1, l2=l2, standardize=True, bounds=box))
+    assert solution.converged
+    assert solution.theta.tolist() == pytest.approx(expected, rel=1e-7, abs=1e-12)
 
 
 def test_bounds_with_l1_satisfy_the_optimality_conditions():
