@@ -49,7 +49,9 @@ def probability_curve(
         axes.plot(*points, "o", color="black", alpha=0.6, markersize=5, label="data")
     if band is not None:
         axes.fill_between(x, *band, color=_BLUE, alpha=0.2, linewidth=0, label=f"{100 * level:g} % confidence band")
-    axes.set(xlabel=_short(x_label, 60), ylabel=_short(y_label, 60), xlim=(x[0], x[-1]), ylim=(-0.05, 1.05))
+    margin = 0.5 if x[0] == x[-1] else 0.0  # of a constant feature
+    axes.set(xlabel=_short(x_label, 60), ylabel=_short(y_label, 60), ylim=(-0.05, 1.05))
+    axes.set(xlim=(x[0] - margin, x[-1] + margin))
     axes.grid(True, alpha=0.4)
     axes.legend(loc="lower right")
     return figure

@@ -118,6 +118,12 @@ def test_forest_plot_of_comparable_units():
     assert "standard deviation" in axes.get_xlabel()
 
 
+def test_the_probability_curve_of_a_constant_feature_has_a_width():
+    # Warnings are errors in these tests, matplotlib's of limits without a distance too.
+    axes = plots.probability_curve(np.full(3, 2.0), np.full(3, 0.4), x_label="x", y_label="y").axes[0]
+    assert axes.get_xlim() == (1.5, 2.5)
+
+
 def test_band_of_the_probability_curve_leaves_its_lines_alone():
     x = np.array([0.0, 1.0, 2.0])
     axes = plots.probability_curve(x, x / 2, x_label="x", y_label="y", band=(x / 4, x / 2)).axes[0]

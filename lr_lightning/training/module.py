@@ -179,7 +179,9 @@ class LogisticRegression(LightningModule):
         self.save_hyperparameters(frame=inspect.currentframe())
         refuse_out_of_range(l1=l1, l2=l2, threshold=threshold, reduction=reduction, penalty_factors=penalty_factors)
         refuse_unknown(optimizer, l1)
-        refuse_unfit_objective(optimizer, firth=firth, bounds=bounds, class_weight=class_weight)
+        refuse_unfit_objective(
+            optimizer, firth=firth, bounds=bounds, class_weight=class_weight, penalty_factors=penalty_factors
+        )
         self.objective = Objective(l1=l1, l2=l2, standardize=standardize, fit_intercept=fit_intercept, firth=firth)
         self.reduction, self.class_weight, self.penalty_factors = reduction, class_weight, penalty_factors
         self.bounds = bounds

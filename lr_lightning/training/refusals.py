@@ -38,7 +38,9 @@ def refuse_out_of_range(
             raise InputError(f"penalty_factors: that of {name} must be a finite number of at least 0, not {factor}")
 
 
-def refuse_unfit_objective(optimizer: str, *, firth: Any, bounds: Any, class_weight: Any) -> None:
+def refuse_unfit_objective(
+    optimizer: str, *, firth: Any, bounds: Any, class_weight: Any, penalty_factors: Mapping[str, float] | None
+) -> None:
     """Raise InputError for Firth's penalty or bounds with what they cannot be combined with."""
     for name, value in (("firth", firth), ("bounds", bounds)):
         if value and optimizer != EXACT:
@@ -47,6 +49,10 @@ def refuse_unfit_objective(optimizer: str, *, firth: Any, bounds: Any, class_wei
         raise InputError("firth and bounds exclude each other; leave one out")
     if firth and class_weight is not None:
         raise InputError("firth and class_weight exclude each other: Firth's penalty takes weights for numbers of rows")
+    if firth and penalty_factors:
+        raise InputError(
+            "firth and penalty_factors exclude each other: Firth's penalty has no factors of single columns"
+        )
 
 
 def refuse_rule_without_rows(rule: str | None) -> None:

@@ -125,6 +125,7 @@ def test_bounds_on_levels(project, run):
     [
         (["--model.firth", "true", "--model.l2", "0.1"], "firth and l2 exclude each other"),
         (["--model.firth", "true", "--model.l1", "0.1"], "firth and l1 exclude each other"),
+        (["--model.firth", "true", "--model.penalty_factors", '{"hours": 2}'], "firth and penalty_factors exclude"),
         (["--model.firth", "true", "--model.bounds", '{"hours": [0, 1]}'], "firth and bounds exclude"),
         (["--model.firth", "true", "--model.class_weight", "balanced"], "firth and class_weight exclude"),
         (["--model.firth", "true", "--optimizer", "SGD", "--optimizer.lr", "0.1"], "firth needs the exact solver"),
