@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
+from lr_lightning.model.processes import Share
 from lr_lightning.model.rows import Rows
 
 GATHER_ROWS = 1 << 16  # rows that are shuffled at a time, to bound memory
@@ -27,8 +28,8 @@ class TensorBatches:
             number only, so that a resumed fit sees the same batches as an uninterrupted one.
         seed: seed of the permutations.
         n_batches: serve this number of batches of nearly equal size, instead of batches of `batch_size`.
-        process: `(rank, processes)`. Every process serves its share of each batch that a single process would serve;
-            a share may have no rows.
+        share: which rows these are, where other processes hold others. Every process serves its own rows of each batch
+            that a single process would serve; it may have none.
     """
 
     def __init__(
@@ -39,9 +40,9 @@ class TensorBatches:
         shuffle: bool = False,
         seed: int = 0,
         n_batches: int | None = None,
-        process: tuple[int, int] = (0, 1),
+        share: Share | None = None,
     ):
-        n_rows = len(rows.y)
+        self._start, n_rows = share or Share(0, len(rows.y))
         self.rows = rows
         self.shuffle = shuffle
         self.seed = seed
@@ -51,11 +52,7 @@ class TensorBatches:
             bounds = [*range(0, n_rows, size), n_rows]
         else:
             bounds = [n_rows * k // n_batches for k in range(n_batches + 1)]
-        rank, processes = process
-        self.shares = [
-            slice(start + (stop - start) * rank // processes, start + (stop - start) * (rank + 1) // processes)
-            for start, stop in pairwise(bounds)
-        ]
+        self._bounds, self._n_rows = bounds, n_rows
 
     @property
     def sampler(self) -> TensorBatches | SequentialSampler:
@@ -69,21 +66,28 @@ class TensorBatches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.shares)
+        return len(self._bounds) - 1
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         if not self.shuffle:
-            for share in self.shares:
-                yield self.rows.take(share).as_batch()
+            own = [min(max(bound - self._start, 0), len(self.rows.y)) for bound in self._bounds]
+            for start, stop in pairwise(own):
+                yield self.rows.take(slice(start, stop)).as_batch()
             return
         generator = torch.Generator().manual_seed(
             (self.seed * 1_000_003 + self.epoch) % 2**64
         )  # the range of torch's seeds
-        order = torch.randperm(len(self.rows.y), generator=generator).to(self.rows.y.device)
-        sizes = [share.stop - share.start for share in self.shares]
+        order = torch.randperm(self._n_rows, generator=generator)
+        bounds = self._bounds
+        if len(self.rows.y) < self._n_rows:
+            places = ((order >= self._start) & (order < self._start + len(self.rows.y))).nonzero()[:, 0]
+            order = order[places] - self._start
+            bounds = torch.searchsorted(places, torch.tensor(bounds)).tolist()
+        order = order.to(self.rows.y.device)
+        sizes = [stop - start for start, stop in pairwise(bounds)]
         at_a_time = max(1, GATHER_ROWS // max(1, sizes[0]))
         for k in range(0, len(self), at_a_time):
             group = slice(k, k + at_a_time)
-            gathered = self.rows.take(torch.cat([order[share] for share in self.shares[group]]))
+            gathered = self.rows.take(order[bounds[k] : bounds[min(k + at_a_time, len(self))]])
             for start, stop in pairwise(accumulate(sizes[group], initial=0)):
                 yield gathered.take(slice(start, stop)).as_batch()

@@ -14,6 +14,7 @@ from lr_lightning.data.spelling import weights_by_label
 from lr_lightning.errors import InputError
 from lr_lightning.model.design import Design
 from lr_lightning.model.losses import has_shares
+from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments
 
@@ -35,6 +36,7 @@ class TrainingRows:
         has_offset: whether the rows have offsets.
         has_shares: whether some targets lie between 0 and 1.
         weight_scale: the number by which v has been divided; the original Σ v is `weight_sum` times it.
+        processes: that have the rows; the batches are those of this one, one batch, and all else is of all rows.
     """
 
     batches: Iterable[Sequence[Tensor]]
@@ -46,6 +48,7 @@ class TrainingRows:
     has_offset: bool = False
     has_shares: bool = False
     weight_scale: float = 1.0
+    processes: Processes = ALONE
 
     @classmethod
     def of(
@@ -57,6 +60,7 @@ class TrainingRows:
         weight_scale: float = 1.0,
         *,
         split: bool = False,
+        processes: Processes = ALONE,
     ) -> TrainingRows:
         """Compute the statistics of batches, in one or two sweeps.
 
@@ -67,12 +71,15 @@ class TrainingRows:
             standardization: the standardisation without class weights, if it is known already.
             weight_scale: the number by which the sample weights have been divided.
             split: whether other rows were kept back, for messages.
+            processes: that have the rows.
 
         Raises:
             InputError: if a class has no rows, `class_weight` does not fit the labels, or Σ v is too large or too
                 small for float64.
         """
         n_rows, negative, positive, dtype, has_offset, shares = _class_sums(batches)
+        n_rows, negative, positive = processes.sums(n_rows, negative, positive)
+        shares = processes.any(shares)
         if negative == 0 or positive == 0:
             hint = ", or keep fewer rows back (val_fraction, test_fraction)" if split else ""
             raise InputError(
@@ -95,18 +102,19 @@ class TrainingRows:
                 "lost digits; multiply all of them by one number, which changes no estimate"
             )
         if standardization is None or of_class != (1.0, 1.0):
-            standardization = moments(_Weighted(batches, of_class))
-        return cls(batches, n_rows, dtype, of_class, weight_sum, standardization, has_offset, shares, weight_scale)
+            standardization = moments(_Weighted(batches, of_class), processes)
+        of_rows = (dtype, of_class, weight_sum, standardization, has_offset, shares, weight_scale, processes)
+        return cls(batches, n_rows, *of_rows)
 
     def weighted(self) -> Iterator[Rows]:
         """The batches as rows with weights v."""
         return (Rows.of_batch(batch).weighted(self.class_weights) for batch in self.batches)
 
     def some(self, size: int) -> Rows:
-        """A random sample of about `size` rows, or all rows if they are one batch, with weights v."""
+        """A random sample of about `size` rows, or all rows of this process if they are one batch, with weights v."""
         batches = iter(self.batches)
         first = next(batches)
-        if len(first[1]) == self.n_rows:
+        if len(first[1]) == self.n_rows or self.processes.count > 1:
             return Rows.of_batch(first).weighted(self.class_weights)
         generator = torch.Generator().manual_seed(0)
         parts = []

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lr_lightning.errors import InputError
 from lr_lightning.model.design import Design, as_design, blocks_of
+from lr_lightning.model.processes import ALONE, Processes
 
 _PIVOT_ROWS = 1024
 _LARGEST_MEAN = 16.0  # in scales; beyond this, centring before rounding to the batch's dtype saves digits
@@ -80,7 +81,7 @@ def standardization_to_serve(training: Standardization, *, is_sparse: bool = Fal
     return None if centred and bool(((scale > low) & (scale < high)).all()) else Standardization(mean, scale)
 
 
-def moments(blocks: Iterable[tuple[Tensor | Design, Tensor | None]]) -> Standardization:
+def moments(blocks: Iterable[tuple[Tensor | Design, Tensor | None]], processes: Processes = ALONE) -> Standardization:
     """Weighted means and population standard deviations (divided by Σ weight) of the columns.
 
     One sweep over the rows. Every block is centred on a common pivot (the mean of the first rows) before it
@@ -90,26 +91,27 @@ def moments(blocks: Iterable[tuple[Tensor | Design, Tensor | None]]) -> Standard
     Args:
         blocks: pairs of features (n, d), of any floating dtype, and weights (n,) or None for ones; a list, or
             another iterable that can be iterated more than once.
+        processes: that have the rows; the blocks are those of this one.
 
     Returns:
         float64 statistics; a constant column has scale 0, and a column with a NaN or an infinity a mean that
         is not finite.
     """
-    result, dtype, eps = _moments(blocks, None)
+    result, dtype, eps = _moments(blocks, None, processes)
     if dtype != torch.float64 and not bool((result.scale.isfinite() & (result.scale > 0)).all()):
         # A square that over- or underflows in float32 looks like an infinity or a constant.
-        result, _, _ = _moments(blocks, torch.float64)
+        result, _, _ = _moments(blocks, torch.float64, processes)
     # Rounding may leave a constant column a deviation of a few units in the last place of its mean.
     suspects = (result.scale <= 8 * eps * result.mean.abs()).nonzero()[:, 0]
     if len(suspects):
-        constant, value = _are_constant(blocks, suspects)
+        constant, value = _are_constant(blocks, suspects, processes)
         result.scale[suspects[constant]] = 0.0
         result.mean[suspects[constant]] = value[constant]
     return result
 
 
 def _moments(
-    blocks: Iterable[tuple[Tensor | Design, Tensor | None]], dtype: torch.dtype | None
+    blocks: Iterable[tuple[Tensor | Design, Tensor | None]], dtype: torch.dtype | None, processes: Processes
 ) -> tuple[Standardization, torch.dtype, float]:
     blocks = iter(blocks)
     first = next(blocks, None)
@@ -117,24 +119,29 @@ def _moments(
         raise InputError("there are no training rows")
     x = as_design(first[0])
     dtype, eps = dtype or x.product_dtype, torch.finfo(x.dtype).eps
-    pivot = x.take(slice(_PIVOT_ROWS)).means().to(dtype)
+    own = x.take(slice(_PIVOT_ROWS))
+    pivot = processes.joined(own.means()[None][: own.shape[0]])[0].to(dtype)  # of the first process that has rows
     total, weight_sum = torch.zeros(2, x.shape[1], dtype=torch.float64, device=x.device), 0.0
     for x, weight in chain([first], blocks):
         x = as_design(x)
         total += x.sums_about(pivot, weight)
         weight_sum += x.shape[0] if weight is None else float(weight.sum(dtype=torch.float64))
+    total, weight_sum = processes.sums(total, weight_sum)
     shift, mean_square = total / weight_sum
     variance = (mean_square - shift.square()).clamp_min(0)
     return Standardization(pivot.double() + shift, variance.sqrt()), dtype, eps
 
 
-def _are_constant(blocks: Iterable[tuple[Tensor | Design, Tensor | None]], columns: Tensor) -> tuple[Tensor, Tensor]:
+def _are_constant(
+    blocks: Iterable[tuple[Tensor | Design, Tensor | None]], columns: Tensor, processes: Processes
+) -> tuple[Tensor, Tensor]:
     """For each column: whether the rows of positive weight all hold the same value, and the value."""
     low, high = torch.full((2, len(columns)), torch.inf, dtype=torch.float64, device=columns.device)
     high = -high
     for x, weight in blocks:
         least, most = as_design(x).columns(columns).bounds(None if weight is None else weight > 0)
         low, high = torch.minimum(low, least), torch.maximum(high, most)
+    low, high = processes.least(low), processes.most(high)
     return low == high, torch.where(low.isfinite(), low, 0.0)
 
 

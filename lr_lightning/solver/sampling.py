@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from lr_lightning.model.gathering import rows_of_all
 from lr_lightning.model.losses import curvature
+from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.storage import Design
 from lr_lightning.solver import thresholds
@@ -30,6 +32,7 @@ def draw_sample(
     scale: Tensor | None = None,
     size: int | None = None,
     seed: int = 0,
+    processes: Processes = ALONE,
 ) -> Rows:
     """Draws a random sample of standardised rows whose weighted sums estimate those of all rows.
 
@@ -48,29 +51,35 @@ def draw_sample(
         size: Number of rows; by default `sample_size`'s. With no fewer than n all rows are taken, and only then
             there are n.
         seed: Seed of the draw.
+        processes: That have the rows; each draws among its own, and all have the same sample afterwards.
 
     Returns:
         Standardised features (m, d) in the dtype of x, or in its storage if it is sparse, labels (m,), and weights
         (m,) or None where all are equal.
     """
-    n, d = rows.design.shape
+    n_own, d = rows.design.shape
+    start, n = processes.place(n_own)
+
+    def gather(index: Tensor | slice, factors: Tensor | None = None) -> Rows:
+        return _gather(rows, index, factors, center=center, scale=scale, processes=processes)
+
     if rows.design.is_sparse and d >= thresholds.DENSE_LIMIT:
         size = n  # no copy, because they are not written out standardised, and no sample has all of the rare columns
     size = sample_size(n, d) if size is None else size
     whole = slice(None)
     if size >= n:
-        return _gather(rows, whole, center=center, scale=scale)
+        return gather(whole)
     generator = torch.Generator().manual_seed(seed)
     # Sorted, so that the gather walks through memory, or a file, in one direction.
     drawn = torch.randint(n, (size,), generator=generator).sort().values
-    sample = _gather(rows, drawn, center=center, scale=scale)
+    sample = gather(drawn[(drawn >= start) & (drawn < start + n_own)] - start)
     if _represents(sample):
         return sample
     size = max(size // 2, min(size, 2 * d))
     if 2 * size >= n:
-        return _gather(rows, whole, center=center, scale=scale)
+        return gather(whole)
     norms = rows.design.square_norms(center, scale)
-    sample = _gather(rows, *_draw(_mixture(rows, norms), size, generator), center=center, scale=scale)
+    sample = gather(*_draw(_mixture(rows, norms, processes), size, generator, processes))
     l1, l2 = torch.zeros(d + 1, dtype=torch.float64), torch.full((d + 1,), 1e-4, dtype=torch.float64)
     l2[-1] = 0
     problem = SampleProblem(sample, l1, l2, n_rows=math.inf)
@@ -78,8 +87,7 @@ def draw_sample(
     w = point[:-1] if scale is None else point[:-1] / scale.cpu()
     b = point[-1] if center is None else point[-1] - center.cpu() @ w
     z = rows.logits(w, b).cpu()
-    drawn, factors = _draw(_mixture(rows, curvature(z) * (1 + norms)), 2 * size, generator)
-    return _gather(rows, drawn, factors, center=center, scale=scale)
+    return gather(*_draw(_mixture(rows, curvature(z) * (1 + norms), processes), 2 * size, generator, processes))
 
 
 def _represents(sample: Rows) -> bool:
@@ -95,24 +103,28 @@ def _represents(sample: Rows) -> bool:
     return bool((sample.design.square_sums((v / total).to(sample.design.dtype)) > 0.5).all())
 
 
-def _mixture(rows: Rows, size: Tensor) -> Tensor:
+def _mixture(rows: Rows, size: Tensor, processes: Processes) -> Tensor:
     """Probabilities (n,): a half by size, a quarter the same for all rows, an eighth for either class."""
     v = torch.ones_like(size) if rows.weight is None else rows.weight.double().cpu()
     positive = v * rows.y.double().cpu()
     parts = [(size * v, 0.5), (v, 0.25), (positive, 0.125), (v - positive, 0.125)]
     mixture = torch.zeros_like(size)
-    for part, share in parts:
-        total = float(part.sum())
+    totals = processes.sums(*(float(part.sum()) for part, _ in parts))
+    for (part, share), total in zip(parts, totals, strict=True):
         if total > 0 and math.isfinite(total):
             mixture += part * (share / total)
-    return mixture / mixture.sum()
+    return mixture / processes.sums(mixture.sum())[0]
 
 
-def _draw(probability: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _draw(probability: Tensor, size: int, generator: torch.Generator, processes: Processes) -> tuple[Tensor, Tensor]:
     """Systematic sampling: rows, and how many rows of the table each of them stands for."""
     offset = torch.rand((), generator=generator, dtype=torch.float64)
     cumulative = probability.cumsum(0)
-    ladder = (torch.arange(size) + offset) * (cumulative[-1] / size)
+    ends = processes.joined(cumulative[-1:].sum()[None]).cumsum(0)  # of the processes, of which one may have no rows
+    ladder = (torch.arange(size) + offset) * (ends[-1] / size)
+    if processes.count > 1:
+        ladder = ladder[torch.searchsorted(ends, ladder, right=True) == processes.rank]
+        cumulative = cumulative + (ends[processes.rank] - cumulative[-1:].sum())
     drawn = torch.searchsorted(cumulative, ladder, right=True).clamp(max=len(probability) - 1)
     rows, counts = drawn.unique_consecutive(return_counts=True)
     return rows, counts / (size * probability[rows]).clamp(min=1e-300)
@@ -125,8 +137,17 @@ def _gather(
     *,
     center: Tensor | None,
     scale: Tensor | None,
+    processes: Processes,
 ) -> Rows:
-    """Standardised rows at an index (m,), whose weights are multiplied by factors (m,)."""
+    """Standardised rows at an index (m,), whose weights are multiplied by factors (m,); of all processes."""
+    if processes.count > 1:
+        if factors is not None:
+            weight = torch.ones_like(rows.y) if rows.weight is None else rows.weight
+            rows = rows._replace(weight=weight.double())
+        drawn = rows if isinstance(index, slice) else rows.take(index.to(rows.y.device))
+        if factors is not None:
+            drawn = drawn._replace(weight=torch.as_tensor(drawn.weight) * factors.to(drawn.y.device))
+        rows, index, factors = rows_of_all(drawn, processes), slice(None), None
     if isinstance(index, slice):
         if center is None and scale is None:
             return rows

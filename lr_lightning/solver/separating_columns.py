@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.thresholds import DENSE_LIMIT, DEPENDENT_COLUMN, FILLED, SEPARATED_MARGIN, SUSPECT_COLUMN
@@ -73,7 +74,7 @@ class SeparatingColumns(NamedTuple):
 
 
 def separating_columns(
-    rows: Callable[[], Iterable[tuple[Tensor, Tensor]]], candidates: Tensor
+    rows: Callable[[], Iterable[tuple[Tensor, Tensor]]], candidates: Tensor, processes: Processes = ALONE
 ) -> list[SeparatingColumns]:
     """All columns that separate some rows by themselves, from the rest that those before them leave.
 
@@ -90,19 +91,20 @@ def separating_columns(
         rows: gives blocks of features (r, d) and of which rows are positive, (r,), of rows of positive weight; called
             once a look, and three times before.
         candidates: which columns may be taken, (d,), bool.
+        processes: that have the rows, of which `rows` gives those of this one.
 
     Returns:
         What each look has found. Of a reference and its columns one at least separates nothing. Empty as well where
         nothing would be left to fit: where the rows that stay are none or have one outcome.
     """
     d = len(candidates)
-    references = _references(rows, candidates)
+    references = _references(rows, candidates, processes)
     candidates = torch.cat([candidates, torch.ones(len(references), dtype=torch.bool)])
     of_category = torch.zeros_like(candidates)
     of_category[torch.cat([torch.arange(d, len(candidates)), *(reference.columns for reference in references)])] = True
     looks: list[SeparatingColumns] = []
     while True:
-        low, high = _bounds_by_outcome(_staying(rows, looks), d, references)
+        low, high = _bounds_by_outcome(_staying(rows, looks), d, references, processes)
         if not bool(high.isfinite().all()):
             return []
         up, down = low[1] >= high[0], low[0] >= high[1]
@@ -121,15 +123,19 @@ def separating_columns(
         )
 
 
-def _references(rows: Callable[[], Iterable[tuple[Tensor, Tensor]]], candidates: Tensor) -> list[Reference]:
+def _references(
+    rows: Callable[[], Iterable[tuple[Tensor, Tensor]]], candidates: Tensor, processes: Processes
+) -> list[Reference]:
     """What neighbouring columns of two values leave over, as many columns as are never high together."""
     low, high = (torch.full((len(candidates),), end, dtype=torch.float64) for end in (torch.inf, -torch.inf))
     for x, _ in rows():
         if len(x):
             low, high = torch.minimum(low, x.amin(0).double().cpu()), torch.maximum(high, x.amax(0).double().cpu())
+    low, high = processes.least(low), processes.most(high)
     two_valued = candidates & (low < high)
     for x, _ in rows():
         two_valued &= ((x == low.to(x.device)) | (x == high.to(x.device))).all(0).cpu()
+    two_valued = processes.least(two_valued.double()) > 0
     columns = two_valued.nonzero()[:, 0]
     numbers = torch.arange(1, len(columns) + 1)
     before = torch.zeros(len(columns), dtype=torch.long)  # last of those before that is high with one, from 1, or 0
@@ -139,6 +145,7 @@ def _references(rows: Callable[[], Iterable[tuple[Tensor, Tensor]]], candidates:
         last = torch.nn.functional.pad(number.cummax(1).values[:, :-1], (1, 0)) if len(columns) else number
         if len(x):
             before = torch.maximum(before, torch.where(is_high, last, 0).amax(0).cpu())
+    before = processes.most(before.double()).long()
     found, first = [], 0
     for j, last in enumerate([*before.tolist(), len(columns)]):
         if last > first or j == len(columns):
@@ -150,7 +157,7 @@ def _references(rows: Callable[[], Iterable[tuple[Tensor, Tensor]]], candidates:
 
 
 def _bounds_by_outcome(
-    rows: Iterable[tuple[Tensor, Tensor]], n_columns: int, references: list[Reference]
+    rows: Iterable[tuple[Tensor, Tensor]], n_columns: int, references: list[Reference], processes: Processes
 ) -> tuple[Tensor, Tensor]:
     """The least and the largest value of each column among the negative and the positive rows, each (2, d + r).
 
@@ -167,7 +174,7 @@ def _bounds_by_outcome(
                 least, most = torch.cat([part.amin(0), absent.amin(0)]), torch.cat([part.amax(0), absent.amax(0)])
                 low[outcome] = torch.minimum(low[outcome], least.double().cpu())
                 high[outcome] = torch.maximum(high[outcome], most.double().cpu())
-    return low, high
+    return processes.least(low), processes.most(high)
 
 
 def _absent(x: Tensor, references: list[Reference]) -> Tensor:

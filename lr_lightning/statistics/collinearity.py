@@ -69,7 +69,7 @@ def find_collinearity(design: DesignMatrix, gram: np.ndarray) -> Collinearity:
     kept, suspects = list(range(len(order))), []
     relation = np.zeros((len(order), 0))
     if info or (len(order) and upper.diagonal().min() ** 2 <= _SUSPECT):
-        columns = triangular_factor(weighted_rows(design, order), len(order)) / root
+        columns = triangular_factor(weighted_rows(design, order), len(order), design.processes) / root
         innocent: set[int] = set()
         while True:
             kept, suspects, upper, components = _left_to_right(columns, innocent)
@@ -233,4 +233,4 @@ def _left_over(
         allowed += 2.0**-52 * (block.x[:, suspects].abs() + x.abs() @ coefficients.abs())
         excess = np.maximum(excess, (error.abs() / allowed).amax(0).cpu().numpy())
         cross += (x.T @ (error * block.weight[:, None])).cpu().numpy()
-    return cross, excess
+    return design.processes.sums(cross)[0], design.processes.most(excess)

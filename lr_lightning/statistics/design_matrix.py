@@ -15,7 +15,9 @@ from torch.nn.functional import pad
 
 from lr_lightning.model.columns import with_ones
 from lr_lightning.model.design import Dense
+from lr_lightning.model.gathering import rows_of_all
 from lr_lightning.model.losses import residuals
+from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.storage import Design
@@ -108,6 +110,7 @@ class DesignMatrix:
         served: means and scales (d,) with which the served features have been standardised.
         training: means and scales (d,) of the rows, in the units of the batches; a scale of 0 marks a constant column.
         intercept: whether the model has an intercept; without one the columns are not centred.
+        processes: that hold the rows; then the batches are those of this process, and what is summed is sent around.
     """
 
     epsilon = 0.0
@@ -120,8 +123,9 @@ class DesignMatrix:
         served: tuple[Tensor, Tensor],
         training: tuple[Tensor, Tensor],
         intercept: bool = True,
+        processes: Processes = ALONE,
     ):
-        self.batches, self.intercept = batches, intercept
+        self.batches, self.intercept, self.processes = batches, intercept, processes
         self._served, self._training = served, training
         mean, scale = (t.detach().double().cpu() for t in training)
         served_mean, served_scale = (t.detach().double().cpu() for t in served)
@@ -153,7 +157,19 @@ class DesignMatrix:
 
     def with_batches(self, batches: Iterable[Rows]) -> DesignMatrix:
         """The same columns of other rows."""
-        return DesignMatrix(batches, served=self._served, training=self._training, intercept=self.intercept)
+        return self._of(batches, self._training, self.processes)
+
+    def _of(self, batches: Iterable[Rows], training: tuple[Tensor, Tensor], processes: Processes) -> DesignMatrix:
+        return DesignMatrix(
+            batches, served=self._served, training=training, intercept=self.intercept, processes=processes
+        )
+
+    def of_all_processes(self) -> DesignMatrix:
+        """The design matrix of the rows of all processes, in each of them: for what takes few rows by nature."""
+        if self.processes.count == 1:
+            return self
+        batches = [rows_of_all(rows, self.processes) for rows in self.batches]
+        return self._of(batches, self._training, ALONE)
 
     @property
     def standardization(self) -> Standardization:
@@ -190,7 +206,7 @@ class DesignMatrix:
         mean, scale = self._training
         scale = torch.where(outside.to(scale.device), 0.0, scale)
         batches = _Staying(self.batches, [look.at(self.columns) for look in looks])
-        return DesignMatrix(batches, served=self._served, training=(mean, scale), intercept=self.intercept)
+        return self._of(batches, (mean, scale), self.processes)
 
     def served_rows(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of served features, (r, k), and whether each row is positive, boolean (r,)."""
@@ -200,6 +216,7 @@ class DesignMatrix:
     def used_rows(self) -> Iterator[Rows]:
         """All rows of positive weight in blocks of bounded memory."""
         for rows in self.batches:
+            self.epsilon = _epsilon(rows)
             on_cpu = rows.design.device.type == "cpu"
             n_rows = max(128, (_CPU_BLOCK if on_cpu else _DEVICE_BLOCK) // max(1, self.size))
             for first in range(0, len(rows.y), n_rows):
@@ -237,7 +254,6 @@ class DesignMatrix:
         for rows in self.used_rows():
             x, n = rows.design, len(rows.y)
             centre, scale = (t.to(x.device) for t in (self._centre, self._scale))
-            self.epsilon = torch.finfo(x.dtype).eps if x.dtype.is_floating_point else 0.0
             x = x if k == x.shape[1] else x.columns(self.columns)
             standardized = torch.ones(n, self.size, dtype=torch.float64, device=x.device)
             torch.sub(x.dense(torch.float64), centre, out=standardized[:, :k]).div_(scale)
@@ -256,7 +272,7 @@ class DesignMatrix:
             if rows.weight is not None and not bool((rows.weight > 0).all()):
                 rows = rows.take(rows.weight > 0)
             n, x = len(rows.y), rows.design.columns(self.columns)
-            self.epsilon = torch.finfo(rows.design.dtype).eps
+            self.epsilon = _epsilon(rows)
             centre, scale = self._centre, self._scale
             if self.intercept:
                 x = with_ones(x)
@@ -281,7 +297,7 @@ class DesignMatrix:
                 used = (rows.y > 0.5) == bool(outcome)
                 least, most = x.bounds(used if rows.weight is None else used & (rows.weight > 0)).cpu()
                 low[outcome], high[outcome] = torch.minimum(low[outcome], least), torch.maximum(high[outcome], most)
-        return low, high
+        return self.processes.least(low), self.processes.most(high)
 
     def rounding(self, block: Block, *, restored: bool = False) -> Tensor:
         """An estimate of the rounding errors of a block's standardised features, (r, k).
@@ -329,8 +345,19 @@ class DesignMatrix:
             inexact |= ~whole.all(0).cpu().numpy()
             size = torch.where(original.abs() > self._served_error.to(original.device), original.abs(), torch.inf)
             least = np.minimum(least, size.amin(0).cpu().numpy())
+        inexact, least = self.processes.most(inexact.astype(float)) > 0, self.processes.least(least)
         size = np.abs(self.mean) + self.scale
         return inexact & (self.single | (COMPUTED * size > _TOLD * least) | (size > _HUGE))
+
+    def settle(self) -> None:
+        """Find out at once which columns are `rounded`, for a sweep that asks of every block.
+
+        Several processes do it together, and one may have no block to ask of.
+        """
+        if self.processes.count > 1:
+            self.epsilon = next((_epsilon(rows) for rows in self.batches), 0.0)
+            if self.single:
+                self.rounded  # noqa: B018 (it is kept)
 
     def restored(self, block: Block) -> Tensor:
         """The block's rows (r, p) with whole numbers restored that were rounded when they were served in float32.
@@ -351,3 +378,9 @@ class DesignMatrix:
             torch.from_numpy(t).to(block.x.device) for t in (self.mean, self.scale, self.mean_error())
         )
         return block.x[:, : len(mean)] * scale + mean, self.rounding(block) * scale + error
+
+
+def _epsilon(rows: Rows) -> float:
+    """Machine epsilon of the features of rows, of none of them as well."""
+    dtype = rows.design.dtype
+    return torch.finfo(dtype).eps if dtype.is_floating_point else 0.0

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.model.processes import Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.statistics.design_matrix import DesignMatrix
 
@@ -76,6 +77,8 @@ def average_marginal_effects(
             (low, high), w = ends[:, part], coefficients[part]
             without = (z - rows.design.columns(part).matvec(w) + low @ w)[:, None]
             sums.add(part, rows, v, without, without + (high - low) * w)
+    sums.reduce(design.processes)
+    is_number = design.processes.most(is_number.double()) > 0
     indicators = [*categories, *(flags[k : k + 1] for k in range(len(flags)) if not is_number[flags[k]])]
     return sums.effects(design, coefficients, ends, indicators)
 
@@ -121,6 +124,12 @@ class _Sums:
             self.by_others[:, part] += rows.design.rmatvec(of_chosen - of_reference)
             self.with_it[part] += of_chosen.sum(0)
             self.without_it[part] += of_reference.sum(0)
+
+    def reduce(self, processes: Processes) -> None:
+        """Make the sums those of all processes."""
+        names = [name for name in vars(self) if name != "_gradients"]
+        for name, total in zip(names, processes.sums(*(getattr(self, name) for name in names)), strict=True):
+            setattr(self, name, total)
 
     def effects(self, design: DesignMatrix, w: Tensor, ends: Tensor, indicators: list[Tensor]) -> Effects:
         """The effects and their gradients; `indicators` are the groups of features whose differences count."""

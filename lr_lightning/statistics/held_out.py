@@ -19,12 +19,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.objective import Objective
+from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.solver.fit import solve
 
 MEASURES = ("loss", "accuracy", "auroc", "average_precision", "f1", "brier", "calibration_error")
 N_BINS = 15
+MOST_ROWS = 10_000_000
+"""Up to so many held-out rows are brought together; beyond, they are merged by their logits."""
+_BINS, _REACH = 2**20, 20.0  # of asinh(logit); sinh(20) is 2.4·10⁸
 _TOLERANCE = 1e-18  # relative, of the objective; the intercept and the slope are then exact to rounding
 THRESHOLD_RULES = "a number between 0 and 1, f1, youden, or cost=R (a false negative costs R false positives)"
 
@@ -59,6 +63,87 @@ def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tupl
     affine = (t.detach() for t in model.cpu_copy().served_affine(served))
     logits = rows.logits(*affine)
     return logits, rows.y.double(), torch.ones_like(logits) if rows.weight is None else rows.weight.double()
+
+
+class HeldOutRows(NamedTuple):
+    """What is known of the held-out rows of all processes, or of as many rows as stand for them.
+
+    Attributes:
+        logits: the linear predictor, float64, (n,).
+        y: targets 0 or 1, or shares of successes, float64, (n,).
+        weight: float64, (n,), not negative.
+        n_rows: how many there are in all.
+        n_observations: how many of them have a positive weight.
+        error: by how much AUROC and average precision may be wrong; 0 where they are exact.
+    """
+
+    logits: Tensor
+    y: Tensor
+    weight: Tensor
+    n_rows: int
+    n_observations: int
+    error: float = 0.0
+
+    @property
+    def columns(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, targets and weights."""
+        return self.logits, self.y, self.weight
+
+
+def of_all_processes(
+    logits: Tensor, y: Tensor, weight: Tensor, processes: Processes = ALONE, most: int = MOST_ROWS
+) -> HeldOutRows:
+    """The held-out rows of all processes, in their order.
+
+    More than `most` are not brought together. Then the rows of one outcome whose logits fall into one of 2²⁰ bins are
+    made one row, of their mean logit and the sum of their weights. The bins have equal widths in asinh(logit), which is
+    4·10⁻⁵ near 0. The error of AUROC is at most half the product of a bin's shares of the two outcomes, summed over the
+    bins; that of average precision what the order of each bin's rows can change.
+
+    Args:
+        logits: of the rows of this process, (n,), as the others.
+        y: targets 0 or 1, or shares of successes.
+        weight: not negative.
+        processes: that have the rows.
+        most: rows that are brought together.
+    """
+    n_rows, n_observations = processes.sums(len(y), int((weight > 0).sum()))
+    columns = [column.double() for column in (logits, y, weight)]
+    if n_rows <= most:
+        joined = processes.joined(torch.stack(columns, 1)) if processes.count > 1 else torch.stack(columns, 1)
+        return HeldOutRows(joined[:, 0], joined[:, 1], joined[:, 2], n_rows, n_observations)
+    z, outcome, v = weighted_rows(*columns)
+    if not processes.all(bool(z.isfinite().all())):
+        return HeldOutRows(z.new_full((1,), torch.nan), z.new_zeros(1), z.new_ones(1), n_rows, n_observations)
+    position = ((torch.asinh(z) + _REACH) * (_BINS / (2 * _REACH))).long().clamp(0, _BINS - 1)
+    cell = position + _BINS * (outcome > 0.5).long()
+    total, moment = processes.sums(_sums(cell, v, 2 * _BINS), _sums(cell, v * z, 2 * _BINS))
+    held = total > 0
+    negative, positive = total.reshape(2, _BINS)
+    merged_y = torch.arange(2).double().repeat_interleave(_BINS)
+    error = 0.0
+    if bool(negative.any()) and bool(positive.any()):
+        error = _largest_error(negative, positive)
+    return HeldOutRows(
+        (moment[held] / total[held]).to(z.device),
+        merged_y[held].to(z.device),
+        total[held].to(z.device),
+        n_rows,
+        n_observations,
+        error,
+    )
+
+
+def _largest_error(negative: Tensor, positive: Tensor) -> float:
+    """A bound of the error of AUROC and average precision from the weights of both outcomes in ascending bins, (b,)."""
+    within = float(positive @ negative) / 2 / float(positive.sum() * negative.sum())
+    above_positive, above_negative = (t.flip(0).cumsum(0).flip(0) - t for t in (positive, negative))
+    # Of a bin's positive rows precision lies between that with all of its negative rows above, and with none.
+    mixed = (positive > 0) & (negative > 0)
+    p, n, p0, n0 = (t[mixed] for t in (positive, negative, above_positive, above_negative))
+    best, worst = (p0 + p) / (p0 + p + n0), p0 / (p0 + n0 + n).clamp(min=1e-300)
+    precision = float(p @ (best - worst)) / float(positive.sum())
+    return max(within, precision)
 
 
 def mean(values: Tensor, weight: Tensor) -> float:
@@ -214,18 +299,21 @@ class Calibration:
     mean_outcome: float
 
 
-def calibrate(logits: Any, y: Any, weight: Any = None) -> Calibration:
+def calibrate(logits: Any, y: Any, weight: Any = None, *, n_observations: int | None = None) -> Calibration:
     """Calibration of the logits of validation rows.
 
     Args:
         logits: the linear predictor, (n,), a tensor or an array, as the others.
         y: outcomes 0 or 1, or shares of successes, (n,).
         weight: sample weights, (n,), not negative; None for ones.
+        n_observations: the number of rows of positive weight, where fewer stand for them.
 
     Raises:
         ValueError: if there are no rows of positive weight.
     """
-    n_rows = len(_float64(y)) if weight is None else int((_float64(weight) > 0).sum())
+    n_rows = n_observations
+    if n_rows is None:
+        n_rows = len(_float64(y)) if weight is None else int((_float64(weight) > 0).sum())
     z, y, v = weighted_rows(logits, y, weight)
     if not len(z):
         raise ValueError("calibration needs rows")

@@ -138,13 +138,14 @@ def _hangs_on_rounding(design: DesignMatrix, parameters: np.ndarray) -> bool:
     if not design.single:
         return False
     theta = torch.from_numpy(parameters)
-    for block in design.blocks():
+
+    def hangs(block: Block) -> bool:
         at = theta.to(block.x.device)
         margin = block.logits(theta) * block.sign
         error = design.rounding(block) @ at[: len(design.columns)].abs()
-        if bool(((margin - error < _SURE) & (error > _NOTICEABLE)).any()):
-            return True
-    return False
+        return bool(((margin - error < _SURE) & (error > _NOTICEABLE)).any())
+
+    return design.processes.any(any(map(hangs, design.blocks())))
 
 
 def _looks(design: DesignMatrix, slopes: np.ndarray) -> list[SeparatingColumns]:
@@ -152,7 +153,9 @@ def _looks(design: DesignMatrix, slopes: np.ndarray) -> list[SeparatingColumns]:
     candidates = np.zeros(len(design.columns), bool)
     if design.intercept:
         candidates[slopes] = ~design.rounded[slopes]
-    return separating_columns(design.served_rows, torch.from_numpy(candidates)) if candidates.any() else []
+    if not candidates.any():
+        return []
+    return separating_columns(design.served_rows, torch.from_numpy(candidates), design.processes)
 
 
 def _beside(
@@ -168,7 +171,9 @@ def _beside(
     k = len(design.columns)
     still = np.setdiff1d(keep[keep < k], np.concatenate([look.columns.numpy() for look in looks]))
     staying = design.of_rows(looks, still)
-    first = next(block.x[0].cpu().numpy() for block in design.of_rows(looks, np.arange(k)).blocks() if len(block.x))
+    firsts = (block.x[:1].cpu() for block in design.of_rows(looks, np.arange(k)).blocks() if len(block.x))
+    own = next(firsts, torch.zeros(0, design.size, dtype=torch.float64))
+    first = design.processes.joined(own)[0].numpy()
     inner = np.append(still, k)
     outer = np.setdiff1d(keep, inner)
     at = parameters[inner]
@@ -199,10 +204,13 @@ def _beside(
 def separates(design: DesignMatrix, parameters: np.ndarray) -> bool:
     """Whether every row gains along the parameters (p,), by more than the rounding of the features."""
     every = np.arange(design.size)
-    return all(
-        bool((margin > tolerance).all())
-        for block in design.blocks()
-        for margin, tolerance in [_margins(design, block, design.restored(block), every, parameters)]
+    design.settle()
+    return design.processes.all(
+        all(
+            bool((margin > tolerance).all())
+            for block in design.blocks()
+            for margin, tolerance in [_margins(design, block, design.restored(block), every, parameters)]
+        )
     )
 
 
@@ -256,6 +264,7 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
             largest = max(largest, float(scores.square().sum(1).max()))
             wrong = block.weight * block.residuals(block.logits(theta)).abs()
             squares[:k] += (design.rounding(block) * wrong[:, None]).square().sum(0).cpu().numpy()
+    largest, (squares,) = design.processes.most(largest), design.processes.sums(squares)
     # The rounding errors of different rows are independent.
     return decrement(_DEVIATIONS * np.sqrt(squares)) * math.sqrt(largest) < 0.5
 
@@ -289,6 +298,7 @@ def _complete(design: DesignMatrix, keep: np.ndarray, rows: np.ndarray) -> Separ
 def _separates_alone(design: DesignMatrix, columns: np.ndarray) -> np.ndarray:
     """Whether each of the columns, (c,), separates the classes completely by itself, boolean (c,)."""
     bounds = {sign: [np.full(len(columns), math.inf), np.full(len(columns), -math.inf)] for sign in (-1, 1)}
+    design.settle()
     for block in design.blocks():
         x = design.restored(block)  # without an intercept, rounding to float32 can change the sign of a zero
         for s, (low, high) in bounds.items():
@@ -296,7 +306,8 @@ def _separates_alone(design: DesignMatrix, columns: np.ndarray) -> np.ndarray:
             if len(part):
                 np.minimum(low, part.amin(0).cpu().numpy(), out=low)
                 np.maximum(high, part.amax(0).cpu().numpy(), out=high)
-    (low0, high0), (low1, high1) = bounds[-1], bounds[1]
+    of_all = design.processes
+    (low0, high0), (low1, high1) = ((of_all.least(low), of_all.most(high)) for low, high in bounds.values())
     if design.intercept:
         return (high0 < low1) | (high1 < low0)
     return ((high0 < 0) & (low1 > 0)) | ((high1 < 0) & (low0 > 0))
@@ -305,16 +316,18 @@ def _separates_alone(design: DesignMatrix, columns: np.ndarray) -> np.ndarray:
 def _first_rows(design: DesignMatrix, parameters: np.ndarray, n_rows: int, keep: np.ndarray) -> np.ndarray:
     """The signed rows (m, q) of the first linear programme: all, or else those of lowest margin and a sample."""
     size = max(_FIRST_ROWS, 4 * len(keep))
+    design.settle()
     if n_rows <= 2 * size:
-        return np.concatenate([_signed(design, block, slice(None), keep) for block in design.blocks()])
-    generator = torch.Generator().manual_seed(0)
+        parts = [np.zeros((0, len(keep))), *(_signed(design, block, slice(None), keep) for block in design.blocks())]
+        return design.processes.joined(torch.from_numpy(np.concatenate(parts))).numpy()
+    generator = torch.Generator().manual_seed(design.processes.rank)
 
     worst = _Lowest(design, keep, size // 2)
     sample = _Lowest(design, keep, size // 2)
     for block in design.blocks():
         worst.add(block, block.gains(parameters))
         sample.add(block, torch.rand(len(block.x), generator=generator, dtype=torch.float64))
-    return np.concatenate([worst.rows, sample.rows])
+    return np.concatenate([worst.of_all_processes(), sample.of_all_processes()])
 
 
 def _try_direction(
@@ -328,6 +341,7 @@ def _try_direction(
     """
     losing, staying = _Lowest(design, keep, _MORE_ROWS), _Lowest(design, keep, _MORE_ROWS)
     n_zero = 0
+    design.settle()
     for block in design.blocks():
         if not len(block.x):
             continue
@@ -340,7 +354,7 @@ def _try_direction(
         n_zero += int(zero.sum())
         moving = (x @ directions).norm(dim=1)
         staying.add(block, -moving, zero & (moving > max(_OUTSIDE, 64 * design.epsilon) * x.norm(dim=1)))
-    return losing.rows, staying.rows, n_zero
+    return losing.of_all_processes(), staying.of_all_processes(), design.processes.sums(n_zero)[0]
 
 
 def _margins(
@@ -368,8 +382,17 @@ class _Lowest:
         best = scores.topk(min(self._size, len(scores)), largest=False).indices
         rows = np.concatenate([self.rows, _signed(self._design, block, candidates[best], self._keep)])
         scored = np.concatenate([self._scores, scores[best].numpy()])
-        order = np.argsort(scored, kind="stable")[: self._size]
-        self.rows, self._scores = rows[order], scored[order]
+        self._keep_lowest(rows, scored)
+
+    def of_all_processes(self) -> np.ndarray:
+        """The rows with the lowest scores of those that all processes have added."""
+        joined = self._design.processes.joined
+        self._keep_lowest(*(joined(torch.from_numpy(part)).numpy() for part in (self.rows, self._scores)))
+        return self.rows
+
+    def _keep_lowest(self, rows: np.ndarray, scores: np.ndarray) -> None:
+        order = np.argsort(scores, kind="stable")[: self._size]
+        self.rows, self._scores = rows[order], scores[order]
 
 
 def _signed(design: DesignMatrix, block: Block, chosen: slice | Tensor, keep: np.ndarray) -> np.ndarray:

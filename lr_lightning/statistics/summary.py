@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.errors import InputError
+from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver.likelihood import inverse_root
 from lr_lightning.solver.profile import optimum
@@ -26,7 +27,7 @@ from lr_lightning.statistics.profile import Profile, likelihood_of, profiles
 from lr_lightning.statistics.report import MAX_COLUMNS, Coefficient, Effect, Inference, LikelihoodRatioTest, Report
 from lr_lightning.statistics.separation import MAX_COLUMNS as MAX_COLUMNS_SEPARATED
 from lr_lightning.statistics.separation import Separation, find_separation, moved_terms, one_outcome, separates
-from lr_lightning.statistics.sums import Sums, null_log_likelihood, sum_rows
+from lr_lightning.statistics.sums import Clusters, Sums, null_log_likelihood, sum_rows
 from lr_lightning.statistics.wald import Covariance, CovarianceType, chi_squared_p_value, covariance_factor
 
 _AT_BOUND = 1e-12  # distance from a bound that is rounding
@@ -76,6 +77,7 @@ def summarize(
     groups: Sequence[Sequence[int]] = (),
     unweighted: Iterable[Rows] | None = None,
     told: Callable[[int, int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Summary:
     """The coefficient table, the likelihoods and the warnings of a fit.
 
@@ -107,13 +109,14 @@ def summarize(
         groups: the features that stand for one boolean or categorical column, see `average_marginal_effects`.
         unweighted: the rows without class weights, for these effects; None for `batches`.
         told: is given the numbers of profiles done and of all, see `profiles`.
+        processes: that hold the rows; all of them call this, and the batches and clusters are those of this one.
 
     Raises:
         InputError: for the cluster-robust covariance without groups.
         ValueError: if no row has a positive weight, or the confidence level does not lie between 0 and 1.
     """
     refuse_without_groups(covariance, clusters)
-    design = DesignMatrix(batches, served=served, training=training, intercept=fit_intercept)
+    design = DesignMatrix(batches, served=served, training=training, intercept=fit_intercept, processes=processes)
     parameters = design.standardized(coefficients, intercept)
     wide = design.size > MAX_COLUMNS
     sums = sum_rows(design, parameters, matrices=not wide)
@@ -155,8 +158,8 @@ def summarize(
     counts, slopes = _counts(sums, class_weighted), len(keep) - fit_intercept
     warnings += worded.of_counts(*counts, slopes, penalized=penalized, firth=bool(firth))
 
-    of_cluster = None if clusters is None else _numbered(clusters, batches)
-    n_clusters = None if of_cluster is None else int(of_cluster.max()) + 1
+    of_cluster = None if clusters is None else Clusters.of(clusters, design)
+    n_clusters = None if of_cluster is None else of_cluster.count
     factor, undetermined = None, np.array([], int)
     if partial:
         warnings.append(worded.PARTIAL)
@@ -188,13 +191,13 @@ def summarize(
     profile_of: dict[int, Profile] = {}
     penalized_log_likelihood, at_optimum = None, parameters
     if firth and not wide:
-        maximum, at_optimum, root = _firth_optimum(design, parameters, keep, weight_scale)
+        maximum, at_optimum, root = _firth_optimum(design.of_all_processes(), parameters, keep, weight_scale)
         penalized_log_likelihood = maximum + log_coefficient
         if firth == "flic" and root is not None:  # the slopes' errors are those at Firth's estimates
             errors[keep[:-1]] = np.linalg.norm(design.to_original(root), axis=1)[keep[:-1]]
     if inference == "profile" and not partial and not wide:
         profile_of = profiles(
-            design,
+            design.of_all_processes(),
             at_optimum,
             keep,
             n_rows=sums.n_rows,
@@ -323,12 +326,6 @@ def refuse_without_groups(covariance: CovarianceType, groups: Tensor | None) -> 
     """Raise InputError for the cluster-robust covariance of rows without groups."""
     if covariance == "cluster" and groups is None:
         raise InputError("covariance cluster needs groups; name their column with --data.groups")
-
-
-def _numbered(groups: Tensor, batches: Iterable[Rows]) -> np.ndarray:
-    """The groups of the rows of positive weight, numbered from 0 without gaps, int64, (n,)."""
-    used = [torch.ones(len(rows.y), dtype=torch.bool) if rows.weight is None else rows.weight > 0 for rows in batches]
-    return np.unique(groups.cpu()[torch.cat(used).cpu()].numpy(), return_inverse=True)[1].reshape(-1)
 
 
 def _separation(

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from lr_lightning.model.losses import curvature, residuals
+from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.statistics.design_matrix import DesignMatrix
 
 _MOST_GROUP_SUMS = 2**26  # numbers, 512 MiB
@@ -51,6 +52,32 @@ class Sums:
     largest_norm: float
 
 
+@dataclass(frozen=True)
+class Clusters:
+    """The groups of the rows of positive weight.
+
+    Attributes:
+        of_row: numbers of the groups of this process's rows, from 0, in the order of the rows, (n,).
+        count: how many groups all rows have.
+    """
+
+    of_row: np.ndarray
+    count: int
+
+    @classmethod
+    def of(cls, groups: torch.Tensor, design: DesignMatrix) -> Clusters:
+        """From numbers (n,) of the groups of all rows, not negative; they are numbered anew, without gaps."""
+        used = [
+            torch.ones(len(rows.y), dtype=torch.bool) if rows.weight is None else rows.weight > 0
+            for rows in design.batches
+        ]
+        of_row = groups.cpu()[torch.cat(used).cpu()].numpy()
+        occurs = np.zeros(int(design.processes.most(float(of_row.max(initial=-1)))) + 1)
+        occurs[of_row] = 1
+        number = design.processes.most(occurs).cumsum() - 1
+        return cls(number[of_row].astype(np.int64), int(number[-1]) + 1)
+
+
 def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = True) -> Sums:
     """The sums over all rows at parameters (p,), intercept last.
 
@@ -82,6 +109,11 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
         gain = (z if offset is None else z - offset) * block.sign
         smallest = min(smallest, float(torch.where((y > 0) & (y < 1), -gain.abs(), gain).min()))
         largest = max(largest, float(block.design.square_norms(None, None).max()))
+    processes = design.processes
+    found = processes.sums(n_rows, n_positive, totals, gradient, hessian, gram)
+    n_rows, n_positive, totals, gradient, hessian, gram = found
+    whole = processes.all(whole)
+    smallest, largest = processes.least(np.array([smallest, -largest])).tolist()
     if not n_rows:
         raise ValueError("there are no rows of positive weight")
     weight, positive_weight, mass, likelihood = totals.tolist()
@@ -97,7 +129,7 @@ def sum_rows(design: DesignMatrix, parameters: np.ndarray, *, matrices: bool = T
         hessian=hessian,
         gram=gram,
         smallest_gain=smallest,
-        largest_norm=math.sqrt(largest),
+        largest_norm=math.sqrt(-largest),
     )
 
 
@@ -108,7 +140,7 @@ def null_log_likelihood(design: DesignMatrix, sums: Sums) -> float:
     steps between bounds that close in. The first bounds hold because σ is monotone: if all offsets were equal to the
     largest one, or the smallest, b would be the logit of the mean outcome less that offset.
     """
-    offsets = [rows.offset for rows in design.batches if rows.offset is not None and len(rows.y)]
+    offsets = [rows.offset for rows in design.batches if rows.offset is not None]
     negative = sums.weight - sums.positive_weight
     if not offsets and not design.intercept:
         return -sums.weight * math.log(2)
@@ -117,7 +149,9 @@ def null_log_likelihood(design: DesignMatrix, sums: Sums) -> float:
     if not design.intercept:
         return _null_derivatives(design, 0.0)[0]
     logit = math.log(sums.positive_weight / negative)
-    low, high = logit - max(float(o.max()) for o in offsets), logit - min(float(o.min()) for o in offsets)
+    largest = design.processes.most(max((float(o.max()) for o in offsets if len(o)), default=-math.inf))
+    least = design.processes.least(min((float(o.min()) for o in offsets if len(o)), default=math.inf))
+    low, high = logit - largest, logit - least
     b = (low + high) / 2
     while True:
         log_likelihood, slope, bend = _null_derivatives(design, b)
@@ -138,15 +172,16 @@ def _null_derivatives(design: DesignMatrix, b: float) -> tuple[float, float, flo
         v = torch.ones_like(z) if rows.weight is None else rows.weight.double()
         log_likelihood = y * logsigmoid(z) + (1 - y) * logsigmoid(-z)
         totals += [float(v @ t) for t in (log_likelihood, -residuals(z, y), curvature(z))]
-    value, slope, bend = totals.tolist()
+    value, slope, bend = design.processes.sums(totals)[0].tolist()
     return value, slope, bend
 
 
-def triangular_factor(rows: Iterable[torch.Tensor], size: int) -> np.ndarray:
+def triangular_factor(rows: Iterable[torch.Tensor], size: int, processes: Processes = ALONE) -> np.ndarray:
     """R, upper triangular, (size, size), float64, with RᵀR the Gram matrix of all rows in blocks (…, size).
 
     Forming a Gram matrix squares the condition number of the rows; a QR factorisation of the rows, block after
-    block, does not (Golub & Van Loan 2013, section 5.3.8; Demmel, Grigori, Hoemmen & Langou 2012).
+    block, does not (Golub & Van Loan 2013, section 5.3.8; Demmel, Grigori, Hoemmen & Langou 2012). Of several processes
+    each factors its own rows, and all factor the factors.
     """
     factor, waiting, n_waiting = torch.zeros(0, size, dtype=torch.float64), [], 0
     for block in rows:
@@ -156,6 +191,8 @@ def triangular_factor(rows: Iterable[torch.Tensor], size: int) -> np.ndarray:
             factor, waiting, n_waiting = _upper([factor.to(block.device), *waiting]), [], 0
     if waiting:
         factor = _upper([factor.to(waiting[0].device), *waiting])
+    if processes.count > 1:
+        factor = _upper([processes.joined(factor)])
     return _numpy(torch.nn.functional.pad(factor, (0, 0, 0, size - len(factor))))
 
 
@@ -181,25 +218,26 @@ def sum_squared_scores(design: DesignMatrix, parameters: np.ndarray, factor: np.
         residual = block.weight * block.residuals(block.logits(parameters))
         scores = block.design.matvec(torch.from_numpy(factor)) * residual[:, None]
         total += _numpy(scores.T @ scores)
-    return total
+    return design.processes.sums(total)[0]
 
 
 def sum_cluster_scores(
-    design: DesignMatrix, parameters: np.ndarray, factor: np.ndarray, groups: np.ndarray
+    design: DesignMatrix, parameters: np.ndarray, factor: np.ndarray, groups: Clusters
 ) -> np.ndarray:
     """Σ_g s_g s_gᵀ with s_g = Σ v (y − π) Fᵀ x̃ over the rows of group g, (r, r), for F (p, r).
 
     The sums of all groups are held at once, or of as many as `_MOST_GROUP_SUMS` allows, and swept for the others anew.
+    Several processes send one another those sums, for a group may have rows in each.
 
     Args:
         design: the rows.
         parameters: of the logits, (p,).
         factor: F.
-        groups: numbers from 0 of the groups of the rows of positive weight, in their order, (n,).
+        groups: of the rows of positive weight.
     """
-    n_groups, r = int(groups.max()) + 1, factor.shape[1]
+    n_groups, r = groups.count, factor.shape[1]
     at_a_time = max(1, _MOST_GROUP_SUMS // max(r, 1))
-    of_rows, total = torch.from_numpy(groups).long(), np.zeros((r, r))
+    of_rows, total = torch.from_numpy(groups.of_row).long(), np.zeros((r, r))
     for first in range(0, n_groups, at_a_time):
         sums = torch.zeros(min(at_a_time, n_groups - first), r, dtype=torch.float64)
         for block in design.blocks():
@@ -208,6 +246,7 @@ def sum_cluster_scores(
             group = of_rows[block.start : block.start + len(scores)] - first
             here = (group >= 0) & (group < len(sums))
             sums.index_add_(0, group[here], scores[here])
+        (sums,) = design.processes.sums(sums)
         total += _numpy(sums.T @ sums)
     return total
 

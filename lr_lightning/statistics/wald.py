@@ -15,6 +15,7 @@ from lr_lightning.model.storage import Design
 from lr_lightning.solver.decompositions import eigh, svd
 from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.sums import (
+    Clusters,
     Sums,
     curved_rows,
     sum_cluster_scores,
@@ -119,7 +120,7 @@ def covariance_factor(
     keep: np.ndarray,
     covariance: CovarianceType = "nonrobust",
     free: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
+    groups: Clusters | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     r"""A factor F of the covariance F Fᵀ of the parameters.
 
@@ -142,7 +143,7 @@ def covariance_factor(
         keep: positions of the estimated parameters, (q,); F has rows of zeros for the others.
         covariance: "nonrobust", "HC0", "HC1" or "cluster".
         free: orthonormal directions (q, s) in which the likelihood has no maximum; F has no component in them.
-        groups: for "cluster", numbers from 0 to G − 1 of the rows' groups, (n,); G ≥ 2.
+        groups: for "cluster", those of the rows, two or more.
 
     Returns:
         F, (p, r), and the directions (p, t) whose curvature is zero up to rounding, in which F has no component.
@@ -154,13 +155,13 @@ def covariance_factor(
     null = np.zeros((basis.shape[1], 0))
     if inverse is None:
         rows = curved_rows(design, keep, parameters)
-        inverse, null = _inverse_triangular(triangular_factor(rows, len(keep)) @ basis)
+        inverse, null = _inverse_triangular(triangular_factor(rows, len(keep), design.processes) @ basis)
     factor, undetermined = (np.zeros((design.size, part.shape[1])) for part in (inverse, null))
     factor[keep], undetermined[keep] = basis @ inverse, basis @ null
     if covariance != "nonrobust":
         n, n_parameters = sums.n_rows, len(keep)
         if groups is not None:
-            scores, n_groups = sum_cluster_scores(design, parameters, factor, groups), int(groups.max()) + 1
+            scores, n_groups = sum_cluster_scores(design, parameters, factor, groups), groups.count
             correction = n_groups / (n_groups - 1) * (n - 1) / (n - n_parameters)
         else:
             scores = sum_squared_scores(design, parameters, factor)

@@ -20,14 +20,17 @@ from lr_lightning.data.decode import Decoder
 from lr_lightning.data.encode import encode_rows
 from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.loader import TensorBatches
-from lr_lightning.data.prepare import Split
+from lr_lightning.data.prepare import PARTS, Split
 from lr_lightning.data.roles import FOLD, OFFSET
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.splits import stratified_split
 from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
+from lr_lightning.model.gathering import rows_of_all
+from lr_lightning.model.processes import Processes, Share
 from lr_lightning.model.rows import OTHER_SPLIT, Rows, of_light_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
+from lr_lightning.training.distributed import processes_of
 
 log = logging.getLogger("lr_lightning")
 DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint", "rows_fingerprint")
@@ -36,11 +39,12 @@ DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint", "ro
 class TensorDataModule(LightningDataModule):
     """Serves the rows of a tensor or array.
 
-    Of several processes each serves its own rows, all of them once and none twice: consecutive ones, in the
-    order of the processes, or, in training with a batch size, a share of each batch that one process alone
-    would serve.
+    Of several processes each holds and serves its own rows, all of them once and none twice: consecutive ones of each
+    split, in the order of the processes. In training with a batch size it serves its rows of each batch that one
+    process alone would serve.
 
-    After `setup`, `train_rows`, `val_rows` and `test_rows` hold the splits. Their features may have been
+    After `setup`, `train_rows`, `val_rows` and `test_rows` hold the splits, and `shares` says which of their rows
+    these are. Their features may have been
     standardised on the way from float64 to the Trainer's precision (a timestamp would lose its digits in
     float32 otherwise): `served` is the map that has been applied, and the module takes it into account.
 
@@ -86,6 +90,8 @@ class TensorDataModule(LightningDataModule):
     train_rows: Rows
     val_rows: Rows | None = None
     test_rows: Rows | None = None
+    shares: Mapping[str, Share]
+    """Where the rows of train, val and test that this process holds stand among those of all processes."""
     train_numbers: torch.Tensor | None = None
     """Numbers of the training rows among all that were given, from 0, (n,); None where they are all of them."""
     fingerprint: int | None = None
@@ -146,18 +152,30 @@ class TensorDataModule(LightningDataModule):
             seed=self.seed,
             groups=None if self._groups is None else self._groups.numpy(),
         )
+        processes, n_rows = self.processes, len(self._rows.y)
+        sizes = [
+            n_rows if train is None else len(train),
+            *(0 if index is None else len(index) for index in (val, test)),
+        ]
+        own = [processes.share(size) for size in sizes]
+        self.shares = {part: Share(at.start, n) for part, at, n in zip(PARTS, own, sizes, strict=True)}
+        if processes.count > 1 or train is not None:
+            self.train_numbers = torch.arange(own[0].start, own[0].stop) if train is None else train[own[0]]
+        index: Tensor | slice = own[0] if train is None else train[own[0]]
         if self._groups is not None:
-            self.train_groups = self._groups if train is None else self._groups[train]
+            self.train_groups = self._groups[index]
         if self._log_coefficient is not None:
-            of_training = self._log_coefficient if train is None else self._log_coefficient[train]
-            self.log_coefficient = float(of_training.sum())
-        self.train_numbers = train
-        rows = self._rows if train is None else self._rows.take(train)
-        val_rows, test_rows = (None if index is None else self._rows.take(index) for index in (val, test))
+            (self.log_coefficient,) = processes.sums(float(self._log_coefficient[index].sum()))
+        rows = self._rows if isinstance(index, slice) and processes.count == 1 else self._rows.take(index)
+        val_rows, test_rows = (
+            None if index is None else self._rows.take(index[at])
+            for index, at in zip((val, test), own[1:], strict=True)
+        )
         for part, of_part in (("training", rows), ("validation", val_rows), ("test", test_rows)):
-            if of_part is not None and of_part.weight is not None and not bool((of_part.weight > 0).any()):
+            weight = None if of_part is None else of_part.weight
+            if weight is not None and not processes.any(bool((weight > 0).any())):
                 raise InputError(f"every {part} row has the weight 0; {OTHER_SPLIT}")
-        self.training = moments([(rows.x, rows.weight)]).to("cpu")
+        self.training = moments([(rows.x, rows.weight)], processes).to("cpu")
         self._refuse_not_finite()
         is_sparse = rows.design.is_sparse  # and stays as it was given, because it would be filled
         same_dtype = self._dtype() == rows.x.dtype or is_sparse
@@ -200,28 +218,28 @@ class TensorDataModule(LightningDataModule):
             self.training_as_served,
             self.weight_scale,
             split=self.val_rows is not None or self.test_rows is not None,
+            processes=self.processes,
         )
 
     def train_dataloader(self) -> TensorBatches:
         """Batches of the training rows, resident on the Trainer's device."""
         shuffle = self.shuffle and not getattr(self.trainer, "overfit_batches", 0)
-        if self.batch_size is None or self._process == (0, 1):
-            return self._part(self.train_rows, shuffle=shuffle)
-        # The batches of one process alone, of each its share; so every row has to be at hand in every process.
         rows = self._on_device(self.train_rows)
-        return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed, process=self._process)
+        return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed, share=self.shares["train"])
 
     def val_dataloader(self) -> TensorBatches:
         """Batches of the validation rows, in order."""
-        return self._part(self._held_out(self.val_rows))
+        return self._in_order(self._held_out(self.val_rows), self.shares["val"].total)
 
     def test_dataloader(self) -> TensorBatches:
         """Batches of the test rows, in order; of the validation rows where no test rows were kept back."""
-        return self._part(self._held_out(self.val_rows if self.test_rows is None else self.test_rows))
+        part = "val" if self.test_rows is None else "test"
+        return self._in_order(self._held_out(getattr(self, f"{part}_rows")), self.shares[part].total)
 
     def predict_dataloader(self) -> TensorBatches:
         """Batches of every row that was given, in its order, with raw features."""
-        return self._part(self._rows)
+        n_rows = len(self._rows.y)
+        return self._in_order(self._rows.take(self.processes.share(n_rows)), n_rows)
 
     @cached_property
     def rows_fingerprint(self) -> str | None:
@@ -250,8 +268,13 @@ class TensorDataModule(LightningDataModule):
         return {"class_path": f"{package}.{type(self).__qualname__}", "init_args": dict(self.hparams)}
 
     def points(self, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
-        """Training rows as points of a picture: raw features (m, d) and targets (m,), m evenly spaced rows."""
-        rows = self.train_rows.take(slice(None, None, -(-len(self.train_rows.y) // most)))
+        """Training rows as points of a picture: raw features (m, d) and targets (m,), m evenly spaced rows.
+
+        Several processes call it together.
+        """
+        start, total = self.shares["train"]
+        step = -(-total // most)
+        rows = rows_of_all(self.train_rows.take(slice(-start % step, None, step)), self.processes)
         raw = rows.design.dense(torch.float64).cpu() * self.served.scale + self.served.mean
         return raw.numpy(), rows.y.cpu().numpy()
 
@@ -262,8 +285,8 @@ class TensorDataModule(LightningDataModule):
         """
         if len(self.schema.feature_names) != 1 or self.schema.offset is not None:
             return None
-        x, _ = self.points(len(self.train_rows.y))
-        low, high = float(x.min()), float(x.max())
+        bounds = self.train_rows.design.bounds().cpu() * self.served.scale + self.served.mean
+        low, high = self.processes.least(float(bounds[0, 0])), self.processes.most(float(bounds[1, 0]))
         margin = 0.1 * (high - low)
         outcome = f"{self.schema.target} = {self.schema.written_labels[1]}"
         return {
@@ -280,19 +303,16 @@ class TensorDataModule(LightningDataModule):
         return rows
 
     @property
-    def _process(self) -> tuple[int, int]:
-        """The number of this process and how many there are."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+    def processes(self) -> Processes:
+        """Those that hold the rows: the Trainer's, once they have met."""
+        return processes_of(self.trainer)
 
-    def _part(self, rows: Rows, shuffle: bool = False) -> TensorBatches:
-        """All rows, or those of this process, in as many batches as every other has: they meet after each."""
-        rank, processes = self._process
-        n_rows, n_batches = len(rows.y), None
-        if processes > 1:
-            n_batches = 1 if self.batch_size is None else -(-n_rows // (processes * self.batch_size))
-            rows = rows.take(slice(n_rows * rank // processes, n_rows * (rank + 1) // processes))
-        rows = self._on_device(rows)
-        return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed, n_batches=n_batches)
+    def _in_order(self, rows: Rows, total: int) -> TensorBatches:
+        """Rows of this process, in as many batches as every other of the `total` has: they meet after each."""
+        n_batches, count = None, self.processes.count
+        if count > 1:
+            n_batches = 1 if self.batch_size is None else -(-total // (count * self.batch_size))
+        return TensorBatches(self._on_device(rows), self.batch_size, n_batches=n_batches)
 
     def _on_device(self, rows: Rows) -> Rows:
         return rows if self.trainer is None else rows.to(self._device_of_rows(self.trainer.strategy.root_device))
@@ -506,7 +526,7 @@ class TableDataModule(TensorDataModule):
                 decoder.decode(self._dtype())
         except InputError:
             # Other processes wait for this one; all of them will meet the mistake together, in `setup`.
-            if self._process == (0, 1):
+            if self.trainer is None or self.trainer.world_size == 1:
                 raise
 
     def setup(self, stage: str) -> None:
@@ -530,19 +550,29 @@ class TableDataModule(TensorDataModule):
         self.schema, self.training, self.served = decoded.schema, decoded.training, decoded.served
         self.weight_scale, self.fingerprint, self._mapped = decoded.weight_scale, decoded.fingerprint, decoded.mapped
         self.rows_fingerprint = decoded.rows_fingerprint
-        self.log_coefficient, self.train_groups = decoded.log_coefficient, decoded.groups
-        self.train_folds, self.fold_values = decoded.folds, decoded.fold_values
-        self.train_numbers = decoded.train_numbers
-        train_rows, self.val_rows, self.test_rows = decoded.parts
+        self.log_coefficient, self.fold_values = decoded.log_coefficient, decoded.fold_values
+        processes = self.processes
+        sizes = [0 if rows is None else len(rows.y) for rows in decoded.parts]
+        own = [processes.share(size) for size in sizes]
+        self.shares = {part: Share(at.start, n) for part, at, n in zip(PARTS, own, sizes, strict=True)}
+        parts = [None if rows is None else rows.take(at) for rows, at in zip(decoded.parts, own, strict=True)]
+        self.train_groups, self.train_folds = (
+            None if codes is None else codes[own[0]] for codes in (decoded.groups, decoded.folds)
+        )
+        self.train_numbers = None if decoded.train_numbers is None else decoded.train_numbers[own[0]]
+        if processes.count > 1 and self.train_numbers is None:
+            self.train_numbers = torch.arange(own[0].start, own[0].stop)
+        train_rows, self.val_rows, self.test_rows = parts
         if self._every_row:
-            self.val_rows = self.test_rows
+            self.val_rows, self.shares = self.test_rows, {**self.shares, "val": self.shares["test"]}
             return
         assert train_rows is not None  # noqa: S101 (the split leaves no part empty)
         self.train_rows = train_rows
 
     def predict_dataloader(self) -> TensorBatches:
         """Batches of every row of the table with raw features, in its order; NaN for those without a prediction."""
-        return self._part(encode_rows(self.schema, self.path).as_rows())
+        rows = encode_rows(self.schema, self.path).as_rows()
+        return self._in_order(rows.take(self.processes.share(len(rows.y))), len(rows.y))
 
     def _decoder(self) -> Decoder:
         split = Split(self.val_fraction, self.test_fraction, self.seed, self._every_row)

@@ -25,6 +25,7 @@ from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.objective import Objective, logistic_loss
+from lr_lightning.model.processes import Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import serial_operations
@@ -33,8 +34,10 @@ from lr_lightning.solver import SubsampledNewton
 from lr_lightning.solver.full_newton import FullNewton, needs_all_rows
 from lr_lightning.statistics.held_out import (
     MEASURES,
+    HeldOutRows,
     calibrate,
     measures,
+    of_all_processes,
     predicted,
     threshold_by_rule,
     weighted_rows,
@@ -44,9 +47,10 @@ from lr_lightning.statistics.summary import Summary, summarize
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.statistics.warnings import PARTIAL
 from lr_lightning.training.data_modules import DESCRIPTION, TensorDataModule
+from lr_lightning.training.distributed import processes_of
 from lr_lightning.training.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
 from lr_lightning.training.housekeeping import Housekeeping
-from lr_lightning.training.metrics import HeldOutRows
+from lr_lightning.training.metrics import HeldOutBatches
 from lr_lightning.training.optimizers import (
     EXACT,
     full_newton,
@@ -79,6 +83,7 @@ class FitData(NamedTuple):
         groups: the features that stand for one boolean or categorical column.
         log_coefficient: what the likelihood of the training rows has besides, where they count trials.
         clusters: numbers of the training rows' groups, (n,), or None.
+        processes: that have these rows; those here, and the clusters, are of this one.
     """
 
     served: Standardization
@@ -88,6 +93,7 @@ class FitData(NamedTuple):
     groups: list[list[int]]
     log_coefficient: float
     clusters: Tensor | None
+    processes: Processes
 
 
 class LogisticRegression(LightningModule):
@@ -252,7 +258,7 @@ class LogisticRegression(LightningModule):
         """
         self._housekeeping = Housekeeping(self.trainer, self._end_of_epoch, self._end_of_fit)
         refuse_unfit_trainer(self.trainer)
-        self._held_out, self._said_partial = HeldOutRows(), False
+        self._held_out, self._said_partial = HeldOutBatches(), False
         data = self._data_module
         self._served = data.served if isinstance(data, TensorDataModule) else None
         if stage != "fit":
@@ -279,6 +285,7 @@ class LogisticRegression(LightningModule):
                 data.schema.indicator_groups,
                 data.log_coefficient,
                 data.train_groups,
+                data.processes,
             )
             self._of_data = data.description()
             if data.val_rows is None:
@@ -531,8 +538,8 @@ class LogisticRegression(LightningModule):
             return
         if self.threshold_rule is not None and data.val_rows is not None:
             with serial_operations():
-                held_out = predicted(self.linear_sigmoid, data.served, data.val_rows)
-                self.threshold = threshold_by_rule(self.threshold_rule, *held_out)
+                held_out = self._predicted(data, data.val_rows)
+                self.threshold = threshold_by_rule(self.threshold_rule, *held_out.columns)
         self._is_reported = False
 
     def on_train_end(self) -> None:
@@ -576,16 +583,22 @@ class LogisticRegression(LightningModule):
         self._log_held_out("test")
 
     def _log_held_out(self, prefix: str) -> None:
-        rows = self._held_out.take(of_all_processes=self.trainer.world_size > 1)
+        rows = self._held_out.take(processes_of(self.trainer))
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         if fitting:
-            refuse_divergence(self.current_epoch, rows)
+            refuse_divergence(self.current_epoch, *rows.columns)
         if self.trainer.sanity_checking:
             return
-        if not bool((rows[:, 2] > 0).any()):
+        if not rows.n_observations:
             raise InputError(f"every {prefix} row has the weight 0, so that nothing can be measured on them")
-        self._say_if_partial(prefix, len(rows))
-        found = measures(*weighted_rows(*rows.unbind(1)), self.threshold)
+        self._say_if_partial(prefix, rows.n_rows)
+        if rows.error and not self._held_out.error_told and self.trainer.is_global_zero:
+            self._held_out.error_told = True
+            log.info(
+                "the %d %s rows are ranked by a histogram of logits: AUROC and average precision are exact to %.1e",
+                rows.n_rows, prefix, rows.error,
+            )  # fmt: skip
+        found = measures(*weighted_rows(*rows.columns), self.threshold)
         if "auroc" not in found and not self._held_out.one_class_told and self.trainer.is_global_zero:
             self._held_out.one_class_told = True
             log.warning("the %s rows hold one class only: no AUROC, average precision or F1 score", prefix)
@@ -600,11 +613,9 @@ class LogisticRegression(LightningModule):
         data = self._data_module
         if not isinstance(data, TensorDataModule) or self._said_partial or not self.trainer.is_global_zero:
             return
-        held_out = data.val_rows if prefix == "val" or data.test_rows is None else data.test_rows
-        if held_out is not None and measured < len(held_out.y):
-            log.warning(
-                "%s: %d of %d rows are measured (trainer.limit_%s_batches)", prefix, measured, len(held_out.y), prefix
-            )
+        n_rows = data.shares["val" if prefix == "val" or data.test_rows is None else "test"].total
+        if measured < n_rows:
+            log.warning("%s: %d of %d rows are measured (trainer.limit_%s_batches)", prefix, measured, n_rows, prefix)
             self._said_partial = True
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -726,22 +737,35 @@ class LogisticRegression(LightningModule):
                 groups=data.groups,
                 unweighted=list(map(Rows.of_batch, training.batches)) if class_weighted else None,
                 told=told,
+                processes=data.processes,
             )
             calibration, threshold, words = None, self.threshold, None
             if data.val_rows is not None:
-                held_out = predicted(self.linear_sigmoid, data.served, data.val_rows)
-                calibration = calibrate(*held_out)
+                held_out = self._predicted(data, data.val_rows)
+                calibration = calibrate(*held_out.columns, n_observations=held_out.n_observations)
                 if self.threshold_rule is not None:
-                    threshold = threshold_by_rule(self.threshold_rule, *held_out)
+                    threshold = threshold_by_rule(self.threshold_rule, *held_out.columns)
                     words = f"{self.threshold_rule} on the validation rows"
-            parts = [self._measures(rows, data.served, threshold) for rows in (data.val_rows, data.test_rows)]
+            parts = [self._measures(rows, data, threshold) for rows in (data.val_rows, data.test_rows)]
         held_out = HeldOut(*parts) if any(parts) else None
         return summary._replace(report=summary.report.with_held_out(calibration, threshold, words, held_out))
 
-    def _measures(self, rows: Rows | None, served: Standardization, threshold: float) -> Measures | None:
+    def _predicted(self, data: FitData, rows: Rows) -> HeldOutRows:
+        """Logits, targets and weights of the held-out rows of which this process has `rows`, in every process."""
+        return of_all_processes(*predicted(self.linear_sigmoid, data.served, rows), data.processes)
+
+    def predicted_validation_rows(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Logits, targets and weights (n,) of the validation rows of the last fit, or of rows that stand for them.
+
+        Several processes call it together. None where there were no validation rows.
+        """
+        data = self._fit_data
+        return None if data is None or data.val_rows is None else self._predicted(data, data.val_rows).columns
+
+    def _measures(self, rows: Rows | None, data: FitData, threshold: float) -> Measures | None:
         if rows is None:
             return None
-        found = measures(*predicted(self.linear_sigmoid, served, rows), threshold)
+        found = measures(*weighted_rows(*self._predicted(data, rows).columns), threshold)
         return Measures(**{name: found.get(name) for name in MEASURES})  # type: ignore[arg-type]
 
     # ---- checkpoints ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import nn
 
 from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
+from lr_lightning.model.gathering import rows_of_all
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.penalty import Penalty
@@ -66,7 +67,7 @@ def solver_options(
     rows = training.some(size)
     center, scale = (model.mean - served.mean) / served.scale, model.scale / served.scale
     return {
-        "sample": draw_sample(rows, center=center, scale=scale, size=size),
+        "sample": draw_sample(rows, center=center, scale=scale, size=size, processes=training.processes),
         "l1": penalty.l1,
         "l2": penalty.l2,
         "warm_start": warm_start,
@@ -92,7 +93,7 @@ def full_newton(
     mean, scale, served = model.mean.cpu(), model.scale.cpu(), served.to("cpu")
     return FullNewton(
         model.parameters(),
-        batches=[rows.to(torch.device("cpu")) for rows in training.weighted()],
+        batches=[rows_of_all(rows, training.processes).to(torch.device("cpu")) for rows in training.weighted()],
         standardization=Standardization((mean - served.mean) / served.scale, scale / served.scale),
         objective=objective,
         penalty=penalty,

@@ -16,6 +16,7 @@ from lr_lightning import plots
 from lr_lightning.data.folds import stratified_folds
 from lr_lightning.errors import InputError
 from lr_lightning.files import write_whole
+from lr_lightning.model.gathering import rows_of_all
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver.regularization_path import CrossValidation, Path, path
 from lr_lightning.statistics.held_out import measures, weighted_rows
@@ -103,13 +104,18 @@ class PenaltyChoice(Callback):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, LogisticRegression) or not isinstance(data, TensorDataModule):
             raise InputError("a path needs a TensorDataModule or a TableDataModule")
-        rows = data.train_rows.to(torch.device("cpu"))
-        weighted = next(data.training_rows(pl_module.class_weight).weighted())
+        of_all = data.processes  # the path takes all rows in every process
+        rows = rows_of_all(data.train_rows, of_all).to(torch.device("cpu"))
+        weighted = rows_of_all(next(data.training_rows(pl_module.class_weight).weighted()), of_all)
+        groups, train_folds, numbers = (
+            None if column is None else of_all.joined(column)
+            for column in (data.train_groups, data.train_folds, data.train_numbers)
+        )
         values: Sequence[Any] | None = None
-        if data.train_folds is None:
-            folds = stratified_folds(rows, self._n_folds, seed=self._seed, groups=data.train_groups)
+        if train_folds is None:
+            folds = stratified_folds(rows, self._n_folds, seed=self._seed, groups=groups)
         else:
-            present, folds = data.train_folds.long().unique(return_inverse=True)
+            present, folds = train_folds.long().unique(return_inverse=True)
             assert isinstance(data, TableDataModule)  # noqa: S101 (no other has a column of folds)
             values = [data.fold_values[number] for number in present.tolist()]
         objective = pl_module.objective
@@ -141,7 +147,8 @@ class PenaltyChoice(Callback):
         self._record.settings = {**self._record.settings, "model.l1": l1, "model.l2": l2}
         if trainer.is_global_zero:
             names = folds.tolist() if values is None else [values[fold] for fold in folds.tolist()]
-            self._write(trainer, data, rows, found, validation, names, logits, pl_module.threshold)
+            numbers = torch.arange(len(rows.y)) if numbers is None else numbers
+            self._write(trainer, data, rows, found, validation, numbers, names, logits, pl_module.threshold)
 
     def _write(
         self,
@@ -150,6 +157,7 @@ class PenaltyChoice(Callback):
         rows: Rows,
         found: Path,
         validation: CrossValidation,
+        numbers: torch.Tensor,
         folds: Sequence[Any],
         logits: torch.Tensor,
         threshold: float,
@@ -157,7 +165,6 @@ class PenaltyChoice(Callback):
         names, folder = list(data.schema.feature_names), self._run.path
         _write_csv(folder / "path.csv", *_path_table(found, validation))
         _write_csv(folder / "coefficients.csv", *_coefficient_table(found, names))
-        numbers = torch.arange(len(logits)) if data.train_numbers is None else data.train_numbers
         _write_csv(
             folder / "out_of_fold.csv",
             ("row", "fold", "probability"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lr_lightning import plots
 from lr_lightning.files import write_whole
-from lr_lightning.statistics.held_out import MEASURES, has_both_classes, predicted, weighted_rows
+from lr_lightning.statistics.held_out import MEASURES, has_both_classes, weighted_rows
 from lr_lightning.statistics.render import as_text
 from lr_lightning.statistics.report import Inference, Report
 from lr_lightning.statistics.summary import refuse_without_groups
@@ -109,18 +109,26 @@ class RunRecord(Callback):
                 inference=self.inference,
                 told=self.told if trainer.is_global_zero else None,
             ).report
+            held_out = pl_module.predicted_validation_rows() or self.out_of_fold
+            points = None if pl_module.predictor().curve is None else data.points()
             if trainer.is_global_zero:
-                self._write(trainer, pl_module, data, self.report)
+                self._write(trainer, pl_module, data, self.report, held_out, points)
 
-    def _write(self, trainer: Trainer, module: LogisticRegression, data: TensorDataModule, report: Report) -> None:
+    def _write(
+        self,
+        trainer: Trainer,
+        module: LogisticRegression,
+        data: TensorDataModule,
+        report: Report,
+        held_out: tuple[Tensor, Tensor, Tensor] | None,
+        points: tuple[np.ndarray, np.ndarray] | None,
+    ) -> None:
         text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_whole(self.run.report, lambda path: path.write_text(text, encoding="utf-8"))
         events = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         last_epoch = trainer.current_epoch - 1
-        held_out, part = self.out_of_fold, "cv"
-        if data.val_rows is not None:
-            held_out, part = predicted(module.linear_sigmoid, data.served, data.val_rows), "val"
-        for name, figure in self._figures(module, data, report, held_out):
+        part = "cv" if data.val_rows is None else "val"
+        for name, figure in self._figures(module, data, report, held_out, points):
             save_figure(figure, self.run.figures / f"{name}.png")
             if events is not None:
                 events.experiment.add_figure(name, figure, last_epoch)
@@ -144,10 +152,10 @@ class RunRecord(Callback):
         data: TensorDataModule,
         report: Report,
         held_out: tuple[Tensor, Tensor, Tensor] | None,
+        points: tuple[np.ndarray, np.ndarray] | None,
     ) -> Iterator[tuple[str, Figure]]:
-        predictor = module.predictor()
-        if predictor.curve is not None:
-            yield "probability_curve", predictor.probability_curve(*data.points(), level=self.level)
+        if points is not None:
+            yield "probability_curve", module.predictor().probability_curve(*points, level=self.level)
         train, val = np.array(self._losses).reshape(-1, 2).T
         if len(train) > 1:  # of a single pass there is no curve
             yield "loss", plots.loss(train, None if np.isnan(val).all() else val)
@@ -168,10 +176,9 @@ class RunRecord(Callback):
             yield "effects", plots.effects([row.name for row in effects], effect, *limits, level=self.level)
         if held_out is None:
             return
-        of_rows = data.train_rows if data.val_rows is None else data.val_rows
         probability = torch.sigmoid(held_out[0]).numpy()
         logits, y, weight = (column.numpy() for column in held_out)
-        weight = None if of_rows.weight is None else weight
+        weight = None if bool((weight == 1).all()) else weight
         if has_both_classes(weighted_rows(*held_out)[1]):
             yield "roc", plots.roc(logits, y, weight)
             yield "precision_recall", plots.precision_recall(logits, y, weight)
