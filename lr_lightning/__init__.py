@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lr_lightning.model.linear_sigmoid import LinearSigmoid
     from lr_lightning.serving.predictor import Predictor, load
     from lr_lightning.sklearn import LogisticRegressionClassifier as LogisticRegressionClassifier
+    from lr_lightning.sklearn_cv import LogisticRegressionClassifierCV as LogisticRegressionClassifierCV
     from lr_lightning.training.data_modules import HoursDataModule, TableDataModule, TensorDataModule
     from lr_lightning.training.module import LogisticRegression
 
@@ -27,6 +28,7 @@ _MODULE_OF = {
     "LinearSigmoid": "model.linear_sigmoid",
     "LogisticRegression": "training.module",
     "LogisticRegressionClassifier": "sklearn",
+    "LogisticRegressionClassifierCV": "sklearn_cv",
     "Predictor": "serving.predictor",
     "TableDataModule": "training.data_modules",
     "TableSchema": "data.schema",
@@ -34,7 +36,7 @@ _MODULE_OF = {
     "load": "serving.predictor",
 }
 
-# LogisticRegressionClassifier is not among them: it needs an extra, without which `import *` would fail.
+# The scikit-learn estimators are not among them: they need an extra, without which `import *` would fail.
 __all__ = [
     "HoursDataModule",
     "InputError",

@@ -35,7 +35,7 @@ __all__ = ["LogisticRegressionClassifier"]
 
 FINEST_TOL = 1e-7  # a larger tol changes nothing
 _KIND_OF_L1_RATIO = {0: "l2", None: "l2", 1: "l1"}
-_STACK_LEVEL = 5  # from `_warn` to the caller of the estimator's `fit`, past scikit-learn's decorator
+_STACK_LEVEL = 5  # from `warn_caller` to the caller of the estimator's `fit`, past scikit-learn's decorator
 
 
 class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
@@ -171,7 +171,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         X, y = validate_data(self, X, y, dtype=[xp.float64, xp.float32], order="C", accept_sparse="csr")
         labels: Any = move_to(y, xp=np, device="cpu")
         X = X if issparse(X) else move_to(X, xp=np, device="cpu")
-        classes, codes = _two_classes(labels)
+        classes, codes = two_classes(labels)
         weight = self._row_weights(X, labels, classes, codes, sample_weight)
         with np.errstate(over="ignore", divide="ignore"):
             strength = np.float64(1) / (C * (len(codes) if weight is None else weight.sum()))
@@ -180,7 +180,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         # liblinear fits the intercept as the penalised coefficient of one more column.
         as_column = self.fit_intercept and self.solver == "liblinear"
         found = self._minimum(
-            _with_column(X, self.intercept_scaling) if as_column else X,
+            with_column(X, self.intercept_scaling) if as_column else X,
             codes,
             weight,
             l1=float(strength * l1_ratio),
@@ -319,7 +319,7 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         return status or f"max_iter={self.max_iter} passes over the rows were not enough. {more}"
 
 
-def _with_column(X: Any, value: float) -> Any:
+def with_column(X: Any, value: float) -> Any:
     """Features (n, d) and one more column that holds a value, of their dtype."""
     column = np.full((X.shape[0], 1), value, X.dtype)
     return hstack([X, column], format="csr") if issparse(X) else np.column_stack([X, column])
@@ -336,7 +336,7 @@ def _refuse_sum(weight: np.ndarray) -> None:
         )
 
 
-def _two_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def two_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The two labels, sorted, and for each row the index of its label, 0 or 1, (n,)."""
     # Two whole numbers are two classes. Asking takes 0.2 ms, a twentieth of the fit of a small table.
     classes = np.unique(y) if y.dtype.kind in "biu" else y[:0]
@@ -369,7 +369,7 @@ def _penalty_in_use(
     """
     if penalty == "deprecated":
         if l1_ratio is None:
-            _warn(
+            warn_caller(
                 "'l1_ratio=None' was deprecated in version 1.8 and will trigger an error in 1.10. "
                 "Use 0<=l1_ratio<=1 instead.",
                 FutureWarning,
@@ -377,14 +377,14 @@ def _penalty_in_use(
         kind = None if math.isinf(C) else _KIND_OF_L1_RATIO.get(l1_ratio, "elasticnet")
     else:
         kind = penalty
-        _warn(
+        warn_caller(
             "'penalty' was deprecated in version 1.8 and will be removed in 1.10. To avoid this warning, leave "
             "'penalty' set to its default value and use 'l1_ratio' or 'C' instead. Use l1_ratio=0 instead of "
             "penalty='l2', l1_ratio=1 instead of penalty='l1', l1_ratio set to a float between 0 and 1 instead of "
             "penalty='elasticnet', and C=np.inf instead of penalty=None.",
             FutureWarning,
         )
-    _refuse_unsupported(solver, kind, dual)
+    refuse_unsupported(solver, kind, dual)
     _warn_of_contradictions(penalty, kind, C, l1_ratio)
     if kind is None:
         return math.inf, 0.0
@@ -395,7 +395,7 @@ def _penalty_in_use(
     return C, 1.0 if kind == "l1" else 0.0
 
 
-def _refuse_unsupported(solver: str, kind: str | None, dual: bool) -> None:
+def refuse_unsupported(solver: str, kind: str | None, dual: bool) -> None:
     if solver not in ("liblinear", "saga") and kind not in ("l2", None):
         raise ValueError(f"Solver {solver} supports only 'l2' or None penalties, got {kind} penalty.")
     if solver != "liblinear" and dual:
@@ -413,16 +413,16 @@ def _refuse_unsupported(solver: str, kind: str | None, dual: bool) -> None:
 
 def _warn_of_contradictions(penalty: str | None, kind: str | None, C: float, l1_ratio: float | None) -> None:
     if kind != "elasticnet" and l1_ratio is not None and 0 < l1_ratio < 1:
-        _warn(f"l1_ratio parameter is only used when penalty is 'elasticnet'. Got (penalty={kind})", UserWarning)
+        warn_caller(f"l1_ratio parameter is only used when penalty is 'elasticnet'. Got (penalty={kind})", UserWarning)
     if (penalty == "l2" and l1_ratio != 0) or (penalty == "l1" and l1_ratio != 1):
-        _warn(
+        warn_caller(
             f"Inconsistent values: penalty={penalty} with l1_ratio={l1_ratio}. penalty is deprecated. "
             "Please use l1_ratio only.",
             UserWarning,
         )
     if penalty is None and C != 1.0:
-        _warn("Setting penalty=None will ignore the C and l1_ratio parameters", UserWarning)
+        warn_caller("Setting penalty=None will ignore the C and l1_ratio parameters", UserWarning)
 
 
-def _warn(message: str, category: type[Warning]) -> None:
+def warn_caller(message: str, category: type[Warning]) -> None:
     warnings.warn(message, category, stacklevel=_STACK_LEVEL)

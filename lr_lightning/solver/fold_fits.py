@@ -14,6 +14,7 @@ from lr_lightning.model.standardization import Standardization
 from lr_lightning.solver.fold_curvature import FoldCurvature
 from lr_lightning.solver.fold_rows import FoldRows, Losses
 
+_TOLERANCE = 1e-10  # violation of the optimality conditions relative to the penalty
 _EXACT = 1e-15  # violation of the optimality conditions that is rounding
 _ROUNDS = 100
 _PATIENCE = 4  # rounds without progress, after which a fit gets a Hessian of its own
@@ -44,12 +45,22 @@ class FoldFits:
     A round is one sweep over the rows for all fits that have not converged, and a quadratic problem for each. The
     quadratic models come from one Hessian at the fit of all rows, of the columns in use; it is kept while the rounds
     that it costs are fewer than those of a new one.
+
+    Attributes:
+        rounds: that each of the last fits took, (m,), at most `max_rounds`.
     """
 
     def __init__(
-        self, rows: Rows, fold: Tensor | None, objective: Objective, served: Standardization | None = None
+        self,
+        rows: Rows,
+        fold: Tensor | None,
+        objective: Objective,
+        served: Standardization | None = None,
+        *,
+        max_rounds: int = _ROUNDS,
     ) -> None:
         self.rows = FoldRows(rows, fold, objective, served)
+        self._max_rounds = max_rounds
         m, d = self.rows.m, self.rows.d
         self.u = torch.zeros(m, d + 1, dtype=torch.float64)
         self._columns = self.rows.columns(torch.empty(0, dtype=torch.long))
@@ -58,6 +69,7 @@ class FoldFits:
         self._own: dict[int, Tensor] = {}
         self._rounds_with_new = math.inf
         self._excess = 0.0
+        self.rounds = torch.zeros(m, dtype=torch.long)
         self.gradient = self._gradient_of_all()
 
     def _gradient_of_all(self) -> Tensor:
@@ -86,6 +98,10 @@ class FoldFits:
         """Coefficients (d + 1,) of the fit of all rows, for the original features."""
         return self.rows.theta(self.u[0])
 
+    def thetas(self) -> Tensor:
+        """Coefficients (m, d + 1) of all fits, for the original features."""
+        return torch.stack([self.rows.theta(u) for u in self.u])
+
     def of_folds(self) -> FoldCoefficients:
         """The present coefficients of the fits without a fold."""
         index = (self.u[1:, :-1] != 0).any(0).nonzero()[:, 0]
@@ -110,11 +126,16 @@ class FoldFits:
         free[:, -1] = True
         l1 = torch.full_like(self.u, torch.inf)
         l1[free & ~self.rows.fixed] = 0
-        self._converge(l1, torch.zeros_like(l1), torch.full((self.rows.m,), _EXACT, dtype=torch.float64), l1 == 0)
+        self._converge(l1, torch.zeros_like(l1), torch.full_like(l1, _EXACT), l1 == 0)
 
     def move_to(self, solution: tuple[Tensor, Tensor]) -> None:
         """Take back coefficients and gradients."""
         self.u, self.gradient = (part.clone() for part in solution)
+
+    @property
+    def largest_gradient(self) -> float:
+        """Of the fit of all rows, by standardised coefficients."""
+        return float(self.gradient[0].abs().max())
 
     def strongest(self) -> float:
         """The least strength of an L1 penalty that keeps the penalised coefficients of all rows at 0."""
@@ -122,37 +143,40 @@ class FoldFits:
         penalised = (unit > 0) & ~self.rows.fixed[0]
         return float((self.gradient[0, penalised].abs() / unit[penalised]).max()) if bool(penalised.any()) else 0.0
 
-    def fit(self, l1: float | Tensor, l2: float | Tensor, tolerance: float, reach: float | Tensor) -> Tensor:
-        """Move to the optima.
+    def fit(self, l1: float | Tensor, l2: float | Tensor, reach: float | Tensor, least_tolerance: float) -> Tensor:
+        """Move to the optima, where the optimality conditions hold to 1e-10 of the penalty.
 
         Args:
             l1: strength of the L1 penalty, of all fits or each (m,).
             l2: likewise.
-            tolerance: of the largest violation of the optimality conditions.
             reach: columns whose gradient is beyond it, at present, are taken into use; of all fits or each.
+            least_tolerance: violation of the optimality conditions that is rounding.
 
         Returns:
-            The largest violations, (m,).
+            Whether the fits have got there, (m,).
         """
         rows = self.rows
         first, second, beyond = (
             torch.as_tensor(t, dtype=torch.float64).expand(rows.m)[:, None] for t in (l1, l2, reach)
         )
+        unit = torch.where(rows.l1_unit > 0, rows.l1_unit.clamp_max(1), 1.0)
+        tolerance = (_TOLERANCE * (first + second) * unit).clamp_min(least_tolerance)
         first = torch.where(rows.fixed, torch.inf, first * rows.l1_unit)
         second = torch.where(rows.fixed, 0.0, second * rows.l2_unit)
         wanted = (self.gradient.abs() > beyond * rows.l1_unit) | (first == 0)
-        return self._converge(first, second, torch.full((rows.m,), tolerance, dtype=torch.float64), wanted)
+        return self._converge(first, second, tolerance, wanted)
 
     def _converge(self, l1: Tensor, l2: Tensor, tolerance: Tensor, wanted: Tensor) -> Tensor:
         rows = self.rows
+        self.rounds = torch.zeros_like(self.rounds)
         self._take_in(wanted | (self.u != 0), rows.fixed)
         while True:
             self._rounds(l1, l2, tolerance)
             if len(self._columns.index) < rows.d:
                 self.gradient = self._gradient_of_all()
-            violation = _violation(self.u, self.gradient, l1, l2)
-            if not self._take_in(violation > tolerance[:, None], rows.fixed):
-                return violation.max(1).values
+            violating = _violation(self.u, self.gradient, l1, l2) > tolerance
+            if not self._take_in(violating & (self.rounds < self._max_rounds)[:, None], rows.fixed):
+                return ~violating.any(1)
 
     def _take_in(self, wanted: Tensor, fixed: Tensor) -> bool:
         chosen = (wanted & ~fixed).any(0)[:-1]
@@ -186,28 +210,29 @@ class FoldFits:
 
     def _rounds(self, l1: Tensor, l2: Tensor, tolerance: Tensor) -> None:
         places = self._places
-        l1, l2 = l1[:, places], l2[:, places]
+        l1, l2, tolerance = l1[:, places], l2[:, places], tolerance[:, places]
         u, gradient = self.u[:, places], self.gradient[:, places]
         finite = torch.where(l1.isinf(), 0.0, l1)
         curvature = self._curvature
         if curvature is None or self._excess > self._worth_of_hessian:
             curvature = self._renew()
-        violation = _violation(u, gradient, l1, l2).max(1).values
+        violation = (_violation(u, gradient, l1, l2) / tolerance).max(1).values
         mark, stalled = violation.clone(), torch.zeros(self.rows.m)
         taken = 0
 
-        for _ in range(_ROUNDS):
-            of = (violation > tolerance).nonzero()[:, 0]
+        while True:
+            of = ((violation > 1) & (self.rounds < self._max_rounds)).nonzero()[:, 0]
             if not len(of):
                 break
             taken += len(of)
+            self.rounds[of] += 1
             start = u[of]
             point = curvature.minimize(of, start, gradient[of], l1[of], l2[of])
             before = _slope(start, point - start, gradient[of], finite[of], l2[of], end=False)
             found, length = self.rows.gradients(self._columns, of, point), torch.ones_like(before)
             for _ in range(_SHORTENINGS):
                 after = _slope(point, point - start, found, finite[of], l2[of], end=True)
-                steep = (after > -_OVERSHOT * before * length) & (violation[of] > _ROUNDED * tolerance[of])
+                steep = (after > -_OVERSHOT * before * length) & (violation[of] > _ROUNDED)
                 if not bool(steep.any()):
                     break
                 stalled[of[steep]] += _PATIENCE
@@ -218,11 +243,11 @@ class FoldFits:
                 found = self.rows.gradients(self._columns, of, point)
             curvature.correct(of, point - start, found - gradient[of])
             u[of], gradient[of] = point, found
-            violation[of] = _violation(point, found, l1[of], l2[of]).max(1).values
+            violation[of] = (_violation(point, found, l1[of], l2[of]) / tolerance[of]).max(1).values
             better = violation[of] <= _PROGRESS * mark[of]
             mark[of] = torch.where(better, violation[of], mark[of])
             stalled[of] = torch.where(better, 0, stalled[of] + 1)
-            for fit in of[(stalled[of] >= _PATIENCE) & (violation[of] > tolerance[of])].tolist():
+            for fit in of[(stalled[of] >= _PATIENCE) & (violation[of] > 1)].tolist():
                 self._renew_own(curvature, fit, u[fit])
                 stalled[fit], mark[fit] = 0, violation[fit]
         self._rounds_with_new = min(self._rounds_with_new, taken / self.rows.m)

@@ -22,8 +22,7 @@ from lr_lightning.solver.fold_fits import FoldFits
 log = logging.getLogger("lr_lightning")
 
 LEAST_L1_RATIO = 1e-3  # a ridge sets no coefficient to 0: its strongest penalty is that of this share of L1
-_TOLERANCE = 1e-10  # violation of the optimality conditions relative to λ
-_LEAST_TOLERANCE = 1e-14  # relative to the strongest λ: where λ is nearly 0, rounding sets a limit
+_ROUNDING = 1e-14  # of a gradient, relative to the largest one
 _EXPLAINED = 0.999  # share of the deviance, beyond which the rows are nearly separated
 
 
@@ -186,14 +185,14 @@ def _path(
         for ratio in ratios
         for value, before in _sequence(given, strongest / max(ratio, LEAST_L1_RATIO), n_lambda, min_ratio)
     ]
-    tolerance = _LEAST_TOLERANCE * strongest
+    rounding = _ROUNDING * fits.largest_gradient
     theta, losses, converged, of_folds = [], [], [], []
     for number, penalty in enumerate(penalties):
         if stopped():
             raise InterruptedError
         if number % (len(penalties) // len(ratios)) == 0:
             fits.move_to(start)
-        converged.append(penalty.fit(fits, tolerance))
+        converged.append(penalty.fit(fits, rounding))
         theta.append(fits.theta())
         losses.append(fits.losses())
         of_folds.append(fits.of_folds())
@@ -220,12 +219,11 @@ class _Penalty(NamedTuple):
     value: float
     before: float
 
-    def fit(self, fits: FoldFits, least_tolerance: float) -> bool:
+    def fit(self, fits: FoldFits, rounding: float) -> bool:
         """Move to the optima; whether they were reached."""
-        tolerance = max(_TOLERANCE * self.value, least_tolerance)
         reach = (2 * self.value - self.before) * self.l1_ratio  # the strong rule of Tibshirani et al. 2012
-        violation = fits.fit(self.value * self.l1_ratio, self.value * (1 - self.l1_ratio), tolerance, reach)
-        return bool((violation <= tolerance).all())
+        l1, l2 = self.value * self.l1_ratio, self.value * (1 - self.l1_ratio)
+        return bool(fits.fit(l1, l2, reach, rounding).all())
 
 
 def _sequence(

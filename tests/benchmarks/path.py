@@ -1,4 +1,6 @@
-"""Measures the path and its cross-validation against python-glmnet, on the same arrays in this process.
+"""Measures the path against python-glmnet, and the scikit-learn estimator against LogisticRegressionCV.
+
+All are given the same arrays in this process.
 
     python -m tests.benchmarks.path                    # all tasks
     python -m tests.benchmarks.path correlated cancer  # some
@@ -18,7 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.model_selection import StratifiedKFold
 
+from lr_lightning import LogisticRegressionClassifierCV
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver import Path, path
 
@@ -103,11 +108,35 @@ def measure(name: str) -> None:
         print(f"  {label:<20} glmnet {cpu:7.2f} CPU s, {wall:7.2f} s, gap from {min(gaps):.1e} to {max(gaps):.1e}")
 
 
+def measure_estimator() -> None:
+    """Against LogisticRegressionCV; the gap is that of the objective of the folds' fits, relative to ours."""
+    x, y = correlated(100_000, 50)
+    options: dict[str, Any] = {"Cs": 10, "cv": 5, "l1_ratios": (0,), "scoring": None, "use_legacy_attributes": False}
+    LogisticRegressionClassifierCV(**options).fit(x[:500], y[:500])
+    print("estimator: 100000 x 50, 10 values of C, 5 folds")
+    cpu, wall, ours = timed(lambda: LogisticRegressionClassifierCV(**options).fit(x, y))
+    print(f"  ours                 {cpu:7.2f} CPU s, {wall:7.2f} s")
+    cpu, wall, peer = timed(lambda: LogisticRegressionCV(**options).fit(x, y))
+    gaps = []
+    for fold, (train, _) in enumerate(StratifiedKFold(5).split(x, y)):
+        sign = 1 - 2 * y[train]
+        for k, C in enumerate(ours.Cs_):
+            least, other = (
+                C * np.logaddexp(0, sign * (x[train] @ theta[:-1] + theta[-1])).sum() + theta[:-1] @ theta[:-1] / 2
+                for theta in (fitted.coefs_paths_[fold, 0, k, 0] for fitted in (ours, peer))
+            )
+            gaps.append(other / least - 1)
+    print(f"  scikit-learn         {cpu:7.2f} CPU s, {wall:7.2f} s, gap from {min(gaps):.1e} to {max(gaps):.1e}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], default=list(TASKS))
-    for name in parser.parse_args().tasks or list(TASKS):
-        measure(name)
+    parser.add_argument("tasks", nargs="*", choices=[*TASKS, "estimator", []], default=[])
+    for name in parser.parse_args().tasks or [*TASKS, "estimator"]:
+        if name == "estimator":
+            measure_estimator()
+        else:
+            measure(name)
 
 
 if __name__ == "__main__":

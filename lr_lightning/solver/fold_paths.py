@@ -1,0 +1,82 @@
+"""Paths of penalties that differ by fold: as where their sum, not their mean, is held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lr_lightning.model.objective import Objective
+from lr_lightning.model.rows import Rows
+from lr_lightning.model.threads import on_one_thread
+from lr_lightning.solver.fold_fits import FoldFits
+
+_TOLERANCE = 1e-10  # violation of the optimality conditions relative to the largest gradient
+_LEAST_REACH = 0.5  # of the penalty: of strengths far apart the strong rule would take all columns
+
+
+@dataclass(frozen=True)
+class FoldPaths:
+    """Fits number 0 of all rows and f + 1 of all rows but fold f, at p strengths of each of r penalties.
+
+    Attributes:
+        theta: coefficients (r, p, K + 1, d + 1), float64, for the features as they were given, the intercept last.
+        rounds: sweeps over the rows that each took, (r, p, K + 1).
+        converged: whether each is the optimum, (r, p, K + 1).
+    """
+
+    theta: Tensor
+    rounds: Tensor
+    converged: Tensor
+
+
+def fold_paths(
+    rows: Rows,
+    folds: Tensor | None,
+    objective: Objective,
+    *,
+    l1_ratios: Sequence[float],
+    strengths: Tensor,
+    max_rounds: int = 100,
+    threads: int | None = None,
+) -> FoldPaths:
+    """Fit all rows, and all but each fold, at strengths λ of their own.
+
+    Args:
+        rows: features (n, d) on the CPU, targets, weights v and offsets.
+        folds: number of each row's fold, from 0, (n,); None for the fits of all rows alone.
+        objective: says where the intercept stands, and what is penalised.
+        l1_ratios: shares of L1: l1 = λ·l1_ratio and l2 = λ·(1 − l1_ratio).
+        strengths: λ of each fit, falling, (p, K + 1).
+        max_rounds: at most so many sweeps over the rows for a fit; with 0 coefficients stay 0.
+        threads: that share a sweep; None takes torch's number of them in the calling thread.
+    """
+
+    def work(stopped: Callable[[], bool]) -> FoldPaths:
+        fits = FoldFits(rows, folds, objective, max_rounds=max_rounds)
+        return _fold_paths(fits, l1_ratios, strengths, stopped)
+
+    return on_one_thread(work, threads)
+
+
+@torch.no_grad()
+def _fold_paths(
+    fits: FoldFits, l1_ratios: Sequence[float], strengths: Tensor, stopped: Callable[[], bool]
+) -> FoldPaths:
+    start, least = fits.fit_unpenalised(), _TOLERANCE * fits.largest_gradient
+    theta, rounds, converged = [], [], []
+    for ratio in l1_ratios:
+        fits.move_to(start)
+        before = strengths[0]
+        for value in strengths:
+            if stopped():
+                raise InterruptedError
+            reach = torch.maximum(2 * value - before, _LEAST_REACH * value) * ratio
+            converged.append(fits.fit(value * ratio, value * (1 - ratio), reach, least))
+            theta.append(fits.thetas())
+            rounds.append(fits.rounds)
+            before = value
+    shape = (len(l1_ratios), len(strengths))
+    return FoldPaths(*(torch.stack(parts).unflatten(0, shape) for parts in (theta, rounds, converged)))
