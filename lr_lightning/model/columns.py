@@ -21,42 +21,20 @@ if TYPE_CHECKING:
 _FAR = 16.0  # scales from 0
 
 
-class Numbers(Swept):
-    """Numbers without zeros to leave out, in a sweep beside storages that do; see `Design` for the methods.
+class Numbers(Dense, Swept):
+    """Numbers without zeros to leave out, in a sweep beside storages that do; a block is in its `product_dtype`."""
 
-    Args:
-        x: (n, d); a block is multiplied in its `product_dtype`.
-    """
-
-    __slots__ = ("x",)
-
-    def __init__(self, x: Dense):
-        self.x = x
-
-    @property
-    @override
-    def shape(self) -> tuple[int, int]:
-        return self.x.shape
-
-    @property
-    @override
-    def dtype(self) -> torch.dtype:
-        return self.x.dtype
-
-    @property
-    @override
-    def product_dtype(self) -> torch.dtype:
-        return self.x.product_dtype
+    __slots__ = ()
 
     @property
     @override
     def stored(self) -> Tensor:
-        return self.x.tensor
+        return self.tensor
 
     @property
     @override
     def n_slots(self) -> int:
-        return self.x.shape[1]
+        return self.shape[1]
 
     @override
     def to_slots(self, w: Tensor) -> Tensor:
@@ -69,60 +47,44 @@ class Numbers(Swept):
     @override
     def add_product(self, rows: slice, w: Tensor, out: Tensor) -> None:
         if self.product_dtype == torch.float64:
-            block = self.x.tensor[rows].double()
+            block = self.tensor[rows].double()
             (out.addmv_ if w.ndim == 1 else out.addmm_)(block, w)
         else:
-            out += self.x.take(rows).matvec(w.to(self.product_dtype))
+            out += self.take(rows).matvec(w.to(self.product_dtype))
 
     @override
     def add_transposed(self, rows: slice, r: Tensor, out: Tensor) -> None:
         if self.product_dtype == torch.float64:
-            block = self.x.tensor[rows].double()
+            block = self.tensor[rows].double()
             (out.addmv_ if r.ndim == 1 else out.addmm_)(block.T, r)
         else:
-            out += self.x.take(rows).rmatvec(r.to(self.product_dtype))
+            out += self.take(rows).rmatvec(r.to(self.product_dtype))
 
     @override
     def squared(self) -> Numbers:
-        return Numbers(Dense(self.x.dense(torch.float64).square()))
+        return Numbers(self.dense(torch.float64).square())
 
     @override
     def square_sums(self, v: Tensor) -> Tensor:
-        return self.x.square_sums(v.to(self.product_dtype))
+        return super().square_sums(v.to(self.product_dtype))
 
     @override
     def compressed(self, rows: slice) -> csr_array:
         from scipy.sparse import csr_array
 
-        return csr_array(self.x.tensor[rows].double().numpy())
+        return csr_array(self.tensor[rows].double().numpy())
 
     @override
     def take(self, rows: Tensor | slice) -> Numbers:
-        return Numbers(self.x.take(rows))
+        return Numbers(super().take(rows).tensor)
 
     @override
     def columns(self, index: Tensor) -> Numbers:
-        return Numbers(self.x.columns(index))
+        return Numbers(super().columns(index).tensor)
 
     @override
-    def to(self, device: torch.device | str) -> Numbers:
-        return Numbers(self.x.to(device))
-
-    @override
-    def astype(self, dtype: torch.dtype) -> Numbers:
-        return Numbers(self.x.astype(dtype))
-
-    @override
-    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
-        return self.x.dense(dtype)
-
-    @override
-    def sums_about(self, pivot: Tensor, sample_weight: Tensor | None) -> Tensor:
-        return self.x.sums_about(pivot, sample_weight)
-
-    @override
-    def bounds(self, used: Tensor | None = None) -> Tensor:
-        return self.x.bounds(used)
+    def for_many_products(self) -> Numbers:
+        return self
 
 
 def with_ones(x: Design) -> Columns:
@@ -145,7 +107,7 @@ class Columns(Swept):
     __slots__ = ("_bounds", "features", "parts")
 
     def __init__(self, parts: Sequence[Design], features: Sequence[Tensor] | None = None):
-        self.parts = [Numbers(part) if isinstance(part, Dense) else cast(Swept, part) for part in parts]
+        self.parts = [Numbers(part.tensor) if isinstance(part, Dense) else cast(Swept, part) for part in parts]
         if features is None:
             sizes = [part.shape[1] for part in self.parts]
             features = list(torch.arange(sum(sizes)).split(sizes))
@@ -213,7 +175,7 @@ class Columns(Swept):
         scale = torch.ones_like(center) if scale is None else scale.detach().to(x.device, copy=True)
         for k, (part, at) in enumerate(zip(x.parts, x.features, strict=True)):
             if isinstance(part, Numbers) and bool((center[at].abs() > _FAR * scale[at]).any()):
-                parts[k] = Numbers(part.x.standardized(center[at], scale[at]))
+                parts[k] = Numbers(part.standardized(center[at], scale[at]).tensor)
                 center[at], scale[at] = 0.0, 1.0
         return Standardized(Columns(parts, x.features), center, scale)
 

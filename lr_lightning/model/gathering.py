@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.model.categories import Categories
-from lr_lightning.model.columns import Columns, Numbers
+from lr_lightning.model.columns import Columns
 from lr_lightning.model.csr import Csr
 from lr_lightning.model.design import Dense
 from lr_lightning.model.processes import Processes
@@ -27,8 +27,6 @@ def design_of_all(x: Design, processes: Processes) -> Design:
     """The same for features, whatever their storage."""
     if isinstance(x, Dense):
         return Dense(processes.joined(x.tensor))
-    if isinstance(x, Numbers):
-        return Numbers(Dense(processes.joined(x.x.tensor)))
     if isinstance(x, Columns):
         return Columns([design_of_all(part, processes) for part in x.parts], x.features)
     if isinstance(x, Categories):
