@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lr_lightning.model.csr import Csr
-from lr_lightning.model.losses import fill_losses, has_shares, losses_of_shares, make_residuals
+from lr_lightning.model.losses import Outcomes, fill_losses, losses_of_shares, make_residuals
 from lr_lightning.model.storage import Design
 from lr_lightning.model.threads import share_out
 
@@ -221,25 +221,16 @@ class Dense(Design):
     @torch.no_grad()
     @override
     def value_and_gradient(
-        self,
-        y: Tensor,
-        w: Tensor,
-        bias: Tensor | None = None,
-        sample_weight: Tensor | None = None,
-        offset: Tensor | None = None,
-        *,
-        with_gradient: bool = True,
-        shares: bool | None = None,
+        self, outcomes: Outcomes, w: Tensor, bias: Tensor | None = None, *, with_gradient: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
         x, (n, d), dtype, rows = self.tensor, self.shape, self.product_dtype, self._block_rows
-        y, v = y.reshape(-1), None if sample_weight is None else sample_weight.reshape(-1)
-        cast = x.dtype != dtype or y.dtype != dtype
-        shares = has_shares(y) if shares is None else shares
+        y, v, offset, _ = outcomes
+        shares, cast = outcomes.may_be_shares, x.dtype != dtype or y.dtype != dtype
         w = w.reshape(-1).to(x.device, dtype)
         b = w.new_zeros(()) if bias is None else bias.reshape(()).to(x.device, dtype)
         one = w.new_ones(())
         # Rows without an offset share one starting value.
-        starts = b.expand(n) if offset is None else offset.reshape(-1).to(x.device, dtype) + b
+        starts = b.expand(n) if offset is None else offset.to(x.device, dtype) + b
         count = max(1, -(-n // rows))
         sums = torch.zeros(2, count, dtype=torch.float64, device=x.device)
         groups = _row_groups(min(rows, n)) if with_gradient else 0
@@ -482,25 +473,18 @@ class _SmallDense(Dense):
 
     @override
     def value_and_gradient(
-        self,
-        y: Tensor,
-        w: Tensor,
-        bias: Tensor | None = None,
-        sample_weight: Tensor | None = None,
-        offset: Tensor | None = None,
-        *,
-        with_gradient: bool = True,
-        shares: bool | None = None,
+        self, outcomes: Outcomes, w: Tensor, bias: Tensor | None = None, *, with_gradient: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
+        y, v, offset, _ = outcomes
         z = self.matvec(w, bias)
         if offset is not None:
             z.add_(offset)
-        if has_shares(y) if shares is None else shares:
-            losses, s = losses_of_shares(z, y, sample_weight)
+        if outcomes.may_be_shares:
+            losses, s = losses_of_shares(z, y, v)
         else:
             losses, s = torch.empty_like(z), torch.rsub(y.double(), 1, alpha=2)
-            fill_losses(losses, z, s, sample_weight)
-            make_residuals(s, z, sample_weight)
+            fill_losses(losses, z, s, v)
+            make_residuals(s, z, v)
         gradient = self._columns @ s
         return losses.sum(), gradient[:-1], gradient[-1]
 

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 _SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 costs nine digits
+
+
+class Outcomes(NamedTuple):
+    """What the losses of n rows depend on besides their logits.
+
+    Attributes:
+        y: targets 0 or 1, or shares of successes between them, (n,), of any dtype.
+        weight: v, (n,), not negative, or None for ones.
+        offset: added to the logits, (n,), or None.
+        shares: whether some targets may lie between 0 and 1; None lets each sweep look at all of them.
+    """
+
+    y: Tensor
+    weight: Tensor | None = None
+    offset: Tensor | None = None
+    shares: bool | None = None
+
+    @property
+    def may_be_shares(self) -> bool:
+        """Whether some targets may lie between 0 and 1."""
+        return has_shares(self.y) if self.shares is None else self.shares
 
 
 def has_shares(y: Tensor) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lr_lightning.errors import InputError
 from lr_lightning.model.design import Design, as_design
-from lr_lightning.model.losses import curvature
+from lr_lightning.model.losses import Outcomes, curvature
 from lr_lightning.model.penalty import Penalty
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
@@ -125,13 +125,12 @@ class StandardizedObjective:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean loss plus L2 penalty, and its gradient by the weights (d,) and the bias (), float64, on their device.
 
-        `shares` is that of `Design.value_and_gradient`.
+        `shares` is that of `Outcomes`.
         """
         mean, scale = self.as_served
         served = weight / scale
-        sums = rows.design.value_and_gradient(
-            rows.y, served, bias - mean @ served, rows.weight, rows.offset, shares=shares
-        )
+        outcomes = Outcomes(rows.y, rows.weight, rows.offset, shares)
+        sums = rows.design.value_and_gradient(outcomes, served, bias - mean @ served)
         loss, gradient, residual = (part.to(weight.device) for part in sums)  # rows may lie on another device
         total = float(rows.total_weight)
         value = loss / total + self.penalty.smooth(weight)
@@ -193,7 +192,8 @@ def logistic_loss(
     """
     design = as_design(x)
     _check_shapes(design, weight, y=y, bias=bias, sample_weight=sample_weight, offset=offset)
-    loss: Any = _LogisticLoss.apply(design, y, weight, bias, sample_weight, offset, shares)
+    v, o = (None if t is None else t.reshape(-1) for t in (sample_weight, offset))
+    loss: Any = _LogisticLoss.apply(design, Outcomes(y.reshape(-1), v, o, shares), weight, bias)
     return loss
 
 
@@ -238,19 +238,10 @@ class _LogisticLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any,
-        design: Design,
-        y: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        sample_weight: Tensor | None,
-        offset: Tensor | None,
-        shares: bool | None,
+        ctx: Any, design: Design, outcomes: Outcomes, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
         with_gradient = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
-        loss, gradient, residual_sum = design.value_and_gradient(
-            y, weight, bias, sample_weight, offset, with_gradient=with_gradient, shares=shares
-        )
+        loss, gradient, residual_sum = design.value_and_gradient(outcomes, weight, bias, with_gradient=with_gradient)
         if with_gradient:
             ctx.save_for_backward(gradient, residual_sum)
             ctx.weight = (weight.shape, weight.dtype)
@@ -267,7 +258,7 @@ class _LogisticLoss(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             shape, dtype = ctx.bias
             grad_bias = (grad_output * residual_sum).to(dtype).reshape(shape)
-        return None, None, grad_weight, grad_bias, None, None, None
+        return None, None, grad_weight, grad_bias
 
 
 def _check_shapes(design: Design, weight: Tensor, **others: Tensor | None) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lr_lightning.model.losses import Outcomes
 from lr_lightning.model.storage import Design
 
 
@@ -128,21 +129,11 @@ class Standardized(Design):
     @torch.no_grad()
     @override
     def value_and_gradient(
-        self,
-        y: Tensor,
-        w: Tensor,
-        bias: Tensor | None = None,
-        sample_weight: Tensor | None = None,
-        offset: Tensor | None = None,
-        *,
-        with_gradient: bool = True,
-        shares: bool | None = None,
+        self, outcomes: Outcomes, w: Tensor, bias: Tensor | None = None, *, with_gradient: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
         u = w.detach().reshape(-1).to(self.scale) / self.scale
         shift = -(self.center @ u) if bias is None else bias.detach().reshape(()).to(u) - self.center @ u
-        loss, gradient, residual = self.x.value_and_gradient(
-            y, u, shift, sample_weight, offset, with_gradient=with_gradient, shares=shares
-        )
+        loss, gradient, residual = self.x.value_and_gradient(outcomes, u, shift, with_gradient=with_gradient)
         return loss, (gradient - self.center * residual) / self.scale, residual
 
     @override

@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lr_lightning.model.losses import Outcomes
+
 
 class Design(Protocol):
     """The features of n rows, whatever their storage.
@@ -77,15 +79,7 @@ class Design(Protocol):
         ...
 
     def value_and_gradient(
-        self,
-        y: Tensor,
-        w: Tensor,
-        bias: Tensor | None = None,
-        sample_weight: Tensor | None = None,
-        offset: Tensor | None = None,
-        *,
-        with_gradient: bool = True,
-        shares: bool | None = None,
+        self, outcomes: Outcomes, w: Tensor, bias: Tensor | None = None, *, with_gradient: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of the logistic losses, its gradient (d,) and the sum of the residuals, float64, in one pass.
 
@@ -93,13 +87,10 @@ class Design(Protocol):
         depend on the number of workers. Without gradient the two latter are zero.
 
         Args:
-            y: labels 0 or 1, or shares between them, (n,).
+            outcomes: targets, weights and offsets of the rows.
             w: (d,).
             bias: (), or None for 0.
-            sample_weight: (n,), or None for ones.
-            offset: (n,), added to the logits, or None.
             with_gradient: whether a gradient is wanted.
-            shares: whether some labels may lie between 0 and 1; None looks at all of them.
         """
         ...
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self, override
 
-from lr_lightning.model.losses import fill_losses, has_shares, losses_of_shares, make_residuals
+from lr_lightning.model.losses import Outcomes, fill_losses, losses_of_shares, make_residuals
 from lr_lightning.model.standardized import Standardized
 from lr_lightning.model.storage import Design
 from lr_lightning.model.threads import share_out
@@ -143,21 +143,13 @@ class Swept(Design):
     @torch.no_grad()
     @override
     def value_and_gradient(
-        self,
-        y: Tensor,
-        w: Tensor,
-        bias: Tensor | None = None,
-        sample_weight: Tensor | None = None,
-        offset: Tensor | None = None,
-        *,
-        with_gradient: bool = True,
-        shares: bool | None = None,
+        self, outcomes: Outcomes, w: Tensor, bias: Tensor | None = None, *, with_gradient: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y, v = y.reshape(-1), None if sample_weight is None else sample_weight.detach().reshape(-1)
-        shares = has_shares(y) if shares is None else shares
+        y, v, offset, _ = outcomes
+        shares = outcomes.may_be_shares
         slots = self.to_slots(w.detach().reshape(-1).to(self.device, torch.float64))
         b = slots.new_zeros(()) if bias is None else bias.detach().reshape(()).to(slots)
-        starts = b.expand(self.shape[0]) if offset is None else b + offset.detach().reshape(-1).to(slots)
+        starts = b.expand(self.shape[0]) if offset is None else b + offset.detach().to(slots)
         blocks = self.blocks()
         sums = slots.new_zeros(2, len(blocks))
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lr_lightning.model.losses import Outcomes, has_shares
 from lr_lightning.model.losses import curvature as curvature_of
-from lr_lightning.model.losses import has_shares
 from lr_lightning.model.objective import logistic_hessian
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.storage import Design
@@ -65,7 +65,7 @@ class SampleProblem:
         rounded, self._double = x.dtype != torch.float64, x.product_dtype == torch.float64
         self._x = x.astype(torch.float64).for_many_products() if self.exact else x.astype(x.product_dtype)
         self._y, self._sample_weight, self._offset = rows.y, rows.weight, rows.offset
-        self._rows, self._shares = rows, has_shares(rows.y)
+        self._rows, self._outcomes = rows, Outcomes(*rows[1:], shares=has_shares(rows.y))
         self._l1, self._l2 = l1, l2
         self._has_l1 = bool(l1.any())
         self._has_intercept = self.size > x.shape[1]
@@ -93,9 +93,7 @@ class SampleProblem:
 
     def smooth(self, point: Tensor) -> tuple[float, Tensor]:
         """Mean loss plus L2 penalty, and its gradient."""
-        loss, gradient, of_intercept = self._x.value_and_gradient(
-            self._y, *self._split(point), self._sample_weight, self._offset, shares=self._shares
-        )
+        loss, gradient, of_intercept = self._x.value_and_gradient(self._outcomes, *self._split(point))
         if self._has_intercept:
             gradient = torch.cat([gradient, of_intercept[None]])
         shrinkage = self._l2 * point

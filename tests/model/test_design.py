@@ -7,6 +7,7 @@ import torch
 
 from lr_lightning.model import threads
 from lr_lightning.model.design import Dense, as_design
+from lr_lightning.model.losses import Outcomes
 from lr_lightning.model.objective import logistic_hessian, logistic_loss
 from lr_lightning.model.rows import Rows
 
@@ -86,7 +87,7 @@ def test_a_small_table_laid_out_for_many_products_gives_the_same(weighted, offse
     before = [None if t is None else t.clone() for t in (y, w, bias, v, o)]
     for shift in (None, bias):
         for found, expected in zip(
-            *(design.value_and_gradient(y, w, shift, v, o) for design in (small, x)), strict=True
+            *(design.value_and_gradient(Outcomes(y, v, o), w, shift) for design in (small, x)), strict=True
         ):
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     for found, expected in zip(*([design.matvec(w, bias), design.rmatvec(y)] for design in (small, x)), strict=True):
@@ -118,7 +119,7 @@ def test_no_result_depends_on_the_number_of_workers(monkeypatch):
     design = as_design(x)
 
     def results():
-        yield from design.value_and_gradient(y, w, None, v)
+        yield from design.value_and_gradient(Outcomes(y, v), w)
         yield from (design.matvec(w.float()), design.matvec(w), design.rmatvec(v), design.rmatvec(v.double()))
         yield from (design.sandwich(v, intercept=True), design.sums_about(w, v.double()), design.sums_about(w, None))
 
@@ -132,7 +133,7 @@ def test_no_result_depends_on_the_number_of_workers(monkeypatch):
 def test_residuals_of_well_predicted_rows_keep_their_digits():
     """The invariant: s·σ(s z), with s = 1 − 2y; σ(z) − y would be 0 in float32 from z = 17 on."""
     x, y = torch.full((600_000, 1), 20.0), torch.ones(600_000)
-    _, gradient, residual = Dense(x).value_and_gradient(y, torch.ones(1, dtype=torch.float64))
+    _, gradient, residual = Dense(x).value_and_gradient(Outcomes(y), torch.ones(1, dtype=torch.float64))
     expected = -600_000 / (1 + math.exp(20.0))
     assert residual.item() == pytest.approx(expected, rel=1e-5)
     assert gradient.item() == pytest.approx(20 * expected, rel=1e-5)
@@ -157,7 +158,7 @@ def test_sums_of_float32_have_few_terms(monkeypatch):
 
         monkeypatch.setattr(torch, name, counted)
     x = numbers(60_000, 20, dtype=torch.float32)
-    Dense(x).value_and_gradient(torch.ones(len(x)), numbers(20))
+    Dense(x).value_and_gradient(Outcomes(torch.ones(len(x))), numbers(20))
     assert terms
     assert max(terms) <= 512
     for of_hessian in (Dense(x).sandwich, Dense(x).square_sums):

@@ -13,6 +13,7 @@ from lr_lightning.model.categories import Categories
 from lr_lightning.model.columns import Columns
 from lr_lightning.model.csr import Csr
 from lr_lightning.model.design import Dense, as_design
+from lr_lightning.model.losses import Outcomes
 from lr_lightning.model.standardization import moments
 from lr_lightning.model.standardized import Standardized
 
@@ -124,9 +125,9 @@ def test_value_and_gradient(storage, weighted, y_dtype):
     r = v_or_ones * (torch.sigmoid(z) - y.double())
     loss = torch.nn.functional.binary_cross_entropy_with_logits(z, y.double(), v_or_ones, reduction="sum")
     expected = loss, filled.T @ r, r.sum()
-    for found, of_filled in zip(x.value_and_gradient(y, w, b, v, offset), expected, strict=True):
+    for found, of_filled in zip(x.value_and_gradient(Outcomes(y, v, offset), w, b), expected, strict=True):
         close(found, of_filled)
-    close(x.value_and_gradient(y, w, b, v, offset, with_gradient=False)[0], expected[0])
+    close(x.value_and_gradient(Outcomes(y, v, offset), w, b, with_gradient=False)[0], expected[0])
 
 
 def test_statistics(storage):
@@ -174,8 +175,8 @@ def test_random_tables(data):
     x, scale = x.standardized(numbers(filled.shape[1]), None), numbers(filled.shape[1], seed=9).abs() + 0.1
     filled = filled - numbers(filled.shape[1])
     y, w, v = (numbers(n, seed=seed) > 0).double(), numbers(filled.shape[1], seed=1), numbers(n, seed=2).abs()
-    expected = Dense(filled).value_and_gradient(y, w, None, v)
-    for found, of_filled in zip(x.value_and_gradient(y, w, None, v), expected, strict=True):
+    expected = Dense(filled).value_and_gradient(Outcomes(y, v), w)
+    for found, of_filled in zip(x.value_and_gradient(Outcomes(y, v), w), expected, strict=True):
         close(found, of_filled)
     close(x.sandwich(v, intercept=True), Dense(filled).sandwich(v, intercept=True))
     close(x.square_norms(w, scale), Dense(filled).square_norms(w, scale))
@@ -192,7 +193,7 @@ def test_no_result_depends_on_the_number_of_workers(monkeypatch):
     y, v, w = (numbers(n) > 0).double(), numbers(n, seed=1).abs(), numbers(d, seed=2)
 
     def results():
-        yield from x.value_and_gradient(y, w, None, v)
+        yield from x.value_and_gradient(Outcomes(y, v), w)
         yield from (x.matvec(w), x.rmatvec(v), x.sandwich(v, intercept=True))
 
     before = torch.get_num_threads()
@@ -300,8 +301,8 @@ def test_the_same_on_a_gpu(name):
     y, w, v = (numbers(n) > 0).double(), numbers(d, seed=1), numbers(n, seed=2).abs()
     on_gpu = x.to("cuda")
     assert on_gpu.device.type == "cuda"
-    found = on_gpu.value_and_gradient(y.cuda(), w.cuda(), None, v.cuda())
-    for a, b in zip(found, x.value_and_gradient(y, w, None, v), strict=True):
+    found = on_gpu.value_and_gradient(Outcomes(y.cuda(), v.cuda()), w.cuda())
+    for a, b in zip(found, x.value_and_gradient(Outcomes(y, v), w), strict=True):
         close(a.cpu(), b)
     close(on_gpu.sandwich(v.cuda()).cpu(), x.sandwich(v))
     columns, rows = torch.tensor([2, 0]), torch.tensor([7, 3, 3])

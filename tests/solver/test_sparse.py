@@ -9,6 +9,7 @@ from lr_lightning.model.categories import Categories
 from lr_lightning.model.columns import Columns
 from lr_lightning.model.csr import Csr
 from lr_lightning.model.design import Dense
+from lr_lightning.model.losses import Outcomes
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver import solve, thresholds
@@ -69,7 +70,7 @@ def newton(x, y, objective, v=None, offset=None):
 def violation(rows, objective, theta):
     """The largest violation of the optimality conditions, relative to the penalties; the intercept's too."""
     x, (w, b) = rows.design, (theta[:-1], theta[-1])
-    _, gradient, residual = x.value_and_gradient(rows.y, w, b, rows.weight, rows.offset)
+    _, gradient, residual = x.value_and_gradient(Outcomes(*rows[1:]), w, b)
     total = float(rows.total_weight)
     gradient = gradient / total + objective.l2 * w
     of_support = (gradient + objective.l1 * w.sign())[w != 0].abs().max()

@@ -19,6 +19,7 @@ from sklearn.metrics import (
 )
 
 from lr_lightning import InputError, LogisticRegression, TableDataModule, TensorDataModule
+from lr_lightning.model.losses import Outcomes
 from lr_lightning.model.rows import Rows
 from lr_lightning.statistics.held_out import weighted_rows
 from tests.conftest import QUIET_TRAINER
@@ -236,7 +237,7 @@ def test_every_storage_sums_shares(storage, n, dtype):
     residual = v.double() * (torch.sigmoid(z) - y.double())
     loss = v.double() * torch.nn.functional.binary_cross_entropy_with_logits(z, y.double(), reduction="none")
     for shares in (None, True):
-        found = design.value_and_gradient(y, w, b, v, offset, shares=shares)
+        found = design.value_and_gradient(Outcomes(y, v, offset, shares), w, b)
         for ours, theirs in zip(found, (loss.sum(), x.double().T @ residual, residual.sum()), strict=True):
             assert torch.allclose(ours, theirs, rtol=1e-5 if dtype == torch.float32 else 1e-11, atol=1e-4)
 
