@@ -190,10 +190,11 @@ def _refuse_missing_checkpoint(path: Any) -> None:
 def _refuse_wrong_table(path: str, of_fit: Mapping[str, Any] | None) -> None:
     """Refuse a table that cannot be opened and, for the arguments of a new fit, columns that it has not."""
     from lr_lightning.data.choices import Choices
-    from lr_lightning.data.readers.open import open_first
+    from lr_lightning.data.readers.open import open_first, open_svmlight
     from lr_lightning.data.roles import ROLES
 
-    source = open_first(str(path))
+    sparse = open_svmlight(path)
+    source = open_first(path) if sparse is None else None
     if of_fit is None:
         return
     given = {key: value for key, value in of_fit.items() if value is not None and value != "null"}
@@ -205,7 +206,10 @@ def _refuse_wrong_table(path: str, of_fit: Mapping[str, Any] | None) -> None:
             {role: str(given[role]) for role in ROLES if role in given},
             categorical=lists.get("categorical") or (),
         )
-        choices.feature_columns(source)
+        if source is not None:
+            choices.feature_columns(source)
+        elif sparse is not None:
+            choices.refuse_columns(sparse)
 
 
 @cache

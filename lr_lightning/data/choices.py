@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lr_lightning.data.readers.base import Source
+from lr_lightning.data.readers.svmlight import QUERY, TARGET, SvmlightFile
 from lr_lightning.data.roles import ROLES, TRIALS
 from lr_lightning.data.schema import MISSING_RULES, UNSEEN_RULES, Level
 from lr_lightning.errors import InputError
@@ -78,6 +79,22 @@ class Choices:
             if name not in known:
                 raise InputError(f"--data.categorical names {name}, which is not among the features")
         return features
+
+    def refuse_columns(self, source: SvmlightFile) -> None:
+        """Raise InputError if an option is about columns or missing values, which a file of sparse rows has not."""
+        given = {**vars(self), **self.roles}
+        may_be = {"target": (None, TARGET), "groups": (QUERY,), "positive": (self.positive,), "unseen": UNSEEN_RULES}
+        for option in given.keys() - {"roles"}:
+            if given[option] not in may_be.get(option, (None, (), "error")):
+                name = ROLES[option].option if option in ROLES else f"--data.{option}"
+                of_values = option in ("missing", "na")
+                what = "no missing values" if of_values else f"no such column as {_named(given[option])}"
+                only = f"; its {option} is {may_be[option][-1]}" if option in ("target", "groups") else ""
+                raise InputError(f"{name}: {source.name} is an svmlight file and has {what}{only}; leave it out")
+
+
+def _named(value: object) -> str:
+    return listed(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _refuse_double_roles(features: list[str], taken: Mapping[str, str]) -> None:

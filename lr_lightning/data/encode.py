@@ -14,6 +14,7 @@ from torch import Tensor
 from lr_lightning.data.arrays import encode_array, is_array
 from lr_lightning.data.features import EncodedRows
 from lr_lightning.data.schema import TableSchema
+from lr_lightning.errors import InputError
 
 
 def encode(schema: TableSchema, data: Any, *, name: str | None = None) -> Tensor:
@@ -55,8 +56,13 @@ def encode_rows(schema: TableSchema, data: Any, *, name: str | None = None) -> E
         x = encode_array(schema, data, name or "the array")
         if x is not None:
             return EncodedRows(x)
-    from lr_lightning.data.encoder import encode_table  # imports pyarrow, which arrays of numbers do not need
+    # These import pyarrow, which arrays of numbers do not need.
+    from lr_lightning.data.encoder import encode_table
+    from lr_lightning.data.readers.open import open_svmlight
+    from lr_lightning.data.svmlight import encode_svmlight
 
+    if (sparse := open_svmlight(data, name)) is not None:
+        return encode_svmlight(schema, sparse)
     return encode_table(schema, data, name)
 
 
@@ -65,5 +71,12 @@ def encode_blocks(
 ) -> Iterator[EncodedRows]:
     """The rows that `encode_rows` gives, in blocks and constant memory, with the values of the column `identifier`."""
     from lr_lightning.data.encoder import encode_table_in_blocks
+    from lr_lightning.data.readers.open import open_svmlight
+    from lr_lightning.data.svmlight import encode_svmlight_in_blocks
 
-    yield from encode_table_in_blocks(schema, data, name, identifier)
+    if (sparse := open_svmlight(data, name)) is None:
+        yield from encode_table_in_blocks(schema, data, name, identifier)
+    elif identifier is None:
+        yield from encode_svmlight_in_blocks(schema, sparse)
+    else:
+        raise InputError(f"{sparse.name} is an svmlight file and has no column {identifier} to repeat")

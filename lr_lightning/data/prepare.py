@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from logging import INFO, WARNING
@@ -115,11 +114,7 @@ class Sweeps:
         if given is None:
             self.schema, self.training, rows_of_levels = training_statistics(source, self.scan, self.partition)
             self._tell_rare_levels(rows_of_levels)
-            named = zip(self.schema.feature_names, (self.training.scale == 0).tolist(), strict=True)
-            constant = [name for name, is_constant in named if is_constant]
-            if constant:
-                text = f"{source.name}: constant in the training rows and so without a coefficient: {listed(constant)}"
-                self.messages.append((WARNING, " ".join(text.splitlines())))
+            self.messages += constant_in_words(source.name, self.schema, self.training)
         else:
             self.schema, self.training = given
         self.layout = Layout.of(self.schema)
@@ -154,7 +149,7 @@ class Sweeps:
             "weight_scale": self.scan.weight_scale,
             "log_coefficient": self._log_coefficient(),
             "fold_values": self.scan.fold_values,
-            "fingerprint": self._fingerprint(),
+            "fingerprint": self.scan.fingerprint(),
             "rows_fingerprint": rows_fingerprint(
                 self.partition.of_row, self._beside_features(), self.scan.weight_scale
             ),
@@ -171,13 +166,6 @@ class Sweeps:
         """What the rows in use hold beside their features, by name."""
         found = {"y": self.scan.y, **self.scan.beside}
         return found if self.scan.log_coefficient is None else {**found, "trials": self.scan.log_coefficient}
-
-    def _fingerprint(self) -> int:
-        """A checksum of the targets of the rows in use, and of their groups: all that the split depends on."""
-        labels = np.packbits(self.scan.y) if self.scan.log_coefficient is None else self.scan.y
-        checksum = zlib.crc32(labels.tobytes(), len(self.scan.y))
-        groups = self.scan.codes.get(GROUPS.name)
-        return checksum if groups is None else zlib.crc32(groups.tobytes(), checksum)
 
     def write(self, dtype: torch.dtype, append: Callable[[str, np.ndarray], None]) -> None:
         """Pass numbers, codes of levels, targets, weights and the like of all rows in use to `append`.
@@ -228,6 +216,13 @@ class Sweeps:
                         append(f"{part}.{name}", values if whole else values.take(index, axis=0))
 
 
+def constant_in_words(name: str, schema: TableSchema, training: Standardization) -> list[tuple[int, str]]:
+    """The message about the features that are constant in the training rows, as (logging level, one line), if any."""
+    constant = [schema.feature_names[j] for j in (training.scale == 0).nonzero()[:, 0].tolist()]
+    text = f"{name}: constant in the training rows and so without a coefficient: {listed(constant)}"
+    return [(WARNING, " ".join(text.splitlines()))] if constant else []
+
+
 def training_statistics(
     source: Source, scan: Scan, partition: Partition
 ) -> tuple[TableSchema, Standardization, LevelWeights]:
@@ -263,7 +258,7 @@ def training_statistics(
     training = Standardization(*(torch.empty(len(schema.feature_names), dtype=torch.float64) for _ in range(2)))
     for whole, of_numbers, of_levels in zip(training, moments.result(), levels.result(), strict=True):
         whole[layout.numbers], whole[layout.of_levels] = of_numbers, of_levels
-    _refuse_overflow(schema, training, source)
+    refuse_overflow(schema, training, source.name)
     return schema, training, counts
 
 
@@ -328,8 +323,9 @@ def _refuse_without_value(column: Column, source: Source) -> NoReturn:
     raise InputError(f"{source.name}: column {column.name} holds no value among the training rows")
 
 
-def _refuse_overflow(schema: TableSchema, training: Standardization, source: Source) -> None:
+def refuse_overflow(schema: TableSchema, training: Standardization, name: str) -> None:
+    """Raise InputError if the statistics of a column are beyond float64; `name` is that of the table in messages."""
     bad = ~(training.mean.isfinite() & training.scale.isfinite())
     if bool(bad.any()):
-        name = schema.feature_names[int(bad.nonzero()[0, 0])]
-        raise InputError(f"{source.name}: column {name} holds values too large to square (beyond 1e150); rescale it")
+        column = schema.feature_names[int(bad.nonzero()[0, 0])]
+        raise InputError(f"{name}: column {column} holds values too large to square (beyond 1e150); rescale it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from lr_lightning.data.columns import (
     text_values,
 )
 from lr_lightning.data.readers.base import KIND_IN_WORDS, Source, TypesChanged, kind_of
-from lr_lightning.data.roles import FOLD, ROLES, SUCCESSES, TRIALS, Role
+from lr_lightning.data.roles import FOLD, GROUPS, ROLES, SUCCESSES, TRIALS, Role
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.target import label_codes
 from lr_lightning.errors import InputError
@@ -69,6 +70,13 @@ class Scan:
     def weight(self) -> np.ndarray | None:
         """Their weights, or None."""
         return self.beside.get("weight")
+
+    def fingerprint(self) -> int:
+        """A checksum of the targets of the rows in use, and of their groups: all that the split depends on."""
+        labels = np.packbits(self.y) if self.log_coefficient is None else self.y
+        checksum = zlib.crc32(labels.tobytes(), len(self.y))
+        groups = self.codes.get(GROUPS.name)
+        return checksum if groups is None else zlib.crc32(groups.tobytes(), checksum)
 
 
 def scan_of(

@@ -369,12 +369,7 @@ class _Scanner:
                 f"{error} after {n_left_out} of {self.n_rows} rows with missing values were left out; "
                 + most_missing(source, self.columns)
             ) from None
-        negative, positive = found.spelling or found.labels
-        self._note(
-            INFO,
-            f"{target} = {positive} is the positive class ({found.counts[1]} of {sum(found.counts)} "
-            f"rows), {negative} the negative one",
-        )
+        self._note(INFO, found.in_words(target))
         return found
 
     def _schema(self, found: Labels | None) -> TableSchema:

@@ -78,12 +78,23 @@ class Column:
         return None if fits else f"is filled with {self.fill!r}"
 
 
-def _without_arrays(data: Any) -> tuple[Any, dict[int, tuple[Level, ...]]]:
-    """A schema in which the levels that are tensors are an empty list, and these levels by the column's number."""
+def _without_arrays(data: Any) -> tuple[Any, dict[int, tuple[Level, ...]], tuple[Level, ...] | None]:
+    """A schema in which what is stored as tensors is an empty list.
+
+    Returns:
+        The schema, the levels by the column's number, and the names of the columns where all are plain numbers.
+    """
     levels: dict[int, tuple[Level, ...]] = {}
     columns = data.get("columns") if isinstance(data, Mapping) else None
+    if isinstance(columns, Mapping):
+        from lr_lightning.data.arrays_of_levels import from_arrays
+
+        names = from_arrays(columns)
+        if names is not None and _are_levels(names) and isinstance(names[0], str):
+            return {**data, "columns": []}, levels, names
+        return data, levels, None
     if not isinstance(columns, list):
-        return data, levels
+        return data, levels, None
     without = list(columns)
     for j, column in enumerate(columns):
         if isinstance(column, Mapping) and isinstance(column.get("levels"), Mapping):
@@ -91,7 +102,7 @@ def _without_arrays(data: Any) -> tuple[Any, dict[int, tuple[Level, ...]]]:
 
             levels[j] = from_arrays(column["levels"]) or ()  # a category without levels is refused
             without[j] = {**column, "levels": []}
-    return {**data, "columns": without}, levels
+    return {**data, "columns": without}, levels, None
 
 
 def _are_levels(values: Sequence[Any]) -> bool:
@@ -210,9 +221,12 @@ class TableSchema:
         return {**own, "columns": columns, "labels": list(self.labels), "spelling": spelling, "na": na}
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """The same for a checkpoint, with the levels of a column of many as tensors."""
+        """The same for a checkpoint, with the levels of a column of many, and many plain numbers' names, as tensors."""
         from lr_lightning.data.arrays_of_levels import as_arrays  # imports torch, which a schema does not need
 
+        names = as_arrays([column.name for column in self.columns])
+        if isinstance(names, dict) and all(column == Column(column.name) for column in self.columns):
+            return {**replace(self, columns=()).to_dict(), "columns": names}
         of_table = self.to_dict()
         columns = [{**column, "levels": as_arrays(column["levels"])} for column in of_table["columns"]]
         return {**of_table, "columns": columns}
@@ -224,7 +238,7 @@ class TableSchema:
         Raises:
             InputError: if the values are not a valid schema.
         """
-        data, levels = _without_arrays(data)
+        data, levels, names = _without_arrays(data)
         problem = misfit(data, cls)
         if problem is None:
             try:
@@ -232,6 +246,7 @@ class TableSchema:
                     Column(**{**column, "levels": levels.get(j, tuple(column["levels"]))})
                     for j, column in enumerate(data["columns"])
                 )
+                columns = columns if names is None else tuple(Column(str(name)) for name in names)
                 texts = {key: None if data.get(key) is None else tuple(data[key]) for key in ("spelling", "na")}
                 schema = cls(**{**data, "columns": columns, "labels": tuple(data["labels"]), **texts})
             except (TypeError, KeyError) as error:

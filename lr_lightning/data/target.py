@@ -45,6 +45,12 @@ class Labels(NamedTuple):
     counts: tuple[int, int]
     of_value: dict[Level, int]
 
+    def in_words(self, target: str) -> str:
+        """Which label is which, for messages."""
+        negative, positive = self.spelling or self.labels
+        n = f"{self.counts[1]} of {sum(self.counts)} rows"
+        return f"{target} = {positive} is the positive class ({n}), {negative} the negative one"
+
 
 def choose_labels(counts: Mapping[Level, int], positive: Any, target: str, name: str, *, typed: bool) -> Labels:
     """The negative and the positive label of a target.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -163,7 +164,9 @@ class Csr(Swept):
         def add(k: int, out: Tensor) -> None:  # a block's squares stay in the cache
             block = self._block(blocks[k])[1]
             squares = csc_array(block.shape)
-            squares.data, squares.indices, squares.indptr = block.data.astype(float) ** 2, block.indices, block.indptr
+            squares.indices, squares.indptr = block.indices, block.indptr
+            with np.errstate(over="ignore"):  # an infinite sum says so
+                squares.data = block.data.astype(float) ** 2
             out += torch.from_numpy(squares @ v[blocks[k]].numpy())
 
         return self._summed(len(blocks), (self._n_features,), add)

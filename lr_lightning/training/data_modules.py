@@ -21,9 +21,11 @@ from lr_lightning.data.encode import encode_rows
 from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.loader import TensorBatches
 from lr_lightning.data.prepare import PARTS, Split
+from lr_lightning.data.readers.open import open_svmlight
 from lr_lightning.data.roles import FOLD, OFFSET
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.splits import stratified_split
+from lr_lightning.data.svmlight import SvmlightDecoder
 from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
 from lr_lightning.model.gathering import rows_of_all
@@ -327,9 +329,12 @@ class TensorDataModule(LightningDataModule):
         return torch.float64 if self.trainer.precision == "64-true" else torch.float32
 
     def _refuse_not_finite(self) -> None:
-        bad = (~self.training.mean.isfinite()).nonzero()
+        mean, scale = (values.isfinite() for values in self.training)
+        bad = (~(mean & scale)).nonzero()
         if len(bad):
             name = self.schema.feature_names[int(bad[0])]
+            if bool(mean[bad[0]]):
+                raise InputError(f"feature {name} holds values too large to square (beyond 1e150); rescale it")
             raise InputError(f"feature {name} holds a missing or infinite value; every feature must be finite")
 
 
@@ -378,7 +383,9 @@ class TableDataModule(TensorDataModule):
 
     Args:
         path: of a CSV, TSV, Parquet, Arrow or Feather file (text also compressed), or of a folder of them; or
-            a table in memory: pyarrow, pandas, polars, a dict of arrays, a two-dimensional array.
+            a table in memory: pyarrow, pandas, polars, a dict of arrays, a two-dimensional array. Or of an svmlight
+            or LIBSVM file (`.svm`, `.libsvm`, also compressed), whose rows stay sparse and in memory. Its target is
+            `y`, its features are `x1`, `x2`, … (from `x0` on if it has an index 0), and `groups` may be `qid`.
         target: the column to predict; it holds two different values.
         features: the columns to predict from, in the order of the weights; all others by default.
         weight: the column of sample weights.
@@ -574,10 +581,13 @@ class TableDataModule(TensorDataModule):
         rows = encode_rows(self.schema, self.path).as_rows()
         return self._in_order(rows.take(self.processes.share(len(rows.y))), len(rows.y))
 
-    def _decoder(self) -> Decoder:
+    def _decoder(self) -> Decoder | SvmlightDecoder:
         split = Split(self.val_fraction, self.test_fraction, self.seed, self._every_row)
         roles = {**self._choices.roles, **({} if self.fold_column is None else {FOLD.name: self.fold_column})}
-        return Decoder(self.path, replace(self._choices, roles=roles), split, self._given, self.cache_dir)
+        choices = replace(self._choices, roles=roles)
+        if (sparse := open_svmlight(self.path)) is not None:
+            return SvmlightDecoder(sparse, choices, split, self._given, self.cache_dir)
+        return Decoder(self.path, choices, split, self._given, self.cache_dir)
 
     def _device_of_rows(self, of_trainer: torch.device) -> torch.device:
         # What does not fit in memory does not fit on a device either; the Trainer moves each batch.

@@ -121,6 +121,9 @@ def test_what_cannot_be_fitted():
         wrong[3, 1] = value
         with pytest.raises(InputError, match=f"feature {name} holds a missing or infinite value"):
             fit(wrong, y)
+    for large in (x * 1e200, (x * 1e200).toarray()):
+        with pytest.raises(InputError, match="feature x0 holds values too large to square"):
+            fit(large, y)
     with pytest.raises(InputError, match="x has no rows"):
         TensorDataModule(sp.csr_array((0, 3)), [])
     with pytest.raises(InputError, match=r"y must have shape \(50,\)"):

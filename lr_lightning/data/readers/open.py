@@ -15,6 +15,7 @@ from lr_lightning.data.readers.base import BATCH_ROWS, MemorySource, Source
 from lr_lightning.data.readers.csv import DelimitedSource
 from lr_lightning.data.readers.folder import FolderSource, files_in
 from lr_lightning.data.readers.memory import to_arrow
+from lr_lightning.data.readers.svmlight import SvmlightFile, is_svmlight
 from lr_lightning.errors import InputError
 
 STREAM_BATCH_ROWS = 1 << 16
@@ -115,6 +116,8 @@ def open_file(path: Path, name: str) -> Source:
     Raises:
         InputError: if the file cannot be read or is not a table.
     """
+    if is_svmlight(path):
+        raise InputError(f"{name} holds sparse rows, not a table; name that file alone, and not its folder")
     try:
         with path.open("rb") as file:
             head = file.read(8)
@@ -165,6 +168,30 @@ def open_source(data: Any, name: str | None = None) -> Source:
         name = name or "the table"
         table = to_arrow(data, name)
         return MemorySource([table], table.column_names, name)
+    path, name = _existing(data, name)
+    if path.is_dir():
+        return FolderSource([open_file(part, f"{name}/{part.name}") for part in files_in(path, name)], name)
+    return open_file(path, name)
+
+
+def open_svmlight(data: Any, name: str | None = None) -> SvmlightFile | None:
+    """Open a file of sparse rows, which its name tells; None for all other data.
+
+    Raises:
+        InputError: if there is no such file, or scikit-learn, which reads it, is not installed.
+    """
+    if not isinstance(data, str | os.PathLike) or not is_svmlight(os.fspath(data)):
+        return None
+    path, name = _existing(data, name)
+    return None if path.is_dir() else SvmlightFile(path, name)
+
+
+def _existing(data: str | os.PathLike[str], name: str | None) -> tuple[Path, str]:
+    """The path of a file or folder, and its name in messages.
+
+    Raises:
+        InputError: if there is none.
+    """
     text = os.fspath(data)
     name = name or str(text)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
@@ -174,8 +201,7 @@ def open_source(data: Any, name: str | None = None) -> Source:
         if not path.exists():  # a name may begin with ~
             path = path.expanduser()
         if path.is_dir():
-            name = name.rstrip("/") or "/"
-            return FolderSource([open_file(part, f"{name}/{part.name}") for part in files_in(path, name)], name)
+            return path, name.rstrip("/") or "/"
         if not path.exists():
             raise InputError(f"{name}: there is no such file")
     except (OSError, ValueError, RuntimeError) as error:
@@ -184,4 +210,4 @@ def open_source(data: Any, name: str | None = None) -> Source:
         raise InputError(f"{name!r} cannot be read ({error})") from None
     if not path.is_file():
         raise InputError(f"{name} is neither a file nor a folder")
-    return open_file(path, name)
+    return path, name
