@@ -59,6 +59,16 @@ class Categories(Swept):
     def n_slots(self) -> int:
         return self._starts[-1]
 
+    @property
+    def whole(self) -> list[Tensor]:
+        """The features of each category that has one for every level but the reference, c of them at most."""
+        starts = torch.tensor(self._starts, device=self.slots.device)
+        category = torch.bucketize(self.slots, starts[1:], right=True)
+        counts = torch.bincount(category, minlength=len(self.levels)).tolist()
+        referred = set((starts[category] == self.slots).nonzero()[:, 0].tolist())
+        found = [(category == j).nonzero()[:, 0] for j, n in enumerate(counts) if n and n == self.levels[j] - 1]
+        return [columns for columns in found if referred.isdisjoint(columns.tolist())]
+
     @override
     def to_slots(self, w: Tensor) -> Tensor:
         return w.new_zeros(self.n_slots, *w.shape[1:]).index_add_(0, self.slots, w)

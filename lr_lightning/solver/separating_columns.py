@@ -15,7 +15,7 @@ from torch import Tensor
 from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver.coefficients import Coefficients
-from lr_lightning.solver.thresholds import DENSE_LIMIT, DEPENDENT_COLUMN, FILLED, SEPARATED_MARGIN, SUSPECT_COLUMN
+from lr_lightning.solver.thresholds import DENSE_LIMIT, DEPENDENT_COLUMN, SEPARATED_MARGIN, SUSPECT_COLUMN
 
 
 class Reference(NamedTuple):
@@ -335,9 +335,6 @@ def limit_of(sample: Rows, of_all: Coefficients) -> Limit | None:
         sample: features (m, d), labels (m,), weights (m,) or None.
         of_all: the coefficients, (d + 1,).
     """
-    n, d = sample.design.shape
-    if sample.design.is_sparse and n * d > FILLED:
-        return None
     x, y, v = sample.design.dense(), sample.y, sample.weight
     used = torch.ones_like(y, dtype=torch.bool) if v is None else v > 0
     low, high = x.amin(0), x.amax(0)

@@ -166,7 +166,8 @@ def _like_indicators(design: DesignMatrix) -> list[int]:
 
 
 def _blocks(design: DesignMatrix, width: int) -> Iterator[Rows]:
-    size = max(128, _BLOCK // max(width, design.size))
+    least = min(2048, design.size)  # a block's sums, (p, w), are not to cost more than what they add up
+    size = max(128, least, _BLOCK // max(width, design.size))
     for rows in design.used_rows():
         for start in range(0, len(rows.y), size):
             yield rows.take(slice(start, start + size))

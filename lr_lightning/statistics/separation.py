@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ _OUTSIDE = 1e-7  # share of a row outside of a subspace, above which it is not i
 _CONDITION = 1e12  # largest norm of the inverse of a Hessian of unit diagonal
 _SURE = 20.0  # margin above which the loss of a row, 2e-9, is negligible
 _NOTICEABLE = 0.01  # error of a logit that is not negligible
+_SMALL = 500  # size of a matrix whose singular values cost nothing to speak of
 _DEVIATIONS = 4.0  # standard deviations of a sum of rounding errors that count as its bound
 
 
@@ -243,7 +244,7 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
         lower = np.linalg.cholesky(hessian / root[:, None] / root)
     except np.linalg.LinAlgError:
         return False
-    inverse = np.linalg.inv(lower)
+    inverse = _inverse(lower)
     if _norm(inverse) ** 2 > _CONDITION:  # the Hessian is ill-conditioned
         return False
     inverse = inverse / root
@@ -269,8 +270,25 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
     return decrement(_DEVIATIONS * np.sqrt(squares)) * math.sqrt(largest) < 0.5
 
 
+def _inverse(lower: np.ndarray) -> np.ndarray:
+    """The inverse of a lower triangular matrix."""
+    unit = torch.eye(len(lower), dtype=torch.float64)
+    return torch.linalg.solve_triangular(torch.from_numpy(lower), unit, upper=False).numpy()
+
+
 def _norm(matrix: np.ndarray) -> float:
-    return float(singular_values(torch.from_numpy(matrix))[0])
+    """The largest singular value of a lower triangular matrix."""
+    if len(matrix) <= _SMALL:
+        return float(singular_values(torch.from_numpy(matrix))[0])
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+
+    make: Any = LinearOperator
+    square = make(matrix.shape, matvec=lambda v: matrix.T @ (matrix @ v), dtype=np.float64)
+    try:  # products with the matrix cost a hundredth of its decomposition
+        value = eigsh(square, 1, v0=np.ones(len(matrix)), return_eigenvectors=False)[0]
+    except ArpackError:
+        return float(singular_values(torch.from_numpy(matrix))[0])
+    return math.sqrt(value)
 
 
 def _complete(design: DesignMatrix, keep: np.ndarray, rows: np.ndarray) -> Separation:

@@ -150,7 +150,7 @@ def covariance_factor(
     """
     basis = np.eye(len(keep))
     if free is not None and free.shape[1]:
-        basis = svd(torch.from_numpy(free))[0][:, free.shape[1] :].numpy()
+        basis = torch.linalg.qr(torch.from_numpy(free), mode="complete").Q[:, free.shape[1] :].numpy()
     inverse = _inverse_root(basis.T @ sums.hessian[np.ix_(keep, keep)] @ basis)
     null = np.zeros((basis.shape[1], 0))
     if inverse is None:
