@@ -10,7 +10,15 @@ from lightning.pytorch import Trainer
 from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.preprocessing import OneHotEncoder
 
-from lr_lightning import InputError, LogisticRegression, TableDataModule, TableSchema, load
+from lr_lightning import (
+    InputError,
+    LinearSigmoid,
+    LogisticRegression,
+    Predictor,
+    TableDataModule,
+    TableSchema,
+    load,
+)
 from lr_lightning.data.arrays_of_levels import as_arrays, from_arrays
 from lr_lightning.data.schema import Column
 from lr_lightning.serving.scoring import scoring_file
@@ -106,6 +114,29 @@ def test_graph_and_scoring_file_agree_with_predict(fit, frame):
     of_code, of_x = scored["columns"]
     table = {row["level"]: row["coefficient"] for row in of_code["levels"]}
     z = scored["intercept"] + rows["code"].map(table) + of_x["coefficient"] * rows["x"]
+    np.testing.assert_allclose(1 / (1 + np.exp(-z)), expected, rtol=1e-12)
+
+
+def test_a_graph_and_a_scoring_file_of_a_hundred_thousand_levels():
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from lr_lightning.serving.onnx import to_onnx
+
+    n_levels, rng = 100_000, np.random.default_rng(0)
+    levels = tuple(f"level {k:06d}" for k in range(n_levels))
+    coefficients = rng.normal(size=n_levels)  # those of the levels but the first, and then that of x
+    model = LinearSigmoid(n_levels)
+    model.set_coefficients(torch.from_numpy(coefficients), 0.3)
+    predictor = Predictor(model, TableSchema((Column("c", "category", levels), Column("x")), "y"))
+    code, x = np.append(0, rng.integers(0, n_levels, 99)), rng.normal(size=100)
+    texts = [levels[k] for k in code]
+    expected = 1 / (1 + np.exp(-0.3 - np.append(0, coefficients)[code] - coefficients[-1] * x))
+    np.testing.assert_allclose(predictor.probability({"c": texts, "x": x}), expected, rtol=1e-12)
+    session = onnxruntime.InferenceSession(to_onnx(predictor).SerializeToString())
+    inputs = {"c": np.array(texts, object)[:, None], "x": x[:, None]}
+    np.testing.assert_allclose(session.run(["probability"], inputs)[0], expected, rtol=1e-12)
+    scored = json.loads(json.dumps(scoring_file(predictor)))
+    of_level = {row["level"]: row["coefficient"] for row in scored["columns"][0]["levels"]}
+    z = scored["intercept"] + np.array([of_level[text] for text in texts]) + scored["columns"][1]["coefficient"] * x
     np.testing.assert_allclose(1 / (1 + np.exp(-z)), expected, rtol=1e-12)
 
 
