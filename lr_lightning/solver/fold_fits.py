@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lr_lightning.errors import InputError
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
@@ -23,6 +24,7 @@ _ALL_FROM = 0.5  # share of the columns in use, from which on all are
 _COLUMNS_A_ROUND = 256  # of which a Hessian costs as much as a round
 _OVERSHOT = 0.5  # slope at the end of a step relative to that at its beginning, from which on it is too long
 _SHORTENINGS = 40
+_MEMORY = 2**33  # bytes that the Hessians may take
 _ROUNDED = 100  # violation relative to the tolerance, up to which rounding may decide about slopes
 
 
@@ -154,6 +156,9 @@ class FoldFits:
 
         Returns:
             Whether the fits have got there, (m,).
+
+        Raises:
+            InputError: if more columns than memory can hold the Hessians of are in use.
         """
         rows = self.rows
         first, second, beyond = (
@@ -198,6 +203,13 @@ class FoldFits:
         return True
 
     def _renew(self) -> FoldCurvature:
+        k = len(self._columns.index) + 1
+        if 16 * self.rows.m * k * k > _MEMORY:  # with the sums that they are made of
+            raise InputError(
+                f"{k - 1} columns whose coefficients are not 0, in {self.rows.m} fits at once, need "
+                f"{16 * self.rows.m * k * k / 2**30:.0f} GiB; take an l1_ratio nearer to 1, a stronger weakest penalty "
+                "(min_ratio), or fewer folds"
+            )
         self._shared = self.rows.curvature(self._columns, self.u[0, self._places], 0)
         self._own = {}
         self._curvature = FoldCurvature(self.rows.hessians(self._columns, self._shared))

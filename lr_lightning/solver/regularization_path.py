@@ -141,8 +141,8 @@ def path(
         threads: that share a sweep; None takes torch's number of them in the calling thread.
 
     Raises:
-        InputError: if an argument is out of its range, the training rows of a fold hold one class only, or no
-            penalised column can leave 0.
+        InputError: if an argument is out of its range, the training rows of a fold hold one class only, no penalised
+            column can leave 0, or so many do that their Hessians are larger than 8 GiB.
 
     Example:
         >>> import torch
