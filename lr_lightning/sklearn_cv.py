@@ -82,7 +82,8 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
 
     It replaces `sklearn.linear_model.LogisticRegressionCV` for two classes: its parameters, attributes, scores and
     objective are the same, that of `LogisticRegressionClassifier`. C is held across the folds. Where each row is left
-    out once, as by default, all folds are fitted together in shared sweeps over the rows; every fit is exact.
+    out once, as by default, and there are at most 2 048 columns, all folds are fitted together in shared sweeps over
+    the rows.
 
     Args:
         Cs: inverse strengths of the penalty, positive, or how many of them from 1e-4 to 1e4.
@@ -395,6 +396,7 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         from lr_lightning.model.objective import Objective
         from lr_lightning.model.rows import Rows
         from lr_lightning.solver.fold_paths import fold_paths
+        from lr_lightning.solver.thresholds import DENSE_LIMIT
 
         v = np.ones(len(codes)) if weight is None else weight
         columns = with_column(X, self.intercept_scaling) if self._as_column else X
@@ -430,7 +432,11 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         shapes = (len(grid.shares), len(grid.Cs))
         number = _fold_numbers(folds, len(codes))
         alone = [_only_class(codes[train], v[train]) if objective.fit_intercept else None for train, _ in folds]
-        if number is not None and alone == [None] * len(folds):
+        wide = columns.shape[1] > DENSE_LIMIT
+        if wide and alone == [None] * len(folds):
+            theta = np.zeros((len(folds), *shapes, columns.shape[1] + 1))
+            found = _FoldFits(theta, np.zeros(theta.shape[:3], np.int32), np.zeros(theta.shape[:3], bool))
+        elif number is not None and alone == [None] * len(folds):
             found = fits(slice(None), number, [float(v.sum()), *totals])
         else:
             parts = []
@@ -449,8 +455,9 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
                     stacklevel=4,
                 )
             found = _FoldFits(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-        for fold, ratio, at in np.argwhere(~found.converged) if self.max_iter > _TOGETHER else ():
-            # Such a fit has large coefficients, as of separated rows, and needs Hessians of its own.
+        for fold, ratio, at in np.argwhere(~found.converged) if wide or self.max_iter > _TOGETHER else ():
+            # Such a fit has large coefficients, as of separated rows, and needs Hessians of its own; or so many that no
+            # Hessian is kept.
             train, strength = folds[fold][0], 1 / (grid.Cs[at] * totals[fold])
             own = self._minimum(
                 columns[train],

@@ -280,3 +280,13 @@ def test_warnings_are_scikit_learns(rows):
             said.append({(w.category, str(w.message).replace("ClassifierCV", "CV")) for w in record})
             assert estimator is LogisticRegressionCV or {w.filename for w in record} == {__file__}
         assert said[0] == said[1]
+
+
+def test_many_columns_are_fitted_by_themselves(monkeypatch, rows):
+    from lr_lightning.solver import thresholds
+
+    X, y, weight = rows
+    options: dict[str, Any] = {**NEW, "Cs": [0.1, 1.0], "scoring": "neg_log_loss"}
+    expected = LogisticRegressionCV(**options, **EXACT).fit(X, y, weight)
+    monkeypatch.setattr(thresholds, "DENSE_LIMIT", 3)
+    same(LogisticRegressionClassifierCV(**options).fit(X, y, weight), expected, rtol=1e-6)
