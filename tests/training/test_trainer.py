@@ -314,7 +314,8 @@ def test_an_option_that_cannot_be_ends_in_one_line(table, tmp_path, run, options
     assert last.startswith("error: ")
     assert IMPOSSIBLE[options] in last
     assert all(line.startswith("t.csv: ") for line in before), err
-    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+    assert {path.name for path in tmp_path.iterdir()} - {"runs"} == {"t.csv"}
+    assert not any((tmp_path / "runs").glob("*"))
 
 
 @pytest.mark.parametrize(
