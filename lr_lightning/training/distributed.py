@@ -12,4 +12,4 @@ def processes_of(trainer: Trainer | None) -> Processes:
     """The processes of a Trainer that have met; this one alone before, and without a Trainer."""
     if trainer is None or trainer.world_size == 1 or not distributed.is_initialized():
         return ALONE
-    return SeveralProcesses(trainer.strategy.root_device)
+    return SeveralProcesses(trainer.strategy.root_device, trainer.num_devices)
