@@ -166,7 +166,7 @@ class Decoder:
         """
         if processes.count == 1:
             return self._whole(dtype)
-        if self.is_shared(processes):
+        if processes.all(self.is_shared(processes)):
             decoded = self._share(dtype, processes)
             if decoded is not None:
                 return decoded
@@ -181,7 +181,8 @@ class Decoder:
 
     def is_shared(self, processes: Processes) -> bool:
         """Whether each of several processes is to read its share of the table alone."""
-        return processes.count > 1 and self._given is None and self._cache_dir is None
+        chosen = processes.count > 1 and self._given is None and self._cache_dir is None
+        return chosen and self.source.n_rows() is not None
 
     def _whole(self, dtype: torch.dtype) -> Decoded:
         return self._in_cache(dtype) if self.needs_cache() else self._in_memory(dtype, self.source)
@@ -189,7 +190,7 @@ class Decoder:
     def _share(self, dtype: torch.dtype, processes: Processes) -> Decoded | None:
         """The share of this process; None if the whole has to be read."""
         n_rows = self.source.n_rows()
-        if processes.objects(n_rows) != [n_rows] * processes.count or n_rows is None:
+        if n_rows is None or processes.objects(n_rows) != [n_rows] * processes.count:
             return None
         own = processes.share(n_rows)
         part = PartOfSource(self.source, own.start, own.stop)

@@ -529,9 +529,8 @@ class TableDataModule(TensorDataModule):
         """Decode a table that does not fit in memory, in one process of each machine."""
         try:
             decoder = self._decoder()
-            if decoder.needs_cache() and not (
-                decoder.is_shared(self.processes) and decoder.source.n_rows() is not None
-            ):
+            shared = isinstance(decoder, Decoder) and decoder.is_shared(self.processes)
+            if decoder.needs_cache() and not shared:
                 decoder.decode(self._dtype())
         except InputError:
             # Other processes wait for this one; all of them will meet the mistake together, in `setup`.
@@ -548,7 +547,8 @@ class TableDataModule(TensorDataModule):
             return
         self._served_as = self._dtype()
         decoder = self._decoder()
-        decoded = decoder.decode(self._dtype(), self.processes)
+        whole = isinstance(decoder, SvmlightDecoder)
+        decoded = decoder.decode(self._dtype()) if whole else decoder.decode(self._dtype(), self.processes)
         if self._expected_fingerprint not in (None, decoded.fingerprint) and not self._every_row:
             raise InputError(
                 f"{decoder.source.name} has changed since the fit, and the rows that the fit kept back cannot be "
