@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,14 @@ from lr_lightning.data.choices import Choices, refuse_absent
 from lr_lightning.data.encoder import prepare
 from lr_lightning.data.features import Layout
 from lr_lightning.data.prepare import NUMBER, PARTS, Split, Sweeps
-from lr_lightning.data.readers.base import MissingTexts, Source
+from lr_lightning.data.readers.base import MissingTexts, PartOfSource, Source
 from lr_lightning.data.readers.open import open_source
 from lr_lightning.data.roles import FOLD, GROUPS, ROLES, TRIALS
 from lr_lightning.data.rows_in_use import columns_of
+from lr_lightning.data.scan import NotMergedError
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.errors import InputError
+from lr_lightning.model.processes import ALONE, Processes, Share
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 
@@ -50,6 +53,7 @@ class Decoded:
         messages: messages about what was found and decided, as (logging level, one line).
         mapped: whether the rows are mapped files in a cache folder.
         train_numbers: numbers of the training rows in the table, from 0, (n,); None where they are all of its rows.
+        shares: where the rows of each part stand among those of all processes; None where they are all rows.
     """
 
     schema: TableSchema
@@ -66,6 +70,7 @@ class Decoded:
     messages: tuple[tuple[int, str], ...]
     mapped: bool
     train_numbers: Tensor | None
+    shares: tuple[Share, ...] | None = None
 
     @classmethod
     def of(cls, notes: Mapping[str, Any], tensors: Mapping[str, Tensor], *, mapped: bool) -> Decoded:
@@ -88,6 +93,23 @@ class Decoded:
             tuple((level, text) for level, text in notes["messages"]),
             mapped,
             tensors.get(f"{PARTS[0]}.{NUMBER}"),
+        )
+
+    def share_of(self, processes: Processes) -> Decoded:
+        """The share of one of several processes that have all rows."""
+        sizes = [0 if rows is None else len(rows.y) for rows in self.parts]
+        own = [processes.share(size) for size in sizes]
+        shares = tuple(Share(at.start, size) for at, size in zip(own, sizes, strict=True))
+        if processes.count == 1:
+            return replace(self, shares=shares)
+        numbers = torch.arange(sizes[0]) if self.train_numbers is None else self.train_numbers
+        return replace(
+            self,
+            parts=tuple(None if rows is None else rows.take(at) for rows, at in zip(self.parts, own, strict=True)),
+            groups=None if self.groups is None else self.groups[own[0]],
+            folds=None if self.folds is None else self.folds[own[0]],
+            train_numbers=numbers[own[0]],
+            shares=shares,
         )
 
 
@@ -128,25 +150,77 @@ class Decoder:
             return True
         return not fits_in_memory(_BYTES_BESIDE_ARROW * self.source.decoded_bytes(self._columns))
 
-    def decode(self, dtype: torch.dtype) -> Decoded:
+    def decode(self, dtype: torch.dtype, processes: Processes = ALONE) -> Decoded:
         """The decoded table, from the cache folder if it is there already.
+
+        Of several processes each reads its share of the rows of a table that can be read in parts. Where one of them
+        meets a mistake, or their findings say nothing certain about the whole, all read the whole: the mistake is then
+        that of one process.
 
         Args:
             dtype: the Trainer's dtype, for large tables; see `Sweeps.dtype`.
+            processes: that call this together.
 
         Raises:
             InputError: if the table cannot be used, or the cache folder cannot be written.
         """
-        return self._in_cache(dtype) if self.needs_cache() else self._in_memory(dtype)
+        if processes.count == 1:
+            return self._whole(dtype)
+        if processes.all(self.is_shared(processes)):
+            decoded = self._share(dtype, processes)
+            if decoded is not None:
+                return decoded
+        decoded, mistake = None, None
+        try:
+            decoded = self._whole(dtype)
+        except InputError as error:
+            mistake = str(error)
+        _refuse_together(mistake, processes)
+        assert decoded is not None  # noqa: S101
+        return decoded
 
-    def _sweeps(self, source: Source) -> Sweeps:
-        return Sweeps(source, self._choices, self._split, self._given)
+    def is_shared(self, processes: Processes) -> bool:
+        """Whether each of several processes is to read its share of the table alone."""
+        chosen = processes.count > 1 and self._given is None and self._cache_dir is None
+        return chosen and self.source.n_rows() is not None
 
-    def _in_memory(self, dtype: torch.dtype) -> Decoded:
-        sweeps = self._sweeps(self.source.load(self._columns))
+    def _whole(self, dtype: torch.dtype) -> Decoded:
+        return self._in_cache(dtype) if self.needs_cache() else self._in_memory(dtype, self.source)
+
+    def _share(self, dtype: torch.dtype, processes: Processes) -> Decoded | None:
+        """The share of this process; None if the whole has to be read."""
+        n_rows = self.source.n_rows()
+        if n_rows is None or processes.objects(n_rows) != [n_rows] * processes.count:
+            return None
+        own = processes.share(n_rows)
+        part = PartOfSource(self.source, own.start, own.stop)
+        needed = _BYTES_BESIDE_ARROW * part.decoded_bytes(self._columns) * processes.on_machine
+        if not processes.all(fits_in_memory(needed)):
+            return None
+        try:
+            return self._in_memory(dtype, part, processes)
+        except NotMergedError:
+            return None
+
+    def _sweeps(self, source: Source, processes: Processes = ALONE) -> Sweeps:
+        return Sweeps(source, self._choices, self._split, self._given, processes)
+
+    def _in_memory(self, dtype: torch.dtype, source: Source, processes: Processes = ALONE) -> Decoded:
+        loaded: Source | None = source
+        if processes.count == 1:
+            loaded = source.load(self._columns)
+        else:
+            try:
+                loaded = source.load(self._columns)
+            except InputError:
+                loaded = None
+            if not processes.all(loaded is not None):
+                raise NotMergedError
+        assert loaded is not None  # noqa: S101
+        sweeps = self._sweeps(loaded, processes)
         dtype, tensors = sweeps.dtype(dtype), {}
-        for part, size in zip(PARTS, sweeps.partition.sizes, strict=True):
-            if size:
+        for part, size, of_all in zip(PARTS, sweeps.partition.sizes, sweeps.whole.sizes, strict=True):
+            if of_all:
                 layout = sweeps.layout
                 if len(layout.numbers):
                     tensors[f"{part}.x"] = torch.empty(size, len(layout.numbers), dtype=dtype)
@@ -154,7 +228,7 @@ class Decoder:
                     tensors[f"{part}.codes"] = torch.empty(len(layout.levels), size, dtype=torch.int32).T
                 for name in ("y", *sweeps.scan.beside):
                     tensors[f"{part}.{name}"] = torch.empty(size, dtype=dtype)
-                if sweeps.partition.numbered:
+                if sweeps.numbered:
                     tensors[f"{part}.{NUMBER}"] = torch.empty(size, dtype=torch.int64)
         for role in sweeps.scan.codes:
             tensors[f"train.{role}"] = torch.empty(sweeps.partition.sizes[0], dtype=torch.int32)
@@ -165,7 +239,10 @@ class Decoder:
             room[name] = room[name][len(rows) :]
 
         sweeps.write(dtype, append)
-        return Decoded.of(sweeps.notes(), tensors, mapped=False)
+        decoded = Decoded.of(sweeps.notes(), tensors, mapped=False)
+        if processes.count == 1:
+            return decoded
+        return replace(decoded, shares=tuple(processes.place(size) for size in sweeps.partition.sizes))
 
     def _in_cache(self, dtype: torch.dtype) -> Decoded:
         cache = TensorCache(Path(self._cache_dir).expanduser() if self._cache_dir else user_cache_folder())
@@ -190,6 +267,18 @@ class Decoder:
             given = [schema.to_dict(), *(values.tolist() for values in training)]
         split = [self._split.val_fraction, self._split.test_fraction, self._split.seed, self._split.every_row]
         return [self.source.identity(), vars(self._choices), split, str(dtype), given]
+
+
+def _refuse_together(mistake: str | None, processes: Processes) -> None:
+    """Raise InputError in all processes if there is a mistake in one; it names the process unless all have met it."""
+    found = processes.objects(None if mistake is None else (mistake, platform.node()))
+    rank = next((rank for rank, mistake in enumerate(found) if mistake is not None), None)
+    if rank is None:
+        return
+    text, host = found[rank]
+    if any(mistake is None for mistake in found):
+        text = f"process {rank + 1} of {processes.count}, on {host}: {text}"
+    raise InputError(text)
 
 
 def _expect(source: Source, choices: Choices) -> list[str]:

@@ -17,11 +17,12 @@ from lr_lightning.data.features import Layout
 from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.readers.base import Source
 from lr_lightning.data.roles import GROUPS
-from lr_lightning.data.rows_in_use import Scan, refuse_missing, scan_by_schema
-from lr_lightning.data.scan import scan_table
+from lr_lightning.data.rows_in_use import Scan, of_all, refuse_missing, scan_by_schema
+from lr_lightning.data.scan import NotMergedError, scan_table
 from lr_lightning.data.schema import Column, Level, TableSchema
 from lr_lightning.data.splits import stratified_parts
 from lr_lightning.errors import InputError
+from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import OTHER_SPLIT, of_light_weights
 from lr_lightning.model.standardization import LevelWeights, RunningMoments, Standardization
 
@@ -63,26 +64,35 @@ class Partition:
         """Whether a part's rows have other numbers in the table than in the part."""
         return len(self.of_row) > max(self.sizes)
 
+    def of_own(self, rows: slice) -> Partition:
+        """That of some of the table's rows."""
+        of_row = self.of_row[rows]
+        return Partition(of_row, tuple(int(np.count_nonzero(of_row == code)) for code in range(len(PARTS))))
+
     @classmethod
     def of(cls, scan: Scan, split: Split) -> Partition:
-        """Divide the rows that are in use."""
-        part = np.full(len(scan.y), PARTS.index("test" if split.every_row else "train"), dtype=np.uint8)
+        """Divide the rows that are in use, of all processes."""
+        y, kept, groups = (
+            of_all(column, scan.processes) for column in (scan.y, scan.kept, scan.codes.get(GROUPS.name))
+        )
+        assert y is not None  # noqa: S101
+        part = np.full(len(y), PARTS.index("test" if split.every_row else "train"), dtype=np.uint8)
         if not split.every_row:
             # Counts of successes are no classes to split by.
-            strata = scan.y if scan.log_coefficient is None else np.zeros(len(scan.y), np.uint8)
+            strata = y if scan.log_coefficient is None else np.zeros(len(y), np.uint8)
             part = stratified_parts(
                 torch.from_numpy(strata),
                 val_fraction=split.val_fraction,
                 test_fraction=split.test_fraction,
                 seed=split.seed,
                 labels=scan.schema.labels,
-                groups=scan.codes.get(GROUPS.name),
+                groups=groups,
             ).numpy()
         sizes = tuple(int(np.count_nonzero(part == code)) for code in range(len(PARTS)))
-        if scan.kept is None:
+        if kept is None:
             return cls(part, sizes)
-        of_row = np.full(len(scan.kept), _LEFT_OUT, dtype=np.uint8)
-        of_row[scan.kept] = part
+        of_row = np.full(len(kept), _LEFT_OUT, dtype=np.uint8)
+        of_row[kept] = part
         return cls(of_row, sizes)
 
 
@@ -94,9 +104,15 @@ class Sweeps:
         choices: the options about its columns.
         split: the options of the split.
         given: the schema and the statistics of an earlier fit, which replace `choices`; None for a new fit.
+        processes: that have the table, for a new fit; the source is this one's part of it.
+
+    Attributes:
+        partition: of the rows of the source.
+        whole: the partition of the rows of all processes.
 
     Raises:
         InputError: if the table cannot be used; see `scan_table`, `scan_by_schema` and `training_statistics`.
+        NotMergedError: if one of several processes has met a mistake, or see `scan_table`.
     """
 
     def __init__(
@@ -105,11 +121,17 @@ class Sweeps:
         choices: Choices,
         split: Split,
         given: tuple[TableSchema, Standardization] | None,
+        processes: Processes = ALONE,
     ):
-        self.source = source
-        self.scan = scan_table(source, choices) if given is None else scan_by_schema(source, given[0])
-        self.partition = Partition.of(self.scan, split)
-        _refuse_weightless(source, self.scan, self.partition, split)
+        self.source, self.processes = source, processes
+        self.scan = scan_table(source, choices, processes) if given is None else scan_by_schema(source, given[0])
+        self.whole = self.partition = Partition.of(self.scan, split)
+        self.start = 0
+        if processes.count > 1:
+            n_rows = len(self.scan.y if self.scan.kept is None else self.scan.kept)
+            self.start = processes.place(n_rows).start
+            self.partition = self.whole.of_own(slice(self.start, self.start + n_rows))
+        _refuse_weightless(source, self.scan, self.partition, self.whole, split)
         self.messages = list(self.scan.notes)
         if given is None:
             self.schema, self.training, rows_of_levels = training_statistics(source, self.scan, self.partition)
@@ -130,6 +152,11 @@ class Sweeps:
             text = f"{n} of {n_levels} {have} fewer than {FEW_ROWS} training rows: {columns}"
             self.messages.append((INFO, " ".join(f"{self.source.name}: {text}".splitlines())))
 
+    @property
+    def numbered(self) -> bool:
+        """Whether the rows of the parts here have other numbers in the table."""
+        return self.whole.numbered or self.processes.count > 1
+
     def dtype(self, of_trainer: torch.dtype) -> torch.dtype:
         """The dtype in which the rows are served.
 
@@ -137,7 +164,7 @@ class Sweeps:
         classes. It is the Trainer's dtype for a large table, and for one whose features are all stored in single
         precision.
         """
-        n_features = sum(self.partition.sizes) * len(self.schema.columns)
+        n_features = sum(self.whole.sizes) * len(self.schema.columns)
         return of_trainer if self.scan.single or n_features > MOST_IN_DOUBLE else torch.float64
 
     def notes(self) -> dict[str, Any]:
@@ -150,9 +177,7 @@ class Sweeps:
             "log_coefficient": self._log_coefficient(),
             "fold_values": self.scan.fold_values,
             "fingerprint": self.scan.fingerprint(),
-            "rows_fingerprint": rows_fingerprint(
-                self.partition.of_row, self._beside_features(), self.scan.weight_scale
-            ),
+            "rows_fingerprint": rows_fingerprint(self.whole.of_row, self._beside_features(), self.scan.weight_scale),
         }
 
     def _log_coefficient(self) -> float:
@@ -160,12 +185,16 @@ class Sweeps:
         if self.scan.log_coefficient is None:
             return 0.0
         of_row = self.partition.of_row[self.partition.of_row != _LEFT_OUT]
-        return math.fsum(self.scan.log_coefficient[of_row == PARTS.index("train")])
+        own = math.fsum(self.scan.log_coefficient[of_row == PARTS.index("train")])
+        return self.processes.sums(own)[0]
 
     def _beside_features(self) -> dict[str, np.ndarray]:
-        """What the rows in use hold beside their features, by name."""
+        """What the rows in use, of all processes, hold beside their features, by name."""
         found = {"y": self.scan.y, **self.scan.beside}
-        return found if self.scan.log_coefficient is None else {**found, "trials": self.scan.log_coefficient}
+        if self.scan.log_coefficient is not None:
+            found["trials"] = self.scan.log_coefficient
+        columns = {name: of_all(values, self.processes) for name, values in found.items()}
+        return {name: values for name, values in columns.items() if values is not None}
 
     def write(self, dtype: torch.dtype, append: Callable[[str, np.ndarray], None]) -> None:
         """Pass numbers, codes of levels, targets, weights and the like of all rows in use to `append`.
@@ -185,7 +214,8 @@ class Sweeps:
         mean, scale = (values[self.layout.numbers, None].numpy() for values in self.training.divisible())
         names = [column.name for column in self.schema.columns]
         encoder, used = Encoder(self.schema, self.source, self.scan.kept), 0
-        light = None if self.scan.weight is None else of_light_weights(torch.from_numpy(self.scan.weight), dtype)
+        weight = self.scan.weight
+        light = None if weight is None else of_light_weights(torch.from_numpy(weight), dtype, self.processes)
         if light is not None:
             self.messages.append((WARNING, f"{self.source.name}: {light}"))
         for block in encoder.blocks(self.source.batches(names)):
@@ -206,8 +236,8 @@ class Sweeps:
             others = {"y": self.scan.y, **self.scan.beside}
             arrays = {**features, **{name: values[rows].astype(number) for name, values in others.items()}}
             codes = {role: values[rows] for role, values in self.scan.codes.items()}
-            if self.partition.numbered:
-                arrays[NUMBER] = block.rows.start + np.flatnonzero(in_use)
+            if self.numbered:
+                arrays[NUMBER] = self.start + block.rows.start + np.flatnonzero(in_use)
             for code, part in enumerate(PARTS):
                 index = np.flatnonzero(of_row == code)
                 if len(index):
@@ -237,22 +267,36 @@ def training_statistics(
     """
     schema, layout = scan.schema, Layout.of(scan.schema)
     names, encoder = [column.name for column in schema.columns], Encoder(schema, source, scan.kept)
+    processes = scan.processes
     moments = RunningMoments(len(encoder.numbers))
     levels, counts = (LevelWeights([len(column.levels) for column in encoder.categories]) for _ in range(2))
     total, used = 0.0, 0
-    for block in encoder.blocks(source.batches(names)):
-        _refuse(encoder, block, names)
-        of_row = partition.of_row[block.rows]
-        weight = (of_row == PARTS.index("train")).astype(np.float64)
-        counts.add(block.codes, weight)
-        if scan.weight is not None:
-            in_use = of_row != _LEFT_OUT
-            rows = slice(used, used + int(in_use.sum()))
-            weight[in_use] *= scan.weight[rows]
-            used = rows.stop
-        total += float(weight.sum())
-        moments.add(block.x, weight)
-        levels.add(block.codes, weight)
+    try:
+        for block in encoder.blocks(source.batches(names)):
+            _refuse(encoder, block, names)
+            of_row = partition.of_row[block.rows]
+            weight = (of_row == PARTS.index("train")).astype(np.float64)
+            counts.add(block.codes, weight)
+            if scan.weight is not None:
+                in_use = of_row != _LEFT_OUT
+                rows = slice(used, used + int(in_use.sum()))
+                weight[in_use] *= scan.weight[rows]
+                used = rows.stop
+            total += float(weight.sum())
+            moments.add(block.x, weight)
+            levels.add(block.codes, weight)
+        refused = False
+    except InputError:
+        if processes.count == 1:
+            raise
+        refused = True
+    if processes.any(refused):
+        raise NotMergedError
+    if processes.count > 1:
+        (total,) = processes.sums(total)
+        moments.merge(processes)
+        for of_levels in (levels, counts):
+            of_levels.merge(processes)
     if schema.missing == "impute":
         schema = schema.with_fills(_fill(schema, moments, levels, total, source))
     training = Standardization(*(torch.empty(len(schema.feature_names), dtype=torch.float64) for _ in range(2)))
@@ -262,13 +306,13 @@ def training_statistics(
     return schema, training, counts
 
 
-def _refuse_weightless(source: Source, scan: Scan, partition: Partition, split: Split) -> None:
+def _refuse_weightless(source: Source, scan: Scan, partition: Partition, whole: Partition, split: Split) -> None:
     """Raise InputError if all rows of a part have the weight 0."""
     if scan.weight is None:
         return
     of_row = partition.of_row[partition.of_row != _LEFT_OUT]
     for code, name in enumerate(("training row", "validation row", "row" if split.every_row else "test row")):
-        if partition.sizes[code] and not (scan.weight[of_row == code] > 0).any():
+        if whole.sizes[code] and not scan.processes.any(bool((scan.weight[of_row == code] > 0).any())):
             what_to_do = "name other rows" if split.every_row else OTHER_SPLIT
             named = " or ".join(filter(None, (scan.schema.weight, scan.schema.trials)))
             raise InputError(f"{source.name}: every {name} has the weight 0 in {named}; {what_to_do}")

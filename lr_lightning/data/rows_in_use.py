@@ -27,6 +27,7 @@ from lr_lightning.data.roles import FOLD, GROUPS, ROLES, SUCCESSES, TRIALS, Role
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.target import label_codes
 from lr_lightning.errors import InputError
+from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Counts, scaled_weights
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class Scan:
         codes: for each role of any values the number of each row's value, int32, (n,).
         fold_values: the values of the fold column, by their numbers, as they are in the table, or as text.
         log_coefficient: weight times log C(trials, successes) of the rows in use, float64, (n,), or None.
+        processes: that have the table's rows, of which those of this one are here.
         weight_scale: the divisor of the weights; 1 unless they are very large or very small.
     """
 
@@ -59,11 +61,13 @@ class Scan:
     codes: dict[str, np.ndarray]
     fold_values: list[Level]
     log_coefficient: np.ndarray | None = None
+    processes: Processes = ALONE
     weight_scale: float = field(init=False, default=1.0)
 
     def __post_init__(self) -> None:
         if self.weight is not None:
-            weight, self.weight_scale = scaled_weights(torch.from_numpy(self.weight))
+            largest = self.processes.most(float(self.weight.max(initial=0.0)))
+            weight, self.weight_scale = scaled_weights(torch.from_numpy(self.weight), largest)
             self.beside = {**self.beside, "weight": weight.numpy()}
 
     @property
@@ -73,10 +77,18 @@ class Scan:
 
     def fingerprint(self) -> int:
         """A checksum of the targets of the rows in use, and of their groups: all that the split depends on."""
-        labels = np.packbits(self.y) if self.log_coefficient is None else self.y
-        checksum = zlib.crc32(labels.tobytes(), len(self.y))
-        groups = self.codes.get(GROUPS.name)
+        y, groups = (of_all(column, self.processes) for column in (self.y, self.codes.get(GROUPS.name)))
+        assert y is not None  # noqa: S101
+        labels = np.packbits(y) if self.log_coefficient is None else y
+        checksum = zlib.crc32(labels.tobytes(), len(y))
         return checksum if groups is None else zlib.crc32(groups.tobytes(), checksum)
+
+
+def of_all(column: np.ndarray | None, processes: Processes) -> np.ndarray | None:
+    """A column of the rows of all processes."""
+    if column is None or processes.count == 1:
+        return column
+    return processes.joined(torch.from_numpy(column)).numpy()
 
 
 def scan_of(
@@ -86,6 +98,7 @@ def scan_of(
     kept: np.ndarray | None,
     single: bool,
     notes: list[tuple[int, str]],
+    processes: Processes = ALONE,
 ) -> Scan:
     """The scan from 0/1 targets (n,), None where there are trials, and the columns that have a role."""
     values, log_coefficient = roles.in_use(kept), None
@@ -95,7 +108,7 @@ def scan_of(
         counts = Counts.of(successes, trials, weight)
         y, values["weight"], log_coefficient = (t.numpy() for t in counts)
     codes = {role: values.pop(role) for role in list(values) if role in ROLES and ROLES[role].coded}
-    return Scan(schema, y, values, kept, single, notes, codes, roles.fold_values, log_coefficient)
+    return Scan(schema, y, values, kept, single, notes, codes, roles.fold_values, log_coefficient, processes)
 
 
 def scan_by_schema(source: Source, schema: TableSchema) -> Scan:
@@ -214,8 +227,23 @@ class RoleColumns:
         Args:
             mask: which of all rows are in use, boolean (N,); None for all.
         """
-        whole = {role: np.concatenate(parts) for role, parts in self._parts.items()}
+        empty = {True: np.zeros(0, np.int32), False: np.zeros(0)}  # of a process without rows
+        whole = {
+            role: np.concatenate(parts) if parts else empty[role in self._numberings]
+            for role, parts in self._parts.items()
+        }
         return whole if mask is None else {role: values[mask] for role, values in whole.items()}
+
+    def merge(self, processes: Processes) -> None:
+        """Number the values as one process would that has the rows of all."""
+        for role, numbering in self._numberings.items():
+            own, merged = list(numbering.numbers), Numbering()
+            for values in processes.objects(own):
+                for value in values:
+                    merged.numbers.setdefault(value, len(merged.numbers))
+            table = np.array([*(merged.numbers[value] for value in own), -1], dtype=np.int32)
+            self._parts[role] = [table[codes] for codes in self._parts[role]]
+            self._numberings[role] = merged
 
     @property
     def fold_values(self) -> list[Level]:
@@ -288,7 +316,12 @@ def checked_numbers(
 
 
 def rows_in_use(
-    source: Source, columns: Sequence[str], target: int, missing: str, masks: list[np.ndarray]
+    source: Source,
+    columns: Sequence[str],
+    target: int,
+    missing: str,
+    masks: list[np.ndarray],
+    processes: Processes = ALONE,
 ) -> tuple[np.ndarray | None, list[tuple[int, str]]]:
     """The rows in use, boolean (N,), None for all; and messages about the others, as (logging level, one line).
 
@@ -298,12 +331,13 @@ def rows_in_use(
         target: position of the target among them.
         missing: the rule for missing values.
         masks: the `usable_rows` of each batch; empty if the rule leaves out no row.
+        processes: that have the rows; the masks are of this one's.
 
     Raises:
         InputError: if no row is left.
     """
-    mask = np.concatenate(masks) if masks else np.ones(1, bool)
-    n_rows, n_left_out = len(mask), len(mask) - int(np.count_nonzero(mask))
+    mask = np.concatenate(masks) if masks else np.ones(int(processes.count == 1), bool)
+    n_rows, n_left_out = processes.sums(len(mask), len(mask) - int(np.count_nonzero(mask)))
     if not n_left_out:
         return None, []
     if n_left_out == n_rows:

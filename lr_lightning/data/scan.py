@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from logging import INFO, WARNING
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +53,7 @@ from lr_lightning.data.rows_in_use import (
 from lr_lightning.data.schema import Column, Level, TableSchema
 from lr_lightning.data.target import MOST_VALUES, Labels, choose_labels, target_values
 from lr_lightning.errors import InputError
+from lr_lightning.model.processes import ALONE, Processes
 
 MOST_LEVELS = 1_000_000
 TELLING_VALUES = 1000  # so many different texts tell whether a column holds numbers, dates, times or levels
@@ -57,15 +61,28 @@ FEWEST_ROWS_OF_IDS = 20
 ORDINALS = ("st", "nd", "rd", "th", "+", "-")  # what follows a number that is a rank or an open range
 
 
-def scan_table(source: Source, choices: Choices) -> Scan:
+class NotMergedError(Exception):
+    """What several processes have found in their parts of a table says nothing certain about the whole."""
+
+
+def scan_table(source: Source, choices: Choices, processes: Processes = ALONE) -> Scan:
     """Scan a table that no fit has seen: its schema, its rows in use, their labels, weights and the like, in one sweep.
+
+    Args:
+        source: the table, or this process's part of it.
+        choices: the options about its columns.
+        processes: that have the table; the schema and the notes are of the whole.
 
     Raises:
         InputError: if a named column does not exist, a column cannot be a feature, the target has not two values, a
             column with another role holds what it must not, or a value is missing under `missing="error"`.
+        NotMergedError: if one of several processes has met a mistake, or what they have found does not tell what one
+            would have found in the whole table.
     """
     features = choices.feature_columns(source)
     levels: set[str] = set()
+    if processes.count > 1:
+        return _scan_in_parts(source, choices, features, processes)
     while True:
         scanner = _Scanner(source, choices, features, levels)
         try:
@@ -76,6 +93,22 @@ def scan_table(source: Source, choices: Choices) -> Scan:
             continue
         except _AreCodes as found:
             levels.add(found.name)
+
+
+def _scan_in_parts(source: Source, choices: Choices, features: list[str], processes: Processes) -> Scan:
+    scanner, findings = _Scanner(source, choices, features, set()), None
+    with suppress(InputError, TypesChanged, _AreCodes):
+        for batch in source.batches(scanner.columns):
+            scanner.add(batch)
+        findings = scanner.findings()
+    of_all = processes.objects(findings)
+    if any(found is None for found in of_all):
+        raise NotMergedError
+    try:
+        scanner.merge(of_all, processes)
+        return scanner.result()
+    except (InputError, _AreCodes):
+        raise NotMergedError from None
 
 
 class _AreCodes(Exception):  # noqa: N818 (not an error: a request)
@@ -107,6 +140,7 @@ class _Scanner:
     targets: list[np.ndarray] = field(default_factory=list)
     kept: list[np.ndarray] = field(default_factory=list)
     notes: list[tuple[int, str]] = field(default_factory=list)
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         self.columns = columns_of(self.features, str(self.choices.target), self.choices.roles)
@@ -294,11 +328,69 @@ class _Scanner:
         # One byte a row where possible, because the codes of all rows are in memory at once.
         self.targets.append(codes.astype(np.uint8) if len(self.labels) < 256 else codes)
 
+    def findings(self) -> Mapping[str, Any] | None:
+        """What is known of the columns, for a `merge`; None if a column of text has too many texts to keep."""
+        if self.evidence:
+            return None
+        kept = ("n_rows", "single", "kinds", "levels", "texts", "largest", "measured", "lost")
+        counts = {value: self.counts.get(code, 0) for value, code in self.labels.items()}
+        missing = self.source.missing
+        return {name: getattr(self, name) for name in kept} | {
+            "labels": counts,
+            "missing": {} if missing is None else missing.found,
+        }
+
+    def merge(self, of_all: Sequence[Mapping[str, Any]], processes: Processes) -> None:
+        """Take over what all processes have found, in the order of their rows, as if all of these had been added.
+
+        Raises:
+            NotMergedError: if one process alone might have found something else.
+        """
+        own = list(self.labels)
+        self.processes, self.labels, self.counts, self.levels, self.kinds = processes, {}, {}, {}, {}
+        self.n_rows, self.lost = 0, set()
+        for found in of_all:
+            self.n_rows += found["n_rows"]
+            self.single &= found["single"]
+            self.texts |= found["texts"]
+            self.measured |= found["measured"]
+            for name, kind in found["kinds"].items():
+                known = self.kinds.get(name, "missing")
+                if known != "missing" and kind not in (known, "missing"):
+                    raise NotMergedError
+                self.kinds[name] = kind if known == "missing" else known
+            for name, levels in found["levels"].items():
+                merged = self.levels.setdefault(name, {})
+                for value, count in levels.items():
+                    merged[value] = merged.get(value, 0) + count
+            for name, largest in found["largest"].items():
+                self.largest[name] = max(self.largest.get(name, 0), largest)
+            for value, count in found["labels"].items():
+                code = self.labels.setdefault(value, len(self.labels))
+                self.counts[code] = self.counts.get(code, 0) + count
+            if self.source.missing is not None:
+                for name, texts in found["missing"].items():
+                    self.source.missing.found.setdefault(name, set()).update(texts)
+        if len(self.labels) > MOST_VALUES or any(len(levels) > MOST_LEVELS for levels in self.levels.values()):
+            raise NotMergedError
+        for name in self.texts:
+            levels = self.levels.get(name, {})
+            if len(levels) > TELLING_VALUES:
+                evidence = Evidence()
+                odd = evidence.add(str(value) for value in islice(levels, TELLING_VALUES))
+                if odd is None:  # numbers so far, and then something else
+                    raise NotMergedError
+                self.odd[name] = odd
+                self.of_levels.add(name)
+        table = np.array([*(self.labels[value] for value in own), -1], dtype=np.int16)
+        self.targets = [table[codes] for codes in self.targets]
+        self.roles.merge(processes)
+
     def result(self) -> Scan:
-        source = self.source
+        source, processes = self.source, self.processes
         if not self.n_rows:
             raise InputError(f"{source.name} has a header and no rows")
-        kept, notes = rows_in_use(source, self.columns, len(self.features), self.choices.missing, self.kept)
+        kept, notes = rows_in_use(source, self.columns, len(self.features), self.choices.missing, self.kept, processes)
         self.notes.extend(notes)
         if source.unnamed and self.choices.features is None:
             places = ", ".join(map(str, source.unnamed))
@@ -315,15 +407,19 @@ class _Scanner:
         for role, name in self.choices.roles.items():
             if ROLES[role].coded:
                 continue
-            if doubt := ROLES[role].doubt(roles[role]):
+            own_doubt = ROLES[role].doubt(roles[role])
+            doubts = processes.objects((own_doubt, len(roles[role])))
+            doubt = next((doubt for doubt, n in doubts if n), None)
+            if doubt is not None and all(found is not None or not n for found, n in doubts):
                 self._note(WARNING, f"the {role} {name} {doubt}")
-            if role in (WEIGHT.name, TRIALS.name) and not (roles[role] > 0).any():
+            if role in (WEIGHT.name, TRIALS.name) and not processes.any(bool((roles[role] > 0).any())):
                 left = "" if kept is None else " that is left"
                 raise InputError(f"{source.name}: the {role} {name} is 0 in every row{left}")
         if self.counted:
-            successes, trials = (float(roles[role].sum()) for role in (SUCCESSES.name, TRIALS.name))
+            own = (float(roles[role].sum()) for role in (SUCCESSES.name, TRIALS.name))
+            successes, trials = processes.sums(*own)
             self._note(INFO, f"{self.choices.target} counts {successes:.17g} successes among {trials:.17g} trials")
-            return scan_of(self._schema(None), None, self.roles, kept, self.single, self.notes)
+            return scan_of(self._schema(None), None, self.roles, kept, self.single, self.notes, processes)
         labels = self._chosen_labels()
         positive = np.array([labels.of_value.get(value) == 1 for value in self.labels])
         y = np.empty(sum(map(len, self.targets)), dtype=np.uint8)
@@ -332,7 +428,7 @@ class _Scanner:
             codes = self.targets.pop(0)
             rest[: len(codes)] = positive[codes]
             rest = rest[len(codes) :]
-        return scan_of(self._schema(labels), y, self.roles, kept, self.single, self.notes)
+        return scan_of(self._schema(labels), y, self.roles, kept, self.single, self.notes, processes)
 
     def _settle_notations(self) -> None:
         """Find the columns of text that hold numbers, dates or times; refuse those that are ambiguous."""

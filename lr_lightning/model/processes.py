@@ -32,9 +32,11 @@ class Processes:
     Attributes:
         rank: the number of this process, from 0.
         count: how many there are.
+        on_machine: how many of them are on this machine.
     """
 
     rank, count = 0, 1
+    on_machine = 1
 
     def sums(self, *values: Any) -> tuple[Any, ...]:
         """Each number, array or tensor summed over the processes, float64 in between; of the kind that was given."""
@@ -82,9 +84,11 @@ class SeveralProcesses(Processes):
 
     Args:
         device: what is sent has to be there: any with gloo, the process's own GPU with NCCL.
+        on_machine: how many of them are on this machine.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, on_machine: int = 1):
+        self.on_machine = on_machine
         self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
         self._device = torch.device("cpu") if distributed.get_backend() == "gloo" else device
 

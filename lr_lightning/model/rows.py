@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lr_lightning.model.design import Design, as_design
 from lr_lightning.model.losses import has_shares
+from lr_lightning.model.processes import ALONE, Processes
 
 OTHER_SPLIT = "choose another data.seed, or other data.val_fraction and data.test_fraction"
 _LEAST = math.ulp(0.0)  # stands for any positive weight that float64 cannot hold beside the heaviest
@@ -125,18 +126,20 @@ class Counts(NamedTuple):
         return cls(k / m.clamp(min=1), w * m, w * log_coefficient)
 
 
-def scaled_weights(weight: Tensor) -> tuple[Tensor, float]:
+def scaled_weights(weight: Tensor, largest: float | None = None) -> tuple[Tensor, float]:
     """Weights whose sums and products stay within the range of float32, and the number that they were divided by.
 
     It is a power of two, so that no digit changes, and 1 unless the largest weight is far from 1.
 
     Args:
         weight: (n,), finite and not negative.
+        largest: the largest of them, where there are others besides; None looks.
 
     Returns:
         weight / scale, float64 where it had to be divided, and the scale.
     """
-    largest = float(weight.max()) if len(weight) else 0.0
+    if largest is None:
+        largest = float(weight.max()) if len(weight) else 0.0
     if largest == 0 or 1 / _EXACT <= largest <= _EXACT:
         return weight, 1.0
     scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)
@@ -144,9 +147,9 @@ def scaled_weights(weight: Tensor) -> tuple[Tensor, float]:
     return torch.where(weight > 0, scaled.clamp(min=_LEAST), scaled), scale
 
 
-def of_light_weights(weight: Tensor, dtype: torch.dtype) -> str | None:
+def of_light_weights(weight: Tensor, dtype: torch.dtype, processes: Processes = ALONE) -> str | None:
     """A message about weights that a dtype holds as 0 or with fewer digits than the others; None without any."""
-    n = int(((weight > 0) & (weight < torch.finfo(dtype).tiny)).sum())
+    (n,) = processes.sums(int(((weight > 0) & (weight < torch.finfo(dtype).tiny)).sum()))
     if not n:
         return None
     rows, digits = ("1 row weighs", "its weight") if n == 1 else (f"{n} rows weigh", "their weights")

@@ -178,6 +178,11 @@ class LevelWeights:
             else:
                 np.add.at(of_levels, of_rows, v)
 
+    def merge(self, processes: Processes) -> None:
+        """Take in what the other processes have added."""
+        if self.weight:
+            self.weight = list(processes.sums(*self.weight))
+
     def result(self) -> Standardization:
         """Means and standard deviations of the features: of each category's levels but the first."""
         empty = np.empty((2, 0))
@@ -254,6 +259,13 @@ class RunningMoments:
         self._squares += squares - total * shift + np.square(delta) * self.weight * share
         self.mean = np.where(share == 1, pivot + shift, self.mean + delta * share)
         self.weight = new_weight
+
+    def merge(self, processes: Processes) -> None:
+        """Take in what the other processes have added, in the order of the processes."""
+        own = torch.from_numpy(np.stack([self.weight, self.mean, self._squares]))
+        self.weight, self.mean, self._squares = np.zeros(own.shape)
+        for weight, mean, squares in processes.joined(own[None]).numpy():
+            self._merge(weight, mean, np.zeros_like(mean), squares)
 
     def fill(self, values: np.ndarray, total_weight: float) -> None:
         """Take in `values` (d,) for the missing ones: each feature's weight becomes `total_weight`."""

@@ -529,7 +529,8 @@ class TableDataModule(TensorDataModule):
         """Decode a table that does not fit in memory, in one process of each machine."""
         try:
             decoder = self._decoder()
-            if decoder.needs_cache():
+            shared = isinstance(decoder, Decoder) and decoder.is_shared(self.processes)
+            if decoder.needs_cache() and not shared:
                 decoder.decode(self._dtype())
         except InputError:
             # Other processes wait for this one; all of them will meet the mistake together, in `setup`.
@@ -546,7 +547,8 @@ class TableDataModule(TensorDataModule):
             return
         self._served_as = self._dtype()
         decoder = self._decoder()
-        decoded = decoder.decode(self._dtype())
+        whole = isinstance(decoder, SvmlightDecoder)
+        decoded = decoder.decode(self._dtype()) if whole else decoder.decode(self._dtype(), self.processes)
         if self._expected_fingerprint not in (None, decoded.fingerprint) and not self._every_row:
             raise InputError(
                 f"{decoder.source.name} has changed since the fit, and the rows that the fit kept back cannot be "
@@ -558,18 +560,12 @@ class TableDataModule(TensorDataModule):
         self.weight_scale, self.fingerprint, self._mapped = decoded.weight_scale, decoded.fingerprint, decoded.mapped
         self.rows_fingerprint = decoded.rows_fingerprint
         self.log_coefficient, self.fold_values = decoded.log_coefficient, decoded.fold_values
-        processes = self.processes
-        sizes = [0 if rows is None else len(rows.y) for rows in decoded.parts]
-        own = [processes.share(size) for size in sizes]
-        self.shares = {part: Share(at.start, n) for part, at, n in zip(PARTS, own, sizes, strict=True)}
-        parts = [None if rows is None else rows.take(at) for rows, at in zip(decoded.parts, own, strict=True)]
-        self.train_groups, self.train_folds = (
-            None if codes is None else codes[own[0]] for codes in (decoded.groups, decoded.folds)
-        )
-        self.train_numbers = None if decoded.train_numbers is None else decoded.train_numbers[own[0]]
-        if processes.count > 1 and self.train_numbers is None:
-            self.train_numbers = torch.arange(own[0].start, own[0].stop)
-        train_rows, self.val_rows, self.test_rows = parts
+        if decoded.shares is None:
+            decoded = decoded.share_of(self.processes)
+        self.shares = {str(part): share for part, share in zip(PARTS, decoded.shares or (), strict=True)}
+        self.train_groups, self.train_folds = decoded.groups, decoded.folds
+        self.train_numbers = decoded.train_numbers
+        train_rows, self.val_rows, self.test_rows = decoded.parts
         if self._every_row:
             self.val_rows, self.shares = self.test_rows, {**self.shares, "val": self.shares["test"]}
             return

@@ -10,6 +10,6 @@ from lr_lightning.model.processes import ALONE, Processes, SeveralProcesses
 
 def processes_of(trainer: Trainer | None) -> Processes:
     """The processes of a Trainer that have met; this one alone before, and without a Trainer."""
-    if trainer is None or trainer.world_size == 1 or not distributed.is_initialized():
+    if trainer is None or not distributed.is_initialized() or trainer.world_size == 1:
         return ALONE
-    return SeveralProcesses(trainer.strategy.root_device)
+    return SeveralProcesses(trainer.strategy.root_device, trainer.num_devices)

@@ -177,6 +177,18 @@ class Source(ABC):
         """A source of the same rows with these columns, in memory."""
         return MemorySource([pa.Table.from_batches([batch]) for batch in self.batches(columns)], columns, self)
 
+    def n_rows(self) -> int | None:
+        """The number of rows, where the table tells it without being read and can be read in parts; else None."""
+        return None
+
+    def rows(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        """Those of the `batches` that hold the rows from `start` to `stop`, cut there; of a table that tells `n_rows`.
+
+        Raises:
+            InputError: if the table is damaged.
+        """
+        raise NotImplementedError
+
     def place(self, row: int) -> str:
         """The place of row number `row` (from 0), for messages."""
         return f"row {row + 1}"
@@ -207,6 +219,57 @@ class Source(ABC):
             if name and name in seen:
                 raise InputError(f"{self.name}: columns {seen[name]} and {position} are both named {name}; rename one")
             seen[name] = position
+
+
+def cut(batches: Iterable[pa.RecordBatch], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    """The rows from `start` to `stop` of batches; it takes no batch beyond."""
+    first = 0
+    for batch in batches:
+        low, high = max(start - first, 0), min(stop - first, batch.num_rows)
+        if low < high:
+            yield batch.slice(low, high - low)
+        first += batch.num_rows
+        if first >= stop:
+            return
+
+
+class PartOfSource(Source):
+    """Consecutive rows of a table that can be read in parts.
+
+    Args:
+        origin: the table.
+        start: number of the first row.
+        stop: number of the row behind the last.
+    """
+
+    def __init__(self, origin: Source, start: int, stop: int):
+        self._origin, self._start, self._stop = origin, start, stop
+        self.name, self.names, self.typed = origin.name, origin.names, origin.typed
+        self.missing = origin.missing
+
+    @property
+    def unnamed(self) -> list[int]:
+        """Those of the table."""
+        return self._origin.unnamed
+
+    def decoded_bytes(self, columns: Sequence[str]) -> int:
+        """Its part of the table's."""
+        return self._origin.decoded_bytes(columns) * (self._stop - self._start) // max(1, self._origin.n_rows() or 1)
+
+    def identity(self) -> None:
+        """None: only whole tables are kept in a cache."""
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Batches of these rows."""
+        yield from self._origin.rows(columns, self._start, self._stop)
+
+    def place(self, row: int) -> str:
+        """The place in the table."""
+        return self._origin.place(self._start + row)
+
+    def place_of(self, column: str, value: str) -> str | None:
+        """The first place in the table."""
+        return self._origin.place_of(column, value)
 
 
 class MemorySource(Source):

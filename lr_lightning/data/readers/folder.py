@@ -135,6 +135,23 @@ class FolderSource(Source):
                 yield batch
             self._rows.append(n_rows)
 
+    def n_rows(self) -> int | None:
+        """The sum over the parts; None if one of them does not tell."""
+        sizes = [part.n_rows() for part in self.parts]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
+
+    def rows(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        """These rows; of the files only those are opened that hold some."""
+        sizes, kinds, first = [part.n_rows() or 0 for part in self.parts], _Kinds(self.parts, self._told), 0
+        self._rows = sizes
+        for part, size in zip(self.parts, sizes, strict=True):
+            low, high = max(start - first, 0), min(stop - first, size)
+            for batch in part.rows(columns, low, high) if low < high else ():
+                kinds.check(part, batch.schema)
+                yield batch
+            first += size
+
     def load(self, columns: Sequence[str]) -> Source:
         """All parts in memory, as one source."""
         while True:

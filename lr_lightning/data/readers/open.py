@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lr_lightning.data.readers.base import BATCH_ROWS, MemorySource, Source
+from lr_lightning.data.readers.base import BATCH_ROWS, MemorySource, Source, cut
 from lr_lightning.data.readers.csv import DelimitedSource
 from lr_lightning.data.readers.folder import FolderSource, files_in
 from lr_lightning.data.readers.memory import to_arrow
@@ -62,6 +62,25 @@ class ParquetSource(_FileSource):
                 yield self._cleaned_batch(batch.select(list(columns)))
             self._check_rows(n_rows)
 
+    def n_rows(self) -> int:
+        """As its metadata say."""
+        return self._n_rows
+
+    def rows(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        """These rows; of the row groups only those are decoded that hold some."""
+        with _explained(self.name, "Parquet"), self._open(pre_buffer=False, buffer_size=1 << 20) as file:
+            groups, first, skipped = [], 0, 0
+            for number in range(file.num_row_groups):
+                size = file.metadata.row_group(number).num_rows
+                if first + size <= start:
+                    skipped += size
+                elif first < stop:
+                    groups.append(number)
+                first += size
+            parts = file.iter_batches(STREAM_BATCH_ROWS, row_groups=groups, columns=list(columns))
+            for batch in cut(parts, start - skipped, stop - skipped):
+                yield self._cleaned_batch(batch.select(list(columns)))
+
     def load(self, columns: Sequence[str]) -> Source:
         """The columns in memory, read by all processors."""
         with _explained(self.name, "Parquet"), self._open(pre_buffer=True) as file:
@@ -88,6 +107,21 @@ class ArrowSource(_FileSource):
     def decoded_bytes(self, columns: Sequence[str]) -> int:
         """Twice the size of the file, which may be compressed."""
         return 2 * self.path.stat().st_size
+
+    def n_rows(self) -> int | None:
+        """The sum over its record batches, which are not read; a stream does not tell."""
+        if self._is_stream:
+            return None
+        with _explained(self.name, "Arrow"), self._open() as reader:
+            return sum(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))
+
+    def rows(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        """These rows; of the others only the places in the file are looked up."""
+        with _explained(self.name, "Arrow"), self._open() as reader:
+            for batch in cut(map(reader.get_batch, range(reader.num_record_batches)), start, stop):
+                selected = batch.select(list(columns))
+                selected.validate(full=True)
+                yield from self._cleaned(pa.Table.from_batches([selected])).to_batches(max_chunksize=BATCH_ROWS)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The file's record batches, cut into at most `BATCH_ROWS` rows."""
