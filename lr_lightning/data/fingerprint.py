@@ -17,9 +17,9 @@ def rows_fingerprint(part_of_row: np.ndarray, beside: Mapping[str, np.ndarray], 
         beside: targets, weights, offsets and the like of the rows in use, by name, each (n,).
         weight_scale: the number by which the weights have been divided.
     """
-    found = hashlib.sha256(np.asarray(part_of_row, dtype=np.uint8).tobytes())
+    found = hashlib.sha256(np.ascontiguousarray(part_of_row, dtype=np.uint8).data)
     for name, values in sorted(beside.items()):
-        scale = weight_scale if name == "weight" else 1.0
+        values = np.ascontiguousarray(values, dtype=np.float64)
         found.update(name.encode())
-        found.update((np.asarray(values, dtype=np.float64) * scale).tobytes())
+        found.update((values * weight_scale if name == "weight" else values).data)
     return found.hexdigest()
