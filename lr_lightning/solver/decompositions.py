@@ -1,4 +1,4 @@
-"""Eigenvalue and singular value decompositions that fall back on QR iteration where divide and conquer fails.
+"""Eigenvalue and singular value decompositions that fall back on QR iteration where divide and conquer fails; inverses.
 
 LAPACK's fast routines divide and conquer. On some regular matrices they do not converge, depending on the last digits,
 the number of threads and the version of LAPACK. QR iteration is slower and more robust.
@@ -72,6 +72,12 @@ def eigenvalues(matrix: Tensor) -> Tensor:
         return torch.linalg.eigvalsh(matrix)
     except _NotConverged:
         return eigh(matrix)[0]
+
+
+def inverse_of_lower(matrix: Tensor) -> Tensor:
+    """The inverse of a lower triangular matrix, (k, k)."""
+    unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    return torch.linalg.solve_triangular(matrix, unit, upper=False)
 
 
 def _not_found(matrix: Tensor, kind: str) -> InputError:

@@ -11,6 +11,7 @@ from lr_lightning.model.losses import curvature, losses_of_shares, residuals
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import share_out
+from lr_lightning.solver.decompositions import inverse_of_lower
 
 _BLOCK = 2**18  # elements of the widest matrix of a block, which then stays in the cache
 _SMALL = 2**18  # elements of a table that is standardised once instead of in each product
@@ -312,7 +313,7 @@ def inverse_root(matrix: Tensor) -> tuple[Tensor, float] | None:
     lower, info = torch.linalg.cholesky_ex(matrix * scale * scale[:, None])
     if info:
         return None
-    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
+    inverse = inverse_of_lower(lower)
     return inverse.T * scale[:, None], -float((lower.diagonal() / scale).log().sum())
 
 

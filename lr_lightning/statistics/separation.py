@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.model.design import Dense
-from lr_lightning.solver.decompositions import singular_values
+from lr_lightning.solver.decompositions import inverse_of_lower, singular_values
 from lr_lightning.solver.separating_columns import SeparatingColumns, separating_columns
 from lr_lightning.statistics.collinearity import find_collinearity
 from lr_lightning.statistics.design_matrix import COMPUTED, Block, DesignMatrix
@@ -244,7 +244,7 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
         lower = np.linalg.cholesky(hessian / root[:, None] / root)
     except np.linalg.LinAlgError:
         return False
-    inverse = _inverse(lower)
+    inverse = inverse_of_lower(torch.from_numpy(lower)).numpy()
     if _norm(inverse) ** 2 > _CONDITION:  # the Hessian is ill-conditioned
         return False
     inverse = inverse / root
@@ -268,12 +268,6 @@ def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, ke
     largest, (squares,) = design.processes.most(largest), design.processes.sums(squares)
     # The rounding errors of different rows are independent.
     return decrement(_DEVIATIONS * np.sqrt(squares)) * math.sqrt(largest) < 0.5
-
-
-def _inverse(lower: np.ndarray) -> np.ndarray:
-    """The inverse of a lower triangular matrix."""
-    unit = torch.eye(len(lower), dtype=torch.float64)
-    return torch.linalg.solve_triangular(torch.from_numpy(lower), unit, upper=False).numpy()
 
 
 def _norm(matrix: np.ndarray) -> float:

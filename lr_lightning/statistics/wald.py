@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.model.storage import Design
-from lr_lightning.solver.decompositions import eigh, svd
+from lr_lightning.solver.decompositions import eigh, inverse_of_lower, svd
 from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.sums import (
     Clusters,
@@ -181,7 +181,7 @@ def _inverse_root(hessian: np.ndarray) -> np.ndarray | None:
     lower, info = torch.linalg.cholesky_ex(matrix * scale * scale[:, None])
     if info:
         return None
-    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(lower), dtype=lower.dtype), upper=False)
+    inverse = inverse_of_lower(lower)
     # The smallest pivot is no measure of the condition, because it is itself inexact if others are small.
     return None if float(inverse.square().sum()) > _CONDITION else (inverse.T * scale[:, None]).numpy()
 
