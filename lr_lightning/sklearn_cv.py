@@ -95,9 +95,8 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         scoring: a scorer or its name; None is accuracy.
         solver: scikit-learn's name of a solver. The name decides only which penalties are allowed, and whether the
             intercept is penalised (liblinear).
-        tol: without effect on the folds, whose optimality conditions hold to 1e-10 of the penalty
-            or of the largest gradient; of the last fit
-            as in `LogisticRegressionClassifier`.
+        tol: without effect on the folds, whose optimality conditions hold to 1e-10 of the penalty or of the largest
+            gradient; of the last fit as in `LogisticRegressionClassifier`.
         max_iter: largest number of passes over the rows in each fit.
         class_weight: None, "balanced" by all rows, or a weight for each label.
         n_jobs: number of threads that share a pass; None takes torch's number, -1 all processors.
@@ -432,11 +431,12 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         shapes = (len(grid.shares), len(grid.Cs))
         number = _fold_numbers(folds, len(codes))
         alone = [_only_class(codes[train], v[train]) if objective.fit_intercept else None for train, _ in folds]
+        n_alone = len(folds) - alone.count(None)
         wide = columns.shape[1] > DENSE_LIMIT
-        if wide and alone == [None] * len(folds):
+        if wide and not n_alone:
             theta = np.zeros((len(folds), *shapes, columns.shape[1] + 1))
             found = _FoldFits(theta, np.zeros(theta.shape[:3], np.int32), np.zeros(theta.shape[:3], bool))
-        elif number is not None and alone == [None] * len(folds):
+        elif number is not None and not n_alone:
             found = fits(slice(None), number, [float(v.sum()), *totals])
         else:
             parts = []
@@ -447,9 +447,9 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
                 certain = np.zeros((1, *shapes, columns.shape[1] + 1))
                 certain[..., -1] = _CERTAIN if only else -_CERTAIN
                 parts.append(_FoldFits(certain, np.zeros((1, *shapes), np.int32), np.ones((1, *shapes), bool)))
-            if alone != [None] * len(folds):
+            if n_alone:
                 warnings.warn(
-                    f"The training rows of {len(folds) - alone.count(None)} of {len(folds)} folds hold one class only; "
+                    f"The training rows of {n_alone} of {len(folds)} folds hold one class only; "
                     "its probability is taken to be 1 there.",
                     UserWarning,
                     stacklevel=4,
