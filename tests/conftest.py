@@ -96,9 +96,10 @@ def fit_in(folder, *options, command="fit"):
         assert main([command, *map(str, options)]) == 0
 
 
-def python(*arguments, cwd):
-    """Run this interpreter in a process of its own, with nothing silenced."""
+def python(*arguments, cwd, **variables):
+    """Run this interpreter in a process of its own, with nothing silenced and the given environment variables."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    environment |= variables
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])
     return subprocess.run(
         [sys.executable, *map(str, arguments)],

@@ -4,8 +4,6 @@ import gc
 import os
 import pickle
 import re
-import subprocess
-import sys
 import threading
 import warnings
 import weakref
@@ -31,7 +29,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import l1_min_c
 
 from lr_lightning import LogisticRegressionClassifier
-from tests.conftest import ROOT, imported_modules, python
+from tests.conftest import imported_modules, python
 
 EXACT = {"solver": "newton-cholesky", "tol": 1e-12}  # of scikit-learn's solvers the one that gets there
 
@@ -66,9 +64,7 @@ from lr_lightning import LogisticRegressionClassifier
 for check in check_estimator(LogisticRegressionClassifier(), on_fail=None, on_skip=None):
     print(check["status"], check["check_name"], repr(check["exception"]))
 """
-    environment = {**os.environ, "SCIPY_ARRAY_API": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = python("-c", script, cwd=tmp_path, SCIPY_ARRAY_API="1")
     assert done.returncode == 0, done.stderr
     checks = done.stdout.splitlines()
     # Arrays of other libraries, and on a GPU, are tried where these are at hand.
@@ -566,9 +562,7 @@ for labels in (y, np.where(y, "yes", "no")):
     np.testing.assert_allclose(without.predict_proba(rows), expected[1], rtol=1e-6, atol=1e-300)
 print("as tensors")
 """
-    environment = {**os.environ, "SCIPY_ARRAY_API": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = python("-c", script, cwd=tmp_path, SCIPY_ARRAY_API="1")
     assert done.stdout == "as tensors\n", done.stderr
 
 
@@ -618,10 +612,8 @@ for was, now in zip(before, state(), strict=True):
 with open("fitted.pickle", "wb") as file:
     pickle.dump(LogisticRegressionClassifier().fit(X, y), file)
 """
-    command = [sys.executable, "-W", "error", "-c", script]
     # As part of another program's processes, whose variables must not count.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = python("-W", "error", "-c", script, cwd=tmp_path, SLURM_NTASKS="4", SLURM_JOB_ID="1")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["fitted.pickle"]
 
@@ -744,9 +736,7 @@ assert abs(there - here).max() < 1e-9 * abs(here).max()
 assert threads == torch.get_num_threads() == 2
 print("fitted")
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = python("-c", script, cwd=tmp_path, OMP_NUM_THREADS="2")
     assert done.stdout == "fitted\n", done.stderr
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 import warnings
 from typing import Any
 
@@ -31,7 +28,7 @@ from sklearn.model_selection import (
 )
 
 from lr_lightning import LogisticRegressionClassifier, LogisticRegressionClassifierCV
-from tests.conftest import ROOT
+from tests.conftest import python
 
 CSR = scipy.sparse.csr_array
 NEW: dict[str, Any] = {"use_legacy_attributes": False, "l1_ratios": (0,)}
@@ -79,9 +76,7 @@ estimator = LogisticRegressionClassifierCV(Cs=2, cv=3, **options)
 for check in check_estimator(estimator, on_fail=None, on_skip=None):
     print(check["status"], check["check_name"], repr(check["exception"]))
 """
-    environment = {**os.environ, "SCIPY_ARRAY_API": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = python("-c", script, cwd=tmp_path, SCIPY_ARRAY_API="1")
     assert done.returncode == 0, done.stderr
     checks = done.stdout.splitlines()
     assert [line for line in checks if not line.startswith("passed ")] == []
