@@ -6,6 +6,8 @@ the number of threads and the version of LAPACK. QR iteration is slower and more
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -74,10 +76,39 @@ def eigenvalues(matrix: Tensor) -> Tensor:
         return eigh(matrix)[0]
 
 
-def inverse_of_lower(matrix: Tensor) -> Tensor:
-    """The inverse of a lower triangular matrix, (k, k)."""
-    unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    return torch.linalg.solve_triangular(matrix, unit, upper=False)
+class InverseRoot(NamedTuple):
+    """The inverse Cholesky factor of a positive definite matrix (k, k).
+
+    Attributes:
+        scaled: the inverse L⁻¹ of the Cholesky factor of the matrix scaled to unit diagonal, (k, k).
+        factor: F = D L⁻ᵀ, with F Fᵀ the inverse of the matrix and D the scale, upper triangular, (k, k).
+    """
+
+    scaled: Tensor
+    factor: Tensor
+
+    @property
+    def condition(self) -> float:
+        """The trace of the inverse of the scaled matrix; the smallest pivot would be inexact if others are small."""
+        return float(self.scaled.square().sum())
+
+    @property
+    def log_determinant(self) -> float:
+        """That of the matrix."""
+        return -2 * float(self.factor.diagonal().log().sum())
+
+
+def inverse_root(matrix: Tensor) -> InverseRoot | None:
+    """The inverse Cholesky factor of a matrix (k, k); None if it is not positive definite."""
+    diagonal = matrix.diagonal()
+    if not bool((diagonal > 0).all()):
+        return None
+    scale = diagonal.rsqrt()
+    lower, info = torch.linalg.cholesky_ex((matrix * scale).mul_(scale[:, None]))
+    if info:
+        return None
+    inverse = torch.linalg.solve_triangular(lower, torch.eye(len(matrix), dtype=matrix.dtype), upper=False)
+    return InverseRoot(inverse, inverse.T * scale[:, None])
 
 
 def _not_found(matrix: Tensor, kind: str) -> InputError:

@@ -20,12 +20,13 @@ from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.curvature import Curvature, DenseCurvature
 from lr_lightning.solver.likelihood import Likelihood
 from lr_lightning.solver.newton import CONVERGED, DIVERGING, NO_DECREASE, NOT_FINITE, PRECISION_LIMIT
-from lr_lightning.solver.quadratic import ScaledCholesky, newton_length
+from lr_lightning.solver.quadratic import newton_length
 
 _TOLERANCE = 1e-16  # half the squared Newton decrement, relative to the objective; a last step squares it
 _MAX_REJECTIONS = 50
 _FAR = 1e-3  # half the squared decrement, relative to the objective, above which a longer step is looked for
-_CALM = 1e-3  # half the squared decrement of Σv times the objective, below which a step's change of gradient counts
+_CALM = 1.0  # half the squared decrement of Σv times the objective, below which a step tells of the curvature
+_STEPS = 2  # steps whose changes of the penalty's gradient are kept
 
 
 def needs_all_rows(objective: Objective) -> bool:
@@ -97,15 +98,13 @@ class FullNewton(torch.optim.Optimizer):
             )  # fmt: skip
 
         self._likelihood, self._likelihood_of = likelihood(columns), likelihood
-        self._total, positive, self._n_rows, self._rounded = 0.0, 0.0, 0, False
+        self._total, self._n_rows, self._rounded = 0.0, 0, False
         for rows in batches:
             self._total += float(rows.total_weight) * weight_scale
-            of_class = rows.y if rows.weight is None else rows.y * rows.weight
-            positive += float(of_class.sum(dtype=torch.float64)) * weight_scale
             self._n_rows += len(rows.y)
             self._rounded |= rows.design.dtype != torch.float64
-        self._n_events = min(positive, self._total - positive)
         d = len(scale)
+        self._penalised = bool(penalty.l1.any() or penalty.l2.any())
         self._places = torch.cat([columns, torch.full((int(self._has_intercept),), d)])
         self._size_of_all = d + self._has_intercept
         self._l1, self._l2 = (
@@ -123,7 +122,9 @@ class FullNewton(torch.optim.Optimizer):
         self._best: Tensor | None = None
         self._best_gradient = self._p = torch.zeros(len(self._places), dtype=torch.float64)
         self._curvature: Curvature = DenseCurvature(torch.eye(len(self._places), dtype=torch.float64))
-        self._predicted = 0.0
+        self._predicted, self._rate = 0.0, math.inf
+        self._best_of_penalty: Tensor | None = None
+        self._steps: list[tuple[Tensor, Tensor]] = []  # the last steps, and the changes of the penalty's gradient
         self._length, self._rejections = 1.0, 0
         self._next = self._into_box(self._coefficients.read()[self._places])
         self._write(self._next)
@@ -166,7 +167,10 @@ class FullNewton(torch.optim.Optimizer):
         """What `load_state_dict` needs to continue the same trajectory; tensors and plain types."""
         state = super().state_dict()
         solver = {key: getattr(self, name) for key, name in _STATE.items()}
-        state["solver"] = {**solver, "point": self._next, "curvature": self._curvature.state()}
+        state["solver"] = {
+            **solver, "point": self._next, "curvature": self._curvature.state(),
+            "rate": self._rate, "best_of_penalty": self._best_of_penalty, "steps": self._steps,
+        }  # fmt: skip
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -184,6 +188,9 @@ class FullNewton(torch.optim.Optimizer):
         for key, name in _STATE.items():
             setattr(self, name, solver[key])
         self._curvature, self._next = self._curvature.load(solver["curvature"]), solver["point"]
+        if "steps" in solver:  # earlier versions have not kept them, and begin anew
+            self._rate, self._best_of_penalty = solver["rate"], solver["best_of_penalty"]
+            self._steps = [(step, change) for step, change in solver["steps"]]
         if not self.stopped:
             self._write(self._next)
 
@@ -202,19 +209,20 @@ class FullNewton(torch.optim.Optimizer):
 
     def _advance(self, point: Tensor) -> None:
         cheap = self._n_rows * len(point) ** 2 <= thresholds.AFFORDABLE_HESSIAN
-        hessian: Tensor | None = None
+        model, of_penalty = None, None
         if cheap or self._objective_is_firth or self._best is None:
-            values, gradients, (hessian,) = self._likelihood.derivatives(point[:, None])
+            values, gradients, (hessian,), of_penalty = self._likelihood.derivatives(point[:, None])
+            model = self._model(hessian)
         else:
             values, gradients = self._likelihood.evaluate(point[:, None])
-        value, gradient = float(values[0]), gradients[:, 0]
-        smooth = value / self._total + 0.5 * float(self._l2 @ point.square())
-        gradient = gradient / self._total + self._l2 * point
-        self.value = smooth + float(self._l1 @ point.abs())
+        self.value, gradient = float(values[0]) / self._total, gradients[:, 0] / self._total
+        if self._penalised:
+            self.value += 0.5 * float(self._l2 @ point.square()) + float(self._l1 @ point.abs())
+            gradient = gradient + self._l2 * point
         finite = math.isfinite(self.value) and bool(gradient.isfinite().all())
         if self._best is None:
-            singular = self._objective_is_firth and hessian is not None and self._looks_singular(hessian)
-            if singular and self._leave_out_dependent():
+            looks_singular = model is not None and model.smallest_pivot() <= thresholds.SUSPECT_PIVOT
+            if self._objective_is_firth and looks_singular and self._leave_out_dependent():
                 self._advance(self._next)
                 return
             if not finite:
@@ -223,24 +231,37 @@ class FullNewton(torch.optim.Optimizer):
         elif not finite or (decrease := self._decrease(point, gradient)) < 0:
             self._reject()
             return
-        elif hessian is None and not 0.5 * self._predicted < decrease < 2 * self._predicted:
-            hessian = self._likelihood.information(point[:, None])[0]
-        if hessian is None:
-            assert self._best is not None  # noqa: S101
+        elif model is None and not 0.5 * self._predicted < decrease < 2 * self._predicted:
+            model = self._model(self._likelihood.information(point[:, None])[0])
+        if model is not None:
+            self._curvature = model
+            if of_penalty is not None and not self._likelihood.has_curvature_of_penalty:
+                self._correct(model, point, of_penalty[:, 0] / self._total)
+        elif self._best is not None:
             self._curvature.update(point - self._best, gradient - self._best_gradient)
-        else:
-            matrix = hessian / self._total
-            if not self._objective_is_firth:
-                matrix.diagonal().add_(self._l2)
-            self._curvature = DenseCurvature(matrix)
-            if self._objective_is_firth and self.newton_decrement * self._total < _CALM and self._best is not None:
-                self._curvature.update(point - self._best, gradient - self._best_gradient)
         self._best, self._best_gradient, self.objective = point, gradient, self.value
         self._length, self._rejections = 1.0, 0
         self._propose()
 
-    def _looks_singular(self, hessian: Tensor) -> bool:
-        return ScaledCholesky(hessian).smallest_pivot() <= thresholds.SUSPECT_PIVOT
+    def _model(self, hessian: Tensor) -> DenseCurvature:
+        matrix = hessian / self._total
+        if self._penalised:
+            matrix.diagonal().add_(self._l2)
+        return DenseCurvature(matrix)
+
+    def _correct(self, model: DenseCurvature, point: Tensor, of_penalty: Tensor) -> None:
+        """Give I the curvature of Firth's penalty along the last steps, from the change of the penalty's gradient.
+
+        So the curvature of ℓ is that of the present point, and the penalty alone is approximated (structured BFGS:
+        Dennis, Gay & Welsch 1981; Al-Baali & Fletcher 1985).
+        """
+        before = self._best_of_penalty
+        if self._best is not None and before is not None and self.newton_decrement * self._total < _CALM:
+            self._steps = [*self._steps[1 - _STEPS :], (point - self._best, of_penalty - before)]
+        information = model.matrix
+        for step, change in self._steps:
+            model.update(step, information @ step + change)
+        self._best_of_penalty = of_penalty
 
     def _decrease(self, point: Tensor, gradient: Tensor) -> float:
         """Decrease of the objective from the best point; near the minimum from the gradients, without cancellation."""
@@ -248,7 +269,10 @@ class FullNewton(torch.optim.Optimizer):
         if abs(self.value - self.objective) > 1e-7 * abs(self.objective):
             return self.objective - self.value
         decrease = 0.5 * float((gradient + self._best_gradient) @ (self._best - point))
-        return decrease + float(self._l1 @ (self._best.abs() - point.abs()))
+        return decrease + self._rise_of_l1(point, self._best)
+
+    def _rise_of_l1(self, start: Tensor, end: Tensor) -> float:
+        return float(self._l1 @ (end.abs() - start.abs())) if self._penalised else 0.0
 
     def _propose(self) -> None:
         assert self._best is not None  # noqa: S101
@@ -259,14 +283,13 @@ class FullNewton(torch.optim.Optimizer):
             assert isinstance(self._curvature, DenseCurvature)  # noqa: S101
             lower, upper = self._bounds
             self._p = minimize_in_box(self._curvature.matrix, gradient, best, self._l1, lower, upper) - best
-        if not bool(self._p.isfinite().all()):
+        slope = float(gradient @ self._p) + self._rise_of_l1(best, best + self._p)
+        if not math.isfinite(slope):
             self._stop(NO_DECREASE, converged=False)
             return
-        slope = float(gradient @ self._p + self._l1 @ ((best + self._p).abs() - best.abs()))
         before, self.newton_decrement = self.newton_decrement, max(-slope / 2, 0.0)
         self._predicted = self.newton_decrement
-        penalised = self._objective_is_firth or bool(self._l1.any() or self._l2.any())
-        separated = self.objective < thresholds.SEPARATED and not penalised
+        separated = self.objective < thresholds.SEPARATED and not (self._objective_is_firth or self._penalised)
         if separated:
             self._stop(DIVERGING, converged=False)
         elif self._is_next_negligible(before):
@@ -284,12 +307,11 @@ class FullNewton(torch.optim.Optimizer):
     def _is_next_negligible(self, before: float) -> bool:
         """Whether the decrement that the proposal leaves is.
 
-        With Firth's penalty each is a multiple of the one before, in the end: about (p / n)² for n rows of the rarer
-        class, for I is the Hessian but for terms of that relative size.
+        With Firth's penalty each is a multiple of the one before, in the end; the worse of the last two is expected.
         """
-        least = self.param_groups[0]["tol"] * abs(self.objective)
-        rate = max(self.newton_decrement / before, (len(self._places) / max(1.0, self._n_events)) ** 2)
-        return self.newton_decrement * (min(1.0, rate) if self._objective_is_firth else 1.0) <= least
+        last, self._rate = self._rate, self.newton_decrement / before
+        rate = min(1.0, max(last, self._rate)) if self._objective_is_firth else 1.0
+        return self.newton_decrement * rate <= self.param_groups[0]["tol"] * abs(self.objective)
 
     def _reject(self) -> None:
         assert self._best is not None  # noqa: S101

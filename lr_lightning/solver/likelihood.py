@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,11 +12,27 @@ from lr_lightning.model.losses import curvature, losses_of_shares, residuals
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import share_out
-from lr_lightning.solver.decompositions import inverse_of_lower
+from lr_lightning.solver.decompositions import inverse_root
 
 _BLOCK = 2**18  # elements of the widest matrix of a block, which then stays in the cache
 _SMALL = 2**18  # elements of a table that is standardised once instead of in each product
 _CHEAP = 2**24  # multiplications for the curvature of Firth's penalty, which is left out where it takes more
+
+
+class Derivatives(NamedTuple):
+    """Of minus a log-likelihood, at m points.
+
+    Attributes:
+        values: (m,).
+        gradients: (p, m).
+        hessians: (m, p, p).
+        of_penalty: the part of Firth's penalty in the gradients, (p, m); None without it.
+    """
+
+    values: Tensor
+    gradients: Tensor
+    hessians: Tensor
+    of_penalty: Tensor | None
 
 
 class Likelihood:
@@ -24,6 +41,8 @@ class Likelihood:
     ℓ = Σ v_i [y_i log π_i + (1 − y_i) log(1 − π_i)], with π = σ(o + x̃ᵀβ), and I = Σ v_i π_i (1 − π_i) x̃_i x̃_iᵀ. Firth's
     penalty (Firth 1993; Heinze & Schemper 2002) changes the score to Σ [v_i (y_i − π_i) + h_i (½ − π_i)] x̃_i, with the
     leverages h_i = v_i π_i (1 − π_i) x̃_iᵀ I⁻¹ x̃_i. The weights v are frequencies then.
+
+    Attributes `size` is p, and `has_curvature_of_penalty` whether Hessians contain that of Firth's penalty.
 
     Points β are vectors (p,) of coefficients of the standardised columns, the intercept last, float64 on the CPU. The
     rows are read as they are, and the standardisation is folded into the coefficients. All sums are float64, and do
@@ -65,7 +84,7 @@ class Likelihood:
         n_rows = sum(len(rows.y) for rows in parts)
         if parts and n_rows * max(1, self.size) <= _SMALL:
             self._batches, self._fold, self._all = [self._standardized(parts)], None, None
-        self._has_curvature_of_penalty = self._fold is None and n_rows * n_rows * self.size <= _CHEAP
+        self.has_curvature_of_penalty = self._fold is None and n_rows * n_rows * self.size <= _CHEAP
 
     @property
     def size(self) -> int:
@@ -78,24 +97,33 @@ class Likelihood:
             return self.derivatives(points)[:2]
         return self._sweep(points, information=False)[:2]
 
-    def derivatives(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Values (m,), gradients (p, m) and Hessians (m, p, p) at points (p, m).
+    def derivatives(self, points: Tensor) -> Derivatives:
+        """Values, gradients and Hessians at points (p, m).
 
         Firth's value is infinite where I is singular. Its Hessian is I, unless the table is small: then it is exact
         where that is positive definite.
         """
-        values, gradients, hessians = self._sweep(points, information=True)
-        if self.firth:
-            for j, matrix in enumerate(hessians):
-                root = inverse_root(matrix)
-                values[j] += torch.inf if root is None else root[1] - self._log_units
-                if root is None or not (self._has_offset or bool(points[:, j].any())):
-                    continue  # where all π are ½ the penalty has no gradient
-                gradient, hessian = self._of_penalty(points[:, j], root[0])
-                gradients[:, j] += gradient
-                if hessian is not None and inverse_root(matrix + hessian) is not None:
-                    hessians[j] += hessian
-        return values, gradients, hessians
+        values, gradients, hessians, logits = self._sweep(points, information=True)
+        if not self.firth:
+            return Derivatives(values, gradients, hessians, None)
+        of_penalty, penalties = torch.zeros_like(gradients), [torch.inf] * len(values)
+        for j, matrix in enumerate(hessians):
+            root = inverse_root(matrix)
+            if root is not None:
+                penalties[j] = -0.5 * root.log_determinant - self._log_units
+            if root is None or not (self._has_offset or bool(points[:, j].any())):
+                continue  # where all π are ½ the penalty has no gradient
+            z = None if logits is None else logits[:, j : j + 1]
+            of_penalty[:, j], hessian = self._of_penalty(points[:, j : j + 1], root.factor, z)
+            if hessian is not None and inverse_root(matrix + hessian) is not None:
+                hessians[j] += hessian
+        values = values + torch.tensor(penalties, dtype=torch.float64)
+        return Derivatives(values, gradients + of_penalty, hessians, of_penalty)
+
+    def at(self, point: Tensor) -> tuple[float, Tensor, Tensor]:
+        """Value, gradient (p,) and Hessian (p, p) at one point (p,)."""
+        found = self.derivatives(point[:, None])
+        return float(found.values[0]), found.gradients[:, 0], found.hessians[0]
 
     def plain_gradient(self, point: Tensor) -> Tensor:
         """The gradient (p,) of −ℓ at a point (p,), without Firth's penalty."""
@@ -157,10 +185,13 @@ class Likelihood:
         """All rows in one block, with standardised columns and a last one of ones."""
         assert self._fold is not None  # noqa: S101
         mean, scale = self._fold
-        designs = [rows.design if self._all is None else rows.design.columns(self._all) for rows in parts]
-        x = (torch.cat([design.dense(torch.float64) for design in designs]) - mean) / scale
-        columns = torch.ones(self.size, len(x), dtype=torch.float64)
-        columns[: x.shape[1]] = x.T
+        n_rows, k = sum(len(rows.y) for rows in parts), len(self.columns)
+        columns, start = torch.ones(self.size, n_rows, dtype=torch.float64), 0
+        for rows in parts:
+            design = rows.design if self._all is None else rows.design.columns(self._all)
+            x, part = design.dense(torch.float64), slice(start, start + len(rows.y))
+            torch.sub(x.T, mean[:, None], out=columns[:k, part]).div_(scale[:, None])
+            start = part.stop
         x = columns.T  # with each column in a row products take a fifth less time
         y, weight, offset = (
             None if all(part is None for part in column) else torch.cat([part.double() for part in filled])
@@ -211,12 +242,15 @@ class Likelihood:
             return None if self._weight_scale == 1 else torch.full_like(rows.y, self._weight_scale).double()[:, None]
         return (rows.weight.double() * self._weight_scale)[:, None]
 
-    def _sweep(self, points: Tensor, *, information: bool, derivatives: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-        """Values (m,), gradients (p, m) and I (m, p, p) of −ℓ; those that are not wanted are 0."""
+    def _sweep(
+        self, points: Tensor, *, information: bool, derivatives: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Values (m,), gradients (p, m) and I (m, p, p) of −ℓ, 0 where they are not wanted; a single block's logits."""
         m = points.shape[1]
         blocks = list(self._blocks(m))
-        parts: list[tuple[Tensor, Tensor, Tensor]] = [(torch.zeros(m), torch.zeros(0), torch.zeros(0))] * len(blocks)
         none = torch.zeros((), dtype=torch.float64)
+        parts = [(torch.zeros(m, dtype=torch.float64), none, none)] * len(blocks)
+        logits = [none] * len(blocks)
 
         def work(share: Iterator[int]) -> None:
             for b in share:
@@ -228,17 +262,23 @@ class Likelihood:
                     value, gradient = losses.sum(0), self._scores(rows, residual)
                 if information:
                     bend = curvature(z, v)
-                    columns = bend.unbind(1) if m == 1 else bend.T.contiguous().unbind(0)
-                    matrices = torch.stack([self._sandwich(rows, each) for each in columns])
+                    columns = [bend[:, 0]] if m == 1 else bend.T.contiguous().unbind(0)
+                    found = [self._sandwich(rows, each) for each in columns]
+                    matrices = found[0][None] if m == 1 else torch.stack(found)
                 parts[b] = value, gradient, matrices
+                if len(blocks) == 1:
+                    logits[b] = z
 
         self._share_out(work, blocks)
-        return tuple(parts[0] if len(parts) == 1 else (sum(each) for each in zip(*parts, strict=True)))  # type: ignore
+        if len(blocks) == 1:
+            return *parts[0], logits[0]
+        values, gradients, matrices = (sum(each) for each in zip(*parts, strict=True))
+        return values, gradients, matrices, None  # type: ignore[return-value]
 
-    def _of_penalty(self, point: Tensor, root: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Gradient (p,) and Hessian (p, p) of −½ log|I| at a point (p,), with F Fᵀ the inverse of I, F (p, p).
+    def _of_penalty(self, point: Tensor, root: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Gradient (p,) and Hessian (p, p) of −½ log|I| at a point (p, 1), with F Fᵀ the inverse of I, F (p, p).
 
-        The Hessian is None where it would take long.
+        The Hessian is None where it would take long. `logits` (n, 1) are those of a single block, if they are known.
         """
         served, blocks = self._served(root), list(self._blocks(1))
         parts = [torch.zeros(0)] * len(blocks)
@@ -246,21 +286,21 @@ class Likelihood:
         def work(share: Iterator[int]) -> None:
             for b in share:
                 rows = blocks[b]
-                z, v = self._logits(rows, point[:, None]), self._weight(rows)
+                z, v = self._logits(rows, point) if logits is None else logits, self._weight(rows)
                 x = self._matrix(rows)
                 lengths = rows.design.matvec(*served).T if x is None else root.T @ x.T
-                norms = lengths.square_().sum(0)[:, None]
-                leverage = curvature(z, v).mul_(norms)
-                parts[b] = self._scores(rows, leverage.mul_(0.5 * torch.tanh(z / 2)))[:, 0]  # π − ½
+                leverage = curvature(z, v).mul_(lengths.square_().sum(0)[:, None])
+                parts[b] = self._scores(rows, leverage.mul_(torch.tanh(0.5 * z)))[:, 0]
 
         self._share_out(work, blocks)
-        cheap = self._has_curvature_of_penalty
-        return sum(parts), self._hessian_of_penalty(blocks[0], point, root) if cheap else None  # type: ignore
+        gradient = 0.5 * (parts[0] if len(parts) == 1 else sum(parts))  # π − ½ is half that tangent
+        cheap = self.has_curvature_of_penalty
+        return gradient, self._hessian_of_penalty(blocks[0], point, root) if cheap else None
 
     def _hessian_of_penalty(self, rows: Rows, point: Tensor, root: Tensor) -> Tensor:
         """−½ tr(I⁻¹ I_jk) + ½ tr(I⁻¹ I_j I⁻¹ I_k), (p, p), from all rows in one block, with n² p multiplications."""
         x, v = rows.design.dense(), self._weight(rows)
-        z = self._logits(rows, point[:, None])[:, 0]
+        z = self._logits(rows, point)[:, 0]
         w = curvature(z)
         first, second = -w * torch.tanh(z / 2), w * (1 - 6 * w)  # derivatives of w by z
         if v is not None:
@@ -302,19 +342,6 @@ class Likelihood:
         raw[:k, :k] /= scale * scale[:, None]
         raw[:k, k] = raw[k, :k] = edge / scale
         return raw if self.intercept else raw[:k, :k]
-
-
-def inverse_root(matrix: Tensor) -> tuple[Tensor, float] | None:
-    """F with F Fᵀ the inverse of a positive definite matrix (p, p), and −½ log of its determinant; None if singular."""
-    diagonal = matrix.diagonal()
-    if not bool((diagonal > 0).all()):
-        return None
-    scale = diagonal.rsqrt()
-    lower, info = torch.linalg.cholesky_ex(matrix * scale * scale[:, None])
-    if info:
-        return None
-    inverse = inverse_of_lower(lower)
-    return inverse.T * scale[:, None], -float((lower.diagonal() / scale).log().sum())
 
 
 def _or(column: Tensor | None, like: Tensor, value: float) -> Tensor:

@@ -61,7 +61,7 @@ class Optimum(NamedTuple):
 def optimum(likelihood: Likelihood, start: Tensor) -> Optimum:
     """Newton's method to the last digits, from a point (p,) that is near; steps are halved where the value rises."""
     point = start
-    value, gradient, hessian = _single(likelihood, point)
+    value, gradient, hessian = likelihood.at(point)
     for _ in range(_MOST_STEPS):
         p = -_Factor(hessian[None]).solve(gradient[:, None, None])[:, 0, 0]
         decrement = -float(gradient @ p)
@@ -69,7 +69,7 @@ def optimum(likelihood: Likelihood, start: Tensor) -> Optimum:
             return Optimum(point, value, hessian, math.isfinite(value))
         t = 1.0
         for _ in range(_MOST_HALVINGS):
-            candidate = _single(likelihood, point + t * p)
+            candidate = likelihood.at(point + t * p)
             if candidate[0] <= value + 1e-13 * abs(value):
                 break
             t /= 2
@@ -77,11 +77,6 @@ def optimum(likelihood: Likelihood, start: Tensor) -> Optimum:
             return Optimum(point, value, hessian, decrement <= 1e-8)
         point, (value, gradient, hessian) = point + t * p, candidate
     return Optimum(point, value, hessian, False)
-
-
-def _single(likelihood: Likelihood, point: Tensor) -> tuple[float, Tensor, Tensor]:
-    values, gradients, hessians = likelihood.derivatives(point[:, None])
-    return float(values[0]), gradients[:, 0], hessians[0]
 
 
 def profile(
@@ -200,7 +195,7 @@ class _Search:
         """One sweep over the rows for the active tasks; those that still are."""
         points = self.base[:, active] + self.length[active] * self.step[:, active]
         if self._exact:
-            values, gradients, hessians = self._likelihood.derivatives(points)
+            values, gradients, hessians, _ = self._likelihood.derivatives(points)
         else:
             values, gradients = self._likelihood.evaluate(points)
             hessians = None

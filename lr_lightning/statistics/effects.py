@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.model.losses import curvature
 from lr_lightning.model.processes import Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.statistics.design_matrix import DesignMatrix
@@ -105,22 +106,19 @@ class _Sums:
 
     def add_rows(self, rows: Rows, v: Tensor, z: Tensor) -> None:
         """Add the derivatives by the logits z (r,), with weights v (r,)."""
-        positive, negative = torch.sigmoid(z), torch.sigmoid(-z)
-        slope = v * positive * negative
+        slope = curvature(z, v)
         self.weight += float(v.sum())
         self.slope += float(slope.sum())
         if self._gradients:
-            bend = slope * (negative - positive)
+            bend = -slope * torch.tanh(z / 2)
             self.bend += rows.design.rmatvec(bend)
             self.bend_total += float(bend.sum())
 
     def add(self, part: Tensor, rows: Rows, v: Tensor, without: Tensor, with_it: Tensor) -> None:
         """Add the differences of features `part` (c,): logits without them, (r, c) or (r, 1), and with each, (r, c)."""
-        reference, chosen = torch.sigmoid(without), torch.sigmoid(with_it)
-        self.difference[part] += v @ (chosen - reference)
+        self.difference[part] += v @ (torch.sigmoid(with_it) - torch.sigmoid(without))
         if self._gradients:
-            of_chosen = v[:, None] * chosen * torch.sigmoid(-with_it)
-            of_reference = v[:, None] * reference * torch.sigmoid(-without)
+            of_chosen, of_reference = curvature(with_it, v[:, None]), curvature(without, v[:, None])
             self.by_others[:, part] += rows.design.rmatvec(of_chosen - of_reference)
             self.with_it[part] += of_chosen.sum(0)
             self.without_it[part] += of_reference.sum(0)

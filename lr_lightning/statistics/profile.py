@@ -164,16 +164,15 @@ def _of_moved(likelihood: Likelihood, near: Optimum, functional: torch.Tensor, d
 def _near_the_supremum(likelihood: Likelihood, start: torch.Tensor, supremum: float, drop: float) -> Optimum:
     """A point whose likelihood is near the supremum, from where nothing is yet flat; its value is the supremum."""
     point, t = start, 1.0
-    values, gradients, hessians = likelihood.derivatives(point[:, None])
-    value, gradient, hessian = values[0], gradients[:, 0], hessians[0]
+    value, gradient, hessian = likelihood.at(point)
     for _ in range(200):
-        if float(value) - supremum <= _NEAR * drop:
+        if value - supremum <= _NEAR * drop:
             break
         p = -torch.linalg.lstsq(hessian, gradient[:, None], driver="gelsd").solution[:, 0]
-        values, gradients, hessians = likelihood.derivatives((point + t * p)[:, None])
-        if float(values[0]) < float(value):
+        candidate = likelihood.at(point + t * p)
+        if candidate[0] < value:
             point, t = point + t * p, min(1.0, 2 * t)
-            value, gradient, hessian = values[0], gradients[:, 0], hessians[0]
+            value, gradient, hessian = candidate
         else:
             t /= 2
     return Optimum(point, supremum, hessian, True)

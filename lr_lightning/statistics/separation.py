@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.model.design import Dense
-from lr_lightning.solver.decompositions import inverse_of_lower, singular_values
+from lr_lightning.solver.decompositions import inverse_root, singular_values
 from lr_lightning.solver.separating_columns import SeparatingColumns, separating_columns
 from lr_lightning.statistics.collinearity import find_collinearity
 from lr_lightning.statistics.design_matrix import COMPUTED, Block, DesignMatrix
@@ -237,17 +237,10 @@ def moved_terms(design: DesignMatrix, free: np.ndarray, least: float = 1e-6) -> 
 def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray) -> bool:
     """Whether the gradient and the Hessian prove a maximum, whatever the rounding of the features."""
     hessian, gradient = sums.hessian[np.ix_(keep, keep)], sums.gradient[keep]
-    root = np.sqrt(hessian.diagonal())
-    if not (root > 0).all():
+    root = inverse_root(torch.from_numpy(hessian))
+    if root is None or _norm(root.scaled.numpy()) ** 2 > _CONDITION:  # the Hessian is ill-conditioned
         return False
-    try:
-        lower = np.linalg.cholesky(hessian / root[:, None] / root)
-    except np.linalg.LinAlgError:
-        return False
-    inverse = inverse_of_lower(torch.from_numpy(lower)).numpy()
-    if _norm(inverse) ** 2 > _CONDITION:  # the Hessian is ill-conditioned
-        return False
-    inverse = inverse / root
+    inverse = root.factor.T.numpy()
 
     def decrement(rounding: np.ndarray) -> float:
         return float(np.linalg.norm(inverse @ gradient) + np.linalg.norm(np.abs(inverse) @ rounding[keep]))

@@ -13,7 +13,7 @@ from torch import Tensor
 from lr_lightning.errors import InputError
 from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
-from lr_lightning.solver.likelihood import inverse_root
+from lr_lightning.solver.decompositions import inverse_root
 from lr_lightning.solver.profile import optimum
 from lr_lightning.statistics import effects as effects_of_rows
 from lr_lightning.statistics import warnings as worded
@@ -318,7 +318,7 @@ def _firth_optimum(
     if root is None:
         return -best.value, point, None
     factor = np.zeros((design.size, len(keep)))
-    factor[keep] = root[0].numpy()
+    factor[keep] = root.factor.numpy()
     return -best.value, point, factor
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.model.storage import Design
-from lr_lightning.solver.decompositions import eigh, inverse_of_lower, svd
+from lr_lightning.solver.decompositions import eigh, inverse_root, svd
 from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.sums import (
     Clusters,
@@ -151,9 +151,10 @@ def covariance_factor(
     basis = np.eye(len(keep))
     if free is not None and free.shape[1]:
         basis = torch.linalg.qr(torch.from_numpy(free), mode="complete").Q[:, free.shape[1] :].numpy()
-    inverse = _inverse_root(basis.T @ sums.hessian[np.ix_(keep, keep)] @ basis)
-    null = np.zeros((basis.shape[1], 0))
-    if inverse is None:
+    root = inverse_root(torch.from_numpy(basis.T @ sums.hessian[np.ix_(keep, keep)] @ basis))
+    if root is not None and root.condition <= _CONDITION:
+        inverse, null = root.factor.numpy(), np.zeros((basis.shape[1], 0))
+    else:
         rows = curved_rows(design, keep, parameters)
         inverse, null = _inverse_triangular(triangular_factor(rows, len(keep), design.processes) @ basis)
     factor, undetermined = (np.zeros((design.size, part.shape[1])) for part in (inverse, null))
@@ -169,21 +170,6 @@ def covariance_factor(
         values, vectors = eigh(torch.from_numpy(scores))
         factor = factor @ (vectors * (correction * values.clamp(min=0)).sqrt()).numpy()
     return factor, undetermined
-
-
-def _inverse_root(hessian: np.ndarray) -> np.ndarray | None:
-    """F with F Fᵀ the inverse of a Hessian (q, q); None if it is ill-conditioned."""
-    matrix = torch.from_numpy(hessian)
-    diagonal = matrix.diagonal()
-    if not bool((diagonal > 0).all()):
-        return None
-    scale = diagonal.rsqrt()
-    lower, info = torch.linalg.cholesky_ex(matrix * scale * scale[:, None])
-    if info:
-        return None
-    inverse = inverse_of_lower(lower)
-    # The smallest pivot is no measure of the condition, because it is itself inexact if others are small.
-    return None if float(inverse.square().sum()) > _CONDITION else (inverse.T * scale[:, None]).numpy()
 
 
 def _inverse_triangular(factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
