@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -284,6 +284,25 @@ class FactoredCurvature(DenseCurvature):
         return self._factor / scale, scale
 
 
+def inverse_bfgs(vector: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], inverse: Callable[[Tensor], Tensor]) -> Tensor:
+    """B⁻¹ times a vector (k,), with B updated by BFGS (Nocedal & Wright 2006, algorithm 7.4).
+
+    Args:
+        vector: (k,).
+        pairs: steps and changes of the gradient, the oldest first.
+        inverse: the product with B⁻¹ before the updates.
+    """
+    q, alphas = vector, []
+    for s, y in reversed(pairs):
+        alpha = (s @ q) / (s @ y)
+        alphas.append(alpha)
+        q = q - alpha * y
+    q = inverse(q)
+    for (s, y), alpha in zip(pairs, reversed(alphas), strict=True):
+        q = q + s * (alpha - (y @ q) / (s @ y))
+    return q
+
+
 class LimitedMemoryCurvature(Curvature):
     """L-BFGS on a diagonal, with memory linear in the coefficients (Nocedal & Wright 2006, algorithm 7.4).
 
@@ -304,19 +323,11 @@ class LimitedMemoryCurvature(Curvature):
 
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor, ridge: float = 0.0) -> Tensor:
         """The quasi-Newton step (k,) from ``point`` (k,); an L1 penalty is for `WorkingSetCurvature`."""
-        q = -gradient
-        alphas = []
-        for s, y in reversed(self._pairs):
-            alpha = (s @ q) / (s @ y)
-            alphas.append(alpha)
-            q = q - alpha * y
-        q = q / self.diagonal
-        if self._pairs:  # the scale of the last step, as usual for L-BFGS
+        scale: float | Tensor = 1.0
+        if self._pairs:  # of the last step, as usual for L-BFGS
             s, y = self._pairs[-1]
-            q = q * ((s @ y) / (y @ (y / self.diagonal)))
-        for (s, y), alpha in zip(self._pairs, reversed(alphas), strict=True):
-            q = q + s * (alpha - (y @ q) / (s @ y))
-        return q
+            scale = (s @ y) / (y @ (y / self.diagonal))
+        return inverse_bfgs(-gradient, self._pairs, lambda q: q / self.diagonal * scale)
 
     def state(self) -> dict[str, Any]:
         """What `load` needs."""

@@ -17,8 +17,9 @@ from lr_lightning.model.standardization import Standardization
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.box import minimize_in_box
 from lr_lightning.solver.coefficients import Coefficients
-from lr_lightning.solver.curvature import Curvature, DenseCurvature
-from lr_lightning.solver.likelihood import Likelihood
+from lr_lightning.solver.curvature import DenseCurvature, inverse_bfgs
+from lr_lightning.solver.decompositions import InverseRoot
+from lr_lightning.solver.likelihood import Derivatives, Likelihood
 from lr_lightning.solver.newton import CONVERGED, DIVERGING, NO_DECREASE, NOT_FINITE, PRECISION_LIMIT
 from lr_lightning.solver.quadratic import newton_length
 
@@ -121,10 +122,12 @@ class FullNewton(torch.optim.Optimizer):
         self.objective = self.newton_decrement = self.value = math.inf
         self._best: Tensor | None = None
         self._best_gradient = self._p = torch.zeros(len(self._places), dtype=torch.float64)
-        self._curvature: Curvature = DenseCurvature(torch.eye(len(self._places), dtype=torch.float64))
+        self._curvature = DenseCurvature(torch.eye(len(self._places), dtype=torch.float64))
         self._predicted, self._rate = 0.0, math.inf
         self._best_of_penalty: Tensor | None = None
         self._steps: list[tuple[Tensor, Tensor]] = []  # the last steps, and the changes of the penalty's gradient
+        self._root: InverseRoot | None = None  # of Firth's Hessian, without its corrections by
+        self._pairs: list[tuple[Tensor, Tensor]] = []  # steps and changes of the gradient
         self._length, self._rejections = 1.0, 0
         self._next = self._into_box(self._coefficients.read()[self._places])
         self._write(self._next)
@@ -187,7 +190,7 @@ class FullNewton(torch.optim.Optimizer):
             raise ValueError("the state is that of another model or solver")
         for key, name in _STATE.items():
             setattr(self, name, solver[key])
-        self._curvature, self._next = self._curvature.load(solver["curvature"]), solver["point"]
+        self._curvature.matrix, self._next = solver["curvature"]["matrix"], solver["point"]
         if "steps" in solver:  # earlier versions have not kept them, and begin anew
             self._rate, self._best_of_penalty = solver["rate"], solver["best_of_penalty"]
             self._steps = [(step, change) for step, change in solver["steps"]]
@@ -208,21 +211,18 @@ class FullNewton(torch.optim.Optimizer):
         return True
 
     def _advance(self, point: Tensor) -> None:
-        cheap = self._n_rows * len(point) ** 2 <= thresholds.AFFORDABLE_HESSIAN
-        model, of_penalty = None, None
-        if cheap or self._objective_is_firth or self._best is None:
-            values, gradients, (hessian,), of_penalty = self._likelihood.derivatives(point[:, None])
-            model = self._model(hessian)
-        else:
-            values, gradients = self._likelihood.evaluate(point[:, None])
+        firth = self._objective_is_firth
+        has_hessian = firth or self._best is None or self._n_rows * len(point) ** 2 <= thresholds.AFFORDABLE_HESSIAN
+        found = self._likelihood.derivatives(point[:, None]) if has_hessian else None
+        values, gradients = self._likelihood.evaluate(point[:, None]) if found is None else found[:2]
         self.value, gradient = float(values[0]) / self._total, gradients[:, 0] / self._total
         if self._penalised:
             self.value += 0.5 * float(self._l2 @ point.square()) + float(self._l1 @ point.abs())
             gradient = gradient + self._l2 * point
         finite = math.isfinite(self.value) and bool(gradient.isfinite().all())
+        decrease = 0.0
         if self._best is None:
-            looks_singular = model is not None and model.smallest_pivot() <= thresholds.SUSPECT_PIVOT
-            if self._objective_is_firth and looks_singular and self._leave_out_dependent():
+            if firth and found is not None and _looks_singular(found.roots[0]) and self._leave_out_dependent():
                 self._advance(self._next)
                 return
             if not finite:
@@ -231,37 +231,37 @@ class FullNewton(torch.optim.Optimizer):
         elif not finite or (decrease := self._decrease(point, gradient)) < 0:
             self._reject()
             return
-        elif model is None and not 0.5 * self._predicted < decrease < 2 * self._predicted:
-            model = self._model(self._likelihood.information(point[:, None])[0])
-        if model is not None:
-            self._curvature = model
-            if of_penalty is not None and not self._likelihood.has_curvature_of_penalty:
-                self._correct(model, point, of_penalty[:, 0] / self._total)
-        elif self._best is not None:
+        if firth:
+            assert found is not None  # noqa: S101
+            self._renew(found, point)
+        elif found is not None:
+            self._curvature = self._model(found.hessians[0])
+        elif self._best is not None and 0.5 * self._predicted < decrease < 2 * self._predicted:
             self._curvature.update(point - self._best, gradient - self._best_gradient)
+        else:
+            self._curvature = self._model(self._likelihood.information(point[:, None])[0])
         self._best, self._best_gradient, self.objective = point, gradient, self.value
         self._length, self._rejections = 1.0, 0
         self._propose()
 
     def _model(self, hessian: Tensor) -> DenseCurvature:
         matrix = hessian / self._total
-        if self._penalised:
-            matrix.diagonal().add_(self._l2)
+        matrix.diagonal().add_(self._l2)
         return DenseCurvature(matrix)
 
-    def _correct(self, model: DenseCurvature, point: Tensor, of_penalty: Tensor) -> None:
-        """Give I the curvature of Firth's penalty along the last steps, from the change of the penalty's gradient.
+    def _renew(self, found: Derivatives, point: Tensor) -> None:
+        """Keep Firth's Hessian at an accepted point: I, and the change of the penalty's gradient over the last steps.
 
-        So the curvature of ℓ is that of the present point, and the penalty alone is approximated (structured BFGS:
+        So the curvature of ℓ is that of the present point, and the penalty's alone is approximated (structured BFGS:
         Dennis, Gay & Welsch 1981; Al-Baali & Fletcher 1985).
         """
-        before = self._best_of_penalty
-        if self._best is not None and before is not None and self.newton_decrement * self._total < _CALM:
-            self._steps = [*self._steps[1 - _STEPS :], (point - self._best, of_penalty - before)]
-        information = model.matrix
-        for step, change in self._steps:
-            model.update(step, information @ step + change)
-        self._best_of_penalty = of_penalty
+        assert found.of_penalty is not None  # noqa: S101
+        before, self._best_of_penalty = self._best_of_penalty, found.of_penalty[:, 0]
+        is_calm = self.newton_decrement * self._total < _CALM and not self._likelihood.has_curvature_of_penalty
+        if is_calm and before is not None and self._best is not None:
+            self._steps = [*self._steps[1 - _STEPS :], (point - self._best, self._best_of_penalty - before)]
+        self._root, pairs = found.roots[0], [(s, found.hessians[0] @ s + change) for s, change in self._steps]
+        self._pairs = [(s, y) for s, y in pairs if float(s @ y) > 0]
 
     def _decrease(self, point: Tensor, gradient: Tensor) -> float:
         """Decrease of the objective from the best point; near the minimum from the gradients, without cancellation."""
@@ -277,10 +277,11 @@ class FullNewton(torch.optim.Optimizer):
     def _propose(self) -> None:
         assert self._best is not None  # noqa: S101
         best, gradient = self._best, self._best_gradient
-        if self._bounds is None:
-            self._p = self._curvature.step(best, gradient, self._l1)
+        if self._root is not None:
+            root = self._root.factor
+            self._p = inverse_bfgs(-self._total * gradient, self._pairs, lambda q: root @ (root.T @ q))
         else:
-            assert isinstance(self._curvature, DenseCurvature)  # noqa: S101
+            assert self._bounds is not None  # noqa: S101
             lower, upper = self._bounds
             self._p = minimize_in_box(self._curvature.matrix, gradient, best, self._l1, lower, upper) - best
         slope = float(gradient @ self._p) + self._rise_of_l1(best, best + self._p)
@@ -362,6 +363,11 @@ _STATE = {
     "length": "_length",
     "rejections": "_rejections",
 }
+
+
+def _looks_singular(root: InverseRoot | None) -> bool:
+    """Whether a column may be explained by those before it: by the smallest pivot of the matrix of unit diagonal."""
+    return root is None or float(root.scaled.diagonal().max()) ** -2 <= thresholds.SUSPECT_PIVOT
 
 
 def refuse_many(size: int, objective: Objective) -> None:

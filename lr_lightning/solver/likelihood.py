@@ -12,7 +12,7 @@ from lr_lightning.model.losses import curvature, losses_of_shares, residuals
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import share_out
-from lr_lightning.solver.decompositions import inverse_root
+from lr_lightning.solver.decompositions import InverseRoot, inverse_root
 
 _BLOCK = 2**18  # elements of the widest matrix of a block, which then stays in the cache
 _SMALL = 2**18  # elements of a table that is standardised once instead of in each product
@@ -27,12 +27,14 @@ class Derivatives(NamedTuple):
         gradients: (p, m).
         hessians: (m, p, p).
         of_penalty: the part of Firth's penalty in the gradients, (p, m); None without it.
+        roots: with Firth's penalty those of the Hessians, or None where one is singular.
     """
 
     values: Tensor
     gradients: Tensor
     hessians: Tensor
     of_penalty: Tensor | None
+    roots: list[InverseRoot | None]
 
 
 class Likelihood:
@@ -105,20 +107,19 @@ class Likelihood:
         """
         values, gradients, hessians, logits = self._sweep(points, information=True)
         if not self.firth:
-            return Derivatives(values, gradients, hessians, None)
-        of_penalty, penalties = torch.zeros_like(gradients), [torch.inf] * len(values)
-        for j, matrix in enumerate(hessians):
-            root = inverse_root(matrix)
-            if root is not None:
-                penalties[j] = -0.5 * root.log_determinant - self._log_units
+            return Derivatives(values, gradients, hessians, None, [])
+        of_penalty, roots = torch.zeros_like(gradients), [inverse_root(matrix) for matrix in hessians]
+        penalties = [torch.inf if root is None else -0.5 * root.log_determinant - self._log_units for root in roots]
+        for j, root in enumerate(roots):
             if root is None or not (self._has_offset or bool(points[:, j].any())):
                 continue  # where all π are ½ the penalty has no gradient
             z = None if logits is None else logits[:, j : j + 1]
             of_penalty[:, j], hessian = self._of_penalty(points[:, j : j + 1], root.factor, z)
-            if hessian is not None and inverse_root(matrix + hessian) is not None:
+            if hessian is not None and (exact := inverse_root(hessians[j] + hessian)) is not None:
                 hessians[j] += hessian
+                roots[j] = exact
         values = values + torch.tensor(penalties, dtype=torch.float64)
-        return Derivatives(values, gradients + of_penalty, hessians, of_penalty)
+        return Derivatives(values, gradients + of_penalty, hessians, of_penalty, roots)
 
     def at(self, point: Tensor) -> tuple[float, Tensor, Tensor]:
         """Value, gradient (p,) and Hessian (p, p) at one point (p,)."""
@@ -293,7 +294,7 @@ class Likelihood:
                 parts[b] = self._scores(rows, leverage.mul_(torch.tanh(0.5 * z)))[:, 0]
 
         self._share_out(work, blocks)
-        gradient = 0.5 * (parts[0] if len(parts) == 1 else sum(parts))  # π − ½ is half that tangent
+        gradient = 0.5 * (parts[0] if len(parts) == 1 else torch.stack(parts).sum(0))  # π − ½ is half that tangent
         cheap = self.has_curvature_of_penalty
         return gradient, self._hessian_of_penalty(blocks[0], point, root) if cheap else None
 

@@ -195,7 +195,7 @@ class _Search:
         """One sweep over the rows for the active tasks; those that still are."""
         points = self.base[:, active] + self.length[active] * self.step[:, active]
         if self._exact:
-            values, gradients, hessians, _ = self._likelihood.derivatives(points)
+            values, gradients, hessians, *_ = self._likelihood.derivatives(points)
         else:
             values, gradients = self._likelihood.evaluate(points)
             hessians = None
