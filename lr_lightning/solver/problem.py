@@ -273,6 +273,8 @@ class SampleProblem:
             if self._complete:  # a step costs as much as a pass
                 return start, self.curvature(start, history_size)
             return self._newton(start, 0.1 * k / (2 * m), history_size, limit=20)
+        if not self.exact and (smaller := self._smaller()) is not None:
+            start, _ = smaller.solve(start, history_size)
         if self._has_l1 and not start[self._l1 > 0].any():
             start = self._under_stronger_penalties(start, history_size)
         if self.exact:
@@ -285,6 +287,20 @@ class SampleProblem:
         if not curvature.take_off(ridge) or self._is_ill_conditioned(curvature):
             curvature = self.curvature(point, history_size)
         return point, curvature
+
+    def _smaller(self) -> SampleProblem | None:
+        """The problem on a random part of the rows, whose minimum is a start; None where no part has enough rows."""
+        parts = (len(self._y) // ratio for ratio in thresholds.PART_RATIOS)
+        m = next((m for m in parts if m >= max(thresholds.LEAST_PART, 5 * self.size)), None)
+        if m is None:
+            return None
+        index = torch.randperm(len(self._y), generator=torch.Generator().manual_seed(m))[:m].sort().values
+        rows = self._rows.take(index.to(self._y.device))
+        if not float(rows.total_weight) > 0:
+            return None
+        problem = SampleProblem(rows, self._l1, self._l2, n_rows=self._n_rows, share=self._share)
+        problem.is_dense = self.is_dense
+        return problem
 
     def _polished(self, point: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
         """Newton steps on the support, until rounding alone is left of the optimality conditions."""
