@@ -12,6 +12,7 @@ import pytest
 from lr_lightning.cli.main import COMMANDS
 from tests.conftest import ROOT, python
 
+END = "the end of a command:"
 README, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
 
 
@@ -23,35 +24,49 @@ def blocks(language):
     return [body for fence, body in all_blocks(README) if fence == language]
 
 
+COMMANDS_IN_ONE_PROCESS = f"""
+import shlex, sys
+from lr_lightning.cli.main import main
+for command in sys.argv[1:]:
+    try:
+        code = main(shlex.split(command)[1:])
+    except SystemExit as end:  # as after --print_config
+        code = end.code
+    for stream in (sys.stdout, sys.stderr):
+        print("{END}", code, file=stream, flush=True)
+"""
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A folder in which all shell commands of the README have been run, in its order; what each of them said."""
+    """A folder in which all shell commands of the README have been run, in its order; what each said (stdout, stderr).
+
+    One process runs them: all but the first would spend their time on imports.
+    """
     folder = tmp_path_factory.mktemp("clone")
     (folder / "conf").symlink_to(ROOT / "conf")
-    said = {}
     commands = [part.strip() for block in blocks("sh") for line in block.splitlines() for part in line.split("&&")]
-    for command in commands:
-        program, *arguments = shlex.split(command)
-        if program == "lr-lightning":
-            done = python("-m", "lr_lightning", *arguments, cwd=folder)
-            assert done.returncode == 0, f"{command}\n{done.stderr}"
-            said[command] = done
-        else:
-            assert program in ("pip", "pytest"), command  # which got this test to run
-    return folder, said
+    ours = [command for command in commands if command.startswith("lr-lightning ")]
+    others = {shlex.split(command)[0] for command in commands if command not in ours}
+    assert others == {"pip", "pytest"}  # which got this test to run
+    done = python("-c", COMMANDS_IN_ONE_PROCESS, *ours, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    parts = [stream.split(f"{END} 0\n") for stream in (done.stdout, done.stderr)]
+    assert [len(of_stream) for of_stream in parts] == [len(ours) + 1] * 2, done.stderr
+    return folder, dict(zip(ours, zip(*parts, strict=True), strict=False))
 
 
 def test_commands_run(clone):
     _, said = clone
     assert len(said) == 8
-    predicted = next(done for command, done in said.items() if " predict " in command)
-    assert len(predicted.stdout.splitlines()) == 1 + 569
+    predicted = next(stdout for command, (stdout, _) in said.items() if " predict " in command)
+    assert len(predicted.splitlines()) == 1 + 569
 
 
 def test_last_lines_are_those_that_the_readme_shows(clone):
     _, said = clone
     shown = next(block for block in blocks("") if "final loss" in block)
-    assert said["lr-lightning fit --config conf/hours.yaml"].stderr.endswith(shown)
+    assert said["lr-lightning fit --config conf/hours.yaml"][1].endswith(shown)
 
 
 def test_a_runs_configuration_repeats_it_bit_by_bit(clone):
