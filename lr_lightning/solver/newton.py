@@ -16,7 +16,6 @@ from lr_lightning.solver.curvature import Curvature, DenseCurvature, LimitedMemo
 from lr_lightning.solver.problem import SampleProblem
 from lr_lightning.solver.quadratic import support_residual
 from lr_lightning.solver.separating_columns import CoefficientsInTheLimit, limit_of
-from lr_lightning.solver.separating_levels import limit_of_levels
 
 CONVERGED = "converged"
 PRECISION_LIMIT = "limit of floating-point precision"
@@ -142,9 +141,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         self._problem, share = None, 1.0
         penalised = bool(self._l1.any()) or bool(self._l2.any())
         if rows is not None and complete and not penalised and of_all.has_intercept:
-            design = rows.design
-            filled = not design.is_sparse or math.prod(design.shape) <= thresholds.FILLED
-            limit = limit_of(rows, of_all) if filled else limit_of_levels(rows, of_all)
+            limit = limit_of(rows, of_all)
             if limit is not None:
                 rows, share, self._coefficients = limit
                 n_rows = len(rows.y)

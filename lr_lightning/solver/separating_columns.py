@@ -1,28 +1,37 @@
 """Columns that separate some rows by themselves, as a level does that occurs with one outcome only.
 
 A category's reference level has no column. It is what no column of the category holds, and is looked for as if it had
-one.
+one. However the rows are stored, they are asked by products, least and largest values: sparse ones are never filled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from lr_lightning.model.categories import Categories
+from lr_lightning.model.columns import Columns
 from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
+from lr_lightning.model.standardized import Standardized
+from lr_lightning.model.storage import Design
+from lr_lightning.model.swept import Swept
 from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.thresholds import DENSE_LIMIT, DEPENDENT_COLUMN, SEPARATED_MARGIN, SUSPECT_COLUMN
+
+_TWO_VALUED = 1e-12  # spread of a sparse column's values beside its least one, relative to their squares: rounding
+_BLOCK = 2**24  # numbers of a product with many vectors
+Blocks = Callable[[], Iterable[tuple[Design, Tensor]]]  # features (r, d), and which rows are positive, (r,)
 
 
 class Reference(NamedTuple):
     """The level that two-valued columns leave over, of which at most one is high in any row.
 
     Attributes:
-        columns: positions, (g,), two or more.
+        columns: positions, (g,).
         low: what they hold in the rows of the reference, (g,), float64.
         high: what one of them holds in any other row, (g,), float64.
     """
@@ -31,9 +40,11 @@ class Reference(NamedTuple):
     low: Tensor
     high: Tensor
 
-    def rows(self, x: Tensor) -> Tensor:
-        """Which rows of (r, d) are the reference's, (r,)."""
-        return (x[:, self.columns.to(x.device)] == self.low.to(x.device)).all(1)
+    def rows(self, x: Design) -> Tensor:
+        """Which rows of x (n, d) are the reference's, (n,)."""
+        reach = self.high - self.low
+        n_high = x.columns(self.columns).matvec((1 / reach).to(x.device), -(self.low / reach).sum().to(x.device))
+        return n_high < 0.5
 
     def direction(self, size: int) -> Tensor:
         """What adds 1 to the logits of the reference and nothing to others, (size,), the intercept last."""
@@ -60,12 +71,16 @@ class SeparatingColumns(NamedTuple):
     references: list[Reference]
     signs: Tensor
 
-    def stay(self, x: Tensor) -> Tensor:
-        """Which rows of (r, d) none of them separates, (r,)."""
-        stay = (x[:, self.columns.to(x.device)] == self.values.to(x.device)).all(1)
+    def stay(self, x: Design) -> Tensor:
+        """Which rows of x (n, d) none of them separates, (n,)."""
+        stay = ~_differs(x.columns(self.columns), self.values)
         for reference in self.references:
             stay &= ~reference.rows(x)
         return stay
+
+    def moving(self) -> Tensor:
+        """Positions of the columns without a finite coefficient, (m,)."""
+        return torch.cat([self.columns, *(reference.columns for reference in self.references)]).unique()
 
     def at(self, positions: Tensor) -> SeparatingColumns:
         """The same in a table that has its columns at other positions, (d,)."""
@@ -73,9 +88,7 @@ class SeparatingColumns(NamedTuple):
         return self._replace(columns=positions[self.columns], references=references)
 
 
-def separating_columns(
-    rows: Callable[[], Iterable[tuple[Tensor, Tensor]]], candidates: Tensor, processes: Processes = ALONE
-) -> list[SeparatingColumns]:
+def separating_columns(rows: Blocks, candidates: Tensor, processes: Processes = ALONE) -> list[SeparatingColumns]:
     """All columns that separate some rows by themselves, from the rest that those before them leave.
 
     A column does if no positive row holds less of it than any negative one, or none more. Then its coefficient can
@@ -88,8 +101,7 @@ def separating_columns(
     of its category grow, and the intercept the other way.
 
     Args:
-        rows: gives blocks of features (r, d) and of which rows are positive, (r,), of rows of positive weight; called
-            once a look, and three times before.
+        rows: gives blocks of rows of positive weight; called once a look, and twice before.
         candidates: which columns may be taken, (d,), bool.
         processes: that have the rows, of which `rows` gives those of this one.
 
@@ -97,6 +109,8 @@ def separating_columns(
         What each look has found. Of a reference and its columns one at least separates nothing. Empty as well where
         nothing would be left to fit: where the rows that stay are none or have one outcome.
     """
+    if not bool(candidates.any()):
+        return []
     d = len(candidates)
     references = _references(rows, candidates, processes)
     candidates = torch.cat([candidates, torch.ones(len(references), dtype=torch.bool)])
@@ -123,41 +137,70 @@ def separating_columns(
         )
 
 
-def _references(
-    rows: Callable[[], Iterable[tuple[Tensor, Tensor]]], candidates: Tensor, processes: Processes
-) -> list[Reference]:
-    """What neighbouring columns of two values leave over, as many columns as are never high together."""
+def _references(rows: Blocks, candidates: Tensor, processes: Processes) -> list[Reference]:
+    """What categories, or neighbouring columns of two values, leave over: as many as are never high together."""
     low, high = (torch.full((len(candidates),), end, dtype=torch.float64) for end in (torch.inf, -torch.inf))
+    category, is_sparse = torch.full_like(low, -1), False
     for x, _ in rows():
-        if len(x):
-            low, high = torch.minimum(low, x.amin(0).double().cpu()), torch.maximum(high, x.amax(0).double().cpu())
-    low, high = processes.least(low), processes.most(high)
+        least, most = x.bounds().cpu()
+        low, high = torch.minimum(low, least), torch.maximum(high, most)
+        is_sparse = x.is_sparse
+        for number, columns in enumerate(_categories(x)):
+            category[columns] = number
+    low, high, category = processes.least(low), processes.most(high), processes.most(category)
     two_valued = candidates & (low < high)
     for x, _ in rows():
-        two_valued &= ((x == low.to(x.device)) | (x == high.to(x.device))).all(0).cpu()
+        two_valued &= _two_valued(x, low, high)
     two_valued = processes.least(two_valued.double()) > 0
-    columns = two_valued.nonzero()[:, 0]
+    if processes.any(is_sparse):
+        told = torch.where(two_valued, category, -1)
+        groups = [(told == number).nonzero()[:, 0] for number in range(int(told.max()) + 1)]
+    else:
+        groups = _never_high_together(rows, two_valued.nonzero()[:, 0], high, processes)
+    return [Reference(group, low[group], high[group]) for group in groups if len(group) > 1]
+
+
+def _categories(x: Design) -> list[Tensor]:
+    """The columns of each category that has one for every level but its reference."""
+    if isinstance(x, Standardized):
+        return _categories(x.x)
+    if isinstance(x, Categories):
+        return [columns.cpu() for columns in x.whole]
+    if isinstance(x, Columns):
+        parts = zip(x.parts, x.features, strict=True)
+        return [at[g].cpu() for part, at in parts if isinstance(part, Categories) for g in part.whole]
+    return []
+
+
+def _never_high_together(rows: Blocks, columns: Tensor, high: Tensor, processes: Processes) -> list[Tensor]:
+    """Runs of neighbours among two-valued columns (c,) of which no row has two at their `high` value (d,)."""
     numbers = torch.arange(1, len(columns) + 1)
     before = torch.zeros(len(columns), dtype=torch.long)  # last of those before that is high with one, from 1, or 0
     for x, _ in rows():
-        is_high = x[:, columns.to(x.device)] == high[columns].to(x.device)
-        number = torch.where(is_high, numbers.to(x.device), 0)
-        last = torch.nn.functional.pad(number.cummax(1).values[:, :-1], (1, 0)) if len(columns) else number
-        if len(x):
+        if len(columns) and x.shape[0]:
+            is_high = x.columns(columns).dense() == high[columns].to(x.device)
+            number = torch.where(is_high, numbers.to(x.device), 0)
+            last = torch.nn.functional.pad(number.cummax(1).values[:, :-1], (1, 0))
             before = torch.maximum(before, torch.where(is_high, last, 0).amax(0).cpu())
-    before = processes.most(before.double()).long()
-    found, first = [], 0
-    for j, last in enumerate([*before.tolist(), len(columns)]):
+    groups, first = [], 0
+    for j, last in enumerate([*processes.most(before.double()).tolist(), len(columns)]):
         if last > first or j == len(columns):
-            if j - first > 1:
-                group = columns[first:j]
-                found.append(Reference(group, low[group], high[group]))
+            groups.append(columns[first:j])
             first = j
-    return found
+    return groups
+
+
+def _two_valued(x: Design, low: Tensor, high: Tensor) -> Tensor:
+    """Which columns of x (n, d) hold nothing but `low` and `high`, each (d,), on the CPU."""
+    if not x.is_sparse:
+        values = x.dense()
+        return ((values == low.to(x.device)) | (values == high.to(x.device))).all(0).cpu()
+    first, second = x.sums_about(low.to(x.device), None).cpu()
+    return ((high - low) * first - second).abs() <= _TWO_VALUED * second
 
 
 def _bounds_by_outcome(
-    rows: Iterable[tuple[Tensor, Tensor]], n_columns: int, references: list[Reference], processes: Processes
+    blocks: Iterable[tuple[Design, Tensor, Tensor]], n_columns: int, references: list[Reference], processes: Processes
 ) -> tuple[Tensor, Tensor]:
     """The least and the largest value of each column among the negative and the positive rows, each (2, d + r).
 
@@ -166,35 +209,64 @@ def _bounds_by_outcome(
     low, high = (
         torch.full((2, n_columns + len(references)), end, dtype=torch.float64) for end in (torch.inf, -torch.inf)
     )
-    for x, positive in rows:
+    for x, positive, stay in blocks:
+        absent = [reference.rows(x) for reference in references]
         for outcome in (0, 1):
-            part = x[positive == bool(outcome)]
-            if len(part):
-                absent = _absent(part, references)
-                least, most = torch.cat([part.amin(0), absent.amin(0)]), torch.cat([part.amax(0), absent.amax(0)])
-                low[outcome] = torch.minimum(low[outcome], least.double().cpu())
-                high[outcome] = torch.maximum(high[outcome], most.double().cpu())
+            part = stay & (positive == bool(outcome))
+            if bool(part.any()):
+                least, most = x.bounds(part).cpu()
+                here = torch.tensor([[bool(of_one[part].all()), bool(of_one[part].any())] for of_one in absent])
+                here = here.double().reshape(-1, 2)
+                low[outcome] = torch.minimum(low[outcome], torch.cat([least, here[:, 0]]))
+                high[outcome] = torch.maximum(high[outcome], torch.cat([most, here[:, 1]]))
     return processes.least(low), processes.most(high)
 
 
-def _absent(x: Tensor, references: list[Reference]) -> Tensor:
-    """Which rows of (n, d) are a reference's, (n, r), 0 or 1."""
-    if not references:
-        return x[:, :0]
-    columns, low = (torch.cat([reference[part] for reference in references]).to(x.device) for part in (0, 1))
-    ends = torch.tensor([len(reference.columns) for reference in references], device=x.device).cumsum(0)
-    others = (x[:, columns] != low).cumsum(1, dtype=torch.int32)[:, ends - 1]
-    return (others.diff(dim=1, prepend=torch.zeros_like(others[:, :1])) == 0).to(x.dtype)
-
-
-def _staying(
-    rows: Callable[[], Iterable[tuple[Tensor, Tensor]]], looks: list[SeparatingColumns]
-) -> Iterable[tuple[Tensor, Tensor]]:
+def _staying(rows: Blocks, looks: list[SeparatingColumns]) -> Iterator[tuple[Design, Tensor, Tensor]]:
     for x, positive in rows():
-        if looks:
-            stay = torch.stack([look.stay(x) for look in looks]).all(0)
-            x, positive = x[stay], positive[stay]
-        yield x, positive
+        stay = torch.ones_like(positive)
+        for look in looks:
+            stay &= look.stay(x)
+        yield x, positive, stay
+
+
+def _differs(x: Design, values: Tensor) -> Tensor:
+    """Which rows of x (n, c) hold anything else than the values (c,), (n,)."""
+    values = values.to(x.device)
+    if not x.is_sparse:
+        return (x.dense() != values).any(1)
+    zero = values == _zeros(x)
+    raw = x.x if isinstance(x, Standardized) else x
+    differs = raw.columns(zero.nonzero()[:, 0]).square_norms(None, None).to(x.device) > 0
+    if not bool(zero.all()):
+        rest = (~zero).nonzero()[:, 0]
+        differs |= (x.columns(rest).dense(torch.float64) != values[rest]).any(1)
+    return differs
+
+
+def _beyond(x: Design, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where rows of x (n, c), on the CPU, hold anything else than the values (c,).
+
+    Returns:
+        The row and the column of each such number, and what it is more, (e,), float64.
+    """
+    if x.is_sparse and bool((values == _zeros(x)).all()):
+        scale = x.scale if isinstance(x, Standardized) else torch.ones_like(values)
+        raw = cast(Swept, x.x if isinstance(x, Standardized) else x)
+        entries = raw.compressed(slice(0, x.shape[0])).tocoo()
+        row, column = (torch.from_numpy(part).long() for part in (entries.row, entries.col))
+        more = torch.from_numpy(entries.data) / scale[column]
+        return row[more != 0], column[more != 0], more[more != 0]
+    more = x.dense(torch.float64) - values
+    row, column = more.nonzero(as_tuple=True)
+    return row, column, more[row, column]
+
+
+def _zeros(x: Design) -> Tensor:
+    """What each column of sparse rows holds where nothing is stored, (d,), as `Design.bounds` gives it."""
+    return (
+        (0 - x.center) / x.scale if isinstance(x, Standardized) else torch.zeros(x.shape[1], device=x.device).double()
+    )
 
 
 class CoefficientsInTheLimit:
@@ -207,10 +279,9 @@ class CoefficientsInTheLimit:
     Args:
         of_all: all coefficients, the intercept last, (k,).
         looks: the columns that separate.
-        stays: features of the rows that stay, (n, d).
-        x: features of the rows that are set aside, (r, d).
-        sign: +1 for a positive one of them, −1 for a negative one, (r,).
-        offset: their offsets, (r,), float64.
+        x: features of all rows, (n, d).
+        stay: which rows stay, (n,), bool.
+        aside: the rows that are set aside, (r, d), their targets and offsets.
 
     Attributes:
         size_of_all: k.
@@ -219,37 +290,38 @@ class CoefficientsInTheLimit:
     """
 
     def __init__(
-        self,
-        of_all: Coefficients,
-        looks: list[SeparatingColumns],
-        stays: Tensor,
-        x: Tensor,
-        sign: Tensor,
-        offset: Tensor,
+        self, of_all: Coefficients, looks: list[SeparatingColumns], x: Design, stay: Tensor, aside: Rows
     ) -> None:
-        self._of_all, self._looks, self._sign, self._offset = of_all, looks, sign, offset
+        self._of_all, self._looks = of_all, looks
         self.size_of_all = x.shape[1] + 1
-        varies = (stays.amin(0) < stays.amax(0)).cpu()
+        self._sign = 2 * (aside.y > 0.5).double() - 1
+        self._offset = torch.zeros_like(self._sign) if aside.offset is None else aside.offset.double()
+        low, high = x.bounds(stay).cpu()
+        varies = low < high
         self._directions = []  # of each look's references: (column in their place, direction)
         for look in looks:
             directions = []
             for reference in look.references:
-                here = (stays[:, reference.columns.to(stays.device)] == reference.high.to(stays.device)).sum(0)
-                column = int(reference.columns[here.argmax()])
+                held, _ = x.columns(reference.columns).sums_about(reference.low.to(x.device), stay.double()).cpu()
+                column = int(reference.columns[(held / (reference.high - reference.low)).argmax()])
                 directions.append((column, reference.direction(self.size_of_all)))
                 varies[column] = False
             self._directions.append(directions)
         free = varies.nonzero()[:, 0]
-        self.free = free[independent_columns(stays[:, free.to(stays.device)])]
+        self.free = free[independent_columns(x.take(stay).columns(free))]
         self._index = torch.cat([self.free, torch.tensor([x.shape[1]])])
-        self._x = x[:, self.free]
-        self._beyond = []  # by how much a row is beyond what stays, (r, s), 0 where an earlier look has set it aside
-        here = torch.ones(len(x), dtype=torch.bool)
+        rows = aside.design
+        self._x = rows.columns(self.free)
+        # What of the rows set aside is beyond what stays, and which an earlier look has left; the same of references.
+        self._beyond, self._of_references = [], []
+        here = torch.ones(rows.shape[0], dtype=torch.bool)
         for look in looks:
-            of_references = [reference.rows(x)[:, None].double() for reference in look.references]
-            beyond = torch.cat([x[:, look.columns] - look.values, *of_references], 1)
-            self._beyond.append((beyond, (beyond != 0) & here[:, None]))
-            here = here & look.stay(x)
+            row, column, more = _beyond(rows.columns(look.columns), look.values)
+            self._beyond.append((row, column, more, here[row]))
+            of_references = [reference.rows(rows) for reference in look.references]
+            self._of_references.append([(of_one, of_one & here) for of_one in of_references])
+            here = here & ~torch.stack(of_references).any(0) if of_references else here.clone()
+            here[row] = False
 
     def read(self) -> Tensor:
         """The finite coefficients, (c + 1,); the intercept is that of the rows that stay."""
@@ -270,45 +342,52 @@ class CoefficientsInTheLimit:
         """Put ``point`` (c + 1,) into the parameters, together with the coefficients that separate."""
         whole = torch.zeros(self.size_of_all, dtype=torch.float64)
         whole[self._index] = point
-        margin = (self._x @ point[:-1] + point[-1] + self._offset) * self._sign
+        margin = (self._x.matvec(point[:-1], point[-1]) + self._offset) * self._sign
         # The last look comes first: what it does to the rows set aside before, the earlier ones make up for.
-        for look, directions, (beyond, gains) in reversed(
-            list(zip(self._looks, self._directions, self._beyond, strict=True))
+        for look, directions, (row, column, more, gains), of_references in reversed(
+            list(zip(self._looks, self._directions, self._beyond, self._of_references, strict=True))
         ):
-            needed = (SEPARATED_MARGIN - margin)[:, None] / beyond.abs()
-            coefficients = look.signs * needed.masked_fill(~gains, 0.0).amax(0)
-            of_columns, of_references = coefficients.split([len(look.columns), len(directions)])
-            whole[look.columns] += of_columns
-            whole[-1] -= look.values @ of_columns
-            for coefficient, (_, direction) in zip(of_references, directions, strict=True):
+            of_columns, of_levels = look.signs.split([len(look.columns), len(directions)])
+            needed = ((SEPARATED_MARGIN - margin)[row] / more.abs())[gains]
+            coefficients = of_columns * torch.zeros_like(of_columns).scatter_reduce(0, column[gains], needed, "amax")
+            whole[look.columns] += coefficients
+            whole[-1] -= look.values @ coefficients
+            moved = torch.zeros_like(margin).index_add_(0, row, more * coefficients[column])
+            for (_, direction), sign, (rows, gain) in zip(directions, of_levels, of_references, strict=True):
+                coefficient = sign * (SEPARATED_MARGIN - margin)[gain].clamp_min(0).amax()
                 whole += coefficient * direction
-            margin = margin + (beyond @ coefficients) * self._sign
+                moved += coefficient * rows
+            margin = margin + moved * self._sign
         self._of_all.write(whole)
 
 
-def independent_columns(x: Tensor) -> Tensor:
+def independent_columns(x: Design) -> Tensor:
     """Numbers, ascending, of columns of x (n, c) of which none is a linear function of the others and a constant.
 
     Where rows have been set aside many are, with which every Newton step would cost an eigenvalue decomposition. A
     pivoted Cholesky factorisation of the correlation matrix finds suspects; the rows decide. Above `DENSE_LIMIT`, where
     there are no such decompositions, all columns are returned.
     """
-    c = x.shape[1]
+    n, c = x.shape
     if not c or c > DENSE_LIMIT:
         return torch.arange(c)
     from scipy.linalg import get_lapack_funcs
 
-    x = x.double() - x.double().mean(0)
-    x /= torch.linalg.vector_norm(x, dim=0)
-    correlation = (x.T @ x).cpu().numpy()
+    x = x.astype(torch.float64)
+    mean, one = x.means(), torch.ones(n, dtype=torch.float64, device=x.device)
+    x = x.standardized(mean, x.sums_about(mean, None)[1].sqrt())
+    correlation = x.sandwich(one).cpu().numpy()
     (pstrf,) = get_lapack_funcs(("pstrf",), (correlation,))
     factor, order, rank, _ = pstrf(correlation, lower=1, tol=SUSPECT_COLUMN)
     columns = torch.from_numpy(order - 1).long()
     lower = torch.from_numpy(factor).tril()
-    relation = torch.linalg.solve_triangular(lower[:rank, :rank].T, lower[rank:, :rank].T, upper=True).to(x.device)
-    kept, suspects = (part.to(x.device) for part in columns.split([rank, c - rank]))
-    left = torch.linalg.vector_norm(x[:, suspects] - x[:, kept] @ relation, dim=0)
-    return torch.cat([kept, suspects[left > DEPENDENT_COLUMN]]).cpu().sort().values
+    kept, suspects = columns.split([rank, c - rank])
+    rest = torch.zeros(c, c - rank, dtype=torch.float64)  # what makes a suspect less its relation to the others
+    rest[kept] = -torch.linalg.solve_triangular(lower[:rank, :rank].T, lower[rank:, :rank].T, upper=True)
+    rest[suspects] += torch.eye(c - rank, dtype=torch.float64)
+    parts = rest.to(x.device).split(max(1, _BLOCK // max(n, 1)), 1)
+    left = torch.cat([torch.linalg.vector_norm(x.matvec(part), dim=0).cpu() for part in parts])
+    return torch.cat([kept, suspects[left > DEPENDENT_COLUMN]]).sort().values
 
 
 class Limit(NamedTuple):
@@ -335,23 +414,19 @@ def limit_of(sample: Rows, of_all: Coefficients) -> Limit | None:
         sample: features (m, d), labels (m,), weights (m,) or None.
         of_all: the coefficients, (d + 1,).
     """
-    x, y, v = sample.design.dense(), sample.y, sample.weight
+    x, y, v = sample.design, sample.y, sample.weight
     used = torch.ones_like(y, dtype=torch.bool) if v is None else v > 0
-    low, high = x.amin(0), x.amax(0)
-    two_valued = ((x == low) | (x == high)).all(0).cpu()
     rows = (sample if bool(used.all()) else sample.take(used.nonzero()[:, 0])).by_outcome()
-    outcomes = rows.design.dense(), rows.y > 0.5
-    looks = separating_columns(lambda: [outcomes], two_valued)
+    low, high = rows.design.bounds().cpu()
+    candidates = _two_valued(rows.design, low, high) & (low < high)
+    looks = separating_columns(lambda: [(rows.design, rows.y > 0.5)], candidates)
     if not looks:
         return None
     stay = used.clone()
     for look in looks:
         stay &= look.stay(x)
-    inner, aside = x[stay], used & ~stay
-    sign = 2 * (y[aside] > 0.5).double().cpu() - 1
-    offset = torch.zeros_like(sign) if sample.offset is None else sample.offset[aside].double().cpu()
-    coefficients = CoefficientsInTheLimit(of_all, looks, inner, x[aside].double().cpu(), sign, offset)
+    coefficients = CoefficientsInTheLimit(of_all, looks, x, stay, sample.take(used & ~stay).to(torch.device("cpu")))
     weight = used.double() if v is None else v.double()
     share = float(weight[stay].sum() / weight.sum())
-    staying = sample.take(stay)._replace(x=inner[:, coefficients.free.to(x.device)])
-    return Limit(staying, share, coefficients)
+    staying = sample.take(stay)
+    return Limit(staying._replace(x=staying.design.columns(coefficients.free)), share, coefficients)

@@ -148,7 +148,5 @@ SEPARATED = 1e-8
 SEPARATED_MARGIN = 40.0
 # 1 − R² on the columns before, of columns that may depend on them.
 SUSPECT_COLUMN = 1e-10
-# Numbers that a sparse table may be written out to, to look for columns that separate.
-FILLED = 2**25
 # Share of a column's length that the other columns do not explain, below which it depends on them.
 DEPENDENT_COLUMN = 1e-10

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lr_lightning.solver.decompositions import inverse_of_lower
 from lr_lightning.statistics.design_matrix import DesignMatrix
 from lr_lightning.statistics.sums import triangular_factor, weighted_rows
 
@@ -126,8 +127,7 @@ def relation_in_words(collinearity: Collinearity, position: int, design: DesignM
 
 def _inflation(upper: np.ndarray, intercept: bool) -> np.ndarray:
     """Variance inflation factors from the triangular factor of columns of length 1, the intercept first."""
-    inverse = _solve(upper, np.eye(len(upper)))
-    inflation = np.square(inverse).sum(1)
+    inflation = np.square(inverse_of_lower(torch.from_numpy(upper.T)).numpy()).sum(0)
     return (inflation * (1 - np.square(upper[0])))[1:] if intercept else inflation
 
 

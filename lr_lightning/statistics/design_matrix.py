@@ -93,13 +93,7 @@ class _Staying:
 
     def __iter__(self) -> Iterator[Rows]:
         for rows in self.batches:
-            design = rows.design
-            step = max(1, _CPU_BLOCK // max(1, design.shape[1])) if design.is_sparse else max(1, len(rows.y))
-            parts = [design.take(slice(start, start + step)).dense() for start in range(0, len(rows.y), step)]
-            yield rows.take(torch.cat([self._stay(part) for part in parts]) if parts else slice(0))
-
-    def _stay(self, x: Tensor) -> Tensor:
-        return torch.stack([look.stay(x) for look in self.looks]).all(0)
+            yield rows.take(torch.stack([look.stay(rows.design) for look in self.looks]).all(0))
 
 
 class DesignMatrix:
@@ -201,26 +195,31 @@ class DesignMatrix:
 
     def of_rows(self, looks: Sequence[SeparatingColumns], columns: np.ndarray) -> DesignMatrix:
         """The design matrix of the rows that none of the looks separates, and of the columns at positions (c,)."""
+        batches = _Staying(self.batches, [look.at(self.columns) for look in looks])
+        return self._with_columns(columns, batches)
+
+    def _with_columns(self, columns: np.ndarray, batches: Iterable[Rows]) -> DesignMatrix:
+        """The design matrix of the columns at positions (c,) alone."""
         outside = torch.ones(self.n_features, dtype=torch.bool)
         outside[self.columns[columns]] = False
         mean, scale = self._training
         scale = torch.where(outside.to(scale.device), 0.0, scale)
-        batches = _Staying(self.batches, [look.at(self.columns) for look in looks])
         return self._of(batches, (mean, scale), self.processes)
 
-    def served_rows(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def served_rows(self) -> Iterator[tuple[Design, Tensor]]:
         """Blocks of served features, (r, k), and whether each row is positive, boolean (r,)."""
-        for rows in self.used_rows():
-            yield rows.design.columns(self.columns).dense(), rows.y > 0.5
+        whole = max([1, *(len(rows.y) for rows in self.batches)])
+        for rows in self.used_rows(whole if self.is_sparse else None):
+            yield rows.design.columns(self.columns), rows.y > 0.5
 
-    def used_rows(self) -> Iterator[Rows]:
-        """All rows of positive weight in blocks of bounded memory."""
+    def used_rows(self, n_rows: int | None = None) -> Iterator[Rows]:
+        """All rows of positive weight in blocks of at most `n_rows`, or of as many as may be written out."""
         for rows in self.batches:
             self.epsilon = _epsilon(rows)
             on_cpu = rows.design.device.type == "cpu"
-            n_rows = max(128, (_CPU_BLOCK if on_cpu else _DEVICE_BLOCK) // max(1, self.size))
-            for first in range(0, len(rows.y), n_rows):
-                part = rows.take(slice(first, first + n_rows))
+            step = n_rows or max(128, (_CPU_BLOCK if on_cpu else _DEVICE_BLOCK) // max(1, self.size))
+            for first in range(0, len(rows.y), step):
+                part = rows.take(slice(first, first + step))
                 used = None if part.weight is None else part.weight > 0
                 yield part if used is None or bool(used.all()) else part.take(used)
 
@@ -287,18 +286,6 @@ class DesignMatrix:
         """Whether the rows are stored without their zeros."""
         return any(rows.design.is_sparse for rows in self.batches)
 
-    def bounds_by_outcome(self) -> tuple[Tensor, Tensor]:
-        """The least and the largest served value of each column among negative and positive rows, each (2, k)."""
-        low = torch.full((2, len(self.columns)), torch.inf, dtype=torch.float64)
-        high = -low
-        for rows in self.batches:
-            x = rows.design.columns(self.columns)
-            for outcome in (0, 1):
-                used = (rows.y > 0.5) == bool(outcome)
-                least, most = x.bounds(used if rows.weight is None else used & (rows.weight > 0)).cpu()
-                low[outcome], high[outcome] = torch.minimum(low[outcome], least), torch.maximum(high[outcome], most)
-        return self.processes.least(low), self.processes.most(high)
-
     def rounding(self, block: Block, *, restored: bool = False) -> Tensor:
         """An estimate of the rounding errors of a block's standardised features, (r, k).
 
@@ -336,8 +323,12 @@ class DesignMatrix:
 
         In float32 these are all columns but those of whole numbers, such as levels and years, whose rounding is far
         smaller than 1. In float64 these are the columns in which a few huge values, such as 999999999999 for a missing
-        one, leave no digits for the others.
+        one, leave no digits for the others. Levels are never among them, so that those of sparse rows are not swept.
         """
+        if self.is_sparse and len(numbers := self._numbers()) < len(self.columns):
+            rounded = np.zeros(len(self.columns), bool)
+            rounded[numbers] = self._with_columns(numbers, self.batches).rounded
+            return rounded
         inexact, least = np.zeros(len(self.columns), bool), np.full(len(self.columns), np.inf)
         for block in self.blocks():
             original, error = self._original(block)
@@ -348,6 +339,18 @@ class DesignMatrix:
         inexact, least = self.processes.most(inexact.astype(float)) > 0, self.processes.least(least)
         size = np.abs(self.mean) + self.scale
         return inexact & (self.single | (COMPUTED * size > _TOLD * least) | (size > _HUGE))
+
+    def _numbers(self) -> np.ndarray:
+        """Positions of the columns that hold other served values than 0 and 1, (m,)."""
+        low, high, sums, squares = torch.zeros(4, len(self.columns), dtype=torch.float64)
+        for rows in self.batches:
+            x, v = rows.design.columns(self.columns), torch.ones(len(rows.y), dtype=torch.float64, device=rows.y.device)
+            least, most = x.bounds().cpu()
+            low, high = torch.minimum(low, least), torch.maximum(high, most)
+            sums, squares = sums + x.rmatvec(v).cpu(), squares + x.square_sums(v).cpu()
+        low, high = self.processes.least(low), self.processes.most(high)
+        sums, squares = self.processes.sums(sums, squares)
+        return ((low < 0) | (high > 1) | (sums != squares)).nonzero()[:, 0].numpy()
 
     def settle(self) -> None:
         """Find out at once which columns are `rounded`, for a sweep that asks of every block.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ from lr_lightning.statistics.design_matrix import DesignMatrix
 
 MOST = 10**9  # rows times effects
 _BLOCK = 2**20  # elements of the widest matrix of a block
+_NODES = 44  # in an interval of shifts; what is interpolated, between 0 and 1, has an error of 1e-13
+_INTERVAL = 4.0  # its length; the derivative of the sigmoid has its next pole at a distance of π
 _ROUNDING = 1e-6  # of a value that is 0 or 1, and of the moments of a column of such values
 
 
@@ -57,10 +59,11 @@ def average_marginal_effects(
     flags = torch.tensor(sorted([group[0] for group in groups if len(group) == 1] + candidates), dtype=torch.long)
     is_candidate = torch.isin(flags, torch.tensor(candidates, dtype=torch.long))
 
-    sums = _Sums(design.n_features, gradients=gradients)
     is_number = torch.zeros(design.n_features, dtype=torch.bool)
-    widest = max([1, *map(len, categories)])
-    for rows in _blocks(design, widest):
+    levels = [_Levels.of((ends[1, part] - ends[0, part]) * coefficients[part]) for part in categories]
+    widths = [len(flags), *(len(of_one.nodes) for of_one in levels)]
+    sums = _Sums(design.n_features, widths, gradients=gradients)
+    for rows in design.used_rows(max(128, min(2048, design.size), _BLOCK // max(1, *widths))):
         v = torch.ones_like(rows.y).double() if rows.weight is None else rows.weight.double()
         z = rows.design.matvec(coefficients, intercept)
         z = z if rows.offset is None else z + rows.offset.double()
@@ -73,14 +76,19 @@ def average_marginal_effects(
             other = ((values - low).abs() > tolerance) & ((values - high).abs() > tolerance)
             is_number[part] |= other.any(0) & is_candidate[some]
             without = z[:, None] - (values - low) * w
-            sums.add(part, rows, v, without, without + (high - low) * w)
-        for part in categories:
-            (low, high), w = ends[:, part], coefficients[part]
-            without = (z - rows.design.columns(part).matvec(w) + low @ w)[:, None]
-            sums.add(part, rows, v, without, without + (high - low) * w)
+            sums.differences[0].add(some, rows, v, without, without + (high - low) * w)
+        for part, of_one, differences in zip(categories, levels, sums.differences[1:], strict=True):
+            w = coefficients[part]
+            without = (z - rows.design.columns(part).matvec(w) + ends[0, part] @ w)[:, None]
+            differences.add(slice(None), rows, v, without, without + of_one.nodes)
     sums.reduce(design.processes)
     is_number = design.processes.most(is_number.double()) > 0
-    indicators = [*categories, *(flags[k : k + 1] for k in range(len(flags)) if not is_number[flags[k]])]
+    of_flags = sums.differences[0]
+    indicators = [(flags[k : k + 1], of_flags.at([k])) for k in range(len(flags)) if not is_number[flags[k]]]
+    indicators += [
+        (part, differences.interpolated(of_one))
+        for part, of_one, differences in zip(categories, levels, sums.differences[1:], strict=True)
+    ]
     return sums.effects(design, coefficients, ends, indicators)
 
 
@@ -94,15 +102,97 @@ def served_coefficients(design: DesignMatrix, parameters: np.ndarray) -> tuple[T
     return coefficients, intercept
 
 
+class _Levels(NamedTuple):
+    """What the levels of a category add to the logits of rows of the reference, and few nodes that stand for them.
+
+    A mean over the rows of a function of the logit is a smooth function of what is added. So that of thousands of
+    levels is interpolated by polynomials from nodes: Chebyshev points of intervals of equal length (Trefethen 2013,
+    "Approximation theory and approximation practice", chapter 8). Where an interval has fewer levels they are nodes.
+
+    Attributes:
+        nodes: (m,), float64.
+        intervals: of each, numbers of its levels (c,), where its nodes are, and the matrix (c, nodes) that interpolates
+            between them, or None where the levels are the nodes.
+    """
+
+    nodes: Tensor
+    intervals: list[tuple[Tensor, slice, Tensor | None]]
+
+    @classmethod
+    def of(cls, shifts: Tensor) -> _Levels:
+        """From what the levels add, (c,)."""
+        degrees = torch.arange(_NODES, dtype=torch.float64)
+        points = torch.cos((degrees + 0.5) * (torch.pi / _NODES))
+        polynomials = torch.cos(degrees[:, None] * torch.arccos(points)) * (2 / _NODES)
+        polynomials[0] /= 2
+        number = torch.floor(shifts / _INTERVAL)
+        nodes, intervals, start = [], [], 0
+        for interval in number.unique().tolist():
+            here = (number == interval).nonzero()[:, 0]
+            own, matrix = shifts[here], None
+            if len(here) > _NODES:
+                place = (2 / _INTERVAL * own - 2 * interval - 1).clamp(-1, 1)
+                matrix = torch.cos(torch.arccos(place)[:, None] * degrees) @ polynomials
+                own = (interval + 0.5 + 0.5 * points) * _INTERVAL
+            nodes.append(own)
+            intervals.append((here, slice(start, start + len(own)), matrix))
+            start += len(own)
+        return cls(torch.cat(nodes), intervals)
+
+
+class _Differences(NamedTuple):
+    """Sums over the rows, for m changes of the features: an indicator without it and with it, or a node's shift.
+
+    Attributes:
+        difference: Σ v (π with it − π without it), (m,).
+        with_it: Σ v π (1 − π) with it, (m,); like the following only where gradients are wanted.
+        without_it: the same without it, (m,).
+        by_others: Σ v x times the difference of π (1 − π), (d, m).
+    """
+
+    difference: Tensor
+    with_it: Tensor
+    without_it: Tensor
+    by_others: Tensor
+
+    @classmethod
+    def of(cls, m: int, d: int) -> _Differences:
+        """Sums of nothing."""
+        difference, with_it, without_it = torch.zeros(3, m, dtype=torch.float64).unbind()
+        return cls(difference, with_it, without_it, torch.zeros(d, m, dtype=torch.float64))
+
+    def add(self, part: slice, rows: Rows, v: Tensor, without: Tensor, with_it: Tensor) -> None:
+        """Add rows (r,) for some changes: logits without them, (r, c) or (r, 1), and with each, (r, c)."""
+        self.difference[part] += v @ (torch.sigmoid(with_it) - torch.sigmoid(without))
+        if len(self.by_others):
+            of_chosen, of_reference = curvature(with_it, v[:, None]), curvature(without, v[:, None])
+            self.by_others[:, part] += rows.design.rmatvec(of_chosen - of_reference)
+            self.with_it[part] += of_chosen.sum(0)
+            self.without_it[part] += of_reference.sum(0)
+
+    def at(self, part: list[int]) -> _Differences:
+        """Some of them."""
+        return _Differences(*(total[..., part] for total in self))
+
+    def interpolated(self, levels: _Levels) -> _Differences:
+        """Those of the levels, from those of their nodes."""
+        c = sum(len(here) for here, _, _ in levels.intervals)
+        found = _Differences(*(total.new_empty(*total.shape[:-1], c) for total in self))
+        for of_levels, of_nodes in zip(found, self, strict=True):
+            for here, nodes, matrix in levels.intervals:
+                part = of_nodes[..., nodes]
+                of_levels[..., here] = part if matrix is None else part @ matrix.T
+        return found
+
+
 class _Sums:
     """What the sweep adds up; d features, all in the units in which the rows are served."""
 
-    def __init__(self, d: int, *, gradients: bool) -> None:
+    def __init__(self, d: int, widths: Sequence[int], *, gradients: bool) -> None:
         self._gradients = gradients
         self.weight = self.slope = self.bend_total = 0.0
         self.bend = torch.zeros(d, dtype=torch.float64)
-        self.difference, self.with_it, self.without_it = torch.zeros(3, d, dtype=torch.float64).unbind()
-        self.by_others = torch.zeros(d, d if gradients else 0, dtype=torch.float64)
+        self.differences = [_Differences.of(m, d if gradients else 0) for m in widths]
 
     def add_rows(self, rows: Rows, v: Tensor, z: Tensor) -> None:
         """Add the derivatives by the logits z (r,), with weights v (r,)."""
@@ -114,40 +204,33 @@ class _Sums:
             self.bend += rows.design.rmatvec(bend)
             self.bend_total += float(bend.sum())
 
-    def add(self, part: Tensor, rows: Rows, v: Tensor, without: Tensor, with_it: Tensor) -> None:
-        """Add the differences of features `part` (c,): logits without them, (r, c) or (r, 1), and with each, (r, c)."""
-        self.difference[part] += v @ (torch.sigmoid(with_it) - torch.sigmoid(without))
-        if self._gradients:
-            of_chosen, of_reference = curvature(with_it, v[:, None]), curvature(without, v[:, None])
-            self.by_others[:, part] += rows.design.rmatvec(of_chosen - of_reference)
-            self.with_it[part] += of_chosen.sum(0)
-            self.without_it[part] += of_reference.sum(0)
-
     def reduce(self, processes: Processes) -> None:
         """Make the sums those of all processes."""
-        names = [name for name in vars(self) if name != "_gradients"]
-        for name, total in zip(names, processes.sums(*(getattr(self, name) for name in names)), strict=True):
-            setattr(self, name, total)
+        own = [total for differences in self.differences for total in differences]
+        found = processes.sums(self.weight, self.slope, self.bend_total, self.bend, *own)
+        self.weight, self.slope, self.bend_total, self.bend = found[:4]
+        self.differences = [_Differences(*found[k : k + 4]) for k in range(4, len(found), 4)]
 
-    def effects(self, design: DesignMatrix, w: Tensor, ends: Tensor, indicators: list[Tensor]) -> Effects:
+    def effects(
+        self, design: DesignMatrix, w: Tensor, ends: Tensor, indicators: list[tuple[Tensor, _Differences]]
+    ) -> Effects:
         """The effects and their gradients; `indicators` are the groups of features whose differences count."""
         units = design.units
         effect = self.slope / self.weight * w / units  # a change of 1 in original units is 1 / units as served
-        for group in indicators:
-            effect[group] = self.difference[group] / self.weight
+        for group, differences in indicators:
+            effect[group] = differences.difference / self.weight
         if not self._gradients:
             return Effects(effect.numpy(), None)
         by_served = torch.outer(self.bend / self.weight, w / units)
         by_served.diagonal().add_(self.slope / self.weight / units)
         by_intercept = self.bend_total / self.weight * w / units
-        for group in indicators:
+        for group, (_, with_it, without_it, by_others) in indicators:
             low, high = ends[:, group]
-            gradients = self.by_others[:, group]
             # The group's own features are fixed: at `low` without it, all at `low` but one at `high` with it.
-            change = self.with_it[group] - self.without_it[group]
-            gradients[group] = low[:, None] * change
-            gradients[group, torch.arange(len(group))] += (high - low) * self.with_it[group]
-            by_served[:, group] = gradients / self.weight
+            change = with_it - without_it
+            by_others[group] = low[:, None] * change
+            by_others[group, torch.arange(len(group))] += (high - low) * with_it
+            by_served[:, group] = by_others / self.weight
             by_intercept[group] = change / self.weight
         mean, scale = design.standardization
         gradient = ((by_served - torch.outer(mean, by_intercept)) / scale[:, None])[design.columns]
@@ -161,11 +244,3 @@ def _like_indicators(design: DesignMatrix) -> list[int]:
     mean, scale = design.original_moments()
     like = (mean > 0) & (mean < 1) & ((scale.square() - mean * (1 - mean)).abs() < _ROUNDING)
     return like.nonzero()[:, 0].tolist()
-
-
-def _blocks(design: DesignMatrix, width: int) -> Iterator[Rows]:
-    least = min(2048, design.size)  # a block's sums, (p, w), are not to cost more than what they add up
-    size = max(128, least, _BLOCK // max(width, design.size))
-    for rows in design.used_rows():
-        for start in range(0, len(rows.y), size):
-            yield rows.take(slice(start, start + size))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.model.design import Dense
-from lr_lightning.solver.decompositions import inverse_root, singular_values
+from lr_lightning.solver.decompositions import singular_values
 from lr_lightning.solver.separating_columns import SeparatingColumns, separating_columns
 from lr_lightning.statistics.collinearity import find_collinearity
 from lr_lightning.statistics.design_matrix import COMPUTED, Block, DesignMatrix
@@ -194,10 +194,10 @@ def _beside(
     dependent[inner[collinearity.basis], : len(collinearity.aliased)] = -collinearity.relation
     dependent[inner, len(collinearity.aliased) :] = found.free
     if found.doubt is not None:  # no coefficient is certain to be finite then
-        of_categories = [reference.columns.numpy() for look in looks for reference in look.references]
-        moved = np.unique(np.concatenate([outer, *of_categories]))
+        moved = np.unique(np.concatenate([outer, *(look.moving().numpy() for look in looks)]))
         return Separation("quasi", found.doubt, moved, np.eye(design.size)[:, keep])
-    free = np.linalg.qr(free)[0]
+    rows = np.flatnonzero(np.abs(free).max(1, initial=0))
+    free[rows] = np.linalg.qr(free[rows])[0]
     moved = moved_terms(design, free)
     return Separation("quasi", None, moved[moved < k], free)
 
@@ -215,13 +215,16 @@ def separates(design: DesignMatrix, parameters: np.ndarray) -> bool:
     )
 
 
-def one_outcome(design: DesignMatrix) -> np.ndarray:
-    """Positions of the columns of which every value beyond one has one outcome, as of a level that has one; a sweep.
+def without_end(design: DesignMatrix) -> np.ndarray:
+    """Positions of the columns that separate some rows by themselves, and of the levels whose reference does.
 
-    Each of them separates some rows by itself. See `separating_columns`, of which this is the first look.
+    It needs neither a matrix of all columns nor a linear programme; see `separating_columns`.
     """
-    low, high = design.bounds_by_outcome()
-    return ((low[1] >= high[0]) != (low[0] >= high[1])).nonzero()[:, 0].numpy()
+    if not design.intercept:
+        return np.array([], int)
+    candidates = torch.ones(len(design.columns), dtype=torch.bool)
+    looks = separating_columns(design.served_rows, candidates, design.processes)
+    return np.unique(np.concatenate([np.array([], int), *(look.moving().numpy() for look in looks)]))
 
 
 def moved_terms(design: DesignMatrix, free: np.ndarray, least: float = 1e-6) -> np.ndarray:
@@ -236,8 +239,7 @@ def moved_terms(design: DesignMatrix, free: np.ndarray, least: float = 1e-6) -> 
 
 def _maximum_exists(design: DesignMatrix, parameters: np.ndarray, sums: Sums, keep: np.ndarray) -> bool:
     """Whether the gradient and the Hessian prove a maximum, whatever the rounding of the features."""
-    hessian, gradient = sums.hessian[np.ix_(keep, keep)], sums.gradient[keep]
-    root = inverse_root(torch.from_numpy(hessian))
+    root, gradient = sums.inverse_root(keep), sums.gradient[keep]
     if root is None or _norm(root.scaled.numpy()) ** 2 > _CONDITION:  # the Hessian is ill-conditioned
         return False
     inverse = root.factor.T.numpy()

@@ -26,7 +26,7 @@ from lr_lightning.statistics.design_matrix import COMPUTED, DesignMatrix
 from lr_lightning.statistics.profile import Profile, likelihood_of, profiles
 from lr_lightning.statistics.report import MAX_COLUMNS, Coefficient, Effect, Inference, LikelihoodRatioTest, Report
 from lr_lightning.statistics.separation import MAX_COLUMNS as MAX_COLUMNS_SEPARATED
-from lr_lightning.statistics.separation import Separation, find_separation, moved_terms, one_outcome, separates
+from lr_lightning.statistics.separation import Separation, find_separation, moved_terms, separates, without_end
 from lr_lightning.statistics.sums import Clusters, Sums, null_log_likelihood, sum_rows
 from lr_lightning.statistics.wald import Covariance, CovarianceType, chi_squared_p_value, covariance_factor
 
@@ -340,8 +340,8 @@ def _separation(
         complete = sums.smallest_gain > 0 and separates(design.by_outcome(), parameters)
     if complete:
         return Separation("complete", None, np.arange(len(design.columns)), free)
-    alone = one_outcome(design.by_outcome()) if design.intercept and design.is_sparse else np.array([], int)
-    return Separation("quasi" if len(alone) else None, "width", alone, free)
+    columns = without_end(design.by_outcome())
+    return Separation("quasi" if len(columns) else None, "width", columns, free)
 
 
 def _std_errors(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from lr_lightning.model.losses import curvature, residuals
 from lr_lightning.model.processes import ALONE, Processes
+from lr_lightning.solver.decompositions import InverseRoot, inverse_root
 from lr_lightning.statistics.design_matrix import DesignMatrix
 
 _MOST_GROUP_SUMS = 2**26  # numbers, 512 MiB
@@ -50,6 +51,14 @@ class Sums:
     gram: np.ndarray
     smallest_gain: float
     largest_norm: float
+    _roots: dict[bytes, InverseRoot | None] = field(default_factory=dict, repr=False)
+
+    def inverse_root(self, keep: np.ndarray) -> InverseRoot | None:
+        """That of the Hessian of the parameters at positions (q,), factored once; None if it is not definite."""
+        key = keep.tobytes()
+        if key not in self._roots:
+            self._roots[key] = inverse_root(torch.from_numpy(self.hessian[np.ix_(keep, keep)]))
+        return self._roots[key]
 
 
 @dataclass(frozen=True)

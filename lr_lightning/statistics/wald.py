@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from lr_lightning.statistics.sums import (
 _CONDITION = 1e7  # largest trace of the inverse of a Hessian of unit diagonal; above, half of its digits are lost
 _ROUNDING = 1e-13  # relative to the largest singular value, times the square root of their number
 _BLOCK = 2**22  # elements of products with a factor
+_STILL = 1e-12  # component of a direction that is rounding
 CovarianceType = Literal["nonrobust", "HC0", "HC1", "cluster"]
 
 
@@ -148,17 +149,19 @@ def covariance_factor(
     Returns:
         F, (p, r), and the directions (p, t) whose curvature is zero up to rounding, in which F has no component.
     """
-    basis = np.eye(len(keep))
-    if free is not None and free.shape[1]:
-        basis = torch.linalg.qr(torch.from_numpy(free), mode="complete").Q[:, free.shape[1] :].numpy()
-    root = inverse_root(torch.from_numpy(basis.T @ sums.hessian[np.ix_(keep, keep)] @ basis))
-    if root is not None and root.condition <= _CONDITION:
-        inverse, null = root.factor.numpy(), np.zeros((basis.shape[1], 0))
+    basis = None if free is None or not free.shape[1] else _Complement.of(free)
+    if basis is None:
+        root = sums.inverse_root(keep)
     else:
-        rows = curved_rows(design, keep, parameters)
-        inverse, null = _inverse_triangular(triangular_factor(rows, len(keep), design.processes) @ basis)
+        hessian = basis.restrict(basis.restrict(sums.hessian[np.ix_(keep, keep)]).T)
+        root = inverse_root(torch.from_numpy(hessian))
+    if root is not None and root.condition <= _CONDITION:
+        inverse, null = root.factor.numpy(), np.zeros((len(root.factor), 0))
+    else:
+        upper = triangular_factor(curved_rows(design, keep, parameters), len(keep), design.processes)
+        inverse, null = _inverse_triangular(upper if basis is None else basis.restrict(upper.T).T)
     factor, undetermined = (np.zeros((design.size, part.shape[1])) for part in (inverse, null))
-    factor[keep], undetermined[keep] = basis @ inverse, basis @ null
+    factor[keep], undetermined[keep] = (part if basis is None else basis.expand(part) for part in (inverse, null))
     if covariance != "nonrobust":
         n, n_parameters = sums.n_rows, len(keep)
         if groups is not None:
@@ -170,6 +173,38 @@ def covariance_factor(
         values, vectors = eigh(torch.from_numpy(scores))
         factor = factor @ (vectors * (correction * values.clamp(min=0)).sqrt()).numpy()
     return factor, undetermined
+
+
+class _Complement(NamedTuple):
+    """An orthonormal basis B of what is orthogonal to some directions, most of whose rows are those of a unit matrix.
+
+    Attributes:
+        still: positions of the rows in which all directions are 0, (t,); B has a unit vector for each.
+        moved: positions of the other rows, (m,).
+        inner: the further vectors of B in these rows, (m, m − s).
+    """
+
+    still: np.ndarray
+    moved: np.ndarray
+    inner: np.ndarray
+
+    @classmethod
+    def of(cls, directions: np.ndarray) -> _Complement:
+        """From orthonormal directions (q, s)."""
+        is_moved = np.abs(directions).max(1) > _STILL
+        q = torch.linalg.qr(torch.from_numpy(directions[is_moved]), mode="complete").Q
+        return cls(np.flatnonzero(~is_moved), np.flatnonzero(is_moved), q[:, directions.shape[1] :].numpy())
+
+    def restrict(self, matrix: np.ndarray) -> np.ndarray:
+        """BᵀA, (t + m − s, …), of a matrix A (q, …)."""
+        return np.concatenate([matrix[self.still], self.inner.T @ matrix[self.moved]])
+
+    def expand(self, matrix: np.ndarray) -> np.ndarray:
+        """B A, (q, …), of a matrix A (t + m − s, …)."""
+        t = len(self.still)
+        whole = np.empty((t + len(self.moved), matrix.shape[1]))
+        whole[self.still], whole[self.moved] = matrix[:t], self.inner @ matrix[t:]
+        return whole
 
 
 def _inverse_triangular(factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -30,10 +30,9 @@ NO_FREEDOM = (
     "samples divides by their difference"
 )
 _FEW_GROUPS = 40
-_PENALTY = "add a penalty (l2)"
 FIRTH = "fit with Firth's penalty (--model.firth true), which gives finite estimates and intervals"
 L2 = "add a penalty (--model.l2 0.01, or the one that lr-lightning path chooses)"
-_IF_LARGE = f"if coefficients are very large, {_PENALTY}"
+_IF_LARGE = f"if coefficients are very large, {L2}"
 _MIN_EVENTS = 10  # per parameter: Peduzzi et al. 1996
 _RARE = 0.05
 _MOST_NAMES = 10
@@ -114,8 +113,8 @@ def of_data(
 
 
 def cure(class_weighted: bool, size: int) -> str:
-    """What to do about separation: Firth's penalty, or where that would be refused, an L2 penalty."""
-    return L2 if class_weighted or size > DENSE_LIMIT else FIRTH
+    """What to do about separation: Firth's penalty, unless that would be refused, or an L2 penalty."""
+    return L2 if class_weighted or size > DENSE_LIMIT else f"{FIRTH}, or {L2}"
 
 
 def of_profiles(found: Mapping[str, Profile]) -> list[str]:
@@ -143,7 +142,7 @@ def at_bounds(names: Sequence[str], *, errors: bool) -> str:
     return f"{_listed(names)}: {stand}, so that {have} no standard error{others}"
 
 
-def of_separation(kind: str | None, names: Sequence[str], *, firth: bool = False, cure: str = FIRTH) -> list[str]:
+def of_separation(kind: str | None, names: Sequence[str], *, firth: bool = False, cure: str = L2) -> list[str]:
     """Warnings about separation, and so about coefficients without a finite estimate.
 
     Args:

@@ -169,6 +169,19 @@ def test_levels_of_one_outcome_are_told_without_a_linear_programme():
     assert any("was not settled" in warning for warning in report.warnings)
 
 
+def test_reference_levels_and_levels_beside_those_set_aside_are_told_too():
+    """Level a of the second column, its reference, has positive rows alone; beside them level 3 of the first does."""
+    n_levels = 4200
+    code = np.repeat(np.arange(n_levels), 4)
+    other, y = np.tile(list("bcbc"), n_levels), np.tile([0, 1, 1, 0], n_levels)
+    other[code == 5], y[code == 5] = "a", 1
+    other[code == 3], y[code == 3] = ["a", "b", "b", "b"], [1, 0, 0, 0]
+    frame = pd.DataFrame({"c": [f"l{value:04d}" for value in code], "o": other, "y": y})
+    report = barely_fitted(TableDataModule(frame, "y", val_fraction=0.0)).infer()
+    (told,) = (warning for warning in report.warnings if warning.startswith("quasi-complete"))
+    assert "coefficients of c=l0003, c=l0005, o=b and o=c without" in told
+
+
 def test_a_column_of_ids_is_refused_unless_it_is_declared():
     table = {"id": [f"u{i}" for i in range(3000)], "y": np.arange(3000) % 2}
     assert "column id has a level of its own in 3000 of 3000 rows" in refusal(table)

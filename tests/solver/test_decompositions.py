@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 
 from lr_lightning import LogisticRegression, TensorDataModule
 from lr_lightning.errors import InputError
-from lr_lightning.solver.decompositions import eigenvalues, eigh, singular_values, svd
+from lr_lightning.solver.decompositions import eigenvalues, eigh, inverse_of_lower, singular_values, svd
 from tests.conftest import QUIET_TRAINER
 
 ROUTINES = ("svd", "svdvals", "eigh", "eigvalsh")
@@ -83,3 +83,15 @@ def test_a_fit_to_dependent_columns_ends_where_it_does_with_lapack(giving_up, mo
     logits, expected = fitted()
     torch.testing.assert_close(slow, logits, rtol=1e-5, atol=1e-5)
     assert errors == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [0, 3, 300])
+def test_inverse_of_a_lower_triangular_matrix(size):
+    lower = np.tril(np.random.default_rng(0).normal(size=(size, size))) + 2 * size**0.5 * np.eye(size)
+    found = inverse_of_lower(torch.from_numpy(lower)).numpy()
+    np.testing.assert_allclose(found @ lower, np.eye(size), atol=1e-13)
+    np.testing.assert_array_equal(found, np.tril(found))
+
+
+def test_inverse_of_a_singular_triangular_matrix_is_not_finite():
+    assert not inverse_of_lower(torch.zeros(300, 300, dtype=torch.float64)).isfinite().all()

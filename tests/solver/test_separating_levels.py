@@ -7,15 +7,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from lr_lightning import LogisticRegression, TableDataModule, TensorDataModule
-from lr_lightning.solver import thresholds
 from lr_lightning.solver.separating_columns import CoefficientsInTheLimit
-from lr_lightning.solver.separating_levels import LevelsInTheLimit
 from tests.conftest import QUIET_TRAINER
-
-
-@pytest.fixture
-def sparse_limit(monkeypatch):
-    monkeypatch.setattr(thresholds, "FILLED", 0)
 
 
 def fit(data):
@@ -26,7 +19,7 @@ def fit(data):
 
 
 @pytest.mark.parametrize("pure", [("b",), ("a",), ("a", "c", "d")])  # a is the reference
-def test_the_probability_of_a_level_is_its_share(sparse_limit, pure):
+def test_the_probability_of_a_level_is_its_share(pure):
     """The model of one category has as many coefficients as levels, and fits each share."""
     rng = np.random.default_rng(0)
     levels = np.array(list("abcdefg"))[rng.integers(0, 7, 700)]
@@ -35,7 +28,7 @@ def test_the_probability_of_a_level_is_its_share(sparse_limit, pure):
         y[levels == level] = k % 2
     table = {"c": levels.tolist(), "y": y.tolist(), "w": rng.integers(0, 4, 700).tolist()}
     model, solver = fit(TableDataModule(table, "y", weight="w", val_fraction=0.0))
-    assert isinstance(solver._coefficients, LevelsInTheLimit)
+    assert isinstance(solver._coefficients, CoefficientsInTheLimit)
     assert not model.converged
     w = np.array(table["w"])
     shares = {level: np.average(y[levels == level], weights=w[levels == level]) for level in "abcdefg"}
@@ -57,24 +50,20 @@ def rows(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["codes", "csr"])
-def test_as_the_limit_of_the_same_rows_made_dense(monkeypatch, kind, seed):
+def test_as_the_limit_of_the_same_rows_made_dense(kind, seed):
     c, k, x, y = rows(seed)
+    indicators = np.column_stack([np.eye(40)[c] * 3, np.eye(5)[k][:, 1:]])
+    offset = x / 2
     if kind == "codes":
-        table = {"c": [f"c{v:02d}" for v in c], "k": [f"k{v}" for v in k], "x": x, "y": y}
-        data = lambda: TableDataModule(table, "y", val_fraction=0.0)  # noqa: E731
+        table = {"c": [f"c{v:02d}" for v in c], "k": [f"k{v}" for v in k], "o": offset, "y": y}
+        of_sparse, solver = fit(TableDataModule(table, "y", offset="o", val_fraction=0.0))
+        found = of_sparse.predictor().probability({name: table[name] for name in "cko"})
     else:
-        indicators = sp.hstack([sp.csr_array(np.eye(40)[c]) * 3, sp.csr_array(np.eye(5)[k])[:, 1:]], format="csr")
-        data = lambda: TensorDataModule(indicators, y, offset=x / 2)  # noqa: E731
-    models = {}
-    for filled in (thresholds.FILLED, 0):
-        monkeypatch.setattr(thresholds, "FILLED", filled)
-        model, solver = fit(data())
-        assert isinstance(solver._coefficients, CoefficientsInTheLimit)
-        assert isinstance(solver._coefficients, LevelsInTheLimit) == (filled == 0)
-        models[filled] = model, solver
-    (dense, of_dense), (sparse, of_sparse) = models.values()
-    assert of_sparse.objective == pytest.approx(of_dense.objective, rel=1e-12)
-    given = {name: table[name] for name in "ckx"} if kind == "codes" else indicators
-    offset = None if kind == "codes" else x / 2
-    expected = dense.predictor().probability(given, offset)
-    torch.testing.assert_close(sparse.predictor().probability(given, offset), expected, rtol=0, atol=1e-7)
+        of_sparse, solver = fit(TensorDataModule(sp.csr_array(indicators), y, offset=offset))
+        found = of_sparse.predictor().probability(sp.csr_array(indicators), offset)
+    of_dense, other = fit(TensorDataModule(indicators, y, offset=offset))
+    for optimizer in (solver, other):
+        assert isinstance(optimizer._coefficients, CoefficientsInTheLimit)
+    assert solver.objective == pytest.approx(other.objective, rel=1e-12)
+    expected = of_dense.predictor().probability(indicators, offset)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)

@@ -115,3 +115,27 @@ def test_a_column_with_the_moments_of_a_flag_is_a_number_if_a_value_is_not():
     design = np.column_stack([x, np.ones(len(x))])
     p = 1 / (1 + np.exp(-design @ [report.coefficients[1].estimate, report.coefficients[0].estimate]))
     assert report.average_marginal_effects[0].effect == pytest.approx((p * (1 - p)).mean() * row.estimate, rel=1e-9)
+
+
+def test_many_levels_are_compared_as_few():
+    """By hand, at any parameters: the mean difference of each level, and its derivatives by all of them."""
+    rng = np.random.default_rng(3)
+    n, levels = 400, 150  # more than the nodes of the interpolation in some intervals, fewer in others
+    level = np.concatenate([np.arange(levels), rng.integers(0, levels, n - levels)])
+    x = np.column_stack([rng.normal(size=n), np.eye(levels)[level][:, 1:]])
+    y, v = (rng.random(n) < 0.5).astype(float), rng.uniform(0.5, 2, n)
+    design = design_of(x, y, v)
+    theta = np.concatenate([[0.7], rng.normal(0, 4, levels - 1), [-0.3]])
+    parameters = design.standardized(torch.from_numpy(theta[:-1]), float(theta[-1]))
+    group = list(range(1, levels))
+    found = average_marginal_effects(design, parameters, [group])
+    base = x[:, 0] * theta[0] + theta[-1]
+    p = 1 / (1 + np.exp(-(base[:, None] + np.append(0.0, theta[1:-1]))))
+    np.testing.assert_allclose(found.effect[1:], v @ (p[:, 1:] - p[:, :1]) / v.sum(), rtol=0, atol=1e-12)
+    slope = p * (1 - p)
+    wanted = np.zeros((levels + 1, levels - 1))  # by the number, by the levels, by the intercept
+    wanted[0], wanted[-1] = ((v * of_row) @ (slope[:, 1:] - slope[:, :1]) / v.sum() for of_row in (x[:, 0], 1))
+    wanted[1:-1] = np.diag(v @ slope[:, 1:] / v.sum())
+    # The chain rule from the parameters of the design matrix to those of the table.
+    chain = np.column_stack([design.to_original(unit) for unit in np.eye(design.size)])
+    np.testing.assert_allclose(found.gradient[:, 1:], chain.T @ wanted, rtol=0, atol=1e-12)

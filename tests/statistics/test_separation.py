@@ -288,13 +288,15 @@ def test_why_it_was_not_settled(monkeypatch):
     said = [w for w in report_of(x, y, steps=1, converged=False).report.warnings if "not settled" in w]
     assert said == [
         "whether the classes can be separated was not settled: 501 parameters are more than the 500 that a linear "
-        "programme is solved for; if coefficients are very large, add a penalty (l2)"
+        "programme is solved for; if coefficients are very large, add a penalty "
+        "(--model.l2 0.01, or the one that lr-lightning path chooses)"
     ]
     monkeypatch.setattr("lr_lightning.statistics.separation.largest_support", lambda rows: None)
     said = [w for w in report_of(x[:, :5], y, steps=0, converged=False).report.warnings if "not settled" in w]
     assert said == [
         "whether the classes can be separated was not settled: the linear programme that decides it gave no certain "
-        "answer; if coefficients are very large, add a penalty (l2)"
+        "answer; if coefficients are very large, add a penalty "
+        "(--model.l2 0.01, or the one that lr-lightning path chooses)"
     ]
 
 
