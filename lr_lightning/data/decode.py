@@ -309,6 +309,4 @@ def _rows(part: str, tensors: Mapping[str, Tensor], layout: Layout) -> Rows | No
     if y is None:
         return None
     numbers, codes = (tensors.get(f"{part}.{name}") for name in ("x", "codes"))
-    if numbers is None and codes is None:
-        numbers = y.new_empty(len(y), 0)
-    return Rows(layout.features(numbers, codes), y, *others)
+    return Rows(layout.features(y.new_empty(len(y), 0) if numbers is None else numbers, codes), y, *others)

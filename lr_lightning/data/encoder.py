@@ -353,7 +353,7 @@ def _offsets(encoder: Encoder, batch: pa.RecordBatch) -> Tensor | None:
         OFFSET,
         array,
         schema.offset,
-        encoder.source.name,
+        encoder.source,
         lambda row: encoder.source.where(first + row),
         None if absent is None else ~absent,
     )
@@ -376,7 +376,7 @@ def _encoded(encoder: Encoder, batches: Iterable[pa.RecordBatch]) -> EncodedRows
         numbers[-1][absent[-1]] = np.nan
         codes.append(block.codes[layout.coded, :].clip(min=0))
     x = layout.features(
-        torch.from_numpy(np.concatenate(numbers)) if m or not layout.levels else None,
+        torch.from_numpy(np.concatenate(numbers)),
         torch.from_numpy(np.concatenate(codes, axis=1)).T if layout.levels else None,
     )
     return EncodedRows(x, missing=torch.from_numpy(np.concatenate(absent)) if some_absent else None)

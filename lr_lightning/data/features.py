@@ -76,21 +76,20 @@ class Layout:
         coded = tuple(j for j, size in enumerate(sizes) if size > 1)
         return cls((~is_level).nonzero()[:, 0], is_level.nonzero()[:, 0], coded, tuple(sizes[j] for j in coded))
 
-    def features(self, numbers: Tensor | None, codes: Tensor | None) -> Tensor | Design:
+    def features(self, numbers: Tensor, codes: Tensor | None) -> Tensor | Design:
         """The features of n rows.
 
         Args:
-            numbers: (n, m), of a floating dtype; None where m is 0 and there are codes.
+            numbers: (n, m), of a floating dtype.
             codes: of the levels, (n, c), int32; None where c is 0.
 
         Returns:
             The numbers themselves where there is no level, else a design: a level is 0 or 1.
         """
         if codes is None:
-            assert numbers is not None  # noqa: S101 (see above)
             return numbers
         categories = Categories(codes, self.levels)
-        if numbers is None:
+        if not numbers.shape[1]:
             return categories
         return Columns([Dense(numbers), categories], [self.numbers, self.of_levels])
 

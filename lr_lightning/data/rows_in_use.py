@@ -16,13 +16,15 @@ import torch
 from lr_lightning.data.choices import Choices
 from lr_lightning.data.columns import (
     Numbering,
+    coded,
     holds_text,
     is_single,
     missing_rows,
     numbers,
     text_values,
 )
-from lr_lightning.data.readers.base import KIND_IN_WORDS, Source, TypesChanged, kind_of
+from lr_lightning.data.notation import doubt_in_words
+from lr_lightning.data.readers.base import KIND_IN_WORDS, Source, TypesChanged, kind_of, shown
 from lr_lightning.data.roles import FOLD, GROUPS, ROLES, SUCCESSES, TRIALS, Role
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.target import label_codes
@@ -206,9 +208,9 @@ class RoleColumns:
         for role, name in self._columns:
             array = batch.column(name)
             if role.coded:
-                values = checked_codes(role, self._numberings[role.name], array, name, self._source.name, where, kept)
+                values = checked_codes(role, self._numberings[role.name], array, name, self._source, where, kept)
             else:
-                values = checked_numbers(role, array, name, self._source.name, where, kept)
+                values = checked_numbers(role, array, name, self._source, where, kept)
             self._parts[role.name].append(values)
             if role is SUCCESSES:
                 self._refuse_more_than_trials(name, where, kept)
@@ -257,7 +259,7 @@ def checked_codes(
     numbering: Numbering,
     array: pa.Array,
     name: str,
-    table: str,
+    source: Source,
     where: Callable[[int], str],
     kept: np.ndarray | None,
 ) -> np.ndarray:
@@ -267,7 +269,7 @@ def checked_codes(
         InputError: if a row that is in use has no value, or the column holds values of a type without equality.
     """
     if kind_of(array.type) is None:
-        raise InputError(f"{table}: the {role.name} column {name} holds values of type {array.type}")
+        raise InputError(f"{source.name}: the {role.name} column {name} holds values of type {array.type}")
     codes = numbering.add(array)
     wrong = codes < 0 if kept is None else (codes < 0) & kept
     if wrong.any():
@@ -279,7 +281,7 @@ def checked_codes(
 
 
 def checked_numbers(
-    role: Role, array: pa.Array, name: str, table: str, where: Callable[[int], str], kept: np.ndarray | None
+    role: Role, array: pa.Array, name: str, source: Source, where: Callable[[int], str], kept: np.ndarray | None
 ) -> np.ndarray:
     """The numbers of a column with a role, float64, shape (n,).
 
@@ -287,7 +289,7 @@ def checked_numbers(
         role: the role.
         array: the column, n values.
         name: the name of the column.
-        table: the name of the table in messages.
+        source: the table.
         where: `where(row)` is the table and the place of a row in messages.
         kept: the rows that are in use, boolean (n,); None for all.
 
@@ -299,9 +301,11 @@ def checked_numbers(
     values, unreadable = None, None
     if holds_text(array.type):
         values, unreadable = text_values(array, "number", None)
-    if kind not in ("number", "missing") and (unreadable is None or unreadable.any()):
+    if kind not in ("number", "missing") and unreadable is None:
         found = KIND_IN_WORDS.get(kind or "", f"values of type {array.type}")
-        raise InputError(f"{table}: the {role.name} {name} holds {found}; it must hold numbers")
+        raise InputError(f"{source.name}: the {role.name} {name} holds {found}; it must hold numbers")
+    if unreadable is not None and (unreadable if kept is None else unreadable & kept).any():
+        raise InputError(_text_in_words(role, name, source))
     if values is None:
         values = np.array(numbers(array), dtype=np.float64)
     wrong = ~role.allows(values)
@@ -313,6 +317,29 @@ def checked_numbers(
         hint = "; --data.missing drop leaves such rows out" if np.isnan(values[row]) else ""
         raise InputError(f"{where(row)}: the {role.name} {name} {found}; it {role.rule}{hint}")
     return values
+
+
+def _text_in_words(role: Role, name: str, source: Source) -> str:
+    """The first text of a column that is no number; if there is none, the first that may be two. Takes a sweep.
+
+    Beside the former the latter are doubtful only because the column holds text.
+    """
+    start, found = 0, None  # the row and the text that are told
+    for batch in source.batches([name]):
+        texts, places = coded(batch.column(0))
+        _, unreadable = text_values(batch.column(0), "number", None)
+        rows = np.flatnonzero(unreadable).tolist()
+        doubtful = {place: doubt_in_words(str(texts[place]), "number") for place in set(places[rows].tolist())}
+        no_number = [row for row in rows if doubtful[places[row]] is None]
+        for row in no_number[:1] or ([] if found else rows[:1]):
+            found = start + row, str(texts[places[row]])
+        if no_number:
+            break
+        start += batch.num_rows
+    assert found is not None  # noqa: S101
+    row, text = found
+    doubt = doubt_in_words(text, "number") or "which is no number; correct it"
+    return f"{source.where(row)}: the {role.name} {name} holds {shown(text)}, {doubt}"
 
 
 def rows_in_use(

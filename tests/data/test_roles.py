@@ -38,7 +38,8 @@ def test_another_role_is_another_entry_of_the_cache(write):
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        ("a\nb\nc\nd", "the offset o holds text; it must hold numbers"),
+        ("a\nb\nc\nd", "t.csv, line 2: the offset o holds 'a', which is no number; correct it"),
+        ("1.234\n1\nx\n2", "t.csv, line 4: the offset o holds 'x', which is no number"),
         ("2020-01-01\n" * 4, "the offset o holds dates; it must hold numbers"),
         ("true\nfalse\ntrue\ntrue", "the offset o holds true/false values; it must hold numbers"),
         ("1\n\n2\n3", "t.csv, line 3: the offset o has no value"),

@@ -356,7 +356,7 @@ class TestRefusals:
             ({"trials": None}, "--data.trials names the column of the numbers of trials"),
             ({"target": "share", "trials": None}, "proportions are no target.*--data.trials"),
             ({"target": "share"}, "it counts successes.*no proportion"),
-            ({"target": "word"}, "the target word holds text; it must hold numbers"),
+            ({"target": "word"}, "row 1: the target word holds 'many', which is no number"),
         ],
     )
     def test_what_is_no_count(self, options, words):
