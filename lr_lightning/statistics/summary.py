@@ -104,7 +104,8 @@ def summarize(
         covariance: the kind of the standard errors, "nonrobust", "HC0", "HC1" or "cluster".
         confidence_level: confidence level of the intervals.
         inference: whether z, p-values and intervals are Wald's or the profile likelihood's.
-        firth: Firth's penalty, as in the objective.
+        firth: Firth's penalty, as in the objective. The error of FLIC's intercept is that from I of all columns at
+            FLIC's probabilities, those of the slopes are Firth's.
         bounds: lower and upper bounds of the coefficients on the original scale, (2, d), or None.
         groups: the features that stand for one boolean or categorical column, see `average_marginal_effects`.
         unweighted: the rows without class weights, for these effects; None for `batches`.
@@ -154,7 +155,7 @@ def summarize(
             separation.doubt, kind, len(keep), MAX_COLUMNS_SEPARATED, single=design.single, huge=huge
         )
     if not converged and finite:
-        warnings.append(worded.not_converged(passes, exact=exact))
+        warnings.append(worded.not_converged(passes, exact=exact, profile=inference == "profile"))
     counts, slopes = _counts(sums, class_weighted), len(keep) - fit_intercept
     warnings += worded.of_counts(*counts, slopes, penalized=penalized, firth=bool(firth))
 
@@ -190,12 +191,13 @@ def summarize(
     errors[undetermined] = np.nan
     profile_of: dict[int, Profile] = {}
     penalized_log_likelihood, at_optimum = None, parameters
-    if firth and not wide:
+    at_maximum = converged or not finite  # what is computed at the maximum would not be of other estimates
+    if firth and at_maximum and not wide:
         maximum, at_optimum, root = _firth_optimum(design.of_all_processes(), parameters, keep, weight_scale)
         penalized_log_likelihood = maximum + log_coefficient
         if firth == "flic" and root is not None:  # the slopes' errors are those at Firth's estimates
             errors[keep[:-1]] = np.linalg.norm(design.to_original(root), axis=1)[keep[:-1]]
-    if inference == "profile" and not partial and not wide:
+    if inference == "profile" and at_maximum and not partial and not wide:
         profile_of = profiles(
             design.of_all_processes(),
             at_optimum,

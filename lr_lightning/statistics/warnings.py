@@ -61,11 +61,13 @@ def undetermined(names: Sequence[str]) -> str:
     )
 
 
-def not_converged(passes: int, *, exact: bool) -> str:
-    """The warning that the optimizer, `exact` or another, stopped before it converged."""
+def not_converged(passes: int, *, exact: bool, profile: bool = False) -> str:
+    """The warning that the optimizer, `exact` or another, stopped early; `profile`: intervals by it were asked for."""
     return (
         f"the fit did not converge in {passes} pass{'' if passes == 1 else 'es'}, so that neither estimates nor "
-        "standard errors are those of the optimum; allow more passes (trainer.max_epochs)"
+        "standard errors are those of the optimum"
+        + (", and there are no tests and intervals by the profile likelihood" if profile else "")
+        + "; allow more passes (trainer.max_epochs)"
         + ("" if exact else " or use the exact solver")
     )
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 
 from lr_lightning import load
@@ -59,6 +60,35 @@ def test_flic_and_what_the_report_of_it_says(fit, run):
     assert code == 0
     assert out.startswith("Logistic regression with Firth's penalty, FLIC: 20 observations")
     assert "by the profile penalised likelihood, but Wald's of the intercept" in out
+
+
+def test_flic_against_a_refit_of_the_intercept(fit):
+    """The refit has Firth's Xβ as offset; the intercept's error is that of all columns at the refit's probabilities."""
+    sm = pytest.importorskip("statsmodels.api")
+    table = np.loadtxt("conf/samples/exam.csv", delimiter=",", skiprows=1)
+    hours, passed = table.T
+    slope = FIRTH["exam"]["hours"][0]
+    refit = sm.GLM(passed, np.ones((len(hours), 1)), family=sm.families.Binomial(), offset=slope * hours).fit(tol=1e-14)
+    report, _ = fit("--model.firth", "flic")
+    row = rows(report)["(Intercept)"]
+    x, pi = np.column_stack([np.ones(len(hours)), hours]), refit.fittedvalues
+    covariance = np.linalg.inv((x.T * (pi * (1 - pi))) @ x)
+    error = covariance[0, 0] ** 0.5
+    assert (row["estimate"], row["std_error"]) == (approx(refit.params[0]), approx(error))
+    half = 1.9599639845 * error
+    assert (row["ci_low"], row["ci_high"]) == (approx(refit.params[0] - half), approx(refit.params[0] + half))
+    assert row["z"] == approx(refit.params[0] / error)
+    assert rows(report)["hours"]["std_error"] == approx(FIRTH["exam"]["hours"][1])
+
+
+@pytest.mark.parametrize("firth", ["true", "flic"])
+def test_intervals_of_the_maximum_do_not_stand_beside_other_estimates(fit, firth):
+    report, _ = fit("--model.firth", firth, "--trainer.max_epochs", "2")
+    row = rows(report)["hours"]
+    assert not report["converged"]
+    assert report["penalized_log_likelihood"] is None
+    assert [row[key] for key in ("z", "p_value", "ci_low", "ci_high")] == [None] * 4
+    assert any("no tests and intervals by the profile likelihood" in warning for warning in report["warnings"])
 
 
 def test_profile_of_maximum_likelihood(fit, run):

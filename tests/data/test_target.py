@@ -211,7 +211,9 @@ def test_weights(write):
         ("inf", "line 2"),
     ):
         assert words in refusal(write("t.csv", f"a,w,y\n1,{bad},0\n2,2,1\n3,0,0\n"), weight="w")
-    assert "line 2: the weight w holds 'x', which is no number" in refusal(write("t.csv", "a,w,y\n1,x,0\n2,2,1\n"), weight="w")
+    assert "line 2: the weight w holds 'x', which is no number" in refusal(
+        write("t.csv", "a,w,y\n1,x,0\n2,2,1\n"), weight="w"
+    )
     assert "is 0 in every row" in refusal(write("t.csv", "a,w,y\n1,0,0\n2,0,1\n"), weight="w")
 
 
