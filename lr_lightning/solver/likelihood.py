@@ -105,7 +105,7 @@ class Likelihood:
         Firth's value is infinite where I is singular. Its Hessian is I, unless the table is small: then it is exact
         where that is positive definite.
         """
-        values, gradients, hessians, logits = self._sweep(points, information=True)
+        values, gradients, hessians, known = self._sweep(points, information=True)
         if not self.firth:
             return Derivatives(values, gradients, hessians, None, [])
         of_penalty, roots = torch.zeros_like(gradients), [inverse_root(matrix) for matrix in hessians]
@@ -113,8 +113,8 @@ class Likelihood:
         for j, root in enumerate(roots):
             if root is None or not (self._has_offset or bool(points[:, j].any())):
                 continue  # where all π are ½ the penalty has no gradient
-            z = None if logits is None else logits[:, j : j + 1]
-            of_penalty[:, j], hessian = self._of_penalty(points[:, j : j + 1], root.factor, z)
+            of_row = None if known is None else (known[0][:, j : j + 1], known[1][:, j : j + 1])
+            of_penalty[:, j], hessian = self._of_penalty(points[:, j : j + 1], root.factor, of_row)
             if hessian is not None and (exact := inverse_root(hessians[j] + hessian)) is not None:
                 hessians[j] += hessian
                 roots[j] = exact
@@ -245,19 +245,22 @@ class Likelihood:
 
     def _sweep(
         self, points: Tensor, *, information: bool, derivatives: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Values (m,), gradients (p, m) and I (m, p, p) of −ℓ, 0 where they are not wanted; a single block's logits."""
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Values (m,), gradients (p, m) and I (m, p, p) of −ℓ, 0 where they are not wanted.
+
+        And the logits and curvatures of the rows, (n, m), if they are in one block.
+        """
         m = points.shape[1]
         blocks = list(self._blocks(m))
         none = torch.zeros((), dtype=torch.float64)
         parts = [(torch.zeros(m, dtype=torch.float64), none, none)] * len(blocks)
-        logits = [none] * len(blocks)
+        of_rows = [(none, none)]
 
         def work(share: Iterator[int]) -> None:
             for b in share:
                 rows = blocks[b]
                 v, z = self._weight(rows), self._logits(rows, points)
-                value = gradient = matrices = none
+                value = gradient = matrices = bend = none
                 if derivatives:
                     losses, residual = losses_of_shares(z, rows.y[:, None], v)
                     value, gradient = losses.sum(0), self._scores(rows, residual)
@@ -268,18 +271,20 @@ class Likelihood:
                     matrices = found[0][None] if m == 1 else torch.stack(found)
                 parts[b] = value, gradient, matrices
                 if len(blocks) == 1:
-                    logits[b] = z
+                    of_rows[b] = z, bend
 
         self._share_out(work, blocks)
         if len(blocks) == 1:
-            return *parts[0], logits[0]
+            return *parts[0], of_rows[0]
         values, gradients, matrices = (sum(each) for each in zip(*parts, strict=True))
         return values, gradients, matrices, None  # type: ignore[return-value]
 
-    def _of_penalty(self, point: Tensor, root: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _of_penalty(
+        self, point: Tensor, root: Tensor, known: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Gradient (p,) and Hessian (p, p) of −½ log|I| at a point (p, 1), with F Fᵀ the inverse of I, F (p, p).
 
-        The Hessian is None where it would take long. `logits` (n, 1) are those of a single block, if they are known.
+        The Hessian is None where it would take long. `known` are the logits and the curvatures (n, 1) of the rows.
         """
         served, blocks = self._served(root), list(self._blocks(1))
         parts = [torch.zeros(0)] * len(blocks)
@@ -287,10 +292,11 @@ class Likelihood:
         def work(share: Iterator[int]) -> None:
             for b in share:
                 rows = blocks[b]
-                z, v = self._logits(rows, point) if logits is None else logits, self._weight(rows)
+                z = self._logits(rows, point) if known is None else known[0]
+                bend = curvature(z, self._weight(rows)) if known is None else known[1]
                 x = self._matrix(rows)
                 lengths = rows.design.matvec(*served).T if x is None else root.T @ x.T
-                leverage = curvature(z, v).mul_(lengths.square_().sum(0)[:, None])
+                leverage = bend * lengths.square_().sum(0)[:, None]
                 parts[b] = self._scores(rows, leverage.mul_(torch.tanh(0.5 * z)))[:, 0]
 
         self._share_out(work, blocks)
