@@ -27,6 +27,8 @@ class ConjugateGradientCurvature(PointwiseCurvature):
         row_curvature: function from a point (k,) to h, (n,).
         diagonal: function from h to the Hessian's diagonal (k,), positive.
         point: (k,), where the Hessian is taken.
+        tol: decrement, relative to the objective, at which the fit ends; where it is looser than the default, so are
+            the steps.
 
     Attributes:
         left_out: see `Curvature`; estimated by the preconditioner.
@@ -39,8 +41,11 @@ class ConjugateGradientCurvature(PointwiseCurvature):
         row_curvature: Callable[[Tensor], Tensor],
         diagonal: Callable[[Tensor], Tensor],
         point: Tensor,
+        tol: float = 0.0,
     ) -> None:
         super().__init__(point)
+        is_loose = tol > thresholds.SPARSE_TOLERANCE
+        self._finest = thresholds.STEP_TO_TOLERANCE * tol if is_loose else thresholds.FINEST_STEP
         self._x = x
         self._l2 = l2
         self._row_curvature = row_curvature
@@ -67,7 +72,7 @@ class ConjugateGradientCurvature(PointwiseCurvature):
         direction = conditioned = residual / diagonal
         left = first = float(residual @ conditioned)
         exactness = min(thresholds.LOOSEST_STEP, (first / scale) ** 0.5) if scale > 0 else 0.0
-        enough = max(exactness**2 * first, thresholds.FINEST_STEP * scale)
+        enough = max(exactness**2 * first, self._finest * scale)
         for _ in range(thresholds.CONJUGATE_GRADIENTS):
             if not left > enough:
                 break

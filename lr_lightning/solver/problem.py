@@ -39,6 +39,7 @@ class SampleProblem:
         l2: μ, as ``l1``.
         n_rows: Number of rows of the whole table; the sample may be all of them.
         share: The sample's part of the weight; rows outside of it have no loss.
+        tol: Decrement, relative to the objective, at which the fit of all rows ends.
 
     Attributes:
         size: k.
@@ -54,8 +55,10 @@ class SampleProblem:
         *,
         n_rows: float,
         share: float = 1.0,
+        tol: float = 0.0,
     ) -> None:
         x, m = rows.design, len(rows.y)
+        self._tol = tol
         self._n_rows, self._share = n_rows, share
         self._complete = m >= n_rows
         self.size = len(l1)
@@ -194,7 +197,9 @@ class SampleProblem:
         if self._gram is not None:
             return GramCurvature(self._x, self._l2, self._gram, self._row_curvature, point)
         if self._x.is_sparse:
-            return ConjugateGradientCurvature(self._x, self._l2, self._row_curvature, self._diagonal_of, point)
+            return ConjugateGradientCurvature(
+                self._x, self._l2, self._row_curvature, self._diagonal_of, point, self._tol
+            )
         return LimitedMemoryCurvature(self._diagonal(point), history_size)
 
     @cached_property

@@ -132,6 +132,8 @@ PART_ROWS = 40_000
 LOOSEST_STEP = 0.1
 # The same squared, relative to the rows' mean curvature, with which a level of curvature 1e-6 has ten digits.
 FINEST_STEP = 1e-26
+# The same for a looser tolerance than the default, and relative to it: the mean curvature is of the objective's size.
+STEP_TO_TOLERANCE = 0.1
 # Products with the Hessian for a step, at most.
 CONJUGATE_GRADIENTS = 200
 

@@ -203,3 +203,19 @@ def test_on_a_gpu(l1):
     rows, objective = Rows(Csr.of(x), y), Objective(l1=l1, l2=1e-3)
     on_gpu = solve(Rows(Csr.of(x).to("cuda"), y.cuda()), objective)
     torch.testing.assert_close(on_gpu.theta, solve(rows, objective).theta, rtol=0, atol=1e-9)
+
+
+def test_a_looser_tolerance_takes_fewer_products_and_keeps_its_gap(monkeypatch):
+    """The objective ends within the tolerance of the exact one, and no step is more exact than it needs."""
+    x, y = table(2000, WIDE)
+    products = []
+    multiply = Csr.hessian_product
+    monkeypatch.setattr(Csr, "hessian_product", lambda self, *a: products.append(1) or multiply(self, *a))
+    rows = Rows(Csr.of(x), y)
+    counts, objectives = [], []
+    for tol in (None, 1e-8):
+        products.clear()
+        objectives.append(solve(rows, Objective(l2=1e-4), tol=tol).objective)
+        counts.append(len(products))
+    assert counts[1] < 0.7 * counts[0]
+    assert 0 <= objectives[1] - objectives[0] < 1e-7 * objectives[0]
