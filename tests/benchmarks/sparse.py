@@ -291,7 +291,7 @@ def _write_clicks(path: Path, n: int, levels: list[int]) -> None:
         codes, x, y = _codes(min(500_000, n - first), levels, 13, seed=2, rows=first)
         columns: dict[str, Any] = {f"n{j}": x[:, j].astype(np.float32) for j in range(13)}
         for j, (code, size) in enumerate(zip(codes, levels, strict=True)):
-            names = pa.array([f"{value:08x}" for value in range(size)])
+            names = pa.array([f"v{value:08x}" for value in range(size)])
             columns[f"c{j}"] = pa.DictionaryArray.from_arrays(pa.array(code), names).cast(pa.string())
         table = pa.table({**columns, "y": y.astype(np.int8)})
         writer = writer or pq.ParquetWriter(path, table.schema)

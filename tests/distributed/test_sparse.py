@@ -11,6 +11,7 @@ from tests.distributed.several import in_processes
 from tests.distributed.test_fit import leaves, trainer_for
 
 KINDS = ("csr", "codes", "svmlight")
+FREE = "free"  # without a penalty
 
 
 def data_of(kind, folder):
@@ -31,15 +32,29 @@ def fits(processes, folder):
     thresholds.DENSE_LIMIT = 20
     said = {}
     for kind in KINDS:
-        for options in ({"l2": 0.01}, {"l1": 0.005}):
+        for options in ({"l2": 0.01}, {"l1": 0.005}, {}):
             model, data = LogisticRegression(**options), data_of(kind, folder)
             trainer = trainer_for(processes, max_epochs=100)
             trainer.fit(model, data)
             predictor = model.predictor()
             validated = trainer.validate(model, data, verbose=False)[0]
             numbers = dict(leaves({"report": model.infer().to_dict(), "val": validated}))
-            said[kind, next(iter(options))] = [*predictor.coefficients.values(), predictor.intercept], numbers
+            said[kind, next(iter(options), FREE)] = [*predictor.coefficients.values(), predictor.intercept], numbers
+    model, trainer = LogisticRegression(), trainer_for(processes, max_epochs=100)
+    trainer.fit(model, separated())
+    report = model.infer()
+    said["separated"] = report.separation, [text for text in report.warnings if "separation" in text]
     return said
+
+
+def separated():
+    """A level of positive rows alone, and a reference level of negative ones."""
+    rng = np.random.default_rng(1)
+    code, other, y = rng.integers(0, 40, 1200), rng.integers(0, 4, 1200), rng.integers(0, 2, 1200)
+    y[other == 0] = 0
+    y[(code == 7) & (other > 0)] = 1
+    table = {"c": [f"l{v:02d}" for v in code], "k": [f"k{v}" for v in other], "y": y}
+    return TableDataModule(table, "y", val_fraction=0.0)
 
 
 def test_two_processes_fit_sparse_rows_as_one_does(tmp_path, monkeypatch):
@@ -48,6 +63,10 @@ def test_two_processes_fit_sparse_rows_as_one_does(tmp_path, monkeypatch):
     shared = in_processes(2, fits, 2, str(tmp_path))
     monkeypatch.setattr(thresholds, "DENSE_LIMIT", thresholds.DENSE_LIMIT)  # put back what `fits` sets
     alone = fits(1, str(tmp_path))
+    kind, warnings = alone.pop("separated")
+    assert (kind, len(warnings)) == ("quasi", 1)
+    assert "c=l07, k=k1, k=k2 and k=k3 without" in warnings[0]
+    assert all(of_one.pop("separated") == (kind, warnings) for of_one in shared)
     for name, (coefficients, numbers) in alone.items():
         assert shared[0][name] == shared[1][name]  # to the last bit
         found, of_processes = shared[0][name]

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from lr_lightning.model.categories import Categories
 from lr_lightning.model.columns import Columns
@@ -219,3 +221,49 @@ def test_a_looser_tolerance_takes_fewer_products_and_keeps_its_gap(monkeypatch):
         counts.append(len(products))
     assert counts[1] < 0.7 * counts[0]
     assert 0 <= objectives[1] - objectives[0] < 1e-7 * objectives[0]
+
+
+@st.composite
+def tables(draw):
+    """Features in a sparse storage and the same written out, rows that weigh, and what is minimised."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n, dtype = draw(st.integers(5, 60)), draw(st.sampled_from([np.float32, np.float64]))
+    sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))
+    codes = np.stack([rng.integers(0, draw(st.integers(1, size)), n) for size in sizes])  # some levels are empty
+    one_hot = np.column_stack([np.eye(size)[code][:, 1:] for code, size in zip(codes, sizes, strict=True)])
+    words = np.where(rng.random((n, 5)) < 0.3, rng.normal(size=(n, 5)) * draw(st.sampled_from([1.0, 1e3])), 0).astype(
+        dtype
+    )
+    words[:, draw(st.integers(0, 4))] = 0  # an empty column
+    kind = draw(st.sampled_from(["codes", "csr", "both"]))
+    categories = Categories(torch.from_numpy(codes.astype(np.int32)).T, sizes)
+    csr = Csr.of(sp.csr_array(words))
+    design = {"codes": categories, "csr": csr, "both": Columns([csr, categories])}[kind]
+    filled = {"codes": one_hot, "csr": words, "both": np.column_stack([words, one_hot])}[kind].astype(float)
+    y = torch.from_numpy(rng.integers(0, 2, n).astype(float))
+    y[:2] = torch.tensor([0.0, 1.0])
+    weight = torch.from_numpy(rng.integers(0, 3, n) * 0.7) if draw(st.booleans()) else None
+    if weight is not None:
+        weight[:2] = 1.0
+    offset = torch.from_numpy(rng.normal(size=n)) if draw(st.booleans()) else None
+    factors = torch.from_numpy(rng.uniform(0.1, 3, filled.shape[1])) if draw(st.booleans()) else None
+    objective = Objective(
+        l1=draw(st.sampled_from([0.0, 0.01])),
+        l2=draw(st.sampled_from([1e-3, 0.1])),
+        standardize=draw(st.booleans()),
+        penalty_factors=factors,
+    )
+    return design, filled, (y, weight, offset), objective, draw(st.sampled_from([4, 60]))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tables())
+def test_any_sparse_table_gives_the_numbers_of_the_dense_one(monkeypatch, drawn):
+    design, filled, rest, objective, limit = drawn
+    monkeypatch.setattr(thresholds, "DENSE_LIMIT", limit)
+    found = solve(Rows(design, *rest), objective)
+    monkeypatch.setattr(thresholds, "DENSE_LIMIT", 2048)
+    expected = solve(Rows(torch.from_numpy(filled), *rest), objective)
+    assert found.converged
+    torch.testing.assert_close(found.objective, expected.objective, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(found.theta, expected.theta, rtol=1e-9, atol=1e-9)
