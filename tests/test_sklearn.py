@@ -116,6 +116,41 @@ def test_sparse_features_give_the_dense_numbers(rows, options):
         same(warm.fit(scipy.sparse.csr_array(of_dtype), y), dense, rtol=digits, atol=digits)
 
 
+@pytest.mark.parametrize("layout", ["csr_array", "csr_matrix"])
+@pytest.mark.parametrize("options", [{}, {"C": 100}, {"fit_intercept": False}])
+def test_three_sparse_rows_of_two_classes(layout, options):
+    """The smallest table of scikit-learn's own tests: probabilities add up, and the larger one is the prediction."""
+    X, y = np.array([[-1, 0], [0, 1], [1, 1]]), np.array([0, 1, 1])
+    classifier = LogisticRegressionClassifier(**options).fit(getattr(scipy.sparse, layout)(X), y)
+    same(classifier, LogisticRegression(**options, **EXACT).fit(X, y), atol=1e-7)
+    probability = classifier.predict_proba(getattr(scipy.sparse, layout)(X))
+    np.testing.assert_allclose(probability.sum(1), 1)
+    np.testing.assert_array_equal(probability.argmax(1), y)
+
+
+@pytest.mark.parametrize("layout", ["coo_array", "coo_matrix", "csr_array"])
+def test_sparse_coefficients_decide_as_dense_ones(rows, layout):
+    X, y, _ = rows
+    classifier = LogisticRegressionClassifier(l1_ratio=1.0, C=0.05, solver="saga").fit(X, y)
+    expected = classifier.decision_function(X)
+    sparse = getattr(scipy.sparse, layout)(X)
+    assert scipy.sparse.issparse(classifier.sparsify().coef_)
+    found = [classifier.decision_function(X), classifier.decision_function(sparse)]
+    found.append(classifier.densify().decision_function(sparse))
+    for decision in found:
+        np.testing.assert_allclose(decision, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("l1_ratio", [0.0, 1.0])
+def test_a_weight_counts_as_so_many_sparse_rows(rows, l1_ratio):
+    X, y, weight = rows
+    X, weight = np.where(np.abs(X) > np.abs(X).mean(0), X, 0), np.round(3 * np.asarray(weight)).astype(int) % 4
+    options = {"C": 0.3, "l1_ratio": l1_ratio, "solver": "saga"}
+    weighted = LogisticRegressionClassifier(**options).fit(scipy.sparse.csr_array(X), y, weight)
+    repeated = scipy.sparse.csr_array(np.repeat(X, weight, axis=0))
+    same(weighted, LogisticRegressionClassifier(**options).fit(repeated, np.repeat(y, weight)), rtol=1e-7, atol=1e-9)
+
+
 def test_wide_indices_and_other_dtypes_of_sparse_features(rows):
     X, y, _ = rows
     X = np.round(np.where(np.abs(X) > np.abs(X).mean(0), X, 0)).astype(np.int64)
