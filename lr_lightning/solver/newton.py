@@ -148,8 +148,8 @@ class SubsampledNewton(torch.optim.Optimizer):
                 self._l1 = self._l2 = torch.zeros(rows.design.shape[1] + 1, dtype=torch.float64)
         point = self._coefficients.read()
         if rows is not None:
-            n_rows = n_rows or math.inf
-            self._problem = SampleProblem(rows, self._l1, self._l2, n_rows=n_rows, share=share, tol=tol)
+            of_all_rows = n_rows or math.inf
+            self._problem = SampleProblem(rows, self._l1, self._l2, n_rows=of_all_rows, share=share, tol=tol)
         self._curvature: Curvature
         if self._problem is not None and not warm_start:
             point, self._curvature = self._problem.solve(self._problem.start(point), history_size)
