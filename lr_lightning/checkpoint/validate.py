@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.data.schema import TableSchema
+from lr_lightning.data.splits import HASH, PERMUTATION
 from lr_lightning.errors import InputError
 
 PREFIX = "linear_sigmoid."
@@ -38,6 +39,8 @@ def check_contents(checkpoint: Any, name: str) -> None:
         _check_data(checkpoint.get("data"))
         if not isinstance(checkpoint.get("rows_fingerprint"), str | None):
             raise InputError("its rows_fingerprint is not a text")
+        if checkpoint.get("split_rule") not in (None, PERMUTATION, HASH):
+            raise InputError(f"its split_rule is {checkpoint['split_rule']!r}, not {PERMUTATION} or {HASH}")
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 

@@ -24,8 +24,9 @@ from lr_lightning.cli.trainer import (
 from lr_lightning.data.schema import TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.model.standardization import Standardization
-from lr_lightning.training.data_modules import TableDataModule
+from lr_lightning.training.data_modules import TableDataModule, TensorDataModule
 from lr_lightning.training.module import LogisticRegression
+from lr_lightning.training.resume import split_rule_of
 from lr_lightning.training.run_folder import RunFolder
 
 
@@ -45,6 +46,8 @@ def evaluate(command: Literal["validate", "test"], arguments: Sequence[str]) -> 
 
     model = LogisticRegression.from_contents(checkpoint, path)
     data = instantiate(config.data)
+    if isinstance(data, TensorDataModule):
+        data.split_rule = split_rule_of(checkpoint)
     if isinstance(data, TableDataModule):
         if checkpoint.get("schema") is None:
             raise InputError(f"{path}: was not fitted to a table, and names no columns to read from one")

@@ -42,7 +42,7 @@ from lr_lightning.training.callbacks.signals import Interrupted, StopOnSignal
 from lr_lightning.training.data_modules import TensorDataModule
 from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.processes import is_first_process
-from lr_lightning.training.resume import refuse_other_settings
+from lr_lightning.training.resume import refuse_other_settings, split_rule_of
 from lr_lightning.training.run_folder import RunFolder
 
 log = logging.getLogger("lr_lightning")
@@ -147,6 +147,8 @@ def _fit(
         with damage_in_words(origin.path):
             refuse_other_settings(str(origin.path), origin.checkpoint, type(model), model.hparams, data, trainer)
             origin.refuse_if_done(config.trainer.max_epochs)
+        if isinstance(data, TensorDataModule):
+            data.split_rule = split_rule_of(origin.checkpoint)
         if trainer.is_global_zero and not config.quiet:
             log.info(f"going on from {origin.path}, after {origin.epochs} epochs")
     path, done = (None, -1) if origin is None else (origin.path, origin.epochs)

@@ -48,8 +48,9 @@ class Decoded:
         fold_values: the values of the fold column, by these numbers.
         weight_scale: the number by which the weights have been divided.
         log_coefficient: Σ weight·log C(trials, successes) of the training rows, 0 without trials.
+        split_rule: by which the rows were divided into parts, see `data.splits`.
         fingerprint: a checksum of the labels of the rows in use, in order.
-        rows_fingerprint: see `data.fingerprint`; None of a cache that an older version wrote.
+        rows_fingerprint: see `data.fingerprint`.
         messages: messages about what was found and decided, as (logging level, one line).
         mapped: whether the rows are mapped files in a cache folder.
         train_numbers: numbers of the training rows in the table, from 0, (n,); None where they are all of its rows.
@@ -65,8 +66,9 @@ class Decoded:
     fold_values: list[Level]
     weight_scale: float
     log_coefficient: float
+    split_rule: str
     fingerprint: int
-    rows_fingerprint: str | None
+    rows_fingerprint: str
     messages: tuple[tuple[int, str], ...]
     mapped: bool
     train_numbers: Tensor | None
@@ -88,8 +90,9 @@ class Decoded:
             notes["fold_values"],
             notes["weight_scale"],
             notes["log_coefficient"],
+            notes["split_rule"],
             notes["fingerprint"],
-            notes.get("rows_fingerprint"),
+            notes["rows_fingerprint"],
             tuple((level, text) for level, text in notes["messages"]),
             mapped,
             tensors.get(f"{PARTS[0]}.{NUMBER}"),
@@ -219,7 +222,7 @@ class Decoder:
         assert loaded is not None  # noqa: S101
         sweeps = self._sweeps(loaded, processes)
         dtype, tensors = sweeps.dtype(dtype), {}
-        for part, size, of_all in zip(PARTS, sweeps.partition.sizes, sweeps.whole.sizes, strict=True):
+        for part, size, of_all in zip(PARTS, sweeps.partition.sizes, sweeps.partition.totals, strict=True):
             if of_all:
                 layout = sweeps.layout
                 if len(layout.numbers):
@@ -265,8 +268,7 @@ class Decoder:
         if self._given is not None:
             schema, training = self._given
             given = [schema.to_dict(), *(values.tolist() for values in training)]
-        split = [self._split.val_fraction, self._split.test_fraction, self._split.seed, self._split.every_row]
-        return [self.source.identity(), vars(self._choices), split, str(dtype), given]
+        return [self.source.identity(), vars(self._choices), list(vars(self._split).values()), str(dtype), given]
 
 
 def _refuse_together(mistake: str | None, processes: Processes) -> None:

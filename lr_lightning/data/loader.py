@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
+from lr_lightning.data.hashing import permuted
+from lr_lightning.data.splits import HASH, PERMUTATION
 from lr_lightning.model.processes import Share
 from lr_lightning.model.rows import Rows
 
@@ -30,6 +33,8 @@ class TensorBatches:
         n_batches: serve this number of batches of nearly equal size, instead of batches of `batch_size`.
         share: which rows these are, where other processes hold others. Every process serves its own rows of each batch
             that a single process would serve; it may have none.
+        rule: how a permutation is drawn, see `data.splits`: by HASH a process computes the places of its own rows
+            alone, by PERMUTATION those of all, four bytes a row.
     """
 
     def __init__(
@@ -41,7 +46,9 @@ class TensorBatches:
         seed: int = 0,
         n_batches: int | None = None,
         share: Share | None = None,
+        rule: str = PERMUTATION,
     ):
+        self._rule = rule
         self._start, n_rows = share or Share(0, len(rows.y))
         self.rows = rows
         self.shuffle = shuffle
@@ -74,15 +81,7 @@ class TensorBatches:
             for start, stop in pairwise(own):
                 yield self.rows.take(slice(start, stop)).as_batch()
             return
-        generator = torch.Generator().manual_seed(
-            (self.seed * 1_000_003 + self.epoch) % 2**64
-        )  # the range of torch's seeds
-        order = torch.randperm(self._n_rows, generator=generator)
-        bounds = self._bounds
-        if len(self.rows.y) < self._n_rows:
-            places = ((order >= self._start) & (order < self._start + len(self.rows.y))).nonzero()[:, 0]
-            order = order[places] - self._start
-            bounds = torch.searchsorted(places, torch.tensor(bounds)).tolist()
+        order, bounds = self._order()
         order = order.to(self.rows.y.device)
         sizes = [stop - start for start, stop in pairwise(bounds)]
         at_a_time = max(1, GATHER_ROWS // max(1, sizes[0]))
@@ -91,3 +90,22 @@ class TensorBatches:
             gathered = self.rows.take(order[bounds[k] : bounds[min(k + at_a_time, len(self))]])
             for start, stop in pairwise(accumulate(sizes[group], initial=0)):
                 yield gathered.take(slice(start, stop)).as_batch()
+
+    def _order(self) -> tuple[Tensor, list[int]]:
+        """This process's rows in the order of the epoch, and the bounds of its part of each batch."""
+        seed, n = (self.seed * 1_000_003 + self.epoch) % 2**64, len(self.rows.y)  # the range of torch's seeds
+        if self._rule == HASH:
+            places = torch.from_numpy(permuted(np.arange(self._start, self._start + n), self._n_rows, seed))
+            places, order = places.sort()
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            order = torch.randperm(self._n_rows, generator=generator, dtype=_dtype_of_places(self._n_rows))
+            if n == self._n_rows:
+                return order, self._bounds
+            places = ((order >= self._start) & (order < self._start + n)).nonzero()[:, 0]
+            order = order[places] - self._start
+        return order, torch.searchsorted(places, torch.tensor(self._bounds)).tolist()
+
+
+def _dtype_of_places(n: int) -> torch.dtype:
+    return torch.int32 if n < 2**31 else torch.int64

@@ -17,12 +17,12 @@ from lr_lightning.data.features import Layout
 from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.readers.base import Source
 from lr_lightning.data.roles import GROUPS
-from lr_lightning.data.rows_in_use import Scan, of_all, refuse_missing, scan_by_schema
+from lr_lightning.data.rows_in_use import Scan, refuse_missing, scan_by_schema
 from lr_lightning.data.scan import NotMergedError, scan_table
 from lr_lightning.data.schema import Column, Level, TableSchema
-from lr_lightning.data.splits import stratified_parts
+from lr_lightning.data.splits import rule_of, stratified_parts
 from lr_lightning.errors import InputError
-from lr_lightning.model.processes import ALONE, Processes
+from lr_lightning.model.processes import ALONE, Processes, Share
 from lr_lightning.model.rows import OTHER_SPLIT, of_light_weights
 from lr_lightning.model.standardization import LevelWeights, RunningMoments, Standardization
 
@@ -35,12 +35,16 @@ _LEFT_OUT = len(PARTS)
 
 @dataclass(frozen=True)
 class Split:
-    """The options of the split into training, validation and test rows; with `every_row` all rows are test rows."""
+    """The options of the split into training, validation and test rows; with `every_row` all rows are test rows.
+
+    `rule` is that of an earlier fit, see `stratified_parts`; None for a new fit.
+    """
 
     val_fraction: float
     test_fraction: float
     seed: int
     every_row: bool
+    rule: str | None = None
 
 
 NUMBER = "number"  # name of the tensors of row numbers
@@ -48,34 +52,34 @@ NUMBER = "number"  # name of the tensors of row numbers
 
 @dataclass(frozen=True)
 class Partition:
-    """The part to which each row of a table belongs.
+    """The part to which each row of a table belongs, or of this process's share of one.
 
     Attributes:
-        of_row: for each row of the table the index of its part in PARTS, uint8, shape (N,); `_LEFT_OUT` for a row
-            that is not in use.
+        of_row: for each row the index of its part in PARTS, uint8, shape (N,); `_LEFT_OUT` for a row that is not in
+            use.
         sizes: number of rows of each part.
+        place: where these rows stand in the table of all processes.
+        totals: number of rows of each part in that table.
+        rule: by which they were divided, see `stratified_parts`.
     """
 
     of_row: np.ndarray
     sizes: tuple[int, ...]
+    place: Share
+    totals: tuple[int, ...]
+    rule: str
 
     @property
     def numbered(self) -> bool:
         """Whether a part's rows have other numbers in the table than in the part."""
-        return len(self.of_row) > max(self.sizes)
-
-    def of_own(self, rows: slice) -> Partition:
-        """That of some of the table's rows."""
-        of_row = self.of_row[rows]
-        return Partition(of_row, tuple(int(np.count_nonzero(of_row == code)) for code in range(len(PARTS))))
+        return self.place.total > max(self.totals)
 
     @classmethod
     def of(cls, scan: Scan, split: Split) -> Partition:
-        """Divide the rows that are in use, of all processes."""
-        y, kept, groups = (
-            of_all(column, scan.processes) for column in (scan.y, scan.kept, scan.codes.get(GROUPS.name))
-        )
-        assert y is not None  # noqa: S101
+        """Divide the rows that are in use, together with the other processes."""
+        y, kept, processes = scan.y, scan.kept, scan.processes
+        place = processes.place(len(y))
+        rule = split.rule or rule_of(place.total)
         part = np.full(len(y), PARTS.index("test" if split.every_row else "train"), dtype=np.uint8)
         if not split.every_row:
             # Counts of successes are no classes to split by.
@@ -86,14 +90,17 @@ class Partition:
                 test_fraction=split.test_fraction,
                 seed=split.seed,
                 labels=scan.schema.labels,
-                groups=groups,
+                groups=scan.codes.get(GROUPS.name),
+                rule=rule,
+                processes=processes,
             ).numpy()
         sizes = tuple(int(np.count_nonzero(part == code)) for code in range(len(PARTS)))
-        if kept is None:
-            return cls(part, sizes)
-        of_row = np.full(len(kept), _LEFT_OUT, dtype=np.uint8)
-        of_row[kept] = part
-        return cls(of_row, sizes)
+        of_row = part
+        if kept is not None:
+            of_row = np.full(len(kept), _LEFT_OUT, dtype=np.uint8)
+            of_row[kept] = part
+            place = processes.place(len(kept))
+        return cls(of_row, sizes, place, processes.sums(*sizes), rule)
 
 
 class Sweeps:
@@ -108,7 +115,6 @@ class Sweeps:
 
     Attributes:
         partition: of the rows of the source.
-        whole: the partition of the rows of all processes.
 
     Raises:
         InputError: if the table cannot be used; see `scan_table`, `scan_by_schema` and `training_statistics`.
@@ -125,13 +131,8 @@ class Sweeps:
     ):
         self.source, self.processes = source, processes
         self.scan = scan_table(source, choices, processes) if given is None else scan_by_schema(source, given[0])
-        self.whole = self.partition = Partition.of(self.scan, split)
-        self.start = 0
-        if processes.count > 1:
-            n_rows = len(self.scan.y if self.scan.kept is None else self.scan.kept)
-            self.start = processes.place(n_rows).start
-            self.partition = self.whole.of_own(slice(self.start, self.start + n_rows))
-        _refuse_weightless(source, self.scan, self.partition, self.whole, split)
+        self.partition = Partition.of(self.scan, split)
+        _refuse_weightless(source, self.scan, self.partition, split)
         self.messages = list(self.scan.notes)
         if given is None:
             self.schema, self.training, rows_of_levels = training_statistics(source, self.scan, self.partition)
@@ -155,7 +156,7 @@ class Sweeps:
     @property
     def numbered(self) -> bool:
         """Whether the rows of the parts here have other numbers in the table."""
-        return self.whole.numbered or self.processes.count > 1
+        return self.partition.numbered or self.processes.count > 1
 
     def dtype(self, of_trainer: torch.dtype) -> torch.dtype:
         """The dtype in which the rows are served.
@@ -164,7 +165,7 @@ class Sweeps:
         classes. It is the Trainer's dtype for a large table, and for one whose features are all stored in single
         precision.
         """
-        n_features = sum(self.whole.sizes) * len(self.schema.columns)
+        n_features = sum(self.partition.totals) * len(self.schema.columns)
         return of_trainer if self.scan.single or n_features > MOST_IN_DOUBLE else torch.float64
 
     def notes(self) -> dict[str, Any]:
@@ -176,8 +177,16 @@ class Sweeps:
             "weight_scale": self.scan.weight_scale,
             "log_coefficient": self._log_coefficient(),
             "fold_values": self.scan.fold_values,
+            "split_rule": self.partition.rule,
             "fingerprint": self.scan.fingerprint(),
-            "rows_fingerprint": rows_fingerprint(self.whole.of_row, self._beside_features(), self.scan.weight_scale),
+            "rows_fingerprint": rows_fingerprint(
+                self.partition.of_row,
+                self._beside_features(),
+                self.scan.weight_scale,
+                left_out=_LEFT_OUT,
+                start=self.partition.place.start,
+                processes=self.processes,
+            ),
         }
 
     def _log_coefficient(self) -> float:
@@ -189,12 +198,9 @@ class Sweeps:
         return self.processes.sums(own)[0]
 
     def _beside_features(self) -> dict[str, np.ndarray]:
-        """What the rows in use, of all processes, hold beside their features, by name."""
-        found = {"y": self.scan.y, **self.scan.beside}
-        if self.scan.log_coefficient is not None:
-            found["trials"] = self.scan.log_coefficient
-        columns = {name: of_all(values, self.processes) for name, values in found.items()}
-        return {name: values for name, values in columns.items() if values is not None}
+        """What the rows in use hold beside their features, by name."""
+        trials = {} if self.scan.log_coefficient is None else {"trials": self.scan.log_coefficient}
+        return {"y": self.scan.y, **self.scan.beside, **trials}
 
     def write(self, dtype: torch.dtype, append: Callable[[str, np.ndarray], None]) -> None:
         """Pass numbers, codes of levels, targets, weights and the like of all rows in use to `append`.
@@ -237,7 +243,7 @@ class Sweeps:
             arrays = {**features, **{name: values[rows].astype(number) for name, values in others.items()}}
             codes = {role: values[rows] for role, values in self.scan.codes.items()}
             if self.numbered:
-                arrays[NUMBER] = self.start + block.rows.start + np.flatnonzero(in_use)
+                arrays[NUMBER] = self.partition.place.start + block.rows.start + np.flatnonzero(in_use)
             for code, part in enumerate(PARTS):
                 index = np.flatnonzero(of_row == code)
                 if len(index):
@@ -306,13 +312,13 @@ def training_statistics(
     return schema, training, counts
 
 
-def _refuse_weightless(source: Source, scan: Scan, partition: Partition, whole: Partition, split: Split) -> None:
+def _refuse_weightless(source: Source, scan: Scan, partition: Partition, split: Split) -> None:
     """Raise InputError if all rows of a part have the weight 0."""
     if scan.weight is None:
         return
     of_row = partition.of_row[partition.of_row != _LEFT_OUT]
     for code, name in enumerate(("training row", "validation row", "row" if split.every_row else "test row")):
-        if whole.sizes[code] and not scan.processes.any(bool((scan.weight[of_row == code] > 0).any())):
+        if partition.totals[code] and not scan.processes.any(bool((scan.weight[of_row == code] > 0).any())):
             what_to_do = "name other rows" if split.every_row else OTHER_SPLIT
             named = " or ".join(filter(None, (scan.schema.weight, scan.schema.trials)))
             raise InputError(f"{source.name}: every {name} has the weight 0 in {named}; {what_to_do}")

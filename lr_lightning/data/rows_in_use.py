@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from lr_lightning.data.columns import (
     numbers,
     text_values,
 )
+from lr_lightning.data.fingerprint import labels_checksum
 from lr_lightning.data.notation import doubt_in_words
 from lr_lightning.data.readers.base import KIND_IN_WORDS, Source, TypesChanged, kind_of, shown
 from lr_lightning.data.roles import FOLD, GROUPS, ROLES, SUCCESSES, TRIALS, Role
@@ -79,18 +79,8 @@ class Scan:
 
     def fingerprint(self) -> int:
         """A checksum of the targets of the rows in use, and of their groups: all that the split depends on."""
-        y, groups = (of_all(column, self.processes) for column in (self.y, self.codes.get(GROUPS.name)))
-        assert y is not None  # noqa: S101
-        labels = np.packbits(y) if self.log_coefficient is None else y
-        checksum = zlib.crc32(labels.tobytes(), len(y))
-        return checksum if groups is None else zlib.crc32(groups.tobytes(), checksum)
-
-
-def of_all(column: np.ndarray | None, processes: Processes) -> np.ndarray | None:
-    """A column of the rows of all processes."""
-    if column is None or processes.count == 1:
-        return column
-    return processes.joined(torch.from_numpy(column)).numpy()
+        groups, counted = self.codes.get(GROUPS.name), self.log_coefficient is not None
+        return labels_checksum(self.y, groups, counted=counted, processes=self.processes)
 
 
 def scan_of(

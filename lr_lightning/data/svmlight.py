@@ -104,6 +104,7 @@ class SvmlightDecoder:
             [],
             1.0,
             0.0,
+            partition.rule,
             scan.fingerprint(),
             rows_fingerprint(partition.of_row, {"y": y}, 1.0),
             tuple(notes),

@@ -24,7 +24,7 @@ from lr_lightning.data.prepare import PARTS, Split
 from lr_lightning.data.readers.open import open_svmlight
 from lr_lightning.data.roles import FOLD, OFFSET
 from lr_lightning.data.schema import Level, TableSchema
-from lr_lightning.data.splits import stratified_split
+from lr_lightning.data.splits import PERMUTATION, rule_of, stratified_split
 from lr_lightning.data.svmlight import SvmlightDecoder
 from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
@@ -35,7 +35,7 @@ from lr_lightning.model.standardization import Standardization, moments, standar
 from lr_lightning.training.distributed import processes_of
 
 log = logging.getLogger("lr_lightning")
-DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint", "rows_fingerprint")
+DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint", "rows_fingerprint", "split_rule")
 
 
 class TensorDataModule(LightningDataModule):
@@ -98,6 +98,9 @@ class TensorDataModule(LightningDataModule):
     """Numbers of the training rows among all that were given, from 0, (n,); None where they are all of them."""
     fingerprint: int | None = None
     """What the split into parts depends on, where the rows come from somewhere that may change."""
+    split_rule: str | None = None
+    """How rows are drawn for the splits and batches, see `data.splits`; to be set before `setup` for that of an earlier
+    fit."""
     weight_scale: float = 1.0
     """What the weights of the batches have been divided by: 1 unless they are very large or very small."""
     train_groups: Tensor | None = None
@@ -147,12 +150,14 @@ class TensorDataModule(LightningDataModule):
         self._served_as = self._dtype()
         # Counts of successes are no classes to split by.
         strata = self._rows.y if self._log_coefficient is None else torch.zeros_like(self._rows.y)
+        self.split_rule = self.split_rule or rule_of(len(strata))
         train, val, test = stratified_split(
             strata,
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
             seed=self.seed,
             groups=None if self._groups is None else self._groups.numpy(),
+            rule=self.split_rule,
         )
         processes, n_rows = self.processes, len(self._rows.y)
         sizes = [
@@ -227,7 +232,14 @@ class TensorDataModule(LightningDataModule):
         """Batches of the training rows, resident on the Trainer's device."""
         shuffle = self.shuffle and not getattr(self.trainer, "overfit_batches", 0)
         rows = self._on_device(self.train_rows)
-        return TensorBatches(rows, self.batch_size, shuffle=shuffle, seed=self.seed, share=self.shares["train"])
+        return TensorBatches(
+            rows,
+            self.batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
+            share=self.shares["train"],
+            rule=self.split_rule or PERMUTATION,
+        )
 
     def val_dataloader(self) -> TensorBatches:
         """Batches of the validation rows, in order."""
@@ -259,7 +271,7 @@ class TensorDataModule(LightningDataModule):
 
     def description(self) -> dict[str, Any]:
         """What a checkpoint has to say of the data, as plain types; the keys are `DESCRIPTION`."""
-        of_rows = (self.fingerprint, self.rows_fingerprint)
+        of_rows = (self.fingerprint, self.rows_fingerprint, self.split_rule)
         values = (self.schema.to_checkpoint(), self.prediction_input, self.curve(), self.settings(), *of_rows)
         return dict(zip(DESCRIPTION, values, strict=True))
 
@@ -558,7 +570,7 @@ class TableDataModule(TensorDataModule):
             log.log(level, text)
         self.schema, self.training, self.served = decoded.schema, decoded.training, decoded.served
         self.weight_scale, self.fingerprint, self._mapped = decoded.weight_scale, decoded.fingerprint, decoded.mapped
-        self.rows_fingerprint = decoded.rows_fingerprint
+        self.rows_fingerprint, self.split_rule = decoded.rows_fingerprint, decoded.split_rule
         self.log_coefficient, self.fold_values = decoded.log_coefficient, decoded.fold_values
         if decoded.shares is None:
             decoded = decoded.share_of(self.processes)
@@ -578,7 +590,7 @@ class TableDataModule(TensorDataModule):
         return self._in_order(rows.take(self.processes.share(len(rows.y))), len(rows.y))
 
     def _decoder(self) -> Decoder | SvmlightDecoder:
-        split = Split(self.val_fraction, self.test_fraction, self.seed, self._every_row)
+        split = Split(self.val_fraction, self.test_fraction, self.seed, self._every_row, self.split_rule)
         roles = {**self._choices.roles, **({} if self.fold_column is None else {FOLD.name: self.fold_column})}
         choices = replace(self._choices, roles=roles)
         if (sparse := open_svmlight(self.path)) is not None:

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 
 from lr_lightning.checkpoint.former_names import public_path
 from lr_lightning.data.schema import TableSchema
+from lr_lightning.data.splits import PERMUTATION
 from lr_lightning.errors import InputError
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.training.data_modules import TensorDataModule
@@ -42,6 +43,11 @@ def epochs_done(checkpoint: Mapping[str, Any]) -> int:
     if not isinstance(done, int) or done < 0 or not checkpoint.get("optimizer_states"):
         raise InputError("the checkpoint holds no state of a fit, so that none can go on from it")
     return done
+
+
+def split_rule_of(checkpoint: Mapping[str, Any]) -> str:
+    """How the rows of a checkpoint were drawn, see `data.splits`; earlier versions had one rule and no name for it."""
+    return checkpoint.get("split_rule") or PERMUTATION
 
 
 def refuse_other_settings(

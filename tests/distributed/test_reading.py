@@ -8,6 +8,7 @@ import pytest
 from pyarrow import feather, parquet
 
 from lr_lightning import InputError, LogisticRegression, TableDataModule
+from lr_lightning.data import splits
 from lr_lightning.data.readers.base import PartOfSource
 from lr_lightning.data.readers.open import open_source
 from tests.distributed.several import in_processes
@@ -57,6 +58,8 @@ OPTIONS = {
     "impute": {"missing": "impute", "weight": "weight"},
     "groups": {"groups": "club", "batch_size": 100},
     "trials": {"trials": "integer", "target": "successes"},
+    "hashed": {"batch_size": 100},
+    "hashed groups": {"groups": "club", "missing": "drop", "weight": "weight"},
 }
 
 
@@ -83,7 +86,12 @@ def said_of(path, options, processes):
 
 
 def all_that_is_said(folders, processes):
-    return {name: said_of(path, OPTIONS[option], processes) for name, (path, option) in folders.items()}
+    said = {}
+    for name, (path, option) in folders.items():
+        splits.HASHED_FROM = 500 if "hashed" in option else 10**8
+        said[name] = said_of(path, OPTIONS[option], processes)
+    splits.HASHED_FROM = 10**8
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +105,11 @@ def both(tmp_path_factory):
         ("folder", "impute"),
         ("folder", "groups"),
         ("arrow", "trials"),
+        ("arrow", "hashed"),
+        ("folder", "hashed groups"),
     ]:
         table = columns(1000)
-        if option in ("drop", "impute"):
+        if option in ("drop", "impute", "hashed groups"):
             table = with_gaps(table)
         if option == "trials":
             table = table.append_column("successes", pa.array(np.asarray(table["integer"]) // 3)).drop_columns(["y"])
@@ -110,7 +120,7 @@ def both(tmp_path_factory):
 NAMES = ["folder, plain", "arrow, plain", "one row group, plain", "folder, drop", "folder, impute", "folder, groups"]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "arrow, trials"])
+@pytest.mark.parametrize("name", [*NAMES, "arrow, trials", "arrow, hashed", "folder, hashed groups"])
 def test_the_shares_of_a_table_say_what_the_whole_does(both, name):
     alone, several = both
     report, described, records, _, numbers, totals = alone[name]
