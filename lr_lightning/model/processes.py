@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -66,6 +67,10 @@ class Processes:
         """What each process has: plain values, rows, or messages."""
         return [value]
 
+    def results(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What the tasks return, plain values; several processes divide them among themselves."""
+        return [task() for task in tasks]
+
     def place(self, n: int) -> Share:
         """Where the n rows of this process stand among those of all."""
         sizes = self.joined(torch.tensor([n])).tolist()
@@ -117,6 +122,12 @@ class SeveralProcesses(Processes):
         parts = [torch.empty_like(sent) for _ in lengths]
         distributed.all_gather(parts, sent)
         return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)]).to(values.device)
+
+    def results(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+        """See `Processes.results`."""
+        own = [task() for task in tasks[self.rank :: self.count]]
+        of_all = self.objects(own)
+        return [of_all[number % self.count][number // self.count] for number in range(len(tasks))]
 
     def objects(self, value: Any) -> list[Any]:
         """See `Processes.objects`."""

@@ -110,8 +110,8 @@ def of_all_processes(
     n_rows, n_observations = processes.sums(len(y), int((weight > 0).sum()))
     columns = [column.double() for column in (logits, y, weight)]
     if n_rows <= most:
-        joined = processes.joined(torch.stack(columns, 1)) if processes.count > 1 else torch.stack(columns, 1)
-        return HeldOutRows(joined[:, 0], joined[:, 1], joined[:, 2], n_rows, n_observations)
+        logits, y, weight = map(processes.joined, columns)
+        return HeldOutRows(logits, y, weight, n_rows, n_observations)
     z, outcome, v = weighted_rows(*columns)
     if not processes.all(bool(z.isfinite().all())):
         return HeldOutRows(z.new_full((1,), torch.nan), z.new_zeros(1), z.new_ones(1), n_rows, n_observations)

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -739,15 +740,19 @@ class LogisticRegression(LightningModule):
                 told=told,
                 processes=data.processes,
             )
-            calibration, threshold, words = None, self.threshold, None
-            if data.val_rows is not None:
-                held_out = self._predicted(data, data.val_rows)
-                calibration = calibrate(*held_out.columns, n_observations=held_out.n_observations)
-                if self.threshold_rule is not None:
-                    threshold = threshold_by_rule(self.threshold_rule, *held_out.columns)
-                    words = f"{self.threshold_rule} on the validation rows"
-            parts = [self._measures(rows, data, threshold) for rows in (data.val_rows, data.test_rows)]
-        held_out = HeldOut(*parts) if any(parts) else None
+            threshold, words = self.threshold, None
+            parts = [None if rows is None else self._predicted(data, rows) for rows in (data.val_rows, data.test_rows)]
+            val = parts[0]
+            if val is not None and self.threshold_rule is not None:
+                threshold = threshold_by_rule(self.threshold_rule, *val.columns)
+                words = f"{self.threshold_rule} on the validation rows"
+            *measured, calibration = data.processes.results(
+                [
+                    *(partial(_measured, rows, threshold) for rows in parts),
+                    lambda: None if val is None else calibrate(*val.columns, n_observations=val.n_observations),
+                ]
+            )
+        held_out = HeldOut(*measured) if any(measured) else None
         return summary._replace(report=summary.report.with_held_out(calibration, threshold, words, held_out))
 
     def _predicted(self, data: FitData, rows: Rows) -> HeldOutRows:
@@ -761,12 +766,6 @@ class LogisticRegression(LightningModule):
         """
         data = self._fit_data
         return None if data is None or data.val_rows is None else self._predicted(data, data.val_rows).columns
-
-    def _measures(self, rows: Rows | None, data: FitData, threshold: float) -> Measures | None:
-        if rows is None:
-            return None
-        found = measures(*weighted_rows(*self._predicted(data, rows).columns), threshold)
-        return Measures(**{name: found.get(name) for name in MEASURES})  # type: ignore[arg-type]
 
     # ---- checkpoints ------------------------------------------------------------------------------------
 
@@ -856,3 +855,10 @@ class LogisticRegression(LightningModule):
         self._is_reported = True
         self.linear_sigmoid.needs_offset = checkpoint.get("needs_offset", False)
         self.threshold = checkpoint.get("threshold", self.threshold)
+
+
+def _measured(rows: HeldOutRows | None, threshold: float) -> Measures | None:
+    if rows is None:
+        return None
+    found = measures(*weighted_rows(*rows.columns), threshold)
+    return Measures(**{name: found.get(name) for name in MEASURES})  # type: ignore[arg-type]
