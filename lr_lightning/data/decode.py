@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,7 @@ from lr_lightning.data.prepare import NUMBER, PARTS, Split, Sweeps
 from lr_lightning.data.readers.base import MissingTexts, PartOfSource, Source
 from lr_lightning.data.readers.open import open_source
 from lr_lightning.data.roles import FOLD, GROUPS, ROLES, TRIALS
-from lr_lightning.data.rows_in_use import columns_of
-from lr_lightning.data.scan import NotMergedError
+from lr_lightning.data.rows_in_use import NotMergedError, columns_of, mistakes_in_all
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.model.processes import ALONE, Processes, Share
@@ -126,6 +126,7 @@ class Decoder:
         given: the schema and the statistics of an earlier fit, which replace `choices`; None for a new fit.
         cache_dir: the folder to decode into. None decodes into memory, or into the default cache folder if the table
             does not fit in memory.
+        local_files: whether each machine has files of its own under the path, which together are the table.
 
     Raises:
         InputError: if there is no such table, or a column is missing.
@@ -138,10 +139,13 @@ class Decoder:
         split: Split,
         given: tuple[TableSchema, Standardization] | None,
         cache_dir: str | None,
+        *,
+        local_files: bool = False,
     ):
         if given is not None and split.every_row:  # without a split, nothing is asked of the groups
             given = replace(given[0], groups=None), given[1]
         self._choices, self._split, self._given, self._cache_dir = choices, split, given, cache_dir
+        self._local_files = local_files
         self.source = open_source(path)
         self._columns = _expect(self.source, choices) if given is None else _expect_again(self.source, given[0])
 
@@ -153,12 +157,16 @@ class Decoder:
             return True
         return not fits_in_memory(_BYTES_BESIDE_ARROW * self.source.decoded_bytes(self._columns))
 
+    def is_shared(self, processes: Processes) -> bool:
+        """Whether each of several processes is to read its share of the table alone."""
+        return processes.count > 1 and self.source.n_rows() is not None
+
     def decode(self, dtype: torch.dtype, processes: Processes = ALONE) -> Decoded:
         """The decoded table, from the cache folder if it is there already.
 
         Of several processes each reads its share of the rows of a table that can be read in parts. Where one of them
         meets a mistake, or their findings say nothing certain about the whole, all read the whole: the mistake is then
-        that of one process.
+        that of one process. Local files have no whole; there a mistake names the process that has met it.
 
         Args:
             dtype: the Trainer's dtype, for large tables; see `Sweeps.dtype`.
@@ -169,110 +177,135 @@ class Decoder:
         """
         if processes.count == 1:
             return self._whole(dtype)
-        if processes.all(self.is_shared(processes)):
-            decoded = self._share(dtype, processes)
-            if decoded is not None:
-                return decoded
+        if self._local_files:
+            return self._local_share(dtype, processes)
+        n_rows = self.source.n_rows() if self.is_shared(processes) else None
+        if n_rows is not None and processes.objects(n_rows) == [n_rows] * processes.count:
+            with suppress(NotMergedError):
+                return self._share(dtype, processes.share(n_rows), processes)
         decoded, mistake = None, None
-        try:
-            decoded = self._whole(dtype)
-        except InputError as error:
-            mistake = str(error)
+        fills = processes.rank == processes.first_on_machine or not self.needs_cache()
+        for turn in (True, False):  # the first process of a machine fills the cache for the others
+            if fills == turn:
+                try:
+                    decoded = self._whole(dtype)
+                except InputError as error:
+                    mistake = str(error)
+            processes.any(turn)
         _refuse_together(mistake, processes)
         assert decoded is not None  # noqa: S101
         return decoded
 
-    def is_shared(self, processes: Processes) -> bool:
-        """Whether each of several processes is to read its share of the table alone."""
-        chosen = processes.count > 1 and self._given is None and self._cache_dir is None
-        return chosen and self.source.n_rows() is not None
-
     def _whole(self, dtype: torch.dtype) -> Decoded:
-        return self._in_cache(dtype) if self.needs_cache() else self._in_memory(dtype, self.source)
+        return self._in_cache(dtype, self.source) if self.needs_cache() else self._in_memory(dtype, self.source)
 
-    def _share(self, dtype: torch.dtype, processes: Processes) -> Decoded | None:
-        """The share of this process; None if the whole has to be read."""
+    def _local_share(self, dtype: torch.dtype, processes: Processes) -> Decoded:
+        """The share of this process, which is one of its machine's files."""
         n_rows = self.source.n_rows()
-        if n_rows is None or processes.objects(n_rows) != [n_rows] * processes.count:
-            return None
-        own = processes.share(n_rows)
-        part = PartOfSource(self.source, own.start, own.stop)
-        needed = _BYTES_BESIDE_ARROW * part.decoded_bytes(self._columns) * processes.on_machine
-        if not processes.all(fits_in_memory(needed)):
-            return None
+        if not processes.all(n_rows is not None):
+            raise InputError(f"--data.local_files: {self.source.name} must be Parquet or Arrow files on every machine")
+        told = processes.objects((platform.node(), self.source.names))
+        for rank, (host, names) in enumerate(told):
+            differing = ", ".join(sorted(set(names) ^ set(told[0][1]))[:5])
+            if differing:
+                raise InputError(
+                    f"process {rank + 1} of {processes.count}, on {host}: {self.source.name} has not the columns that "
+                    f"it has on {told[0][0]}: they differ in {differing}"
+                )
         try:
-            return self._in_memory(dtype, part, processes)
-        except NotMergedError:
-            return None
+            return self._share(dtype, processes.share(int(n_rows or 0), of_machine=True), processes)
+        except NotMergedError as error:
+            _refuse_together(str(error) or None, processes)
+        raise InputError(
+            f"--data.local_files: {self.source.name} does not tell on one machine what its columns hold on all: one "
+            "holds text here and other values there, or too many texts; store it with one type"
+        )
 
-    def _sweeps(self, source: Source, processes: Processes = ALONE) -> Sweeps:
+    def _share(self, dtype: torch.dtype, rows: slice, processes: Processes) -> Decoded:
+        """The share of this process, some of the source's rows.
+
+        Raises:
+            InputError: if the table cannot be used, or the cache folder cannot be written.
+            NotMergedError: if one process has met a mistake, or the whole has to be read.
+        """
+        part = PartOfSource(self.source, rows.start, rows.stop)
+        needed = _BYTES_BESIDE_ARROW * part.decoded_bytes(self._columns) * processes.on_machine
+        if self._cache_dir is not None or not processes.all(fits_in_memory(needed)):
+            return self._in_cache(dtype, part, processes)
+        return self._in_memory(dtype, part, processes)
+
+    def _sweeps(self, source: Source, processes: Processes) -> Sweeps:
         return Sweeps(source, self._choices, self._split, self._given, processes)
 
     def _in_memory(self, dtype: torch.dtype, source: Source, processes: Processes = ALONE) -> Decoded:
-        loaded: Source | None = source
-        if processes.count == 1:
+        with mistakes_in_all(processes):
             loaded = source.load(self._columns)
-        else:
-            try:
-                loaded = source.load(self._columns)
-            except InputError:
-                loaded = None
-            if not processes.all(loaded is not None):
-                raise NotMergedError
-        assert loaded is not None  # noqa: S101
         sweeps = self._sweeps(loaded, processes)
-        dtype, tensors = sweeps.dtype(dtype), {}
-        for part, size, of_all in zip(PARTS, sweeps.partition.sizes, sweeps.partition.totals, strict=True):
-            if of_all:
-                layout = sweeps.layout
-                if len(layout.numbers):
-                    tensors[f"{part}.x"] = torch.empty(size, len(layout.numbers), dtype=dtype)
-                if layout.levels:  # the codes of a column side by side
-                    tensors[f"{part}.codes"] = torch.empty(len(layout.levels), size, dtype=torch.int32).T
-                for name in ("y", *sweeps.scan.beside):
-                    tensors[f"{part}.{name}"] = torch.empty(size, dtype=dtype)
-                if sweeps.numbered:
-                    tensors[f"{part}.{NUMBER}"] = torch.empty(size, dtype=torch.int64)
-        for role in sweeps.scan.codes:
-            tensors[f"train.{role}"] = torch.empty(sweeps.partition.sizes[0], dtype=torch.int32)
+        dtype = sweeps.dtype(dtype)
+        sweeps.tell_light_weights(dtype)
+        tensors, notes = sweeps.room(dtype, sweeps.partition.sizes), sweeps.notes()
         room = {name: tensor.numpy() for name, tensor in tensors.items()}  # the parts that are still to be filled
 
         def append(name: str, rows: np.ndarray) -> None:
             room[name][: len(rows)] = rows
             room[name] = room[name][len(rows) :]
 
-        sweeps.write(dtype, append)
-        decoded = Decoded.of(sweeps.notes(), tensors, mapped=False)
-        if processes.count == 1:
-            return decoded
-        return replace(decoded, shares=tuple(processes.place(size) for size in sweeps.partition.sizes))
+        # A new fit has met all mistakes by now, and needs each row once more.
+        with mistakes_in_all(processes):
+            sweeps.write(dtype, append, loaded.drain if self._given is None and loaded is not source else None)
+        return self._placed(Decoded.of(notes, tensors, mapped=False), processes)
 
-    def _in_cache(self, dtype: torch.dtype) -> Decoded:
+    def _in_cache(self, dtype: torch.dtype, source: Source, processes: Processes = ALONE) -> Decoded:
         cache = TensorCache(Path(self._cache_dir).expanduser() if self._cache_dir else user_cache_folder())
-        key = cache_key(self._settings(dtype))
+        key = cache_key(self._settings(dtype, source, processes))
         found = cache.open(key)
-        if found is None:
-            with cache.writer(key) as writer:
-                sweeps = self._sweeps(self.source)
-                sweeps.write(sweeps.dtype(dtype), writer.append)
-                writer.finish(sweeps.notes())
+        if not processes.all(found is not None):
+            sweeps = self._sweeps(source, processes)
+            served_in = sweeps.dtype(dtype)
+            sweeps.tell_light_weights(served_in)
+            notes, mistake = sweeps.notes(), None
+            try:
+                with cache.writer(key) as writer:
+                    for name, tensor in sweeps.room(served_in).items():
+                        writer.append(name, tensor.numpy())
+                    sweeps.write(served_in, writer.append)
+                    writer.finish(notes)
+            except InputError as error:
+                mistake = str(error)
+            _refuse_together(mistake, processes)
             log.info(f"{self.source.name}: decoded into {cache.folder / key}; delete it when you no longer need it")
             found = cache.open(key)
-        if found is None:
-            raise InputError(f"--data.cache_dir: the decoded table in {cache.folder} cannot be read back")
-        return Decoded.of(*found, mapped=True)
+        mistake = f"--data.cache_dir: the decoded table in {cache.folder} cannot be read back"
+        _refuse_together(None if found is not None else mistake, processes)
+        assert found is not None  # noqa: S101
+        return self._placed(Decoded.of(*found, mapped=True), processes)
 
-    def _settings(self, dtype: torch.dtype) -> list[Any]:
+    @staticmethod
+    def _placed(decoded: Decoded, processes: Processes) -> Decoded:
+        """With the places of the rows among those of all processes."""
+        if processes.count == 1:
+            return decoded
+        sizes = [0 if rows is None else len(rows.y) for rows in decoded.parts]
+        return replace(decoded, shares=tuple(map(processes.place, sizes)))
+
+    def _settings(self, dtype: torch.dtype, source: Source, processes: Processes) -> list[Any]:
         """The settings on which the tensors depend, as plain values, for the key in the cache."""
         given = None
         if self._given is not None:
             schema, training = self._given
             given = [schema.to_dict(), *(values.tolist() for values in training)]
-        return [self.source.identity(), vars(self._choices), list(vars(self._split).values()), str(dtype), given]
+        identities = [source.identity()]
+        if processes.count > 1:  # the split and the statistics are those of all
+            identities += [processes.rank, *processes.objects(source.identity())]
+        return [identities, vars(self._choices), list(vars(self._split).values()), str(dtype), given]
 
 
 def _refuse_together(mistake: str | None, processes: Processes) -> None:
     """Raise InputError in all processes if there is a mistake in one; it names the process unless all have met it."""
+    if processes.count == 1:
+        if mistake is not None:
+            raise InputError(mistake)
+        return
     found = processes.objects(None if mistake is None else (mistake, platform.node()))
     rank = next((rank for rank, mistake in enumerate(found) if mistake is not None), None)
     if rank is None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from logging import INFO, WARNING
 from typing import Any, NoReturn
 
 import numpy as np
+import pyarrow as pa
 import torch
+from torch import Tensor
 
 from lr_lightning.data.choices import Choices, listed
 from lr_lightning.data.encoder import Block, Encoder
@@ -17,8 +19,8 @@ from lr_lightning.data.features import Layout
 from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.readers.base import Source
 from lr_lightning.data.roles import GROUPS
-from lr_lightning.data.rows_in_use import Scan, refuse_missing, scan_by_schema
-from lr_lightning.data.scan import NotMergedError, scan_table
+from lr_lightning.data.rows_in_use import Scan, mistakes_in_all, refuse_missing, scan_by_schema
+from lr_lightning.data.scan import scan_table
 from lr_lightning.data.schema import Column, Level, TableSchema
 from lr_lightning.data.splits import rule_of, stratified_parts
 from lr_lightning.errors import InputError
@@ -111,7 +113,7 @@ class Sweeps:
         choices: the options about its columns.
         split: the options of the split.
         given: the schema and the statistics of an earlier fit, which replace `choices`; None for a new fit.
-        processes: that have the table, for a new fit; the source is this one's part of it.
+        processes: that have the table; the source is this one's part of it.
 
     Attributes:
         partition: of the rows of the source.
@@ -130,7 +132,9 @@ class Sweeps:
         processes: Processes = ALONE,
     ):
         self.source, self.processes = source, processes
-        self.scan = scan_table(source, choices, processes) if given is None else scan_by_schema(source, given[0])
+        self.scan = (
+            scan_table(source, choices, processes) if given is None else scan_by_schema(source, given[0], processes)
+        )
         self.partition = Partition.of(self.scan, split)
         _refuse_weightless(source, self.scan, self.partition, split)
         self.messages = list(self.scan.notes)
@@ -202,16 +206,47 @@ class Sweeps:
         trials = {} if self.scan.log_coefficient is None else {"trials": self.scan.log_coefficient}
         return {"y": self.scan.y, **self.scan.beside, **trials}
 
-    def write(self, dtype: torch.dtype, append: Callable[[str, np.ndarray], None]) -> None:
+    def room(self, dtype: torch.dtype, sizes: Sequence[int] = (0, 0, 0)) -> dict[str, Tensor]:
+        """Tensors for what `write` writes, by name, of so many rows of each part; those of parts without rows lack.
+
+        They lack `x` in a table without numbers, and `codes` in one without levels.
+        """
+        found = {}
+        for part, size, of_all in zip(PARTS, sizes, self.partition.totals, strict=True):
+            if of_all:
+                if len(self.layout.numbers):
+                    found[f"{part}.x"] = torch.empty(size, len(self.layout.numbers), dtype=dtype)
+                if self.layout.levels:  # the codes of a column side by side
+                    found[f"{part}.codes"] = torch.empty(len(self.layout.levels), size, dtype=torch.int32).T
+                for name in ("y", *self.scan.beside):
+                    found[f"{part}.{name}"] = torch.empty(size, dtype=dtype)
+                if self.numbered:
+                    found[f"{part}.{NUMBER}"] = torch.empty(size, dtype=torch.int64)
+        return found | {f"train.{role}": torch.empty(sizes[0], dtype=torch.int32) for role in self.scan.codes}
+
+    def tell_light_weights(self, dtype: torch.dtype) -> None:
+        """Note what a dtype does to the weights; to be called before `notes`."""
+        weight = self.scan.weight
+        light = None if weight is None else of_light_weights(torch.from_numpy(weight), dtype, self.processes)
+        if light is not None:
+            self.messages.append((WARNING, f"{self.source.name}: {light}"))
+
+    def write(
+        self,
+        dtype: torch.dtype,
+        append: Callable[[str, np.ndarray], None],
+        batches: Callable[[Sequence[str]], Iterable[pa.RecordBatch]] | None = None,
+    ) -> None:
         """Pass numbers, codes of levels, targets, weights and the like of all rows in use to `append`.
 
-        Numbers are standardised. The parts of a table without numbers, or without levels, lack `x`, or `codes`.
+        Numbers are standardised.
 
         Args:
             dtype: float32 or float64. All are computed in float64 and rounded once.
             append: called with the name of a tensor (`train.x`, `train.codes`, `train.y`, `train.weight`, `val.x`, …)
                 and its next rows; it must copy them. Groups (`train.groups`) and folds are those of training rows
                 alone, int32.
+            batches: the rows of named columns, instead of the source's.
 
         Raises:
             InputError: if a value is infinite, or missing under `missing="error"`.
@@ -220,11 +255,7 @@ class Sweeps:
         mean, scale = (values[self.layout.numbers, None].numpy() for values in self.training.divisible())
         names = [column.name for column in self.schema.columns]
         encoder, used = Encoder(self.schema, self.source, self.scan.kept), 0
-        weight = self.scan.weight
-        light = None if weight is None else of_light_weights(torch.from_numpy(weight), dtype, self.processes)
-        if light is not None:
-            self.messages.append((WARNING, f"{self.source.name}: {light}"))
-        for block in encoder.blocks(self.source.batches(names)):
+        for block in encoder.blocks((batches or self.source.batches)(names)):
             _refuse(encoder, block, names)
             x = np.subtract(block.x, mean, out=block.x)
             np.divide(x, scale, out=x)
@@ -277,7 +308,7 @@ def training_statistics(
     moments = RunningMoments(len(encoder.numbers))
     levels, counts = (LevelWeights([len(column.levels) for column in encoder.categories]) for _ in range(2))
     total, used = 0.0, 0
-    try:
+    with mistakes_in_all(processes):
         for block in encoder.blocks(source.batches(names)):
             _refuse(encoder, block, names)
             of_row = partition.of_row[block.rows]
@@ -291,13 +322,6 @@ def training_statistics(
             total += float(weight.sum())
             moments.add(block.x, weight)
             levels.add(block.codes, weight)
-        refused = False
-    except InputError:
-        if processes.count == 1:
-            raise
-        refused = True
-    if processes.any(refused):
-        raise NotMergedError
     if processes.count > 1:
         (total,) = processes.sums(total)
         moments.merge(processes)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from logging import WARNING
 from typing import TypeVar
@@ -33,6 +33,31 @@ from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Counts, scaled_weights
 
 T = TypeVar("T")
+
+
+class NotMergedError(Exception):
+    """What several processes have found in their parts of a table says nothing certain about the whole.
+
+    Its text is the mistake that this process has met, if it has met one.
+    """
+
+
+@contextmanager
+def mistakes_in_all(processes: Processes) -> Iterator[None]:
+    """Within, where the processes tell each other nothing, a mistake that one meets ends the work of all.
+
+    Raises:
+        NotMergedError: in all of several processes.
+    """
+    mistake = None
+    try:
+        yield
+    except InputError as error:
+        if processes.count == 1:
+            raise
+        mistake = str(error)
+    if processes.any(mistake is not None):
+        raise NotMergedError(mistake or "")
 
 
 @dataclass
@@ -103,45 +128,65 @@ def scan_of(
     return Scan(schema, y, values, kept, single, notes, codes, roles.fold_values, log_coefficient, processes)
 
 
-def scan_by_schema(source: Source, schema: TableSchema) -> Scan:
+def scan_by_schema(source: Source, schema: TableSchema, processes: Processes = ALONE) -> Scan:
     """Scan a table whose schema is known from an earlier fit: its rows in use, their labels, weights and the like.
+
+    Args:
+        source: the table, or this process's part of it.
+        schema: of the fit.
+        processes: that have the table.
 
     Raises:
         InputError: if a label is missing or unknown, or a column with another role holds what it must not.
+        NotMergedError: if one of several processes has met a mistake.
     """
     while True:
         with suppress(TypesChanged):
-            return _scan_by_schema(source, schema)
+            return _scan_by_schema(source, schema, processes)
 
 
-def _scan_by_schema(source: Source, schema: TableSchema) -> Scan:
+def _scan_by_schema(source: Source, schema: TableSchema, processes: Processes) -> Scan:
     names = [column.name for column in schema.columns]
     columns = columns_of(names, schema.target, schema.roles)
-    codes, masks, single = [], [], True
     roles = RoleColumns(source, schema.roles, schema.target)
-    start = 0
+    with mistakes_in_all(processes):
+        codes, masks, single, n_rows = _sweep_by_schema(source, schema, columns, len(names), roles)
+    if processes.count > 1:
+        roles.merge(processes)
+        if source.missing is not None:
+            source.missing.merge(processes)
+    (n_rows,) = processes.sums(n_rows)
+    if not n_rows:
+        raise InputError(f"{source.name} has a header and no rows")
+    with mistakes_in_all(processes):
+        mask, notes = rows_in_use(source, columns, len(names), schema.missing, masks, processes)
+    if doubt := source.missing_in_words([*(c.name for c in schema.columns if c.kind == "category"), schema.target]):
+        notes.append((WARNING, f"{source.name}: the text {doubt}"))
+    y = None if schema.trials is not None else np.concatenate([np.zeros(0, np.uint8), *codes])
+    y = y if y is None or mask is None else y[mask]
+    return scan_of(schema, y, roles, mask, processes.all(single), notes, processes)
+
+
+def _sweep_by_schema(
+    source: Source, schema: TableSchema, columns: Sequence[str], target: int, roles: RoleColumns
+) -> tuple[list[np.ndarray], list[np.ndarray], bool, int]:
+    """Codes of the labels, masks of the rows in use, whether all features are single, and the number of rows."""
+    codes, masks, single, start = [], [], True, 0
     for batch in source.batches(columns):
 
         def where(row: int, start: int = start) -> str:
             return source.where(start + row)
 
-        single &= all(is_single(dtype) for dtype in batch.schema.types[: len(names)])
-        kept = usable_rows(batch, len(names), schema.missing)
+        single &= all(is_single(dtype) for dtype in batch.schema.types[:target])
+        kept = usable_rows(batch, target, schema.missing)
         refuse_without_target(kept, schema, where)
         if schema.missing != "error":
             masks.append(np.ones(batch.num_rows, bool) if kept is None else kept)
         if schema.trials is None:
-            codes.append(label_codes(schema, batch.column(len(names)), source.name, where, kept).astype(np.uint8))
+            codes.append(label_codes(schema, batch.column(target), source.name, where, kept).astype(np.uint8))
         roles.add(batch, where, kept)
         start += batch.num_rows
-    if not start:
-        raise InputError(f"{source.name} has a header and no rows")
-    mask, notes = rows_in_use(source, columns, len(names), schema.missing, masks)
-    if doubt := source.missing_in_words([*(c.name for c in schema.columns if c.kind == "category"), schema.target]):
-        notes.append((WARNING, f"{source.name}: the text {doubt}"))
-    y = np.concatenate(codes) if codes else None
-    y = y if y is None or mask is None else y[mask]
-    return scan_of(schema, y, roles, mask, single, notes)
+    return codes, masks, single, start
 
 
 def columns_of(features: Sequence[str], target: str, roles: Mapping[str, str]) -> list[str]:

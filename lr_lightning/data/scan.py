@@ -40,9 +40,11 @@ from lr_lightning.data.notation import (
 from lr_lightning.data.readers.base import Source, TypesChanged, kind_of, shown
 from lr_lightning.data.roles import ROLES, SUCCESSES, TRIALS, WEIGHT
 from lr_lightning.data.rows_in_use import (
+    NotMergedError,
     RoleColumns,
     Scan,
     columns_of,
+    mistakes_in_all,
     most_missing,
     refuse_missing,
     refuse_without_target,
@@ -59,10 +61,6 @@ MOST_LEVELS = 1_000_000
 TELLING_VALUES = 1000  # so many different texts tell whether a column holds numbers, dates, times or levels
 FEWEST_ROWS_OF_IDS = 20
 ORDINALS = ("st", "nd", "rd", "th", "+", "-")  # what follows a number that is a rank or an open range
-
-
-class NotMergedError(Exception):
-    """What several processes have found in their parts of a table says nothing certain about the whole."""
 
 
 def scan_table(source: Source, choices: Choices, processes: Processes = ALONE) -> Scan:
@@ -97,7 +95,7 @@ def scan_table(source: Source, choices: Choices, processes: Processes = ALONE) -
 
 def _scan_in_parts(source: Source, choices: Choices, features: list[str], processes: Processes) -> Scan:
     scanner, findings = _Scanner(source, choices, features, set()), None
-    with suppress(InputError, TypesChanged, _AreCodes):
+    with mistakes_in_all(processes), suppress(TypesChanged, _AreCodes):
         for batch in source.batches(scanner.columns):
             scanner.add(batch)
         findings = scanner.findings()
@@ -107,7 +105,9 @@ def _scan_in_parts(source: Source, choices: Choices, features: list[str], proces
     try:
         scanner.merge(of_all, processes)
         return scanner.result()
-    except (InputError, _AreCodes):
+    except InputError as error:  # which all of them meet
+        raise NotMergedError(str(error)) from None
+    except _AreCodes:
         raise NotMergedError from None
 
 
@@ -334,11 +334,7 @@ class _Scanner:
             return None
         kept = ("n_rows", "single", "kinds", "levels", "texts", "largest", "measured", "lost")
         counts = {value: self.counts.get(code, 0) for value, code in self.labels.items()}
-        missing = self.source.missing
-        return {name: getattr(self, name) for name in kept} | {
-            "labels": counts,
-            "missing": {} if missing is None else missing.found,
-        }
+        return {name: getattr(self, name) for name in kept} | {"labels": counts}
 
     def merge(self, of_all: Sequence[Mapping[str, Any]], processes: Processes) -> None:
         """Take over what all processes have found, in the order of their rows, as if all of these had been added.
@@ -368,9 +364,6 @@ class _Scanner:
             for value, count in found["labels"].items():
                 code = self.labels.setdefault(value, len(self.labels))
                 self.counts[code] = self.counts.get(code, 0) + count
-            if self.source.missing is not None:
-                for name, texts in found["missing"].items():
-                    self.source.missing.found.setdefault(name, set()).update(texts)
         if len(self.labels) > MOST_VALUES or any(len(levels) > MOST_LEVELS for levels in self.levels.values()):
             raise NotMergedError
         for name in self.texts:
@@ -382,6 +375,8 @@ class _Scanner:
                     raise NotMergedError
                 self.odd[name] = odd
                 self.of_levels.add(name)
+        if self.source.missing is not None:
+            self.source.missing.merge(processes)
         table = np.array([*(self.labels[value] for value in own), -1], dtype=np.int16)
         self.targets = [table[codes] for codes in self.targets]
         self.roles.merge(processes)

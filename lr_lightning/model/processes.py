@@ -33,11 +33,16 @@ class Processes:
     Attributes:
         rank: the number of this process, from 0.
         count: how many there are.
-        on_machine: how many of them are on this machine.
+        on_machine: how many of them are on each machine.
     """
 
     rank, count = 0, 1
     on_machine = 1
+
+    @property
+    def first_on_machine(self) -> int:
+        """The rank of the first process of this machine."""
+        return self.rank - self.rank % self.on_machine
 
     def sums(self, *values: Any) -> tuple[Any, ...]:
         """Each number, array or tensor summed over the processes, float64 in between; of the kind that was given."""
@@ -76,9 +81,10 @@ class Processes:
         sizes = self.joined(torch.tensor([n])).tolist()
         return Share(sum(sizes[: self.rank]), sum(sizes))
 
-    def share(self, n: int) -> slice:
-        """The part of n things that this process takes."""
-        return slice(n * self.rank // self.count, n * (self.rank + 1) // self.count)
+    def share(self, n: int, *, of_machine: bool = False) -> slice:
+        """The part that this process takes of n things of all processes, or of those of its machine alone."""
+        rank, count = (self.rank - self.first_on_machine, self.on_machine) if of_machine else (self.rank, self.count)
+        return slice(n * rank // count, n * (rank + 1) // count)
 
 
 ALONE = Processes()
@@ -89,7 +95,7 @@ class SeveralProcesses(Processes):
 
     Args:
         device: what is sent has to be there: any with gloo, the process's own GPU with NCCL.
-        on_machine: how many of them are on this machine.
+        on_machine: how many of them are on each machine, one after the other.
     """
 
     def __init__(self, device: torch.device, on_machine: int = 1):

@@ -148,7 +148,7 @@ def _largest_error(negative: Tensor, positive: Tensor) -> float:
 
 def mean(values: Tensor, weight: Tensor) -> float:
     """The weighted mean of values (n,), with weights (n,)."""
-    return float(values @ weight / weight.sum())
+    return float((values * weight).sum() / weight.sum())  # not a BLAS, whose digits depend on where the rows lie
 
 
 class Ranking(NamedTuple):

@@ -425,6 +425,8 @@ class TableDataModule(TensorDataModule):
         cache_dir: decode the table into this folder, and serve it from there. By default only a table that
             does not fit in memory is decoded, into the user's cache folder.
         shuffle: shuffle the training rows anew each epoch; None does so where there is a batch size.
+        local_files: each machine of several has files of its own under the path. The table is theirs together, in the
+            order of the machines, and a machine's processes read its files alone.
 
     Raises:
         InputError: for anything about the table or the options that has to change; here or in `setup`.
@@ -470,6 +472,7 @@ class TableDataModule(TensorDataModule):
         seed: int = 0,
         cache_dir: str | None = None,
         shuffle: bool | None = None,
+        local_files: bool = False,
     ):
         super(TensorDataModule, self).__init__()
         # The hyperparameters take their values from these names, and a checkpoint takes plain values only.
@@ -488,7 +491,7 @@ class TableDataModule(TensorDataModule):
         cache_dir = None if cache_dir is None else str(os.fspath(cache_dir))
         self.save_hyperparameters(ignore=["path"] if in_memory else [])
 
-        self.path, self.cache_dir = path, cache_dir
+        self.path, self.cache_dir, self.local_files = path, cache_dir, local_files
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.batch_size, self.seed = batch_size, seed
         self.shuffle = batch_size is not None if shuffle is None else shuffle
@@ -541,7 +544,7 @@ class TableDataModule(TensorDataModule):
         """Decode a table that does not fit in memory, in one process of each machine."""
         try:
             decoder = self._decoder()
-            shared = isinstance(decoder, Decoder) and decoder.is_shared(self.processes)
+            shared = isinstance(decoder, Decoder) and (self.local_files or decoder.is_shared(self.processes))
             if decoder.needs_cache() and not shared:
                 decoder.decode(self._dtype())
         except InputError:
@@ -587,15 +590,20 @@ class TableDataModule(TensorDataModule):
     def predict_dataloader(self) -> TensorBatches:
         """Batches of every row of the table with raw features, in its order; NaN for those without a prediction."""
         rows = encode_rows(self.schema, self.path).as_rows()
-        return self._in_order(rows.take(self.processes.share(len(rows.y))), len(rows.y))
+        rows = rows.take(self.processes.share(len(rows.y), of_machine=self.local_files))
+        return self._in_order(rows, self.processes.place(len(rows.y)).total)
 
     def _decoder(self) -> Decoder | SvmlightDecoder:
         split = Split(self.val_fraction, self.test_fraction, self.seed, self._every_row, self.split_rule)
         roles = {**self._choices.roles, **({} if self.fold_column is None else {FOLD.name: self.fold_column})}
         choices = replace(self._choices, roles=roles)
         if (sparse := open_svmlight(self.path)) is not None:
+            if self.local_files:
+                raise InputError(
+                    f"--data.local_files: {sparse.name} is an svmlight file, which all machines read whole"
+                )
             return SvmlightDecoder(sparse, choices, split, self._given, self.cache_dir)
-        return Decoder(self.path, choices, split, self._given, self.cache_dir)
+        return Decoder(self.path, choices, split, self._given, self.cache_dir, local_files=self.local_files)
 
     def _device_of_rows(self, of_trainer: torch.device) -> torch.device:
         # What does not fit in memory does not fit on a device either; the Trainer moves each batch.

@@ -741,18 +741,20 @@ class LogisticRegression(LightningModule):
                 processes=data.processes,
             )
             threshold, words = self.threshold, None
-            parts = [None if rows is None else self._predicted(data, rows) for rows in (data.val_rows, data.test_rows)]
-            val = parts[0]
+            val, test = (
+                None if rows is None else self._predicted(data, rows) for rows in (data.val_rows, data.test_rows)
+            )
             if val is not None and self.threshold_rule is not None:
                 threshold = threshold_by_rule(self.threshold_rule, *val.columns)
                 words = f"{self.threshold_rule} on the validation rows"
-            *measured, calibration = data.processes.results(
+            of_val, calibration, of_test = data.processes.results(
                 [
-                    *(partial(_measured, rows, threshold) for rows in parts),
+                    partial(_measured, val, threshold),
                     lambda: None if val is None else calibrate(*val.columns, n_observations=val.n_observations),
+                    partial(_measured, test, threshold),
                 ]
             )
-        held_out = HeldOut(*measured) if any(measured) else None
+        held_out = HeldOut(of_val, of_test) if of_val or of_test else None
         return summary._replace(report=summary.report.with_held_out(calibration, threshold, words, held_out))
 
     def _predicted(self, data: FitData, rows: Rows) -> HeldOutRows:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from lr_lightning.errors import InputError
+from lr_lightning.model.processes import Processes
 
 BATCH_ROWS = 1 << 17
 
@@ -69,6 +70,12 @@ class MissingTexts:
         self.na = None if na is None else frozenset(text.strip() for text in na)
         self._known = known
         self.found: dict[str, set[str]] = {}
+
+    def merge(self, processes: Processes) -> None:
+        """Take in those that other processes have found in their parts of the table."""
+        for found in processes.objects(self.found):
+            for name, texts in found.items():
+                self.found.setdefault(name, set()).update(texts)
 
     def without(self, table: pa.Table, usual: Collection[str]) -> pa.Table:
         """The table with nulls in place of these texts; `usual` are the defaults of its format."""
@@ -173,7 +180,7 @@ class Source(ABC):
             TypesChanged: if the caller has to start again.
         """
 
-    def load(self, columns: Sequence[str]) -> Source:
+    def load(self, columns: Sequence[str]) -> MemorySource:
         """A source of the same rows with these columns, in memory."""
         return MemorySource([pa.Table.from_batches([batch]) for batch in self.batches(columns)], columns, self)
 
@@ -256,8 +263,10 @@ class PartOfSource(Source):
         """Its part of the table's."""
         return self._origin.decoded_bytes(columns) * (self._stop - self._start) // max(1, self._origin.n_rows() or 1)
 
-    def identity(self) -> None:
-        """None: only whole tables are kept in a cache."""
+    def identity(self) -> list[Any] | None:
+        """That of the table, and the rows."""
+        whole = self._origin.identity()
+        return None if whole is None else [whole, self._start, self._stop]
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Batches of these rows."""
@@ -328,9 +337,17 @@ class MemorySource(Source):
         for table in self._tables:
             yield from table.select(list(columns)).to_batches(max_chunksize=BATCH_ROWS)
 
-    def load(self, columns: Sequence[str]) -> Source:
+    def load(self, columns: Sequence[str]) -> MemorySource:
         """The source itself."""
         return self
+
+    def drain(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The `batches`, which the source forgets one by one."""
+        parts = [batch for table in self._tables for batch in table.to_batches(max_chunksize=BATCH_ROWS)]
+        self._tables = []
+        parts.reverse()
+        while parts:
+            yield parts.pop().select(list(columns))
 
     def place(self, row: int) -> str:
         """The place of the row in the origin, if that is a source."""

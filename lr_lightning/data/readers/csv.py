@@ -76,7 +76,7 @@ class DelimitedSource(Source):
         stat = self.path.stat()
         return [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
-    def load(self, columns: Sequence[str]) -> Source:
+    def load(self, columns: Sequence[str]) -> MemorySource:
         """The whole file in memory, with types that fit all rows."""
         while True:
             try:

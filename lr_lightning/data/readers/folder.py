@@ -152,7 +152,7 @@ class FolderSource(Source):
                 yield batch
             first += size
 
-    def load(self, columns: Sequence[str]) -> Source:
+    def load(self, columns: Sequence[str]) -> MemorySource:
         """All parts in memory, as one source."""
         while True:
             self._rows, kinds, tables, texts = [], _Kinds(self.parts, self._told), [], frozenset()

@@ -81,7 +81,7 @@ class ParquetSource(_FileSource):
             for batch in cut(parts, start - skipped, stop - skipped):
                 yield self._cleaned_batch(batch.select(list(columns)))
 
-    def load(self, columns: Sequence[str]) -> Source:
+    def load(self, columns: Sequence[str]) -> MemorySource:
         """The columns in memory, read by all processors."""
         with _explained(self.name, "Parquet"), self._open(pre_buffer=True) as file:
             table = file.read(columns=list(columns), use_threads=True)
