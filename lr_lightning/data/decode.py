@@ -19,11 +19,12 @@ from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user
 from lr_lightning.data.choices import Choices, refuse_absent
 from lr_lightning.data.encoder import prepare
 from lr_lightning.data.features import Layout
+from lr_lightning.data.mistakes import NotMergedError, mistakes_in_all, refused_together
 from lr_lightning.data.prepare import NUMBER, PARTS, Split, Sweeps
 from lr_lightning.data.readers.base import MissingTexts, PartOfSource, Source
 from lr_lightning.data.readers.open import open_source
 from lr_lightning.data.roles import FOLD, GROUPS, ROLES, TRIALS
-from lr_lightning.data.rows_in_use import NotMergedError, columns_of, mistakes_in_all
+from lr_lightning.data.rows_in_use import columns_of
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.errors import InputError
 from lr_lightning.model.processes import ALONE, Processes, Share
@@ -183,18 +184,12 @@ class Decoder:
         if n_rows is not None and processes.objects(n_rows) == [n_rows] * processes.count:
             with suppress(NotMergedError):
                 return self._share(dtype, processes.share(n_rows), processes)
-        decoded, mistake = None, None
-        fills = processes.rank == processes.first_on_machine or not self.needs_cache()
-        for turn in (True, False):  # the first process of a machine fills the cache for the others
-            if fills == turn:
-                try:
-                    decoded = self._whole(dtype)
-                except InputError as error:
-                    mistake = str(error)
-            processes.any(turn)
-        _refuse_together(mistake, processes)
-        assert decoded is not None  # noqa: S101
-        return decoded
+        filled = self.needs_cache() and processes.rank != processes.first_on_machine  # by the first one of the machine
+        with refused_together(processes):
+            decoded = None if filled else self._whole(dtype)
+        with refused_together(processes):
+            decoded = decoded or self._whole(dtype)
+        return decoded  # noqa: RET504 (a refusal comes after)
 
     def _whole(self, dtype: torch.dtype) -> Decoded:
         return self._in_cache(dtype, self.source) if self.needs_cache() else self._in_memory(dtype, self.source)
@@ -215,7 +210,9 @@ class Decoder:
         try:
             return self._share(dtype, processes.share(int(n_rows or 0), of_machine=True), processes)
         except NotMergedError as error:
-            _refuse_together(str(error) or None, processes)
+            with refused_together(processes):
+                if mistake := str(error):
+                    raise InputError(mistake) from None
         raise InputError(
             f"--data.local_files: {self.source.name} does not tell on one machine what its columns hold on all: one "
             "holds text here and other values there, or too many texts; store it with one type"
@@ -263,21 +260,17 @@ class Decoder:
             sweeps = self._sweeps(source, processes)
             served_in = sweeps.dtype(dtype)
             sweeps.tell_light_weights(served_in)
-            notes, mistake = sweeps.notes(), None
-            try:
-                with cache.writer(key) as writer:
-                    for name, tensor in sweeps.room(served_in).items():
-                        writer.append(name, tensor.numpy())
-                    sweeps.write(served_in, writer.append)
-                    writer.finish(notes)
-            except InputError as error:
-                mistake = str(error)
-            _refuse_together(mistake, processes)
+            notes = sweeps.notes()
+            with refused_together(processes), cache.writer(key) as writer:
+                for name, tensor in sweeps.room(served_in).items():
+                    writer.append(name, tensor.numpy())
+                sweeps.write(served_in, writer.append)
+                writer.finish(notes)
             log.info(f"{self.source.name}: decoded into {cache.folder / key}; delete it when you no longer need it")
             found = cache.open(key)
-        mistake = f"--data.cache_dir: the decoded table in {cache.folder} cannot be read back"
-        _refuse_together(None if found is not None else mistake, processes)
-        assert found is not None  # noqa: S101
+        with refused_together(processes):
+            if found is None:
+                raise InputError(f"--data.cache_dir: the decoded table in {cache.folder} cannot be read back")
         return self._placed(Decoded.of(*found, mapped=True), processes)
 
     @staticmethod
@@ -298,22 +291,6 @@ class Decoder:
         if processes.count > 1:  # the split and the statistics are those of all
             identities += [processes.rank, *processes.objects(source.identity())]
         return [identities, vars(self._choices), list(vars(self._split).values()), str(dtype), given]
-
-
-def _refuse_together(mistake: str | None, processes: Processes) -> None:
-    """Raise InputError in all processes if there is a mistake in one; it names the process unless all have met it."""
-    if processes.count == 1:
-        if mistake is not None:
-            raise InputError(mistake)
-        return
-    found = processes.objects(None if mistake is None else (mistake, platform.node()))
-    rank = next((rank for rank, mistake in enumerate(found) if mistake is not None), None)
-    if rank is None:
-        return
-    text, host = found[rank]
-    if any(mistake is None for mistake in found):
-        text = f"process {rank + 1} of {processes.count}, on {host}: {text}"
-    raise InputError(text)
 
 
 def _expect(source: Source, choices: Choices) -> list[str]:

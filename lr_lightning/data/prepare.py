@@ -17,9 +17,10 @@ from lr_lightning.data.choices import Choices, listed
 from lr_lightning.data.encoder import Block, Encoder
 from lr_lightning.data.features import Layout
 from lr_lightning.data.fingerprint import rows_fingerprint
+from lr_lightning.data.mistakes import mistakes_in_all
 from lr_lightning.data.readers.base import Source
 from lr_lightning.data.roles import GROUPS
-from lr_lightning.data.rows_in_use import Scan, mistakes_in_all, refuse_missing, scan_by_schema
+from lr_lightning.data.rows_in_use import Scan, refuse_missing, scan_by_schema
 from lr_lightning.data.scan import scan_table
 from lr_lightning.data.schema import Column, Level, TableSchema
 from lr_lightning.data.splits import rule_of, stratified_parts

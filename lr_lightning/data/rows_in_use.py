@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import WARNING
 from typing import TypeVar
@@ -23,6 +23,7 @@ from lr_lightning.data.columns import (
     text_values,
 )
 from lr_lightning.data.fingerprint import labels_checksum
+from lr_lightning.data.mistakes import mistakes_in_all
 from lr_lightning.data.notation import doubt_in_words
 from lr_lightning.data.readers.base import KIND_IN_WORDS, Source, TypesChanged, kind_of, shown
 from lr_lightning.data.roles import FOLD, GROUPS, ROLES, SUCCESSES, TRIALS, Role
@@ -33,31 +34,6 @@ from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Counts, scaled_weights
 
 T = TypeVar("T")
-
-
-class NotMergedError(Exception):
-    """What several processes have found in their parts of a table says nothing certain about the whole.
-
-    Its text is the mistake that this process has met, if it has met one.
-    """
-
-
-@contextmanager
-def mistakes_in_all(processes: Processes) -> Iterator[None]:
-    """Within, where the processes tell each other nothing, a mistake that one meets ends the work of all.
-
-    Raises:
-        NotMergedError: in all of several processes.
-    """
-    mistake = None
-    try:
-        yield
-    except InputError as error:
-        if processes.count == 1:
-            raise
-        mistake = str(error)
-    if processes.any(mistake is not None):
-        raise NotMergedError(mistake or "")
 
 
 @dataclass

@@ -23,6 +23,7 @@ from lr_lightning.data.columns import (
     plain,
     refuse_infinite_level,
 )
+from lr_lightning.data.mistakes import NotMergedError, mistakes_in_all
 from lr_lightning.data.notation import (
     COMMA,
     LARGEST_EXACT_INTEGER,
@@ -40,11 +41,9 @@ from lr_lightning.data.notation import (
 from lr_lightning.data.readers.base import Source, TypesChanged, kind_of, shown
 from lr_lightning.data.roles import ROLES, SUCCESSES, TRIALS, WEIGHT
 from lr_lightning.data.rows_in_use import (
-    NotMergedError,
     RoleColumns,
     Scan,
     columns_of,
-    mistakes_in_all,
     most_missing,
     refuse_missing,
     refuse_without_target,

@@ -20,6 +20,7 @@ from lr_lightning.data.decode import Decoder
 from lr_lightning.data.encode import encode_rows
 from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.loader import TensorBatches
+from lr_lightning.data.mistakes import refused_together
 from lr_lightning.data.prepare import PARTS, Split
 from lr_lightning.data.readers.open import open_svmlight
 from lr_lightning.data.roles import FOLD, OFFSET
@@ -561,7 +562,8 @@ class TableDataModule(TensorDataModule):
         if hasattr(self, "served") and self._served_as == self._dtype():
             return
         self._served_as = self._dtype()
-        decoder = self._decoder()
+        with refused_together(self.processes):
+            decoder = self._decoder()
         whole = isinstance(decoder, SvmlightDecoder)
         decoded = decoder.decode(self._dtype()) if whole else decoder.decode(self._dtype(), self.processes)
         if self._expected_fingerprint not in (None, decoded.fingerprint) and not self._every_row:

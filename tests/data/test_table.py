@@ -273,9 +273,9 @@ class TestCache:
     def test_a_killed_write_is_never_taken_for_a_whole_one(self, path, tmp_path):
         folder = tmp_path / "cache"
         code = (
-            "import sys, time; from lr_lightning.data import prepare;"
+            "import sys, time; from lr_lightning.data import cache;"
             "from lr_lightning.training.data_modules import TableDataModule;"
-            "prepare.Sweeps.notes = lambda *a: (print('now', flush=True), time.sleep(60));"
+            "cache.CacheWriter.finish = lambda *a: (print('now', flush=True), time.sleep(60));"
             f"TableDataModule({path!r}, 'y', missing='drop', cache_dir={str(folder)!r}).setup('fit')"
         )
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)

@@ -31,6 +31,12 @@ def as_srun(rank, n):
     return of_job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": 0}
 
 
+def as_machines(rank, n):
+    """Those that torchrun sets on machines of one process each."""
+    of_machine = {"LOCAL_RANK": 0, "GROUP_RANK": rank, "LOCAL_WORLD_SIZE": 1}
+    return as_torchrun(rank, n) | of_machine
+
+
 def in_processes(n, function, *arguments, environment=as_torchrun):
     """What `function(*arguments)` returns in each of `n` processes that find each other as under torchrun."""
     context = multiprocessing.get_context("forkserver")

@@ -1,6 +1,9 @@
 """Each process reads its own share of a table; what all find is what one process finds in the whole."""
 
+import errno
 import logging
+import os
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +14,7 @@ from lr_lightning import InputError, LogisticRegression, TableDataModule
 from lr_lightning.data import splits
 from lr_lightning.data.readers.base import PartOfSource
 from lr_lightning.data.readers.open import open_source
-from tests.distributed.several import in_processes
+from tests.distributed.several import as_machines, in_processes
 from tests.distributed.test_fit import leaves, trainer_for
 
 
@@ -63,7 +66,7 @@ OPTIONS = {
 }
 
 
-def said_of(path, options, processes):
+def said_of(path, options, processes, **trainer):
     """All that a fit says of its rows, its messages, and where its shares lie."""
     records = []
     handler = logging.Handler(logging.INFO)
@@ -73,7 +76,7 @@ def said_of(path, options, processes):
     logger.setLevel(logging.INFO)
     try:
         data = TableDataModule(path, **{"target": "y", "val_fraction": 0.2, "test_fraction": 0.1, "seed": 3, **options})
-        model, trainer = LogisticRegression(l2=0.01), trainer_for(processes, max_epochs=30)
+        model, trainer = LogisticRegression(l2=0.01), trainer_for(processes, max_epochs=30, **trainer)
         trainer.fit(model, data)
         report = dict(leaves(model.infer().to_dict()))
     finally:
@@ -120,26 +123,157 @@ def both(tmp_path_factory):
 NAMES = ["folder, plain", "arrow, plain", "one row group, plain", "folder, drop", "folder, impute", "folder, groups"]
 
 
+def assert_the_same(several, alone):
+    """What `said_of` gives of several processes, and of one."""
+    report, described, records, _, numbers, totals = alone
+    for found in several:
+        assert found[5] == totals
+        # The schema, the curve, and both checksums of the rows; a value that fills missing ones is a mean.
+        for (key, value), (expected_key, expected) in zip(leaves(found[1]), leaves(described), strict=True):
+            close = pytest.approx(expected, rel=1e-12) if isinstance(expected, float) else expected
+            assert (key, value) == (expected_key, close)
+    said = [record for record in several[0][2] if "converge" not in record and "decoded into" not in record]
+    assert said == records
+    for key, value in several[0][0].items():
+        expected = report[key]
+        assert value == (pytest.approx(expected, rel=1e-9, abs=1e-12) if isinstance(expected, float) else expected), key
+    assert [number for found in several for number in found[4]] == numbers  # every row once, split as in one process
+    assert sum(found[3]["train"] for found in several) == totals["train"]
+
+
 @pytest.mark.parametrize("name", [*NAMES, "arrow, trials", "arrow, hashed", "folder, hashed groups"])
 def test_the_shares_of_a_table_say_what_the_whole_does(both, name):
     alone, several = both
-    report, described, records, _, numbers, totals = alone[name]
+    assert_the_same([found[name] for found in several], alone[name])
+    assert max(found[name][3]["train"] for found in several) < 0.5 * alone[name][5]["train"]
+
+
+def said_by_a_machine(folders, machines):
+    os.chdir(folders[int(os.environ.get("GROUP_RANK", 0))])
+    here = {"local_files": True, "missing": "impute", "groups": "club"} if machines > 1 else OPTIONS["groups"]
+    return said_of("t", {**OPTIONS["groups"], **here}, machines, devices=1, num_nodes=machines)
+
+
+def test_files_of_each_machine_together_are_the_table(tmp_path, monkeypatch):
+    table, folders = columns(1000), [tmp_path / name for name in ("first", "second", "whole")]
+    for number, (start, stop) in enumerate([(0, 100), (100, 700), (700, 1000)]):
+        for folder in (folders[number // 2], folders[2]):  # two files on the first machine, one on the second
+            (folder / "t").mkdir(parents=True, exist_ok=True)
+            parquet.write_table(table.slice(start, stop - start), folder / f"t/{number}.parquet", row_group_size=60)
+    monkeypatch.chdir(folders[2])
+    options = {"missing": "impute", **OPTIONS["groups"]}
+    assert_the_same(
+        in_processes(2, said_by_a_machine, folders[:2], 2, environment=as_machines), said_of("t", options, 1)
+    )
+
+
+def refusal_on_a_machine(folders):
+    os.chdir(folders[int(os.environ["GROUP_RANK"])])
+    said = []
+    for path in ("infinite", "columns", "kinds", "text.csv"):
+        data = TableDataModule(path, "y", features=["number"], local_files=True)
+        with pytest.raises(InputError) as refusal:
+            trainer_for(2, max_epochs=1, devices=1, num_nodes=2).fit(LogisticRegression(), data)
+        said.append(str(refusal.value))
+    return said
+
+
+def test_a_mistake_in_the_files_of_one_machine_names_it(tmp_path):
+    folders = [tmp_path / "first", tmp_path / "second"]
+    table = columns(100).select(["number", "y"])
+    infinite = table.set_column(0, "number", pa.array([*range(98), np.inf, 0.0]))
+    text = table.set_column(0, "number", pa.array(["a"] * 100))
+    for folder, tables in zip(folders, ([table] * 3, [infinite, table.rename_columns(["n", "y"]), text]), strict=True):
+        for name, part in zip(("infinite", "columns", "kinds"), tables, strict=True):
+            (folder / name).mkdir(parents=True)
+            parquet.write_table(part, folder / name / "t.parquet")
+        (folder / "text.csv").write_text("number,y\n1,0\n2,1\n")
+    first, second = in_processes(2, refusal_on_a_machine, folders, environment=as_machines)
+    assert first[0] == second[0]
+    assert re.fullmatch(
+        "process 2 of 2, on .+: infinite, t.parquet, row 99: column number holds an infinite value", first[0]
+    )
+    assert first[1] == second[1]
+    assert re.fullmatch("process 2 of 2, on .+: columns has no column number; .*", first[1])
+    assert "--data.local_files: kinds does not tell on one machine what its columns hold on all" in first[2]
+    assert "--data.local_files: text.csv must be Parquet or Arrow files on every machine" in first[3]
+
+
+def said_from_a_cache(path, folder):
+    said = [said_of(path, {"cache_dir": folder, **OPTIONS["impute"]}, 3) for _ in range(2)]
+    return said, sorted(os.listdir(folder))
+
+
+def test_a_cache_is_a_part_a_process(tmp_path):
+    path = write(tmp_path, with_gaps(columns(1000)), "arrow")
+    several = in_processes(3, said_from_a_cache, path, str(tmp_path / "cache"))
+    alone = said_of(path, OPTIONS["impute"], 1)
+    for turn in (0, 1):
+        assert_the_same([said[turn] for said, _ in several], alone)
+        assert any("decoded into" in record for record in several[0][0][turn][2]) == (turn == 0)
+    assert len(several[0][1]) == 3
+
+
+def full_on_the_second(path, folder):
+    from lr_lightning.data import cache
+
+    def append(self, name, rows):
+        raise self._explained(OSError(errno.ENOSPC, "no space left on device"))
+
+    if os.environ["RANK"] == "1":
+        cache.CacheWriter.append = append
+    with pytest.raises(InputError) as refusal:
+        trainer_for(2, max_epochs=1).fit(LogisticRegression(), TableDataModule(path, "y", cache_dir=folder))
+    return str(refusal.value), [name for name in os.listdir(folder) if name.startswith(".")]
+
+
+def test_a_full_disk_on_one_machine_ends_all_in_one_line(tmp_path):
+    path = write(tmp_path, columns(300), "arrow")
+    first, second = in_processes(2, full_on_the_second, path, str(tmp_path / "cache"))
+    assert first == second
+    assert re.match(
+        "process 2 of 2, on .+: --data.cache_dir: no space left in .*/cache for the decoded table", first[0]
+    )
+    assert first[1] == []
+
+
+def measured(path, other, processes):
+    """The rows that a fit has kept back, and those of another table, by its schema; and a refusal."""
+    fit = TableDataModule(path, "y", val_fraction=0.3, missing="drop", weight="weight", seed=2)
+    model = LogisticRegression(l2=0.01)
+    trainer_for(processes, max_epochs=30).fit(model, fit)
+    said = []
+    for name, every_row in ((path, False), (other, True)):
+        data = TableDataModule(name, "y", val_fraction=0.3, missing="drop", weight="weight", seed=2)
+        data.use_schema(fit.schema, fit.training, every_row=every_row, fingerprint=fit.fingerprint)
+        trainer = trainer_for(processes)
+        try:
+            said.append(trainer.test(model, data, verbose=False)[0])
+            said.append(sum(len(rows.y) for rows in (data.test_rows, data.val_rows) if rows is not None))
+        except InputError as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.parametrize("mistake", [None, ("city", "Atlantis"), ("number", np.inf), ("y", "perhaps")])
+def test_a_table_is_measured_in_shares(tmp_path, mistake):
+    table, other = with_gaps(columns(1000)), columns(700)
+    if mistake is not None:
+        name, value = mistake
+        values = other[name].to_pylist()
+        values[655] = value
+        other = other.set_column(other.schema.get_field_index(name), name, pa.array(values))
+    paths = []
+    for number, part in enumerate((table, other)):
+        (tmp_path / str(number)).mkdir()
+        paths.append(write(tmp_path / str(number), part, "folder"))
+    alone, several = measured(*paths, 1), in_processes(2, measured, *paths, 2)
     for found in several:
-        assert found[name][5] == totals
-        # The schema, the curve, and both checksums of the rows; a value that fills missing ones is a mean.
-        pairs = zip(leaves(found[name][1]), leaves(described), strict=True)
-        for (key, value), (expected_key, expected) in pairs:
-            close = pytest.approx(expected, rel=1e-12) if isinstance(expected, float) else expected
-            assert (key, value) == (expected_key, close)
-    assert [record for record in several[0][name][2] if "converge" not in record] == records
-    for key, value in several[0][name][0].items():
-        expected = report[key]
-        assert value == (pytest.approx(expected, rel=1e-9, abs=1e-12) if isinstance(expected, float) else expected), key
-    of_all = [number for found in several for number in found[name][4]]
-    assert of_all == numbers  # every row once, in the split of one process
-    own = [found[name][3]["train"] for found in several]
-    assert sum(own) == totals["train"]
-    assert max(own) < 0.5 * totals["train"]
+        assert found[0] == pytest.approx(alone[0], rel=1e-9)
+        assert found[2] == (alone[2] if mistake else pytest.approx(alone[2], rel=1e-9))
+    assert several[0][1] + several[1][1] == alone[1]
+    if mistake:
+        assert "row 206" in alone[2]
 
 
 def shares_of(path):
@@ -193,8 +327,6 @@ def test_a_refusal_is_that_of_one_process(tmp_path):
 
 
 def unreadable_in_the_second(path):
-    import os
-
     if os.environ["RANK"] == "1":
         PartOfSource.batches = broken
         from lr_lightning.data.readers.open import ParquetSource

@@ -1,0 +1,59 @@
+"""Mistakes in a table that one of several processes meets, and of which all have to know."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lr_lightning.errors import InputError
+from lr_lightning.model.processes import Processes
+
+
+class NotMergedError(Exception):
+    """What several processes have found in their parts of a table says nothing certain about the whole.
+
+    Its text is the mistake that this process has met, if it has met one.
+    """
+
+
+@contextmanager
+def mistakes_in_all(processes: Processes) -> Iterator[None]:
+    """Within, where the processes tell each other nothing, a mistake that one meets ends the work of all.
+
+    Raises:
+        InputError: of a single process.
+        NotMergedError: in all of several processes.
+    """
+    mistake = None
+    try:
+        yield
+    except InputError as error:
+        if processes.count == 1:
+            raise
+        mistake = str(error)
+    if processes.any(mistake is not None):
+        raise NotMergedError(mistake or "")
+
+
+@contextmanager
+def refused_together(processes: Processes) -> Iterator[None]:
+    """Within, where the processes tell each other nothing, a mistake that one meets is a refusal in all of them.
+
+    Raises:
+        InputError: which names the process, unless all have met a mistake.
+    """
+    mistake = None
+    try:
+        yield
+    except InputError as error:
+        if processes.count == 1:
+            raise
+        mistake = str(error)
+    found = processes.objects(None if mistake is None else (mistake, platform.node()))
+    rank = next((rank for rank, mistake in enumerate(found) if mistake is not None), None)
+    if rank is None:
+        return
+    text, host = found[rank]
+    named = any(mistake is None for mistake in found)
+    raise InputError(f"process {rank + 1} of {processes.count}, on {host}: {text}" if named else text)
