@@ -134,3 +134,25 @@ def test_the_first_process_is_found_in_the_environment(environment, first, first
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert (is_first_process(), is_first_on_machine()) == (first, first_on_machine)
+
+
+def test_a_path_of_several_processes_is_that_of_one(project, run):
+    line = ["path", "--data.path", SAMPLE, "--data.target", "diagnosis", "--trainer.precision", "64-true"]
+    line += ["--path.n_lambda", "5", "--cv.folds", "3"]
+    assert run(*line)[0] == 0
+    (project / "several").mkdir()
+    (project / "several/conf").symlink_to("../conf")
+    ((code, *_),), _ = in_processes(2, commands, project / "several", [*line, *DDP])
+    assert code == 0
+    folders = [project / folder / "runs/breast_cancer/version_0" for folder in (".", "several")]
+    for name in ("path.csv", "coefficients.csv", "out_of_fold.csv"):
+        (header, *alone), (expected, *together) = (
+            [row.split(",") for row in (folder / name).read_text().splitlines()] for folder in folders
+        )
+        assert header == expected
+        for row, of_one in zip(together, alone, strict=True):
+            numbers = [[float(text) if text[-1:].isdigit() else text for text in texts] for texts in (row, of_one)]
+            assert [x for x in numbers[0] if isinstance(x, float)] == pytest.approx(
+                [x for x in numbers[1] if isinstance(x, float)], rel=1e-9, abs=1e-12
+            )
+            assert [x for x in numbers[0] if isinstance(x, str)] == [x for x in numbers[1] if isinstance(x, str)]

@@ -6,13 +6,14 @@ import subprocess
 import sys
 
 import pytest
+from pyarrow import csv, parquet
 
 from lr_lightning import load
 from tests.conftest import ROOT
 from tests.distributed.hosts import NotPermittedError, two_hosts
 
 SGD = ["--optimizer", "SGD", "--optimizer.lr", "0.1", "--data.batch_size", "50", "--trainer.max_epochs", "5"]
-FIT = ["fit", "--config", "conf/breast_cancer.yaml", "--trainer.precision", "64-true", *SGD]
+FIT = ["fit", "--config", "conf/breast_cancer.yaml", "--data.path", "table", "--trainer.precision", "64-true", *SGD]
 
 
 pytestmark = pytest.mark.slow
@@ -28,11 +29,13 @@ def hosts():
 
 
 def test_torchrun_on_two_hosts(hosts, project, run):
-    """Each with a working directory of its own; the first writes all there is to write."""
-    processes = []
+    """Each with a working directory and files of its own; the first writes all there is to write."""
+    table, processes = csv.read_csv(project / "conf/samples/breast_cancer.csv"), []
     for number, host in enumerate(hosts):
         folder = project / f"host_{number}"
-        folder.mkdir()
+        for part in (folder / "table", project / "table"):
+            part.mkdir(parents=True, exist_ok=True)
+            parquet.write_table(table.slice(200 * number, (200, None)[number]), part / f"{number}.parquet")
         (folder / "conf").symlink_to("../conf")
         rendezvous = ["--nnodes", "2", "--node-rank", str(number), "--nproc-per-node", "1"]
         rendezvous += ["--master-addr", hosts[0].address, "--master-port", "29511"]
@@ -41,7 +44,7 @@ def test_torchrun_on_two_hosts(hosts, project, run):
         environment = os.environ | {"GLOO_SOCKET_IFNAME": host.interface, "PYTHONPATH": str(ROOT)}
         processes.append(
             subprocess.Popen(
-                [*command, *FIT, *ddp],
+                [*command, *FIT, *ddp, "--data.local_files", "true"],
                 cwd=folder,
                 env=environment,
                 stdout=subprocess.PIPE,
