@@ -237,6 +237,7 @@ class Decoder:
     def _in_memory(self, dtype: torch.dtype, source: Source, processes: Processes = ALONE) -> Decoded:
         with mistakes_in_all(processes):
             loaded = source.load(self._columns)
+        pa.default_memory_pool().release_unused()  # what reading needed beside the columns
         sweeps = self._sweeps(loaded, processes)
         dtype = sweeps.dtype(dtype)
         sweeps.tell_light_weights(dtype)

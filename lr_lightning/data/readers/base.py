@@ -348,6 +348,8 @@ class MemorySource(Source):
         parts.reverse()
         while parts:
             yield parts.pop().select(list(columns))
+            if len(parts) % 8 == 0:
+                pa.default_memory_pool().release_unused()  # to the system, which the pool puts off
 
     def place(self, row: int) -> str:
         """The place of the row in the origin, if that is a source."""
