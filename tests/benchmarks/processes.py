@@ -4,6 +4,7 @@
 
 Each process has one thread. `--rate 100mbit` joins two network namespaces by a cable of that rate (needs root and
 tc's tbf); `--delay 0.01` lets every collective wait so many seconds first, since not every kernel can delay packets.
+`--simulate 64` counts what 64 processes of few rows tell one another.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from tempfile import TemporaryDirectory
 
 import torch
 
 from tests.conftest import QUIET_TRAINER, ROOT
+from tests.distributed import several
 from tests.distributed.hosts import two_hosts
+from tests.distributed.test_traffic import tables, traffic
 
 PORT = 29544
 
@@ -32,7 +36,11 @@ def main():
     parser.add_argument("--rate", help="of the network between two namespaces, as tc writes it: 100mbit")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before every collective")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--simulate", type=int, metavar="PROCESSES", help="count the bytes that so many processes send")
     options = parser.parse_args()
+    if options.simulate:
+        simulate(options.simulate)
+        return
     if options.worker:
         work(options)
         return
@@ -43,6 +51,17 @@ def main():
             subprocess.run([*host.command, *shaped, "burst", "2kb", "latency", "400ms"], check=True)
         for processes in (1, 2):
             print(json.dumps({"processes": processes} | vars(options) | run(options, processes, hosts)))
+
+
+def simulate(processes):
+    """Print the bytes that the first process gives to collectives, of a table and of one ten times as long."""
+    several.TIMEOUT = 3600.0
+    sizes = (50 * processes, 500 * processes)
+    with TemporaryDirectory() as folder:
+        found = several.in_processes(processes, traffic, tables(folder, sizes), processes)
+    for n, (n_own, total, of_passes) in zip(sizes, found[0], strict=True):
+        said = {"processes": processes, "rows": n, "training_rows_of_the_first": n_own}
+        print(json.dumps(said | {"bytes_of_a_pass": of_passes, "bytes_in_all": total}))
 
 
 def run(options, processes, hosts):

@@ -31,16 +31,21 @@ def traffic(paths, processes):
     return found
 
 
-def test_what_is_told_does_not_grow_with_the_rows(tmp_path):
+def tables(folder, sizes):
+    """The paths of tables of so many rows."""
     generator, paths = np.random.default_rng(0), []
-    for n in (2000, 8000):
+    for n in sizes:
         x = generator.normal(size=(n, 3))
         y = generator.random(n) < 1 / (1 + np.exp(-x @ [1.0, 0.5, 0.0]))
         table = {f"x{j}": x[:, j] for j in range(3)} | {"city": generator.choice(["Rome", "Oslo", "Lima"], n), "y": y}
         table["x0"][::7] = np.nan
-        paths.append(str(tmp_path / f"{n}.parquet"))
+        paths.append(f"{folder}/{n}.parquet")
         parquet.write_table(pa.table(table | {"weight": generator.integers(1, 4, n)}), paths[-1], row_group_size=300)
-    for few, many in in_processes(3, traffic, paths, 3):
+    return paths
+
+
+def test_what_is_told_does_not_grow_with_the_rows(tmp_path):
+    for few, many in in_processes(3, traffic, tables(tmp_path, (2000, 8000)), 3):
         assert many[0] > 3 * few[0]
         passes = {*few[2], *many[2]}
         assert min(len(few[2]), len(many[2])) > 1
