@@ -22,6 +22,8 @@ from lr_lightning.data.features import Layout
 from lr_lightning.data.mistakes import NotMergedError, mistakes_in_all, refused_together
 from lr_lightning.data.prepare import NUMBER, PARTS, Split, Sweeps
 from lr_lightning.data.readers.base import MissingTexts, PartOfSource, Source
+from lr_lightning.data.readers.csv import DelimitedSource
+from lr_lightning.data.readers.csv_part import PartOfDelimited
 from lr_lightning.data.readers.open import open_source
 from lr_lightning.data.roles import FOLD, GROUPS, ROLES, TRIALS
 from lr_lightning.data.rows_in_use import columns_of
@@ -160,7 +162,15 @@ class Decoder:
 
     def is_shared(self, processes: Processes) -> bool:
         """Whether each of several processes is to read its share of the table alone."""
-        return processes.count > 1 and self.source.n_rows() is not None
+        if processes.count == 1 or (isinstance(self.source, DelimitedSource) and self._cache_dir is not None):
+            return False
+        return self.source.n_rows() is not None or self._has_ranges(processes)
+
+    def _has_ranges(self, processes: Processes) -> bool:
+        """Whether each of several processes is to read a range of a text file, and this machine has memory for them."""
+        own = self.source.decoded_bytes(self._columns) // processes.count * processes.on_machine
+        suits = isinstance(self.source, DelimitedSource) and PartOfDelimited.suits(self.source)
+        return suits and fits_in_memory(_BYTES_BESIDE_ARROW * own)
 
     def decode(self, dtype: torch.dtype, processes: Processes = ALONE) -> Decoded:
         """The decoded table, from the cache folder if it is there already.
@@ -180,16 +190,27 @@ class Decoder:
             return self._whole(dtype)
         if self._local_files:
             return self._local_share(dtype, processes)
-        n_rows = self.source.n_rows() if self.is_shared(processes) else None
-        if n_rows is not None and processes.objects(n_rows) == [n_rows] * processes.count:
-            with suppress(NotMergedError):
-                return self._share(dtype, processes.share(n_rows), processes)
+        with suppress(NotMergedError):
+            part = self._part(processes)
+            if part is not None:
+                return self._share(dtype, part, processes)
         filled = self.needs_cache() and processes.rank != processes.first_on_machine  # by the first one of the machine
         with refused_together(processes):
             decoded = None if filled else self._whole(dtype)
         with refused_together(processes):
             decoded = decoded or self._whole(dtype)
         return decoded  # noqa: RET504 (a refusal comes after)
+
+    def _part(self, processes: Processes) -> Source | None:
+        """The part of the table that this process reads; None where all read the whole."""
+        source, n_rows = self.source, self.source.n_rows()
+        known = self.is_shared(processes), n_rows, source.decoded_bytes(self._columns)
+        if processes.objects(known) != [known] * processes.count or not known[0]:
+            return None
+        if isinstance(source, DelimitedSource):
+            return PartOfDelimited(source, processes)
+        own = processes.share(n_rows or 0)
+        return PartOfSource(source, own.start, own.stop)
 
     def _whole(self, dtype: torch.dtype) -> Decoded:
         return self._in_cache(dtype, self.source) if self.needs_cache() else self._in_memory(dtype, self.source)
@@ -208,7 +229,8 @@ class Decoder:
                     f"it has on {told[0][0]}: they differ in {differing}"
                 )
         try:
-            return self._share(dtype, processes.share(int(n_rows or 0), of_machine=True), processes)
+            own = processes.share(int(n_rows or 0), of_machine=True)
+            return self._share(dtype, PartOfSource(self.source, own.start, own.stop), processes)
         except NotMergedError as error:
             with refused_together(processes):
                 if mistake := str(error):
@@ -218,18 +240,19 @@ class Decoder:
             "holds text here and other values there, or too many texts; store it with one type"
         )
 
-    def _share(self, dtype: torch.dtype, rows: slice, processes: Processes) -> Decoded:
-        """The share of this process, some of the source's rows.
+    def _share(self, dtype: torch.dtype, part: Source, processes: Processes) -> Decoded:
+        """The share of this process, a part of the source.
 
         Raises:
             InputError: if the table cannot be used, or the cache folder cannot be written.
             NotMergedError: if one process has met a mistake, or the whole has to be read.
         """
-        part = PartOfSource(self.source, rows.start, rows.stop)
         needed = _BYTES_BESIDE_ARROW * part.decoded_bytes(self._columns) * processes.on_machine
-        if self._cache_dir is not None or not processes.all(fits_in_memory(needed)):
-            return self._in_cache(dtype, part, processes)
-        return self._in_memory(dtype, part, processes)
+        if self._cache_dir is None and processes.all(fits_in_memory(needed)):
+            return self._in_memory(dtype, part, processes)
+        if isinstance(part, PartOfDelimited):
+            raise NotMergedError
+        return self._in_cache(dtype, part, processes)
 
     def _sweeps(self, source: Source, processes: Processes) -> Sweeps:
         return Sweeps(source, self._choices, self._split, self._given, processes)

@@ -1,6 +1,8 @@
 """Each process reads its own share of a table; what all find is what one process finds in the whole."""
 
+import csv
 import errno
+import io
 import logging
 import os
 import re
@@ -8,11 +10,13 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from pyarrow import feather, parquet
 
 from lr_lightning import InputError, LogisticRegression, TableDataModule
 from lr_lightning.data import splits
 from lr_lightning.data.readers.base import PartOfSource
+from lr_lightning.data.readers.csv_part import PartOfDelimited
 from lr_lightning.data.readers.open import open_source
 from tests.distributed.several import as_machines, in_processes
 from tests.distributed.test_fit import leaves, trainer_for
@@ -82,10 +86,12 @@ def said_of(path, options, processes, **trainer):
     finally:
         logger.removeHandler(handler)
     described = {name: value for name, value in data.description().items() if name != "data"}
-    own = {name: len(getattr(data, f"{name}_rows").y) for name in ("train", "val", "test")}
+    parts = {name: getattr(data, f"{name}_rows") for name in ("train", "val", "test")}
+    own = {name: 0 if rows is None else len(rows.y) for name, rows in parts.items()}
     kept = data.train_rows.y
     assert kept.untyped_storage().nbytes() == kept.numel() * kept.itemsize  # no slice of what one process has read
-    return report, described, records, own, data.train_numbers.tolist(), {k: v.total for k, v in data.shares.items()}
+    numbers = torch.arange(own["train"]) if data.train_numbers is None else data.train_numbers
+    return report, described, records, own, numbers.tolist(), {k: v.total for k, v in data.shares.items()}
 
 
 def all_that_is_said(folders, processes):
@@ -347,6 +353,58 @@ def test_a_part_that_one_process_cannot_read_ends_all_in_one_line(tmp_path):
     assert first == second
     assert first.startswith("process 2 of 2, on ")
     assert first.endswith("t.parquet is truncated or damaged")
+
+
+def text_tables(folder):
+    """Paths of text files, and the options to read them with."""
+    table = columns(600)
+    number = np.asarray(table["number"])
+    y = ["yes" if value == "yes" else "no" for value in table["y"].to_pylist()]
+    city = table["city"].to_pylist()
+    multiline = [f'{name}\nby the "sea"' if row % 3 else name for row, name in enumerate(city)]
+    integers_first = [f"{row}" if row < 400 else f"{row / 7}" for row in range(600)]
+    empty_first = ["" if row < 350 else f"{row % 5}" for row in range(600)]
+    text_last = [f"{row % 4}" if row < 550 else "many" for row in range(600)]
+    quoted = {"multiline": multiline, "integers_first": integers_first, "city": city, "number": number, "y": y}
+    plain = {"text_last": text_last, "empty_first": empty_first, "number": number, "y": y}
+    found = {}
+    for name, values, options in (
+        ("quoted", quoted, {}),
+        ("plain", plain, {"missing": "impute"}),
+        ("windows", {"number": number, "city": city, "y": y}, {"groups": "city", "features": ["number"]}),
+        ("short", {"number": [1, 2, 3, 4], "y": ["no", "yes", "no", "yes"]}, {"val_fraction": 0, "test_fraction": 0}),
+    ):
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\r\n" if name == "windows" else "\n")
+        writer.writerows([list(values), *zip(*values.values(), strict=True)])
+        (folder / f"{name}.csv").write_text(("\ufeff" if name == "windows" else "") + text.getvalue(), newline="")
+        found[name] = str(folder / f"{name}.csv"), options
+    return found
+
+
+def said_of_texts(found, processes):
+    read = []
+    load = PartOfDelimited.load
+
+    def counting(self, columns):
+        loaded = load(self, columns)
+        read.append(sum(batch.num_rows for batch in loaded.batches(["y"])))
+        return loaded
+
+    PartOfDelimited.load = counting
+    said = {name: said_of(path, options, processes) for name, (path, options) in found.items()}
+    PartOfDelimited.load = load
+    return said, read
+
+
+def test_ranges_of_a_text_file_say_what_the_whole_does(tmp_path):
+    found = text_tables(tmp_path)
+    several = in_processes(5, said_of_texts, found, 5)
+    alone, _ = said_of_texts(found, 1)
+    assert np.sum([read for _, read in several], axis=0).tolist() == [600, 600, 600, 4]
+    assert max(read[0] for _, read in several) < 200
+    for name in found:
+        assert_the_same([said[name] for said, _ in several], alone[name])
 
 
 @pytest.mark.parametrize("kind", ["folder", "arrow", "one row group"])

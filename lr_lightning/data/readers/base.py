@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyarrow import compute
 
 from lr_lightning.errors import InputError
-from lr_lightning.model.processes import Processes
+
+if TYPE_CHECKING:
+    from lr_lightning.model.processes import Processes
 
 BATCH_ROWS = 1 << 17
 

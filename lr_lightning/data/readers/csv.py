@@ -78,6 +78,10 @@ class DelimitedSource(Source):
 
     def load(self, columns: Sequence[str]) -> MemorySource:
         """The whole file in memory, with types that fit all rows."""
+        return MemorySource([self._cleaned(self.table(columns))], columns, self)
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """All rows, with types that fit all of them; texts that count as missing are still texts in quotes."""
         while True:
             try:
                 with self._stream() as stream:
@@ -88,7 +92,7 @@ class DelimitedSource(Source):
                 continue
             self._check(table.schema)
             if not self._leave_as_text(columns, table.schema.types):
-                return MemorySource([self._cleaned(table.rename_columns(list(columns)))], columns, self)
+                return table.rename_columns(list(columns))
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Batches of rows, in constant memory.
