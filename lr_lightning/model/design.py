@@ -530,5 +530,5 @@ def _weighted_row_sums(block: Tensor, weight: Tensor, out: Tensor) -> None:
     rest = rows % _TERMS
     if rest:
         torch.mv(block[-rest:].T, weight[-rest:], out=out[-1, 0])
-        block, weight, out = block[:-rest], weight[:-rest], out[: rows // _TERMS]
-    torch.bmm(weight.view(-1, 1, _TERMS), block.view(-1, _TERMS, d), out=out)
+        block, weight = block[:-rest], weight[:-rest]
+    torch.bmm(weight.view(-1, 1, _TERMS), block.view(-1, _TERMS, d), out=out[: rows // _TERMS])

@@ -39,6 +39,12 @@ def test_products_with_vectors(n, d, dtype, vectors):
         close(total, x.double().T @ r.to(product_dtype).double(), product_dtype, terms=10)
 
 
+def test_a_last_block_of_whole_groups_of_terms():
+    """For which torch warned that it made an output smaller."""
+    x, r = numbers(18_432 + 32 * 512, 28, dtype=torch.float32), numbers(18_432 + 32 * 512, seed=2, dtype=torch.float32)
+    close(as_design(x).rmatvec(r), x.double().T @ r.double(), torch.float32)
+
+
 @pytest.mark.parametrize("shift", [numbers(()), numbers(40_000, seed=3)], ids=["bias", "offset"])
 def test_what_is_added_to_a_product(shift):
     x, w = numbers(40_000, 20), numbers(20, seed=1)
