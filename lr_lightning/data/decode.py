@@ -19,8 +19,9 @@ from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user
 from lr_lightning.data.choices import Choices, refuse_absent
 from lr_lightning.data.encoder import prepare
 from lr_lightning.data.features import Layout
+from lr_lightning.data.imputation import Filled
 from lr_lightning.data.mistakes import NotMergedError, mistakes_in_all, refused_together
-from lr_lightning.data.prepare import NUMBER, PARTS, Split, Sweeps
+from lr_lightning.data.prepare import FILLED, NUMBER, PARTS, Split, Sweeps
 from lr_lightning.data.readers.base import MissingTexts, PartOfSource, Source
 from lr_lightning.data.readers.csv import DelimitedSource
 from lr_lightning.data.readers.csv_part import PartOfDelimited
@@ -57,6 +58,7 @@ class Decoded:
         messages: messages about what was found and decided, as (logging level, one line).
         mapped: whether the rows are mapped files in a cache folder.
         train_numbers: numbers of the training rows in the table, from 0, (n,); None where they are all of its rows.
+        filled: which values of the training rows were missing; None for none.
         shares: where the rows of each part stand among those of all processes; None where they are all rows.
     """
 
@@ -75,6 +77,7 @@ class Decoded:
     messages: tuple[tuple[int, str], ...]
     mapped: bool
     train_numbers: Tensor | None
+    filled: Filled | None = None
     shares: tuple[Share, ...] | None = None
 
     @classmethod
@@ -82,7 +85,7 @@ class Decoded:
         """The decoded table from `Sweeps.notes` and the tensors that `Sweeps.write` has written."""
         training = Standardization(*(torch.tensor(values, dtype=torch.float64) for values in notes["training"]))
         schema = TableSchema.from_dict(notes["schema"])
-        layout = Layout.of(schema)
+        layout, missing = Layout.of(schema), tensors.get(f"{PARTS[0]}.{FILLED}")
         return cls(
             schema,
             training,
@@ -99,6 +102,7 @@ class Decoded:
             tuple((level, text) for level, text in notes["messages"]),
             mapped,
             tensors.get(f"{PARTS[0]}.{NUMBER}"),
+            None if missing is None else Filled(notes["filled"], missing),
         )
 
     def share_of(self, processes: Processes) -> Decoded:
@@ -114,6 +118,7 @@ class Decoded:
             parts=tuple(None if rows is None else rows.take(at) for rows, at in zip(self.parts, own, strict=True)),
             groups=None if self.groups is None else self.groups[own[0]],
             folds=None if self.folds is None else self.folds[own[0]],
+            filled=None if self.filled is None else self.filled._replace(of_rows=self.filled.of_rows[own[0]]),
             train_numbers=numbers[own[0]],
             shares=shares,
         )

@@ -93,6 +93,18 @@ class Layout:
             return categories
         return Columns([Dense(numbers), categories], [self.numbers, self.of_levels])
 
+    def stored(self, x: Tensor | Design) -> tuple[Tensor | None, Tensor | None]:
+        """The numbers and the codes that `features` was given."""
+        if isinstance(x, Tensor):
+            return x, None
+        numbers, codes = None, None
+        for part in x.parts if isinstance(x, Columns) else [x]:
+            if isinstance(part, Categories):
+                codes = part.codes
+            elif isinstance(part, Dense):
+                numbers = part.tensor
+        return numbers, codes
+
     def served(self, training: Standardization) -> Standardization:
         """What is taken off the features that are served: numbers are standardised, levels stay 0 and 1.
 

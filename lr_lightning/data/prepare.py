@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.data.choices import Choices, listed
+from lr_lightning.data.columns import MISSING
 from lr_lightning.data.encoder import Block, Encoder
 from lr_lightning.data.features import Layout
 from lr_lightning.data.fingerprint import rows_fingerprint
@@ -51,6 +52,7 @@ class Split:
 
 
 NUMBER = "number"  # name of the tensors of row numbers
+FILLED = "filled"  # name of the tensor of the values that were missing
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Sweeps:
 
     Attributes:
         partition: of the rows of the source.
+        filled: which stored columns, numbers before categories, miss values in training rows of a new fit.
 
     Raises:
         InputError: if the table cannot be used; see `scan_table`, `scan_by_schema` and `training_statistics`.
@@ -140,11 +143,13 @@ class Sweeps:
         _refuse_weightless(source, self.scan, self.partition, split)
         self.messages = list(self.scan.notes)
         if given is None:
-            self.schema, self.training, rows_of_levels = training_statistics(source, self.scan, self.partition)
+            self.schema, self.training, rows_of_levels, self.filled = training_statistics(
+                source, self.scan, self.partition
+            )
             self._tell_rare_levels(rows_of_levels)
             self.messages += constant_in_words(source.name, self.schema, self.training)
         else:
-            self.schema, self.training = given
+            (self.schema, self.training), self.filled = given, []
         self.layout = Layout.of(self.schema)
 
     def _tell_rare_levels(self, rows_of_levels: LevelWeights) -> None:
@@ -183,6 +188,7 @@ class Sweeps:
             "log_coefficient": self._log_coefficient(),
             "fold_values": self.scan.fold_values,
             "split_rule": self.partition.rule,
+            "filled": self.filled,
             "fingerprint": self.scan.fingerprint(),
             "rows_fingerprint": rows_fingerprint(
                 self.partition.of_row,
@@ -223,6 +229,8 @@ class Sweeps:
                     found[f"{part}.{name}"] = torch.empty(size, dtype=dtype)
                 if self.numbered:
                     found[f"{part}.{NUMBER}"] = torch.empty(size, dtype=torch.int64)
+        if self.filled:
+            found[f"train.{FILLED}"] = torch.empty(sizes[0], len(self.filled), dtype=torch.bool)
         return found | {f"train.{role}": torch.empty(sizes[0], dtype=torch.int32) for role in self.scan.codes}
 
     def tell_light_weights(self, dtype: torch.dtype) -> None:
@@ -246,7 +254,8 @@ class Sweeps:
             dtype: float32 or float64. All are computed in float64 and rounded once.
             append: called with the name of a tensor (`train.x`, `train.codes`, `train.y`, `train.weight`, `val.x`, …)
                 and its next rows; it must copy them. Groups (`train.groups`) and folds are those of training rows
-                alone, int32.
+                alone, int32, and so is `train.filled`, boolean, (r, q): which values of the columns `filled` were
+                missing.
             batches: the rows of named columns, instead of the source's.
 
         Raises:
@@ -255,9 +264,10 @@ class Sweeps:
         number = np.float64 if dtype == torch.float64 else np.float32
         mean, scale = (values[self.layout.numbers, None].numpy() for values in self.training.divisible())
         names = [column.name for column in self.schema.columns]
-        encoder, used = Encoder(self.schema, self.source, self.scan.kept), 0
+        encoder, used = Encoder(self.scan.schema, self.source, self.scan.kept), 0
         for block in encoder.blocks((batches or self.source.batches)(names)):
             _refuse(encoder, block, names)
+            missing = self._fill(block)
             x = np.subtract(block.x, mean, out=block.x)
             np.divide(x, scale, out=x)
             features = {}
@@ -273,15 +283,38 @@ class Sweeps:
             used = rows.stop
             others = {"y": self.scan.y, **self.scan.beside}
             arrays = {**features, **{name: values[rows].astype(number) for name, values in others.items()}}
-            codes = {role: values[rows] for role, values in self.scan.codes.items()}
+            of_training = {role: values[rows] for role, values in self.scan.codes.items()}
+            if self.filled:
+                of_training[FILLED] = missing[self.filled].T[in_use]
             if self.numbered:
                 arrays[NUMBER] = self.partition.place.start + block.rows.start + np.flatnonzero(in_use)
             for code, part in enumerate(PARTS):
                 index = np.flatnonzero(of_row == code)
                 if len(index):
-                    for name, values in (arrays | codes if part == "train" else arrays).items():
+                    for name, values in (arrays | of_training if part == "train" else arrays).items():
                         whole = len(index) == len(of_row)
                         append(f"{part}.{name}", values if whole else values.take(index, axis=0))
+
+    def _fill(self, block: Block) -> np.ndarray:
+        """Replace the missing values of a block; which they are, see `_missing_values`."""
+        missing = _missing_values(block, self.layout)
+        if not block.finite and self.schema.missing == "impute":
+            numbers, categories = [], []
+            for column in self.schema.columns:
+                of_levels = column.kind == "category"
+                (categories if of_levels else numbers).append(
+                    column.levels.index(column.fill) if of_levels else column.fill  # type: ignore[arg-type]
+                )
+            np.copyto(block.x, np.array(numbers, np.float64)[:, None], where=np.isnan(block.x))
+            np.copyto(block.codes, np.array(categories, np.int32)[:, None], where=block.codes == MISSING)
+        return missing
+
+
+def _missing_values(block: Block, layout: Layout) -> np.ndarray:
+    """Which values of the stored columns, numbers before categories with features, are missing: boolean, (m + c, r)."""
+    if block.missing is None:
+        return np.zeros((len(block.x) + len(layout.coded), block.x.shape[1]), bool)
+    return np.concatenate([np.isnan(block.x), block.codes[layout.coded, :] == MISSING])
 
 
 def constant_in_words(name: str, schema: TableSchema, training: Standardization) -> list[tuple[int, str]]:
@@ -293,12 +326,12 @@ def constant_in_words(name: str, schema: TableSchema, training: Standardization)
 
 def training_statistics(
     source: Source, scan: Scan, partition: Partition
-) -> tuple[TableSchema, Standardization, LevelWeights]:
+) -> tuple[TableSchema, Standardization, LevelWeights, list[int]]:
     """What the training rows say.
 
     Returns:
-        The schema with the values that replace missing ones, means and scales (d,), and the numbers of rows of each
-        category's levels, without filled ones.
+        The schema with the values that replace missing ones, means and scales (d,), the numbers of rows of each
+        category's levels, without filled ones, and the stored columns that have filled values.
 
     Raises:
         InputError: if a value is infinite, or missing under `missing="error"`, or too large to be squared.
@@ -308,13 +341,15 @@ def training_statistics(
     processes = scan.processes
     moments = RunningMoments(len(encoder.numbers))
     levels, counts = (LevelWeights([len(column.levels) for column in encoder.categories]) for _ in range(2))
-    total, used = 0.0, 0
+    total, used, filled = 0.0, 0, np.zeros(len(layout.numbers) + len(layout.coded))
     with mistakes_in_all(processes):
         for block in encoder.blocks(source.batches(names)):
             _refuse(encoder, block, names)
             of_row = partition.of_row[block.rows]
             weight = (of_row == PARTS.index("train")).astype(np.float64)
             counts.add(block.codes, weight)
+            if block.missing is not None:
+                filled += _missing_values(block, layout)[:, weight > 0].any(1)
             if scan.weight is not None:
                 in_use = of_row != _LEFT_OUT
                 rows = slice(used, used + int(in_use.sum()))
@@ -324,7 +359,7 @@ def training_statistics(
             moments.add(block.x, weight)
             levels.add(block.codes, weight)
     if processes.count > 1:
-        (total,) = processes.sums(total)
+        total, filled = processes.sums(total, filled)
         moments.merge(processes)
         for of_levels in (levels, counts):
             of_levels.merge(processes)
@@ -334,7 +369,7 @@ def training_statistics(
     for whole, of_numbers, of_levels in zip(training, moments.result(), levels.result(), strict=True):
         whole[layout.numbers], whole[layout.of_levels] = of_numbers, of_levels
     refuse_overflow(schema, training, source.name)
-    return schema, training, counts
+    return schema, training, counts, np.flatnonzero(filled).tolist()
 
 
 def _refuse_weightless(source: Source, scan: Scan, partition: Partition, split: Split) -> None:

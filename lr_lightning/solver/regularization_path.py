@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from lr_lightning.errors import InputError
+from lr_lightning.model.design import Design
+from lr_lightning.model.losses import losses_of_shares
 from lr_lightning.model.objective import Objective, refuse_impossible_factors
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import on_one_thread
-from lr_lightning.solver.fold_fits import FoldFits
+from lr_lightning.solver.fold_fits import FoldCoefficients, FoldFits
+from lr_lightning.solver.fold_rows import Losses
 
 log = logging.getLogger("lr_lightning")
 
@@ -89,7 +92,7 @@ class PathStep(NamedTuple):
     """Where a path stands.
 
     Attributes:
-        done: number of penalties done.
+        done: number of penalties done, those of each fold that is fitted by itself included.
         total: number of all.
         value: λ of the last one.
         nonzero: number of its coefficients that are not 0.
@@ -111,6 +114,7 @@ def path(
     min_ratio: float = 1e-3,
     lambdas: Sequence[float] | None = None,
     folds: Tensor | None = None,
+    features_of_fold: Callable[[int], Tensor | Design] | None = None,
     penalty_factors: Tensor | None = None,
     standardize: bool = True,
     fit_intercept: bool = True,
@@ -133,11 +137,13 @@ def path(
         min_ratio: weakest λ relative to the strongest, between 0 and 1.
         lambdas: the sequence itself, falling, at least 0; then `n_lambda` and `min_ratio` are not used.
         folds: number of each row's fold, from 0, (n,), any integer dtype; None for no cross-validation.
+        features_of_fold: of all rows as they are where a fold is left out, (n, d), such as with missing values that are
+            filled in by what the other rows hold; then a fold is fitted by itself. None where they do not depend on it.
         penalty_factors: of the columns, (d,), at least 0; None for ones.
         standardize: whether the penalty is on the coefficients of standardised features.
         fit_intercept: whether there is an intercept.
         served: the map that has been applied to the features, or None; coefficients are for the original ones.
-        progress: is called after each penalty, in another thread.
+        progress: is called after each penalty, and after each of a fold that is fitted by itself, in another thread.
         threads: that share a sweep; None takes torch's number of them in the calling thread.
 
     Raises:
@@ -161,7 +167,11 @@ def path(
     objective = Objective(standardize=standardize, fit_intercept=fit_intercept, penalty_factors=penalty_factors)
 
     def work(stopped: Callable[[], bool]) -> Path:
-        return _path(FoldFits(rows, folds, objective, served), ratios, given, n_lambda, min_ratio, stopped, progress)
+        alone = None
+        if folds is not None and features_of_fold is not None:
+            alone = _FoldsAlone(rows, folds, features_of_fold, objective, served)
+        fits = FoldFits(rows, None if alone else folds, objective, served)
+        return _path(fits, ratios, given, n_lambda, min_ratio, alone, _Tell(stopped, progress))
 
     return on_one_thread(work, threads)
 
@@ -173,11 +183,12 @@ def _path(
     given: list[float] | None,
     n_lambda: int,
     min_ratio: float,
-    stopped: Callable[[], bool],
-    progress: Callable[[PathStep], None] | None,
+    alone: _FoldsAlone | None,
+    tell: _Tell,
 ) -> Path:
     null_loss = fits.fit_null()
-    start, strongest = fits.fit_unpenalised(), fits.strongest()
+    fits.fit_unpenalised()
+    strongest = fits.strongest()
     if given is None and strongest == 0:
         raise InputError("no penalised column is related to the target, so that there is no penalty to choose")
     penalties = [
@@ -185,31 +196,132 @@ def _path(
         for ratio in ratios
         for value, before in _sequence(given, strongest / max(ratio, LEAST_L1_RATIO), n_lambda, min_ratio)
     ]
+    tell.total = len(penalties) * (1 if alone is None else 1 + len(alone.weight))
+    fitted = _fit_sequence(fits, penalties, tell)
+    l1_ratio, lambdas = (torch.tensor(column, dtype=torch.float64) for column in list(zip(*penalties, strict=True))[:2])
+    loss = torch.stack([losses.training[0] for losses in fitted.losses])
+    found = Path(l1_ratio, lambdas, fitted.theta, loss, null_loss, fitted.converged)
+    if fits.n_folds:
+        fold_loss, weight = torch.stack([losses.held_out for losses in fitted.losses]), fits.fold_weight
+        mean, se, *chosen = choose(fold_loss, weight, l1_ratio, lambdas)
+        logits = [fits.out_of_fold(fitted.of_folds[number]) for number in chosen]
+    elif alone is not None:
+        fold_loss, weight, converged = alone.fit(penalties, tell), alone.weight, alone.converged
+        found = replace(found, converged=found.converged & converged)
+        mean, se, *chosen = choose(fold_loss, weight, l1_ratio, lambdas)
+        logits = [alone.out_of_fold(number) for number in chosen]
+    else:
+        _warn(found)
+        return found
+    _warn(found)
+    (best, one_se), (best_logits, one_se_logits) = chosen, logits
+    by_folds = CrossValidation(fold_loss, weight, mean, se, best, one_se, best_logits, one_se_logits)
+    return replace(found, cross_validation=by_folds)
+
+
+@dataclass
+class _Tell:
+    """Counts the fits and tells of them, and ends the work where somebody has stopped it."""
+
+    stopped: Callable[[], bool]
+    progress: Callable[[PathStep], None] | None
+    total: int = 0
+    done: int = 0
+
+    def __call__(self, value: float, theta: Tensor, losses: Losses) -> None:
+        self.done += 1
+        if self.progress is not None:
+            nonzero = int((theta[:-1] != 0).sum())
+            self.progress(PathStep(self.done, self.total, value, nonzero, float(losses.training[0])))
+        if self.stopped():
+            raise InterruptedError
+
+
+class _Fitted(NamedTuple):
+    """Fits at p penalties: theta (p, d + 1), and what `FoldFits` says of each."""
+
+    theta: Tensor
+    losses: list[Losses]
+    converged: Tensor
+    of_folds: list[FoldCoefficients]
+
+
+def _fit_sequence(fits: FoldFits, penalties: Sequence[_Penalty], tell: _Tell) -> _Fitted:
+    start = fits.fit_unpenalised()
     rounding = _ROUNDING * fits.largest_gradient
     theta, losses, converged, of_folds = [], [], [], []
     for number, penalty in enumerate(penalties):
-        if stopped():
-            raise InterruptedError
-        if number % (len(penalties) // len(ratios)) == 0:
+        if not number or penalty.l1_ratio != penalties[number - 1].l1_ratio:
             fits.move_to(start)
         converged.append(penalty.fit(fits, rounding))
         theta.append(fits.theta())
         losses.append(fits.losses())
         of_folds.append(fits.of_folds())
-        if progress is not None:
-            nonzero = int((theta[-1][:-1] != 0).sum())
-            progress(PathStep(number + 1, len(penalties), penalty.value, nonzero, float(losses[-1].training[0])))
-    l1_ratio, lambdas = (torch.tensor(column, dtype=torch.float64) for column in list(zip(*penalties, strict=True))[:2])
-    loss = torch.stack([loss.training[0] for loss in losses])
-    found = Path(l1_ratio, lambdas, torch.stack(theta), loss, null_loss, torch.tensor(converged))
-    _warn(found)
-    if not fits.n_folds:
-        return found
-    fold_loss = torch.stack([loss.held_out for loss in losses])
-    mean, se, best, one_se = choose(fold_loss, fits.fold_weight, l1_ratio, lambdas)
-    logits, one_se_logits = (fits.out_of_fold(of_folds[number]) for number in (best, one_se))
-    found_by_folds = CrossValidation(fold_loss, fits.fold_weight, mean, se, best, one_se, logits, one_se_logits)
-    return replace(found, cross_validation=found_by_folds)
+        tell(penalty.value, theta[-1], losses[-1])
+    return _Fitted(torch.stack(theta), losses, torch.tensor(converged), of_folds)
+
+
+class _FoldsAlone:
+    """Fits without each fold, where the features depend on the fold that is left out: one fold after the other.
+
+    Args:
+        rows: all n rows.
+        folds: number of each row's fold, (n,).
+        features: of all rows, where a fold is left out.
+        objective: says what is penalised.
+        served: the map that has been applied to the features.
+
+    Attributes:
+        weight: Σ v of each fold, (K,).
+        converged: whether all fits of each penalty are the optimum, (p,).
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        folds: Tensor,
+        features: Callable[[int], Tensor | Design],
+        objective: Objective,
+        served: Standardization | None,
+    ):
+        self._rows, self._features, self._objective, self._served = rows, features, objective, served
+        self._folds = folds.long()
+        self._v = torch.ones(len(rows.y), dtype=torch.float64) if rows.weight is None else rows.weight.double()
+        self.weight = torch.zeros(int(folds.max()) + 1, dtype=torch.float64).index_add_(0, self._folds, self._v)
+        self._theta: list[Tensor] = []
+
+    def fit(self, penalties: Sequence[_Penalty], tell: _Tell) -> Tensor:
+        """The mean loss of each fold at each penalty by the fit of the other rows, (p, K)."""
+        losses = []
+        self.converged = torch.ones(len(penalties), dtype=torch.bool)
+        for fold, weight in enumerate(self.weight):
+            # A row without weight takes no part in means, scales and sums.
+            others = torch.where(self._folds == fold, 0.0, self._v)
+            rows = self._rows._replace(x=self._features(fold), weight=others)
+            fitted = _fit_sequence(FoldFits(rows, None, self._objective, self._served), penalties, tell)
+            self._theta.append(fitted.theta)
+            self.converged &= fitted.converged
+            held = self._folds == fold
+            y, v = (t[held].double()[:, None] for t in (rows.y, self._v))
+            losses.append(losses_of_shares(self._logits(rows.take(held), fitted.theta), y, v)[0].sum(0) / weight)
+        return torch.stack(losses, 1)
+
+    def out_of_fold(self, number: int) -> Tensor:
+        """The logit of each row by the fit at a penalty that leaves its fold out, (n,), with its offset."""
+        out = torch.empty(len(self._v), dtype=torch.float64)
+        for fold, theta in enumerate(self._theta):
+            held = self._folds == fold
+            rows = self._rows._replace(x=self._features(fold)).take(held)
+            out[held] = self._logits(rows, theta[number : number + 1])[:, 0]
+        return out
+
+    def _logits(self, rows: Rows, theta: Tensor) -> Tensor:
+        """Of rows as they are served, by coefficients (p, d + 1) for the original features, (n, p)."""
+        w, b = theta[:, :-1], theta[:, -1]
+        if self._served is not None:
+            w, b = w * self._served.scale, b + w @ self._served.mean
+        z = rows.design.matvec(w.T.contiguous(), b)
+        return z if rows.offset is None else z.add_(rows.offset[:, None])
 
 
 class _Penalty(NamedTuple):

@@ -19,6 +19,7 @@ from lr_lightning.data.choices import Choices
 from lr_lightning.data.decode import Decoder
 from lr_lightning.data.encode import encode_rows
 from lr_lightning.data.fingerprint import rows_fingerprint
+from lr_lightning.data.imputation import Filled
 from lr_lightning.data.loader import TensorBatches
 from lr_lightning.data.mistakes import refused_together
 from lr_lightning.data.prepare import PARTS, Split
@@ -108,6 +109,8 @@ class TensorDataModule(LightningDataModule):
     """Numbers of the training rows' groups, int32, (n,); they travel beside the rows."""
     train_folds: Tensor | None = None
     """Numbers of the training rows' folds, int32, (n,), where a fold column was named."""
+    train_filled: Filled | None = None
+    """Which values of the training rows were missing and have been filled in."""
     log_coefficient: float = 0.0
     """Σ weight·log C(trials, successes) of the training rows, a part of their likelihood."""
     prediction_input: list[list[float]] | None = None
@@ -581,7 +584,7 @@ class TableDataModule(TensorDataModule):
             decoded = decoded.share_of(self.processes)
         self.shares = {str(part): share for part, share in zip(PARTS, decoded.shares or (), strict=True)}
         self.train_groups, self.train_folds = decoded.groups, decoded.folds
-        self.train_numbers = decoded.train_numbers
+        self.train_numbers, self.train_filled = decoded.train_numbers, decoded.filled
         train_rows, self.val_rows, self.test_rows = decoded.parts
         if self._every_row:
             self.val_rows, self.shares = self.test_rows, {**self.shares, "val": self.shares["test"]}

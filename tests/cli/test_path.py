@@ -9,9 +9,15 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression as LogisticRegressionOfScikitLearn
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lr_lightning import LogisticRegression, load
@@ -279,3 +285,55 @@ def test_a_fold_column_and_groups_make_the_folds(run, tmp_path, monkeypatch) -> 
     assert len(of_colour) == 3
     code, _, err = run(*arguments, "--cv.fold_column", "col")
     assert code == 2, err
+
+
+@pytest.mark.parametrize("holes", [["a", "flag", "colour"], ["shape"]])
+def test_a_fold_is_filled_in_by_the_other_rows_as_in_scikit_learns_pipeline(run, tmp_path, monkeypatch, holes) -> None:
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(1)
+    n = 90
+    frame = pd.DataFrame(
+        {
+            "a": generator.normal(3, 2, n),
+            "b": generator.normal(size=n),
+            "flag": (np.arange(n) % 2 == 0).astype(object),
+            "colour": np.tile(["red", "blue", "blue", "red", "green", "red"], 15),
+            "shape": np.where(generator.random(n) < 0.8, "round", "square"),
+            "part": np.repeat(["x", "y", "z"], 30),
+        }
+    )
+    frame.loc[frame.part == "x", "a"] += 5
+    frame.loc[(frame.part == "y") & (generator.random(n) < 0.7), "colour"] = "blue"
+    for name in holes:
+        frame.loc[generator.random(n) < 0.3, name] = None
+    score = frame.a.fillna(0) / 5 - frame.b + generator.normal(size=n)
+    frame["y"] = (score > score.median()).astype(int)
+    frame.to_csv("t.csv", index=False)
+    code, _, err = run(
+        "path", "--data.path", "t.csv", "--data.target", "y", "--data.missing", "impute",
+        "--cv.fold_column", "part", "--path.l1_ratio", "0", "--path.lambdas", "[0.1, 0.01]",
+    )  # fmt: skip
+    assert code == 0, err
+    assert ("filled in anew without each fold" in err) == ("a" in holes)
+
+    numbers = make_pipeline(SimpleImputer(), StandardScaler())
+    most = SimpleImputer(strategy="most_frequent", missing_values=None)
+    levels = make_pipeline(most, OneHotEncoder(drop="first", sparse_output=False), StandardScaler())
+    coded = ColumnTransformer([("numbers", numbers, ["a", "b"]), ("levels", levels, ["flag", "colour", "shape"])])
+    x = frame.drop(columns=["y", "part"]).astype({"colour": object, "shape": object})
+    x = x.where(x.notna(), None).astype({"a": float, "b": float})
+    folder = tmp_path / "runs/t/version_0"
+    for row in read(folder / "path.csv"):
+        losses, probability = [], np.empty(n)
+        for part in "xyz":
+            train, held = frame.part != part, frame.part == part
+            logistic = LogisticRegressionOfScikitLearn(
+                C=1 / (60 * float(row["lambda"])), tol=1e-10, solver="newton-cholesky"
+            )
+            fitted = make_pipeline(coded, logistic).fit(x[train], frame.y[train])
+            probability[held] = fitted.predict_proba(x[held])[:, 1]
+            losses.append(log_loss(frame.y[held], probability[held]))
+        assert float(row["cv_mean"]) == pytest.approx(np.mean(losses), rel=1e-9)
+        if "min" in row["chosen"]:
+            found = [float(of_row["probability"]) for of_row in read(folder / "out_of_fold.csv")]
+            assert found == pytest.approx(probability, rel=1e-7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lr_lightning import plots
 from lr_lightning.data.folds import stratified_folds
+from lr_lightning.data.imputation import FoldFills
 from lr_lightning.errors import InputError
 from lr_lightning.files import write_whole
 from lr_lightning.model.gathering import rows_of_all
@@ -27,6 +29,7 @@ from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.run_folder import RunFolder, RunLogger
 
 RULES = ("min", "1se")
+log = logging.getLogger("lr_lightning")
 
 
 @dataclass(frozen=True)
@@ -118,11 +121,17 @@ class PenaltyChoice(Callback):
             present, folds = train_folds.long().unique(return_inverse=True)
             assert isinstance(data, TableDataModule)  # noqa: S101 (no other has a column of folds)
             values = [data.fold_values[number] for number in present.tolist()]
-        objective = pl_module.objective
+        objective, fills = pl_module.objective, None
+        if data.train_filled is not None:
+            filled = data.train_filled._replace(of_rows=of_all.joined(data.train_filled.of_rows))
+            fills = FoldFills(rows, filled, folds, data.schema, data.served)
+            if fills.differ:
+                log.info("missing values are filled in anew without each fold, whose fits share no sweep then")
         with nullcontext() if self._quiet or not trainer.is_global_zero else PathProgress() as progress:
             found = path(
                 weighted,
                 folds=folds,
+                features_of_fold=fills.features if fills is not None and fills.differ else None,
                 penalty_factors=pl_module.factors_of(data),
                 standardize=objective.standardize,
                 fit_intercept=objective.fit_intercept,
