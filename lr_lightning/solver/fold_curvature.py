@@ -110,17 +110,18 @@ class FoldCurvature:
 
     def _corrected(self, fits: Tensor, slope: Tensor) -> Tensor:
         """The corrected inverse of the active block times the slope, which is 0 elsewhere, (f, k)."""
-        q, active = slope, self._active[fits]
+        q, active, ridge = slope, self._active[fits], self._ridge[fits]
         # A step that has also set coordinates to 0 tells of no block; it waits for `_absorb`.
-        steps = [(s[fits], y[fits] * active, one[fits]) for s, y, one in self._steps if bool(one[fits].any())]
-        usable = [(s, y, one & ~((s != 0) & ~active).any(1)) for s, y, one in steps]
+        steps = [(s[fits], y[fits], one[fits]) for s, y, one in self._steps if bool(one[fits].any())]
+        usable = [(s, (y + ridge * s) * active, one & ~((s != 0) & ~active).any(1)) for s, y, one in steps]
+        usable = [(s, y, torch.where(one, 1 / (s * y).sum(1), 0.0)) for s, y, one in usable]
         weights = []
-        for s, y, one in reversed(usable):
-            weights.append(torch.where(one, (s * q).sum(1), 0.0))
+        for s, y, inverse in reversed(usable):
+            weights.append(inverse * (s * q).sum(1))
             q = q - weights[-1][:, None] * y
         p = self._solve(fits, q)
-        for (s, y, one), weight in zip(usable, reversed(weights), strict=True):
-            p = p + torch.where(one, weight - (y * p).sum(1), 0.0)[:, None] * s
+        for (s, y, inverse), weight in zip(usable, reversed(weights), strict=True):
+            p = p + (weight - inverse * (y * p).sum(1))[:, None] * s
         return p
 
     def _absorb(self, fits: Tensor) -> None:

@@ -21,7 +21,9 @@ _ROUNDS = 100
 _PATIENCE = 4  # rounds without progress, after which a fit gets a Hessian of its own
 _PROGRESS = 0.3  # of the largest violation of the optimality conditions
 _ALL_FROM = 0.5  # share of the columns in use, from which on all are
-_COLUMNS_A_ROUND = 256  # of which a Hessian costs as much as a round
+_COLUMNS_A_ROUND = 128  # of which a Hessian costs as much as a round
+_OF_EACH = 2**24  # products up to which every fit gets a Hessian of its own, at the cost of little but calls
+_FASTEST, _SLOWEST = 1e-3, 0.95  # what a round may be expected to leave of a violation
 _OVERSHOT = 0.5  # slope at the end of a step relative to that at its beginning, from which on it is too long
 _SHORTENINGS = 40
 _MEMORY = 2**33  # bytes that the Hessians may take
@@ -46,7 +48,7 @@ class FoldFits:
 
     A round is one sweep over the rows for all fits that have not converged, and a quadratic problem for each. The
     quadratic models come from one Hessian at the fit of all rows, of the columns in use; it is kept while the rounds
-    that it costs are fewer than those of a new one.
+    that it costs are fewer than those of a new one. Of few rows and columns every fit has a Hessian of its own instead.
 
     Attributes:
         rounds: that each of the last fits took, (m,), at most `max_rounds`.
@@ -71,6 +73,7 @@ class FoldFits:
         self._own: dict[int, Tensor] = {}
         self._rounds_with_new = math.inf
         self._excess = 0.0
+        self._rate_with_new = torch.full((m,), _FASTEST, dtype=torch.float64)
         self.rounds = torch.zeros(m, dtype=torch.long)
         self.gradient = self._gradient_of_all()
 
@@ -210,14 +213,19 @@ class FoldFits:
                 f"{16 * self.rows.m * k * k / 2**30:.0f} GiB; take an l1_ratio nearer to 1, a stronger weakest penalty "
                 "(min_ratio), or fewer folds"
             )
-        self._shared = self.rows.curvature(self._columns, self.u[0, self._places], 0)
-        self._own = {}
-        self._curvature = FoldCurvature(self.rows.hessians(self._columns, self._shared))
+        rows, every, u = self.rows, torch.arange(self.rows.m), self.u[:, self._places]
+        if rows.m * len(rows.y) * k * k <= _OF_EACH:
+            of_each = rows.curvature(self._columns, every, u)
+            self._shared, self._own = of_each[:, 0], dict(enumerate(of_each.unbind(1)))
+            self._curvature = FoldCurvature(rows.hessians_of_each(self._columns, of_each))
+        else:
+            self._shared, self._own = rows.curvature(self._columns, every[:1], u[:1])[:, 0], {}
+            self._curvature = FoldCurvature(rows.hessians(self._columns, self._shared))
         self._excess, self._rounds_with_new = 0.0, math.inf
         return self._curvature
 
     def _renew_own(self, curvature: FoldCurvature, fit: int, u: Tensor) -> None:
-        self._own[fit] = self.rows.curvature(self._columns, u, fit)
+        self._own[fit] = self.rows.curvature(self._columns, torch.tensor([fit]), u[None])[:, 0]
         curvature.replace(fit, self.rows.hessian(self._columns, self._own[fit], fit))
 
     def _rounds(self, l1: Tensor, l2: Tensor, tolerance: Tensor) -> None:
@@ -230,7 +238,8 @@ class FoldFits:
             curvature = self._renew()
         violation = (_violation(u, gradient, l1, l2) / tolerance).max(1).values
         mark, stalled = violation.clone(), torch.zeros(self.rows.m)
-        taken = 0
+        taken, renewals = 0, 0
+        rate = torch.full_like(violation, _SLOWEST)
 
         while True:
             of = ((violation > 1) & (self.rounds < self._max_rounds)).nonzero()[:, 0]
@@ -255,7 +264,16 @@ class FoldFits:
                 found = self.rows.gradients(self._columns, of, point)
             curvature.correct(of, point - start, found - gradient[of])
             u[of], gradient[of] = point, found
+            previous = violation[of]
             violation[of] = (_violation(point, found, l1[of], l2[of]) / tolerance[of]).max(1).values
+            rate[of] = (violation[of] / previous).clamp(_FASTEST, _SLOWEST)
+            if renewals == 0 and self._saved_by_new(violation, rate) > 2 * self._worth_of_hessian:
+                self.u[:, places], renewals = u, 1
+                curvature = self._renew()
+                stalled, mark = torch.zeros_like(stalled), violation.clone()
+                continue
+            if renewals == 1:
+                self._rate_with_new[of], renewals = rate[of], 2
             better = violation[of] <= _PROGRESS * mark[of]
             mark[of] = torch.where(better, violation[of], mark[of])
             stalled[of] = torch.where(better, 0, stalled[of] + 1)
@@ -265,6 +283,11 @@ class FoldFits:
         self._rounds_with_new = min(self._rounds_with_new, taken / self.rows.m)
         self._excess += taken / self.rows.m - self._rounds_with_new
         self.u[:, places], self.gradient[:, places] = u, gradient
+
+    def _saved_by_new(self, violation: Tensor, rate: Tensor) -> float:
+        """Rounds of all fits that a new Hessian is expected to save, if it is as good as the last one was when new."""
+        left = violation.clamp_min(1).log()
+        return float((left / -rate.log() - left / -self._rate_with_new.log()).sum()) / self.rows.m
 
     @property
     def _worth_of_hessian(self) -> float:

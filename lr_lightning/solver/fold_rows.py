@@ -85,8 +85,8 @@ class FoldRows:
             rows = rows._replace(x=serve.apply(rows.x, rows.design.dtype))
         self._design, self._offset = rows.design, rows.offset
         n, self.d = self._design.shape
-        self._y, self._shares = rows.y.double(), has_shares(rows.y)
-        self._sign = 1 - 2 * self._y
+        self.y, self._shares = rows.y.double(), has_shares(rows.y)
+        self._sign = 1 - 2 * self.y
         self._v = torch.ones(n, dtype=torch.float64) if rows.weight is None else rows.weight.double()
         self._fold = None if fold is None else fold.long()
         self._folds = 0 if fold is None else int(fold.max()) + 1
@@ -173,7 +173,7 @@ class FoldRows:
                     if self._offset is not None:
                         z += self._offset[part, None]
                     if self._shares:
-                        r = losses_of_shares(z, self._y[part, None], self._v[part, None])[1]
+                        r = losses_of_shares(z, self.y[part, None], self._v[part, None])[1]
                     else:
                         r = z.mul_(self._sign[part, None]).sigmoid_().mul_(signed[part])
                     if self._fold is not None:
@@ -202,7 +202,7 @@ class FoldRows:
                     if self._offset is not None:
                         z += self._offset[part, None]
                     if self._shares:
-                        losses = losses_of_shares(z, self._y[part, None], self._v[part, None])[0]
+                        losses = losses_of_shares(z, self.y[part, None], self._v[part, None])[0]
                     else:
                         losses = torch.empty_like(z)
                         fill_losses(losses, z, self._sign[part, None], self._v[part, None])
@@ -234,11 +234,17 @@ class FoldRows:
             out[part] = columns.design.take(part).matvec(w, b)[:, 0]
         return out if self._offset is None else out.add_(self._offset)
 
-    def curvature(self, columns: ColumnsInUse, u: Tensor, fit: int) -> Tensor:
-        """Second derivatives (n,) of the losses of a fit's rows by their logits, times their weights."""
-        z = self.logits(columns, u[None])[:, 0]
-        found = torch.sigmoid(z).mul_(torch.sigmoid(-z)).mul_(self._v)
-        return found if not fit else torch.where(self._fold == fit - 1, 0.0, found)
+    def curvature(self, columns: ColumnsInUse, fits: Tensor, u: Tensor) -> Tensor:
+        """Second derivatives (n, f) of the losses of some fits' rows by their logits, times their weights.
+
+        Args:
+            columns: whose coefficients may differ from 0.
+            fits: numbers of the fits, (f,).
+            u: their coefficients, (f, c + 1).
+        """
+        z = self.logits(columns, u)
+        found = torch.sigmoid(z).mul_(torch.sigmoid(-z)).mul_(self._v[:, None])
+        return found if self._fold is None else found.masked_fill_(self._fold[:, None] == fits - 1, 0.0)
 
     # ---- Hessians
 
@@ -252,6 +258,13 @@ class FoldRows:
         for f, part in self._parts(k):
             raw[f] += columns.design.take(part).sandwich(curvature[part], intercept=True)
         return self._standardized(self._of_fits(raw), columns.index, columns.index)
+
+    def hessians_of_each(self, columns: ColumnsInUse, curvature: Tensor) -> Tensor:
+        """Those of all fits with a curvature (n, m) of their own, (m, c + 1, c + 1), in one product: of few rows."""
+        ones = torch.ones(len(self._sign), 1, dtype=torch.float64)
+        x = torch.cat([columns.design.dense(torch.float64), ones], 1)
+        raw = torch.bmm((curvature.T[:, :, None] * x).mT, x.expand(self.m, *x.shape)) / self.weight[:, None, None]
+        return self._standardized(raw, columns.index, columns.index)
 
     def hessian(self, columns: ColumnsInUse, curvature: Tensor, fit: int) -> Tensor:
         """A fit's own, (c + 1, c + 1)."""
