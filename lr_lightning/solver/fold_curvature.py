@@ -11,6 +11,7 @@ from torch import Tensor
 from lr_lightning.solver.quadratic import minimize_l1, solve_spd
 
 _BATCHED = 64  # coordinates up to which the systems of all fits are factorised as one batch
+_FEW = 0.1  # of the active coordinates, up to which holding some costs less than to factorise the others' block
 _SETTLING = 30  # steps of the active-set method for all fits; one that has not settled then gets its own
 _ROUNDING = 1e-14  # of a model's gradient, relative to what it is the difference of
 _LEAST_CURVATURE = 1e-20  # along a step; below, rounding decides about the difference of two gradients
@@ -237,7 +238,7 @@ class FoldCurvature:
             out[pending] = moved
             if bool((t == 0).any()):
                 break
-            gradient = self._times(of, moved) + ridge * moved - level[pending]
+            gradient = gradient + t[:, None] * product
         for i in pending.tolist():
             index = l1[i].isfinite().nonzero()[:, 0]
             matrix = self.matrices[fits[i]].index_select(0, index).index_select(1, index)
@@ -251,14 +252,41 @@ class FoldCurvature:
         self, fits: Tensor, slope: Tensor, sign: Tensor, free: Tensor, entering: Tensor, l2: Tensor
     ) -> Tensor:
         """Newton steps with the signs held; entering coordinates that would take the wrong sign stay at zero."""
+        active = free | entering
+        self._factorise(fits, active, l2)
+        p = -self._solve(fits, torch.where(active, slope, 0.0))
+        held = torch.zeros_like(active)
         while True:
-            active = free | entering
-            self._factorise(fits, active, l2)
-            p = -self._solve(fits, torch.where(active, slope, 0.0))
-            wrong = entering & (p * sign <= 0)
+            wrong = entering & ~held & (p * sign <= 0)
             if not bool(wrong.any()):
                 return p
-            entering = entering & ~wrong
+            held |= wrong
+            few = (held.sum(1) <= _FEW * active.sum(1)) & (self.size > _BATCHED)
+            for i in (wrong.any(1) & few).nonzero()[:, 0].tolist():
+                p[i] = self._held_at_zero(int(fits[i]), p[i], held[i].nonzero()[:, 0])
+            rest = (wrong.any(1) & ~few).nonzero()[:, 0]
+            if len(rest):
+                arguments = (t[rest] for t in (fits, slope, sign, free, entering & ~held, l2))
+                p[rest] = self._orthant_step(*arguments)
+                entering = entering & few[:, None]
+
+    def _held_at_zero(self, fit: int, p: Tensor, held: Tensor) -> Tensor:
+        """The step (k,) to the minimum with some active coordinates held, from the step p (k,) without.
+
+        It costs a product with a few columns of the block's inverse, and no other factor.
+        """
+        active, factor, block = self._factors[fit]
+        at = torch.searchsorted(active, held)
+        unit = torch.zeros(len(active), len(held), dtype=torch.float64)
+        unit[at, torch.arange(len(held))] = 1
+        if factor is None:
+            inverse = torch.stack([solve_spd(block, one) for one in unit.unbind(1)], 1)
+        else:
+            inverse = torch.cholesky_solve(unit, factor)
+        step = p.clone()
+        step[active] -= inverse @ solve_spd(inverse[at], p[held])
+        step[held] = 0
+        return step
 
     def _times(self, fits: Tensor, u: Tensor) -> Tensor:
         matrices = self.matrices if len(fits) == len(self.matrices) else None

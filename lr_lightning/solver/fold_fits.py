@@ -208,10 +208,10 @@ class FoldFits:
     def _renew(self) -> FoldCurvature:
         k = len(self._columns.index) + 1
         if 16 * self.rows.m * k * k > _MEMORY:  # with the sums that they are made of
+            fits, folds = (f", in {self.rows.m} fits at once,", ", or fewer folds") if self.n_folds else ("", "")
             raise InputError(
-                f"{k - 1} columns whose coefficients are not 0, in {self.rows.m} fits at once, need "
-                f"{16 * self.rows.m * k * k / 2**30:.0f} GiB; take an l1_ratio nearer to 1, a stronger weakest penalty "
-                "(min_ratio), or fewer folds"
+                f"{k - 1} columns whose coefficients are not 0{fits} need {16 * self.rows.m * k * k / 2**30:.0f} GiB; "
+                f"take an l1_ratio nearer to 1, or a stronger weakest penalty (min_ratio){folds}"
             )
         rows, every, u = self.rows, torch.arange(self.rows.m), self.u[:, self._places]
         if rows.m * len(rows.y) * k * k <= _OF_EACH:

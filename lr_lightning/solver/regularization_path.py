@@ -26,6 +26,7 @@ log = logging.getLogger("lr_lightning")
 
 LEAST_L1_RATIO = 1e-3  # a ridge sets no coefficient to 0: its strongest penalty is that of this share of L1
 _ROUNDING = 1e-14  # of a gradient, relative to the largest one
+_MANY_COLUMNS = 512  # from which on, where rows are fewer, the Hessians cost more than shared sweeps save
 _EXPLAINED = 0.999  # share of the deviance, beyond which the rows are nearly separated
 
 
@@ -168,8 +169,10 @@ def path(
 
     def work(stopped: Callable[[], bool]) -> Path:
         alone = None
-        if folds is not None and features_of_fold is not None:
-            alone = _FoldsAlone(rows, folds, features_of_fold, objective, served)
+        n, d = rows.design.shape
+        if folds is not None and (features_of_fold is not None or d > max(n, _MANY_COLUMNS)):
+            features = features_of_fold or (lambda _: rows.x)
+            alone = _FoldsAlone(rows, folds, features, objective, served)
         fits = FoldFits(rows, None if alone else folds, objective, served)
         return _path(fits, ratios, given, n_lambda, min_ratio, alone, _Tell(stopped, progress))
 
@@ -262,7 +265,7 @@ def _fit_sequence(fits: FoldFits, penalties: Sequence[_Penalty], tell: _Tell) ->
 
 
 class _FoldsAlone:
-    """Fits without each fold, where the features depend on the fold that is left out: one fold after the other.
+    """Fits without each fold, one fold after the other: where its features are its own, or columns are many.
 
     Args:
         rows: all n rows.
@@ -299,7 +302,7 @@ class _FoldsAlone:
             others = torch.where(self._folds == fold, 0.0, self._v)
             rows = self._rows._replace(x=self._features(fold), weight=others)
             fitted = _fit_sequence(FoldFits(rows, None, self._objective, self._served), penalties, tell)
-            self._theta.append(fitted.theta)
+            self._theta.append(fitted.theta.to_sparse())
             self.converged &= fitted.converged
             held = self._folds == fold
             y, v = (t[held].double()[:, None] for t in (rows.y, self._v))
@@ -312,7 +315,7 @@ class _FoldsAlone:
         for fold, theta in enumerate(self._theta):
             held = self._folds == fold
             rows = self._rows._replace(x=self._features(fold)).take(held)
-            out[held] = self._logits(rows, theta[number : number + 1])[:, 0]
+            out[held] = self._logits(rows, theta[number].to_dense()[None])[:, 0]
         return out
 
     def _logits(self, rows: Rows, theta: Tensor) -> Tensor:
