@@ -93,11 +93,11 @@ class Layout:
             return categories
         return Columns([Dense(numbers), categories], [self.numbers, self.of_levels])
 
-    def stored(self, x: Tensor | Design) -> tuple[Tensor | None, Tensor | None]:
+    def stored(self, x: Tensor | Design) -> tuple[Tensor, Tensor | None]:
         """The numbers and the codes that `features` was given."""
         if isinstance(x, Tensor):
             return x, None
-        numbers, codes = None, None
+        numbers, codes = torch.empty(x.shape[0], 0, dtype=torch.float64), None
         for part in x.parts if isinstance(x, Columns) else [x]:
             if isinstance(part, Categories):
                 codes = part.codes

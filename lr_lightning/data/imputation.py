@@ -75,21 +75,21 @@ class FoldFills:
     @property
     def differ(self) -> bool:
         """Whether a fold is filled in otherwise than all rows are."""
-        dtype = torch.float64 if self._numbers is None else self._numbers.dtype
+        dtype = self._numbers.dtype
         return not bool((self._fills.to(dtype) == self._of_all.to(dtype)).all())
 
     def features(self, fold: int) -> Tensor | Design:
         """Those of all rows, (n, d), as the rows outside of a fold fill them in."""
-        numbers, codes = (None if stored is None else stored.clone() for stored in (self._numbers, self._codes))
+        numbers, codes = self._numbers.clone(), None if self._codes is None else self._codes.clone()
         for k, column in enumerate(self._filled.columns):
             missing = self._filled.of_rows[:, k]
             _column(numbers, codes, column).masked_fill_(missing, float(self._fills[fold, k]))
         return self._layout.features(numbers, codes)
 
 
-def _column(numbers: Tensor | None, codes: Tensor | None, column: int) -> Tensor:
+def _column(numbers: Tensor, codes: Tensor | None, column: int) -> Tensor:
     """A stored column (n,): numbers (n, m) come before categories (n, c)."""
-    n_numbers = 0 if numbers is None else numbers.shape[1]
-    stored = numbers if column < n_numbers else codes
-    assert stored is not None  # noqa: S101
-    return stored[:, column if column < n_numbers else column - n_numbers]
+    n_numbers = numbers.shape[1]
+    if codes is None or column < n_numbers:
+        return numbers[:, column]
+    return codes[:, column - n_numbers]

@@ -21,6 +21,7 @@ from lr_lightning.model.design import Dense
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver import Path, path, solve
+from lr_lightning.solver.fold_fits import FoldFits
 
 # Of scikit-learn's breast cancer table, y = 1 being malignant: standardised within, 60 penalties down to a thousandth,
 # fold = row number modulo 10. Computed by an active-set Newton method in NumPy to a KKT residual of 4e-16;
@@ -233,9 +234,11 @@ def test_every_fit_is_exact(l1_ratio: float, standardize: bool) -> None:
     assert (found.loss.diff() < 0).all()
 
 
-def test_a_fold_is_fitted_as_the_other_rows_would_be() -> None:
-    rows, folds = table(), torch.arange(60) % 3
-    found = path(rows, l1_ratio=0.7, n_lambda=8, folds=folds)
+@pytest.mark.parametrize(("n", "d"), [(60, 6), (60, 150)])
+def test_a_fold_is_fitted_as_the_other_rows_would_be(n: int, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lr_lightning.solver.regularization_path._MANY_COLUMNS", 100)  # then folds share no sweep
+    rows, folds = table(n, d), torch.arange(n) % 3
+    found = path(rows, l1_ratio=0.7, n_lambda=8, min_ratio=0.01, folds=folds)
     for fold in range(3):
         rest, held = rows.take(folds != fold), rows.take(folds == fold)
         alone = path(rest, l1_ratio=0.7, lambdas=found.lambdas.tolist())
@@ -245,6 +248,19 @@ def test_a_fold_is_fitted_as_the_other_rows_would_be() -> None:
         assert_allclose(found.cross_validation.fold_loss[:, fold], mean, rtol=1e-9)
         best = found.cross_validation.best
         assert_allclose(found.cross_validation.logits[folds == fold], z[:, best], atol=1e-7)
+
+
+def test_a_ridge_takes_few_rounds_at_each_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lr_lightning.solver.fold_fits._OF_EACH", 0)  # one Hessian for all fits
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 10, generator=generator, dtype=torch.float64) @ (torch.eye(10, dtype=torch.float64) + 0.3)
+    y = (3 * x[:, 0] + torch.randn(3000, generator=generator, dtype=torch.float64) > 0).double()
+    fits = FoldFits(Rows(x, y), torch.arange(3000) % 3, Objective())
+    start = fits.fit_unpenalised()
+    for value in (0.3, 0.1, 0.03):
+        fits.move_to(start)
+        assert fits.fit(0.0, value, 0.0, 1e-16).all()
+        assert int(fits.rounds.max()) <= 15  # where the corrections leave the penalty out, up to 23
 
 
 def test_scikit_learn_finds_the_same_ridge(cancer: Rows) -> None:
