@@ -21,7 +21,7 @@ from torch import Tensor
 from lr_lightning.errors import InputError
 from lr_lightning.files import NO_SPACE, sync
 
-FORMAT = 6  # to be raised when the format of the files changes
+FORMAT = 7  # to be raised when the format of the files changes
 _CONTENTS = "contents.json"
 _DAMAGED = "-damaged"
 _SHARE_OF_MEMORY = 0.6  # of the available memory; the rest is left for the solver
