@@ -34,6 +34,8 @@ _FOREIGN_MAGIC = (  # first bytes of files that are not text, and what to do wit
     (b"%PDF", "a PDF; save the table as CSV"),
     (b"<!DOCTYPE html", "a web page; download the table itself"),
     (b"<html", "a web page; download the table itself"),
+    (b'{"', "JSON; save the table as CSV or Parquet"),
+    (b"[{", "JSON; save the table as CSV or Parquet"),
 )
 
 
@@ -104,7 +106,8 @@ def probe(path: Path, name: str) -> Dialect:
 
 def _decoded(head: bytes, name: str) -> str:
     for magic, what in _FOREIGN_MAGIC:
-        if head.startswith(magic):
+        is_text = magic == b"ORC" and b"\0" not in head  # a column's name may begin so
+        if head.startswith(magic) and not is_text:
             raise InputError(f"{name} is {what}")
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InputError(f"{name} is encoded as UTF-16; save it as UTF-8")

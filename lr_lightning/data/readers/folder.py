@@ -50,7 +50,8 @@ def files_in(folder: Path, name: str) -> list[Path]:
         if other is not entry:
             raise InputError(f"{name}: {other.name} and {entry.name} are one file, whose rows would count twice")
     if not found:
-        raise InputError(f"{name} is a folder without data files ({', '.join(_SUFFIXES[:3])}, …)")
+        deeper = "; folders inside it are not looked into" if any(entry.is_dir() for entry in folder.iterdir()) else ""
+        raise InputError(f"{name} is a folder without data files ({', '.join(_SUFFIXES[:3])}, …){deeper}")
     return found
 
 

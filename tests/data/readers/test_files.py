@@ -251,7 +251,19 @@ class TestFolder:
         assert "link" in refusal(str(tmp_path / "in"))
 
     def test_without_data_is_refused(self, tmp_path):
-        assert "without data files" in refusal(str(tmp_path))
+        assert refusal(str(tmp_path)).endswith("without data files (.parquet, .pq, .csv, …)")
+        (tmp_path / "year=2024").mkdir()
+        assert refusal(str(tmp_path)).endswith("; folders inside it are not looked into")
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "y": 0}\n{"a": 2, "y": 1}\n', '[{"a": 1, "y": 0}]', '[{\n"a": 1}]\n'])
+def test_json_is_named(write, text):
+    assert refusal(write("t.jsonl", text)).endswith("is JSON; save the table as CSV or Parquet")
+
+
+def test_a_columns_name_may_begin_as_an_orc_file_does(write):
+    data = fitted(write("t.csv", "ORCID,y\n1,0\n2,1\n1,1\n2,0\n"))
+    assert data.schema.feature_names == ("ORCID",)
 
 
 def test_what_is_no_file(write, tmp_path):
