@@ -149,7 +149,7 @@ CONTRADICTIONS = [
     (["--data.batch_size", "60"], "data.batch_size: 60 contradicts 50"),
     (["--data.val_fraction", "0.3"], "data.val_fraction: 0.3 contradicts 0.2"),
     (["--trainer.precision", "64-true"], "trainer.precision: 64-true contradicts 32-true"),
-    (["--trainer.gradient_clip_val", "1"], "trainer.gradient_clip_val: 1 contradicts None"),
+    (["--trainer.gradient_clip_val", "0.5"], "trainer.gradient_clip_val: 0.5 contradicts None"),
     (["--data.path", "scaled.csv"], "data: the training rows are not those"),
     (["--data.path", "flipped.csv"], "data: the training rows are not those"),
     (["--data.path", "renamed.csv"], "data (columns): "),
