@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
@@ -40,7 +41,7 @@ class PartOfDelimited(DelimitedSource):
             setattr(self, name, value)
         self._types, self._processes = dict(whole._types), processes
         with whole.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            self._start, self._stop, self._quoted = _range(data, processes)
+            self._start, self._stop, self._quoted = _range(data, processes, whole.dialect.delimiter)
         if self._quoted and len(self.names) == 1:  # no number of fields tells a line that was cut at the wrong place
             raise NotMergedError
 
@@ -110,7 +111,7 @@ def _type_of_all(types: Sequence[pa.DataType]) -> pa.DataType:
     return _JOINED.get(frozenset(present), pa.string())
 
 
-def _range(data: mmap.mmap, processes: Processes) -> tuple[int, int, bool]:
+def _range(data: mmap.mmap, processes: Processes, delimiter: str) -> tuple[int, int, bool]:
     """The first byte of this process's rows and the one behind its last, and whether there are quotes in the file."""
     size, first = len(data), _after_line(data, _header(data), quoted=False)
     bounds = [first + (size - first) * rank // processes.count for rank in range(processes.count + 1)]
@@ -118,11 +119,30 @@ def _range(data: mmap.mmap, processes: Processes) -> tuple[int, int, bool]:
     own = slice(starts[processes.rank], starts[processes.rank + 1])
     quotes = processes.objects(_count(data, own.start, own.stop))
     within = sum(quotes[: processes.rank]) % 2 == 1
+    if not processes.all(_quotes_open_fields(data, own, delimiter, within=within)):
+        raise NotMergedError
     start = first if processes.rank == 0 else _after_line(data, own.start, quoted=within)
     starts = [*processes.objects(start), size]
     if any(a > b for a, b in pairwise(starts)) or sum(quotes) % 2:
         raise NotMergedError
     return start, starts[processes.rank + 1], sum(quotes) > 0
+
+
+def _quotes_open_fields(data: mmap.mmap, own: slice, delimiter: str, *, within: bool) -> bool:
+    """Whether every quote that is taken to open a field is the first byte of one, or half of a doubled quote.
+
+    The first quote of the file that stands inside of an unquoted field is found so, and with it that the numbers of
+    quotes do not tell where lines end.
+    """
+    before = np.zeros(256, bool)
+    before[list(f'{delimiter}\r\n"'.encode())] = True
+    for at in range(own.start, own.stop, _CHUNK_BYTES):
+        chunk = np.frombuffer(data[at - 1 : min(at + _CHUNK_BYTES, own.stop)], np.uint8)  # and the byte before it
+        places = np.flatnonzero(chunk[1:] == ord('"'))
+        if not before[chunk[places[int(within) :: 2]]].all():
+            return False
+        within ^= len(places) % 2 == 1
+    return True
 
 
 def _header(data: mmap.mmap) -> int:
