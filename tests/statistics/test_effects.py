@@ -5,6 +5,7 @@ import pytest
 import statsmodels.api as sm
 import torch
 
+from lr_lightning.statistics import effects
 from lr_lightning.statistics.effects import average_marginal_effects
 from tests.published import EFFECTS, TABLES
 from tests.statistics.tables import design_of, maximize, report_of
@@ -44,6 +45,16 @@ def test_numbers_and_flags_agree_with_statsmodels(covariance, weighted):
     found = report_of(x, y, covariance=covariance).report.average_marginal_effects
     assert [row.effect for row in found] == pytest.approx(wanted.margeff, rel=1e-7)
     assert [row.std_error for row in found] == pytest.approx(wanted.margeff_se, rel=1e-6)
+
+
+def test_too_many_rows_and_effects_have_none_with_a_warning(monkeypatch):
+    x, y = table()
+    monkeypatch.setattr(effects, "MOST", x.size)
+    assert report_of(x, y).report.average_marginal_effects is not None
+    monkeypatch.setattr(effects, "MOST", x.size - 1)
+    report = report_of(x, y).report
+    assert report.average_marginal_effects is None
+    assert any("marginal effects" in warning for warning in report.warnings)
 
 
 def test_levels_are_compared_with_the_reference_and_weights_count():
