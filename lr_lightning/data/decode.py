@@ -22,7 +22,7 @@ from lr_lightning.data.features import Layout
 from lr_lightning.data.imputation import Filled
 from lr_lightning.data.mistakes import NotMergedError, mistakes_in_all, refused_together
 from lr_lightning.data.prepare import FILLED, NUMBER, PARTS, Split, Sweeps
-from lr_lightning.data.readers.base import MissingTexts, PartOfSource, Source
+from lr_lightning.data.readers.base import LARGE, MissingTexts, PartOfSource, Source
 from lr_lightning.data.readers.csv import DelimitedSource
 from lr_lightning.data.readers.csv_part import PartOfDelimited
 from lr_lightning.data.readers.open import open_source
@@ -265,7 +265,8 @@ class Decoder:
     def _in_memory(self, dtype: torch.dtype, source: Source, processes: Processes = ALONE) -> Decoded:
         with mistakes_in_all(processes):
             loaded = source.load(self._columns)
-        pa.default_memory_pool().release_unused()  # what reading needed beside the columns
+        if source.decoded_bytes(self._columns) > LARGE:
+            pa.default_memory_pool().release_unused()  # what reading needed beside the columns
         sweeps = self._sweeps(loaded, processes)
         dtype = sweeps.dtype(dtype)
         sweeps.tell_light_weights(dtype)

@@ -14,6 +14,7 @@ from lr_lightning.errors import InputError
 if TYPE_CHECKING:
     from lr_lightning.model.processes import Processes
 
+LARGE = 1 << 30  # bytes of columns, whose memory the system gets back at once; a smaller table's is used again
 BATCH_ROWS = 1 << 17
 
 
@@ -346,11 +347,12 @@ class MemorySource(Source):
     def drain(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The `batches`, which the source forgets one by one."""
         parts = [batch for table in self._tables for batch in table.to_batches(max_chunksize=BATCH_ROWS)]
+        is_large = sum(table.nbytes for table in self._tables) > LARGE
         self._tables = []
         parts.reverse()
         while parts:
             yield parts.pop().select(list(columns))
-            if len(parts) % 8 == 0:
+            if is_large and len(parts) % 8 == 0:
                 pa.default_memory_pool().release_unused()  # to the system, which the pool puts off
 
     def place(self, row: int) -> str:
