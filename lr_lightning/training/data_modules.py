@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -37,7 +37,6 @@ from lr_lightning.model.standardization import Standardization, moments, standar
 from lr_lightning.training.distributed import processes_of
 
 log = logging.getLogger("lr_lightning")
-DESCRIPTION = ("schema", "prediction_input", "curve", "data", "fingerprint", "rows_fingerprint", "split_rule")
 
 
 class TensorDataModule(LightningDataModule):
@@ -200,7 +199,6 @@ class TensorDataModule(LightningDataModule):
             return Rows(x, *(None if t is None else t.to(x.dtype) for t in rows[1:]))  # type: ignore[arg-type]
 
         self._kept_back = (val, test)
-        self.__dict__.pop("rows_fingerprint", None)
         self.train_rows = serve(rows)
         self.val_rows = None if val_rows is None else serve(val_rows)
         self.test_rows = None if test_rows is None else serve(test_rows)
@@ -259,25 +257,23 @@ class TensorDataModule(LightningDataModule):
         n_rows = len(self._rows.y)
         return self._in_order(self._rows.take(self.processes.share(n_rows)), n_rows)
 
-    @cached_property
-    def rows_fingerprint(self) -> str | None:
-        """A checksum of the rows but for their features, by which fits of the same rows are told.
+    def rows_fingerprint(self) -> Callable[[], str]:
+        """What computes the checksum of the rows of this fit but for their features, see `data.fingerprint`.
 
-        It takes longer than a fit of many rows does on a GPU, and is computed where somebody asks for it.
+        A fit of many rows on a GPU takes less time than their checksum, which only a checkpoint needs.
         """
-        part_of_row = np.zeros(len(self._rows.y), np.uint8)
-        for number, index in enumerate(self._kept_back, 1):
-            if index is not None:
-                part_of_row[index.numpy()] = number
-        beside = zip(Rows._fields[1:], self._rows[1:], strict=True)
-        values = {name: column.double().cpu().numpy() for name, column in beside if column is not None}
-        return rows_fingerprint(part_of_row, values, self.weight_scale)
+        return partial(_checksum, self._rows, self._kept_back, self.weight_scale)
 
     def description(self) -> dict[str, Any]:
-        """What a checkpoint has to say of the data, as plain types; the keys are `DESCRIPTION`."""
-        of_rows = (self.fingerprint, self.rows_fingerprint, self.split_rule)
-        values = (self.schema.to_checkpoint(), self.prediction_input, self.curve(), self.settings(), *of_rows)
-        return dict(zip(DESCRIPTION, values, strict=True))
+        """What a checkpoint has to say of the data besides the checksum of the rows, as plain types."""
+        return {
+            "schema": self.schema.to_checkpoint(),
+            "prediction_input": self.prediction_input,
+            "curve": self.curve(),
+            "data": self.settings(),
+            "fingerprint": self.fingerprint,
+            "split_rule": self.split_rule,
+        }
 
     def settings(self) -> dict[str, Any]:
         """Class and arguments, by which the command line makes another one."""
@@ -352,6 +348,16 @@ class TensorDataModule(LightningDataModule):
             if bool(mean[bad[0]]):
                 raise InputError(f"feature {name} holds values too large to square (beyond 1e150); rescale it")
             raise InputError(f"feature {name} holds a missing or infinite value; every feature must be finite")
+
+
+def _checksum(rows: Rows, kept_back: Sequence[Tensor | None], weight_scale: float) -> str:
+    part_of_row = np.zeros(len(rows.y), np.uint8)
+    for number, index in enumerate(kept_back, 1):
+        if index is not None:
+            part_of_row[index.numpy()] = number
+    beside = zip(Rows._fields[1:], rows[1:], strict=True)
+    values = {name: column.double().cpu().numpy() for name, column in beside if column is not None}
+    return rows_fingerprint(part_of_row, values, weight_scale)
 
 
 class HoursDataModule(TensorDataModule):
@@ -578,7 +584,7 @@ class TableDataModule(TensorDataModule):
             log.log(level, text)
         self.schema, self.training, self.served = decoded.schema, decoded.training, decoded.served
         self.weight_scale, self.fingerprint, self._mapped = decoded.weight_scale, decoded.fingerprint, decoded.mapped
-        self.rows_fingerprint, self.split_rule = decoded.rows_fingerprint, decoded.split_rule
+        self._rows_fingerprint, self.split_rule = decoded.rows_fingerprint, decoded.split_rule
         self.log_coefficient, self.fold_values = decoded.log_coefficient, decoded.fold_values
         if decoded.shares is None:
             decoded = decoded.share_of(self.processes)
@@ -591,6 +597,10 @@ class TableDataModule(TensorDataModule):
             return
         assert train_rows is not None  # noqa: S101 (the split leaves no part empty)
         self.train_rows = train_rows
+
+    def rows_fingerprint(self) -> Callable[[], str]:
+        """What gives the checksum that was computed as the table was read."""
+        return partial(str, self._rows_fingerprint)
 
     def predict_dataloader(self) -> TensorBatches:
         """Batches of every row of the table with raw features, in its order; NaN for those without a prediction."""

@@ -47,7 +47,7 @@ from lr_lightning.statistics.report import HeldOut, Inference, Measures, Report
 from lr_lightning.statistics.summary import Summary, summarize
 from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.statistics.warnings import PARTIAL
-from lr_lightning.training.data_modules import DESCRIPTION, TensorDataModule
+from lr_lightning.training.data_modules import TensorDataModule
 from lr_lightning.training.distributed import processes_of
 from lr_lightning.training.epoch import EpochSums, LineSearchEnd, log_epoch, log_measurement, refuse_divergence
 from lr_lightning.training.housekeeping import Housekeeping
@@ -71,6 +71,8 @@ from lr_lightning.training.refusals import (
 from lr_lightning.training.resume import fit_settings, refuse_other_rows, refuse_other_settings
 
 log = logging.getLogger("lr_lightning")
+_OF_DATA = ("schema", "prediction_input", "curve", "data", "fingerprint", "rows_fingerprint", "split_rule")
+"""Keys of a checkpoint that describe the data of the fit."""
 
 
 class FitData(NamedTuple):
@@ -207,6 +209,7 @@ class LogisticRegression(LightningModule):
         self._is_reported = True  # False from the end of a fit until its report is made
         self._of_report: dict[str, Any] = {}  # what the checkpoint says of the report
         self._of_data: dict[str, Any] = {}  # what the checkpoint says of the data
+        self._rows_fingerprint: Callable[[], str] | None = None  # which the first checkpoint of a fit computes
         # The processes have the same means and scales from the start; DDP would send them before every pass.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
             self, ["linear_sigmoid.mean", "linear_sigmoid.scale"]
@@ -267,6 +270,7 @@ class LogisticRegression(LightningModule):
         self.converged = self.saw_all_rows = self._stop_after_pass = False
         self._passes, self._line_search_end = 0, LineSearchEnd()
         self._is_reported, self._of_report, self._of_data, self._fit_data = True, {}, {}, None
+        self._rows_fingerprint = None
         if self.threshold_rule is not None:
             self.threshold = 0.5
         with serial_operations():
@@ -288,7 +292,7 @@ class LogisticRegression(LightningModule):
                 data.train_groups,
                 data.processes,
             )
-            self._of_data = data.description()
+            self._of_data, self._rows_fingerprint = data.description(), data.rows_fingerprint()
             if data.val_rows is None:
                 refuse_rule_without_rows(self.threshold_rule)
                 self.trainer.limit_val_batches = 0  # Lightning would warn of an empty loader
@@ -781,6 +785,8 @@ class LogisticRegression(LightningModule):
         if not self._is_reported:
             self.conclude()
             checkpoint["state_dict"] = self.state_dict()
+        if self._rows_fingerprint is not None:
+            self._of_data["rows_fingerprint"], self._rows_fingerprint = self._rows_fingerprint(), None
         checkpoint.update(self._of_data, **self._of_report, threshold=self.threshold, fitted_epoch=self._fitted_epoch)
         checkpoint["needs_offset"] = self.linear_sigmoid.needs_offset
         if self._trainer is not None:
@@ -852,7 +858,7 @@ class LogisticRegression(LightningModule):
             self._line_search_end.objective = progress.get("objective", float("inf"))
             self.saw_all_rows = progress.get("saw_all_rows", True)
             return
-        self._of_data = {key: checkpoint[key] for key in DESCRIPTION if key in checkpoint}
+        self._of_data = {key: checkpoint[key] for key in _OF_DATA if key in checkpoint}
         self._of_report = {key: checkpoint[key] for key in ("report", "covariance") if key in checkpoint}
         self._is_reported = True
         self.linear_sigmoid.needs_offset = checkpoint.get("needs_offset", False)

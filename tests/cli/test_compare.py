@@ -122,6 +122,6 @@ def test_the_same_rows_as_arrays_have_one_fingerprint():
     for options in ({}, {}, {"weight": torch.arange(12) + 1.0}, {"val_fraction": 0.5}, {"offset": torch.ones(12)}):
         data = TensorDataModule(x, y, **options)
         data.setup("fit")
-        prints.append(data.rows_fingerprint)
+        prints.append(data.rows_fingerprint()())
     assert prints[0] == prints[1]
     assert len(set(prints)) == 4
