@@ -25,15 +25,10 @@ def mistakes_in_all(processes: Processes) -> Iterator[None]:
         InputError: of a single process.
         NotMergedError: in all of several processes.
     """
-    mistake = None
-    try:
+    with _kept(processes) as met:
         yield
-    except InputError as error:
-        if processes.count == 1:
-            raise
-        mistake = str(error)
-    if processes.any(mistake is not None):
-        raise NotMergedError(mistake or "")
+    if processes.any(bool(met)):
+        raise NotMergedError(*met)
 
 
 @contextmanager
@@ -43,17 +38,24 @@ def refused_together(processes: Processes) -> Iterator[None]:
     Raises:
         InputError: which names the process, unless all have met a mistake.
     """
-    mistake = None
-    try:
+    with _kept(processes) as met:
         yield
-    except InputError as error:
-        if processes.count == 1:
-            raise
-        mistake = str(error)
-    found = processes.objects(None if mistake is None else (mistake, platform.node()))
+    found = processes.objects((met[0], platform.node()) if met else None)
     rank = next((rank for rank, mistake in enumerate(found) if mistake is not None), None)
     if rank is None:
         return
     text, host = found[rank]
     named = any(mistake is None for mistake in found)
     raise InputError(f"process {rank + 1} of {processes.count}, on {host}: {text}" if named else text)
+
+
+@contextmanager
+def _kept(processes: Processes) -> Iterator[list[str]]:
+    """The mistake that is met within, in a list, so that it can be told; that of a single process is raised."""
+    met: list[str] = []
+    try:
+        yield met
+    except InputError as error:
+        if processes.count == 1:
+            raise
+        met.append(str(error))
