@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lr_lightning.model.design import Dense, Design
+from lr_lightning.model.losses import curvature as curvature_of
 from lr_lightning.model.losses import fill_losses, has_shares, losses_of_shares
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows, scaled_weights
@@ -243,7 +244,7 @@ class FoldRows:
             u: their coefficients, (f, c + 1).
         """
         z = self.logits(columns, u)
-        found = torch.sigmoid(z).mul_(torch.sigmoid(-z)).mul_(self._v[:, None])
+        found = curvature_of(z, self._v[:, None])
         return found if self._fold is None else found.masked_fill_(self._fold[:, None] == fits - 1, 0.0)
 
     # ---- Hessians
