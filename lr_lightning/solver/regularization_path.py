@@ -190,7 +190,7 @@ def _path(
     tell: _Tell,
 ) -> Path:
     null_loss = fits.fit_null()
-    fits.fit_unpenalised()
+    start = fits.fit_unpenalised()
     strongest = fits.strongest()
     if given is None and strongest == 0:
         raise InputError("no penalised column is related to the target, so that there is no penalty to choose")
@@ -200,7 +200,7 @@ def _path(
         for value, before in _sequence(given, strongest / max(ratio, LEAST_L1_RATIO), n_lambda, min_ratio)
     ]
     tell.total = len(penalties) * (1 if alone is None else 1 + len(alone.weight))
-    fitted = _fit_sequence(fits, penalties, tell)
+    fitted = _fit_sequence(fits, start, penalties, tell)
     l1_ratio, lambdas = (torch.tensor(column, dtype=torch.float64) for column in list(zip(*penalties, strict=True))[:2])
     loss = torch.stack([losses.training[0] for losses in fitted.losses])
     found = Path(l1_ratio, lambdas, fitted.theta, loss, null_loss, fitted.converged)
@@ -249,8 +249,8 @@ class _Fitted(NamedTuple):
     of_folds: list[FoldCoefficients]
 
 
-def _fit_sequence(fits: FoldFits, penalties: Sequence[_Penalty], tell: _Tell) -> _Fitted:
-    start = fits.fit_unpenalised()
+def _fit_sequence(fits: FoldFits, start: tuple[Tensor, Tensor], penalties: Sequence[_Penalty], tell: _Tell) -> _Fitted:
+    """The fits at each penalty from the one before, and at the first of each l1_ratio from `start`, without penalty."""
     rounding = _ROUNDING * fits.largest_gradient
     theta, losses, converged, of_folds = [], [], [], []
     for number, penalty in enumerate(penalties):
@@ -301,7 +301,8 @@ class _FoldsAlone:
             # A row without weight takes no part in means, scales and sums.
             others = torch.where(self._folds == fold, 0.0, self._v)
             rows = self._rows._replace(x=self._features(fold), weight=others)
-            fitted = _fit_sequence(FoldFits(rows, None, self._objective, self._served), penalties, tell)
+            fits = FoldFits(rows, None, self._objective, self._served)
+            fitted = _fit_sequence(fits, fits.fit_unpenalised(), penalties, tell)
             self._theta.append(fitted.theta.to_sparse())
             self.converged &= fitted.converged
             held = self._folds == fold
