@@ -181,9 +181,7 @@ class PenaltyChoice(Callback):
         )
         events = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         for name, figure in self._figures(data, found, validation, names):
-            save_figure(figure, self._run.figures / f"{name}.png")
-            if events is not None:
-                events.experiment.add_figure(name, figure, 0)
+            save_figure(figure, self._run.figures / f"{name}.png", events, 0)
         of_rows = measures(*weighted_rows(logits, rows.y, rows.weight), threshold)
         for logger in trainer.loggers:
             for step in range(len(found.lambdas)):

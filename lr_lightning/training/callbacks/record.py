@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -129,9 +131,7 @@ class RunRecord(Callback):
         last_epoch = trainer.current_epoch - 1
         part = "cv" if data.val_rows is None else "val"
         for name, figure in self._figures(module, data, report, held_out, points):
-            save_figure(figure, self.run.figures / f"{name}.png")
-            if events is not None:
-                events.experiment.add_figure(name, figure, last_epoch)
+            save_figure(figure, self.run.figures / f"{name}.png", events, last_epoch)
         if events is None:
             return
         indented = "".join(f"    {line}\n" for line in as_text(report).splitlines())
@@ -190,6 +190,15 @@ class RunRecord(Callback):
         )
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=100))
+def save_figure(figure: Figure, path: Path, events: RunLogger | None, step: int) -> None:
+    """Write a figure as PNG, whole or not at all, and into TensorBoard as an image named after the file.
+
+    Drawing takes most of the time of a small fit, so that both get what is drawn once.
+    """
+    figure.set_dpi(100)
+    canvas, png = FigureCanvasAgg(figure), io.BytesIO()
+    canvas.print_png(png)
+    write_whole(path, lambda temporary: temporary.write_bytes(png.getvalue()))
+    if events is not None:
+        red_green_blue = np.asarray(canvas.buffer_rgba())[:, :, :3]
+        events.experiment.add_image(path.stem, red_green_blue, step, dataformats="HWC")
