@@ -8,6 +8,7 @@ Not Windows: the fits are forked from one process that has imported everything, 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import random
 import shutil
@@ -32,7 +33,7 @@ from lr_lightning.cli.main import main
 OPTIMIZERS = {
     "SGD": "--optimizer SGD --optimizer.lr 0.05 --optimizer.momentum 0.9 --trainer.max_epochs 12 "
     "--data.batch_size 1000",
-    "SubsampledNewton": "--model.l1 0.001 --data.batch_size 100",
+    "SubsampledNewton": "--model.l1 0.001 --data.batch_size 400",
 }
 PRECISIONS = ("64-true", "32-true")
 PHASES = ("any moment", "checkpoint", "cache")
@@ -234,6 +235,7 @@ def main_of_kills() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)  # noqa: S311
+    gc.freeze()  # what is imported by now; as in the command's own process
     cases = [Case(*words) for words in product(OPTIMIZERS, PRECISIONS, PHASES)]
     chance.shuffle(cases)
     kills, bad = Counter(), 0

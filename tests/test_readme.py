@@ -104,15 +104,25 @@ def test_scripts_for_the_shell_run(clone):
     assert "complete -o" in script.read_text()
 
 
+SCRIPTS_IN_ONE_PROCESS = f"""
+import runpy, sys
+for script in sys.argv[1:]:
+    runpy.run_path(script, run_name="__main__")
+    print("{END}", flush=True)
+"""
+
+
 def test_python_runs(clone):
     folder, _ = clone
-    for number, block in enumerate(blocks("python")):
-        script = folder / f"example_{number}.py"
+    examples = blocks("python")
+    scripts = [folder / f"example_{number}.py" for number in range(len(examples))]
+    for script, block in zip(scripts, examples, strict=True):
         script.write_text(block)
-        done = python(script, cwd=folder)
-        assert done.returncode == 0, done.stderr
+    done = python("-c", SCRIPTS_IN_ONE_PROCESS, *scripts, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    for block, said in zip(examples, done.stdout.split(f"{END}\n")[:-1], strict=True):
         for line, comment in re.findall(r"^print\((.*)\)  # (.*)$", block, flags=re.MULTILINE):
-            assert comment in done.stdout, line
+            assert comment in said, line
 
 
 def test_every_command_is_in_the_table():

@@ -28,7 +28,7 @@ import sys
 from lr_lightning.training.callbacks import checkpoints
 from lr_lightning.cli.main import main
 
-checkpoints.SECONDS_BETWEEN_SAVES = 0.3
+checkpoints.SECONDS_BETWEEN_SAVES = 0.1
 if __name__ == "__main__":
     sys.exit(main())
 """
@@ -147,7 +147,7 @@ def test_a_signal_at_the_start_ends_both_processes_in_one_line(project, signum, 
 @pytest.mark.skipif(not CHILDREN.exists(), reason="needs /proc to find the processes")
 def test_torchrun_starts_again_and_goes_on_from_the_last_checkpoint(project, script, run):
     last = project / "runs/breast_cancer/version_0/checkpoints/last.ckpt"
-    fit = [*FIT, "--trainer.max_epochs", "100", "--trainer.logger", "false"]
+    fit = [*FIT, "--trainer.max_epochs", "40", "--trainer.logger", "false"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     main = start(project, *torchrun, script, *fit, *DDP)
     try:
