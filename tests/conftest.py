@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -20,6 +21,11 @@ QUIET_TRAINER = {
     "enable_model_summary": False,
     "accelerator": "cpu",
 }
+
+
+def pytest_collection_finish():
+    """Leave what the tests' modules have imported out of the garbage collections to come, a minute of them in all."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -644,6 +644,7 @@ for dtype, parameters in (("f8", {}), ("f4", {"solver": "liblinear"}), ("f8", {"
     LogisticRegressionClassifier(**parameters).fit(X.astype(dtype), y)
 for was, now in zip(before, state(), strict=True):
     assert was == now, (was, now)
+assert "torch._dynamo" not in sys.modules  # what compiles takes as long to import as torch itself
 with open("fitted.pickle", "wb") as file:
     pickle.dump(LogisticRegressionClassifier().fit(X, y), file)
 """

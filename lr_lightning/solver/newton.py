@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -181,6 +182,10 @@ class SubsampledNewton(torch.optim.Optimizer):
         self._stalls = 0
         self._polishes = not single and bool(self._l1.any()) and tol <= thresholds.FINEST_TOLERANCE
         self._residual = math.inf  # of the optimality conditions on the support, at the last step to polish
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's, without its mark for torch.compile, whose import takes a second."""
+        inspect.unwrap(super().add_param_group.__func__)(self, param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
