@@ -95,6 +95,8 @@ def refuse_at_first_look(command: str, arguments: Sequence[str]) -> None:
         _refuse_missing_checkpoint(given.get("ckpt_path"))
         if command not in FITS or data_class == TABLE:
             path = of_data.get("path")
+            if path is None and command in FITS and not goes_on and "print_config" not in given:
+                raise InputError("option data.path: is required; it names the table, as in --data.path table.csv")
             if isinstance(path, str) and not (path == "null" and command == "predict"):
                 _refuse_wrong_table(path, of_data if command in FITS and not goes_on else None)
 

@@ -583,6 +583,8 @@ def test_each_command_has_a_help(project, run, command):
 
 
 EARLY = [
+    ["fit"],
+    ["path", "--data.target", "y"],
     ["fit", "--data.path", "nowhere.csv", "--data.target", "y"],
     ["fit", "--config", "nowhere.yaml"],
     ["fit", "--config", "here.yaml"],
