@@ -283,7 +283,7 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         return self._get_scorer()(self, X, y, **score_params)
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Of the splitter and the scorer; see scikit-learn's user guide."""
+        """Metadata routing of the splitter and the scorer; see scikit-learn's user guide."""
         fit_and_score = MethodMapping().add(caller="score", callee="score").add(caller="fit", callee="score")
         return (
             MetadataRouter(owner=self)
@@ -488,7 +488,7 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         theta: np.ndarray,
         Cs: np.ndarray,
     ) -> np.ndarray:
-        """Of the rows that each fit leaves out, (K, r, p)."""
+        """Scores on the rows that each fit leaves out, (K, r, p)."""
         scores = np.empty(theta.shape[:3])
         if scoring is None:
             positive = y == classes[1]

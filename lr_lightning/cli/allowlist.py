@@ -1,4 +1,4 @@
-"""Which classes a configuration file, an option or a checkpoint may name."""
+"""The classes that a configuration file, an option or a checkpoint may name."""
 
 from __future__ import annotations
 

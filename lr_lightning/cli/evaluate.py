@@ -1,4 +1,4 @@
-"""What `lr-lightning validate` and `lr-lightning test` have in common."""
+"""The common part of `lr-lightning validate` and `lr-lightning test`."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _format_of(output: Path | None) -> str:
 
 
 def _content(predictor: Predictor, chosen: str) -> bytes:
-    """What to write.
+    """The content of the exported file.
 
     Raises:
         InputError: if the extra `onnx` is not installed, or the model cannot be exported.

@@ -102,7 +102,7 @@ def refuse_at_first_look(command: str, arguments: Sequence[str]) -> None:
 
 
 def _settings(command: str, arguments: Sequence[str]) -> Iterator[_Setting]:
-    """What the command line and its configuration files say, in their order."""
+    """The settings of the command line and of its configuration files, in their order."""
     for argument, following in pairwise([*arguments, "--"]):
         if not argument.startswith("--"):
             continue

@@ -71,11 +71,11 @@ class Command:
         """Tell the data module what it has to know before it reads anything."""
 
     def callbacks(self, config: Namespace, run_folder: RunFolder, record: RunRecord) -> list[Callback]:
-        """What the Trainer does besides, before the first epoch."""
+        """Callbacks of the command itself, which run before the others."""
         return []
 
     def last_words(self, config: Namespace) -> list[str]:
-        """Lines about that, which come before the others."""
+        """The command's own lines of the summary, which come before the others."""
         return []
 
     def run(self, arguments: Sequence[str]) -> int:

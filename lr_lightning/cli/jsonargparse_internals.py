@@ -39,7 +39,7 @@ def denying_entry(path: str) -> str | None:
 
 
 def imported(path: str) -> Any:
-    """What an import path leads to; None if to nothing, or to what may not be imported."""
+    """The object at an import path; None if there is none, or if it may not be imported."""
     try:
         return _util.import_object(path)
     except (ImportError, ValueError, AttributeError):
@@ -111,7 +111,7 @@ def one_line(message: str, why_denied: Callable[[str, str], str] = "{} is denied
 
 
 def objection_of_class(message: str) -> str:
-    """What the class that an option names objects to its arguments; the whole message where none does.
+    """The objection of an option's class to its arguments, taken from jsonargparse's message, or the whole message.
 
     Of an option with several types, jsonargparse says at length why none of them fits; the objection is among that.
     """

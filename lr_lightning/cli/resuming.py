@@ -1,4 +1,4 @@
-"""What `fit --resume` and `fit --ckpt_path` go on from."""
+"""The checkpoint and the settings from which `fit --resume` and `fit --ckpt_path` go on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Origin:
 
     @property
     def epochs(self) -> int:
-        """How many epochs it has behind it."""
+        """Number of epochs that the checkpoint's fit has done."""
         return epochs_done(self.checkpoint)
 
     def defaults(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def encode(schema: TableSchema, data: Any, *, name: str | None = None) -> Tensor
 
 
 def encode_rows(schema: TableSchema, data: Any, *, name: str | None = None) -> EncodedRows:
-    """What a prediction needs of a table: the rows that `encode` gives, and their offsets if the schema has some.
+    """The encoded rows of a table and, if the schema has an offset, their offsets.
 
     Raises:
         InputError: as `encode`, or if the offset's column is missing, or holds what is no finite number.

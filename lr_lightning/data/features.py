@@ -1,4 +1,4 @@
-"""Where the features of a table are stored: its numbers as a matrix, its categories as codes. Needs torch alone."""
+"""The storage of a table's features: numbers as a matrix, categories as codes. Needs torch alone."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class EncodedRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How the features of a schema, (d,), are divided between numbers and codes.
+    """The division of a schema's d features into numbers and codes.
 
     Attributes:
         numbers: positions of the features that are numbers, (m,), int64.
@@ -106,7 +106,7 @@ class Layout:
         return numbers, codes
 
     def served(self, training: Standardization) -> Standardization:
-        """What is taken off the features that are served: numbers are standardised, levels stay 0 and 1.
+        """The standardisation of the served features: numbers are standardised, levels stay 0 and 1.
 
         Args:
             training: means and scales of the training rows, (d,).

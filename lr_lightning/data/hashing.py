@@ -23,7 +23,7 @@ def mixed(values: np.ndarray) -> np.ndarray:
 
 
 def draws(numbers: np.ndarray, seed: int) -> np.ndarray:
-    """Those draws of SplitMix64 from a seed that have the given numbers (n,), from 0: uint64, (n,)."""
+    """The draws of SplitMix64 from a seed at the given positions (n,), counted from 0: uint64, (n,)."""
     with np.errstate(over="ignore"):
         states = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(_STEP)
         states += mixed(np.array([seed % _WIDTH], dtype=np.uint64))

@@ -15,7 +15,7 @@ from lr_lightning.model.standardization import Standardization
 
 
 class Filled(NamedTuple):
-    """Which values of training rows were missing and have been filled in.
+    """The values of training rows that were missing and have been filled in.
 
     Attributes:
         columns: the q stored columns that have such values: numbers by their positions, then categories.
@@ -27,7 +27,7 @@ class Filled(NamedTuple):
 
 
 class FoldFills:
-    """What replaces missing values where a fold is left out: the mean or the most frequent level of the other rows.
+    """Replacements of missing values for each fold: the mean or the most frequent level of the rows outside of it.
 
     Args:
         rows: n training rows as they are served, with sample weights, filled in by what all of them hold.
@@ -79,7 +79,7 @@ class FoldFills:
         return not bool((self._fills.to(dtype) == self._of_all.to(dtype)).all())
 
     def features(self, fold: int) -> Tensor | Design:
-        """Those of all rows, (n, d), as the rows outside of a fold fill them in."""
+        """The features of all rows, (n, d), filled in by the rows outside of a fold."""
         numbers, codes = self._numbers.clone(), None if self._codes is None else self._codes.clone()
         for k, column in enumerate(self._filled.columns):
             missing = self._filled.of_rows[:, k]

@@ -63,7 +63,7 @@ class TensorBatches:
 
     @property
     def sampler(self) -> TensorBatches | SequentialSampler:
-        """What Lightning looks at: an object with `set_epoch` if shuffled, otherwise a sequential sampler."""
+        """Sampler that Lightning looks at: an object with `set_epoch` if shuffled, otherwise a sequential sampler."""
         return self if self.shuffle else SequentialSampler(self.rows.y)
 
     batch_sampler = None  # Lightning reads it if there is a sampler

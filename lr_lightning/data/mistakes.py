@@ -11,7 +11,7 @@ from lr_lightning.model.processes import Processes
 
 
 class NotMergedError(Exception):
-    """What several processes have found in their parts of a table says nothing certain about the whole.
+    """The findings of several processes in their parts of a table cannot be merged into findings about the whole.
 
     Its text is the mistake that this process has met, if it has met one.
     """

@@ -231,7 +231,7 @@ def unit_of(text: str) -> str | None:
 
 
 def looks_like(text: str) -> str | None:
-    """What a text without a value in any notation looks like, such as "months" or "fractions"; None for other text."""
+    """The kind of text without a value in any notation, such as "months" or "fractions"; None for other text."""
     return next((what for what, pattern in _LOOKS.items() if pattern.fullmatch(_unified(text))), None)
 
 

@@ -56,7 +56,7 @@ def from_plain(value: Any, kind: Any) -> Any:
 
 
 def _of_field(value: Mapping[str, Any], field: Field[Any]) -> Any:
-    """What is given for a field; its default where the key is missing, as in what an earlier version wrote."""
+    """The value of a field; its default where the key is missing, as in the files of earlier versions."""
     return value.get(field.name, None if field.default is MISSING else field.default)
 
 

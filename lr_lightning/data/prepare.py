@@ -209,7 +209,7 @@ class Sweeps:
         return self.processes.sums(own)[0]
 
     def _beside_features(self) -> dict[str, np.ndarray]:
-        """What the rows in use hold beside their features, by name."""
+        """Columns of the rows in use other than features, by name."""
         trials = {} if self.scan.log_coefficient is None else {"trials": self.scan.log_coefficient}
         return {"y": self.scan.y, **self.scan.beside, **trials}
 
@@ -311,7 +311,7 @@ class Sweeps:
 
 
 def _missing_values(block: Block, layout: Layout) -> np.ndarray:
-    """Which values of the stored columns, numbers before categories with features, are missing: boolean, (m + c, r)."""
+    """Mask of missing values in the stored columns, numbers before categories with features: boolean, (m + c, r)."""
     if block.missing is None:
         return np.zeros((len(block.x) + len(layout.coded), block.x.shape[1]), bool)
     return np.concatenate([np.isnan(block.x), block.codes[layout.coded, :] == MISSING])
@@ -327,7 +327,7 @@ def constant_in_words(name: str, schema: TableSchema, training: Standardization)
 def training_statistics(
     source: Source, scan: Scan, partition: Partition
 ) -> tuple[TableSchema, Standardization, LevelWeights, list[int]]:
-    """What the training rows say.
+    """Statistics of the training rows.
 
     Returns:
         The schema with the values that replace missing ones, means and scales (d,), the numbers of rows of each

@@ -75,7 +75,7 @@ class Scan:
 
     @property
     def weight(self) -> np.ndarray | None:
-        """Their weights, or None."""
+        """Sample weights of the rows, or None."""
         return self.beside.get("weight")
 
     def fingerprint(self) -> int:

@@ -328,7 +328,7 @@ class _Scanner:
         self.targets.append(codes.astype(np.uint8) if len(self.labels) < 256 else codes)
 
     def findings(self) -> Mapping[str, Any] | None:
-        """What is known of the columns, for a `merge`; None if a column of text has too many texts to keep."""
+        """The findings about the columns, for a `merge`; None if a column of text has too many texts to keep."""
         if self.evidence:
             return None
         kept = ("n_rows", "single", "kinds", "levels", "texts", "largest", "measured", "lost")

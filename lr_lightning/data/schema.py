@@ -56,7 +56,7 @@ class Column:
         return tuple(f"{self.name}={level}" for level in self.levels[1:])
 
     def problem(self, *, imputed: bool) -> str | None:
-        """What is wrong with the column, or None. If missing values are `imputed`, it needs a fill."""
+        """The fault of the column in words, or None. If missing values are `imputed`, the column needs a fill."""
         if self.kind not in KINDS:
             return f"is of kind {self.kind!r}"
         if (self.kind == "category") != bool(self.levels):
@@ -221,7 +221,7 @@ class TableSchema:
         return {**own, "columns": columns, "labels": list(self.labels), "spelling": spelling, "na": na}
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """The same for a checkpoint, with the levels of a column of many, and many plain numbers' names, as tensors."""
+        """The schema for a checkpoint: many levels of a column, and many names of plain numbers, are tensors."""
         from lr_lightning.data.arrays_of_levels import as_arrays  # imports torch, which a schema does not need
 
         names = as_arrays([column.name for column in self.columns])
@@ -258,7 +258,7 @@ class TableSchema:
         raise InputError(f"the schema in the checkpoint is damaged ({problem})")
 
     def _problem(self) -> str | None:
-        """What is wrong with the schema, in words; None if it is valid."""
+        """The fault of the schema in words; None if it is valid."""
         names = [column.name for column in self.columns]
         if self.missing not in MISSING_RULES or self.unseen not in UNSEEN_RULES:
             return f"missing is {self.missing!r}, unseen is {self.unseen!r}"

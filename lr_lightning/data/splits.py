@@ -21,7 +21,7 @@ _BLOCK_ROWS = 1 << 16
 
 
 def rule_of(n_rows: int) -> str:
-    """How the parts of so many rows are drawn in a new fit: by PERMUTATION or by HASH."""
+    """The rule that draws the parts of so many rows in a new fit: PERMUTATION or HASH."""
     return PERMUTATION if n_rows < HASHED_FROM else HASH
 
 

@@ -46,7 +46,7 @@ class Labels(NamedTuple):
     of_value: dict[Level, int]
 
     def in_words(self, target: str) -> str:
-        """Which label is which, for messages."""
+        """The positive and the negative label in words, for messages."""
         negative, positive = self.spelling or self.labels
         n = f"{self.counts[1]} of {sum(self.counts)} rows"
         return f"{target} = {positive} is the positive class ({n}), {negative} the negative one"
@@ -120,7 +120,7 @@ def _is_proportion(values: Sequence[Level]) -> bool:
 
 
 def _hint_at_trials(values: Sequence[Level]) -> str:
-    """What to do about a target of proportions or counts; nothing unless these are its values."""
+    """Advice about a target of proportions or counts; empty for other values."""
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < len(values) or len(numbers) < 3 or min(numbers) < 0:
         return ""

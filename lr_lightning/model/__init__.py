@@ -1,1 +1,1 @@
-"""What is fitted: the linear–sigmoid model, its features, its objective. Needs torch alone."""
+"""The model: linear–sigmoid, its features, its objective. Needs torch alone."""

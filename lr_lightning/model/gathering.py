@@ -24,7 +24,7 @@ def rows_of_all(rows: Rows, processes: Processes) -> Rows:
 
 
 def design_of_all(x: Design, processes: Processes) -> Design:
-    """The same for features, whatever their storage."""
+    """The features of all processes in one storage, of the kind that each has."""
     if isinstance(x, Dense):
         return Dense(processes.joined(x.tensor))
     if isinstance(x, Columns):

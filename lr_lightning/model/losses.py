@@ -12,7 +12,7 @@ _SOFTPLUS_LINEAR = 80  # exp(80) is still finite in float32; the default of 20 c
 
 
 class Outcomes(NamedTuple):
-    """What the losses of n rows depend on besides their logits.
+    """Everything but the logits that the losses of n rows depend on.
 
     Attributes:
         y: targets 0 or 1, or shares of successes between them, (n,), of any dtype.

@@ -1,4 +1,4 @@
-"""What a fit minimises: the logistic loss and the penalties, and the coordinates in which the solver sees them."""
+"""The objective of a fit: the logistic loss and the penalties, and the coordinates in which the solver sees them."""
 
 from __future__ import annotations
 

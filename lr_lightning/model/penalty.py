@@ -21,7 +21,7 @@ class Penalty:
 
     @classmethod
     def on(cls, scale: Tensor, *, l1: float, l2: float, standardize: bool, factors: Tensor) -> Penalty:
-        """Of strength l1 and l2 times the factors (d,).
+        """A penalty of strengths l1 and l2 times the factors (d,).
 
         They are on the standardised weights, or on the raw ones where `standardize` is False.
         """

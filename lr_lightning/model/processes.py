@@ -69,15 +69,15 @@ class Processes:
         return values
 
     def objects(self, value: Any) -> list[Any]:
-        """What each process has: plain values, rows, or messages."""
+        """The values of all processes, in order of rank: plain values, rows, or messages."""
         return [value]
 
     def results(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-        """What the tasks return, plain values; several processes divide them among themselves."""
+        """The results of the tasks, plain values; several processes divide the tasks among themselves."""
         return [task() for task in tasks]
 
     def place(self, n: int) -> Share:
-        """Where the n rows of this process stand among those of all."""
+        """The position of this process's n rows among those of all processes."""
         sizes = self.joined(torch.tensor([n])).tolist()
         return Share(sum(sizes[: self.rank]), sum(sizes))
 

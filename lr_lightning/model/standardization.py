@@ -69,7 +69,7 @@ class Standardization(NamedTuple):
 
 
 def standardization_to_serve(training: Standardization, *, is_sparse: bool = False) -> Standardization | None:
-    """What to take off rows with these statistics; None where products with the rows as they are lose no digits.
+    """The standardisation to apply to rows with these statistics; None where products with raw rows lose no digits.
 
     Sparse rows would be filled, and are multiplied in float64: they stay as they are.
     """

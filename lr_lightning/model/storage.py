@@ -1,4 +1,4 @@
-"""What every storage of features can do: the only way that the rest of the program multiplies by them."""
+"""The operations of every storage of features; the rest of the program multiplies by features through them alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Design(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where they are stored, and products are computed."""
+        """The device on which the features are stored and products are computed."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""What the storages that leave zeros out have in common: their loops over blocks of rows."""
+"""The common part of storages that leave zeros out: their loops over blocks of rows."""
 
 from __future__ import annotations
 

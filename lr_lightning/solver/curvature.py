@@ -59,7 +59,7 @@ class Curvature(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """What `load` needs."""
+        """The model as plain values and tensors, for `load`."""
 
     @abstractmethod
     def load(self, state: dict[str, Any]) -> Curvature:
@@ -182,7 +182,7 @@ class DenseCurvature(Curvature):
         return max(noise, 10 * torch.finfo(torch.float32).eps ** 2 / (rows * pivot))
 
     def state(self) -> dict[str, Any]:
-        """What the constructor needs."""
+        """The constructor's arguments, for `load`."""
         return {"matrix": self.matrix, "rank_tolerance": self._rank_tolerance}
 
     def load(self, state: dict[str, Any]) -> Curvature:
@@ -274,7 +274,7 @@ class FactoredCurvature(DenseCurvature):
         return max(noise, (10 * torch.finfo(torch.float64).eps / max(pivot, FACTOR_RANK_TOLERANCE)) ** 2)
 
     def state(self) -> dict[str, Any]:
-        """What the constructor needs."""
+        """The constructor's arguments, for `load`."""
         return {"factor": self._factor}
 
     def _scaled(self) -> tuple[Tensor, Tensor]:
@@ -330,7 +330,7 @@ class LimitedMemoryCurvature(Curvature):
         return inverse_bfgs(-gradient, self._pairs, lambda q: q / self.diagonal * scale)
 
     def state(self) -> dict[str, Any]:
-        """What `load` needs."""
+        """The model as plain values and tensors, for `load`."""
         return {
             "diagonal": self.diagonal,
             "steps": [s for s, _ in self._pairs],
@@ -360,7 +360,7 @@ class PointwiseCurvature(Curvature):
             self._point = self._point + s
 
     def state(self) -> dict[str, Any]:
-        """What `load` needs."""
+        """The model as plain values and tensors, for `load`."""
         return {"point": self._point}
 
     def load(self, state: dict[str, Any]) -> Curvature:
@@ -427,13 +427,14 @@ class WorkingSetCurvature(PointwiseCurvature):
 
 
 class KeptBlockCurvature(WorkingSetCurvature):
-    """The same where a block of the Hessian takes longer than passes: it is kept for as long as its steps converge.
+    """Curvature by a block of the Hessian that takes longer than passes: kept for as long as its steps converge.
 
-    It is that of a part of the rows at first. Where a new one has not made the steps converge, the next is of all rows.
+    The first block is that of a part of the rows. Where a new block does not make the steps converge, the next one is
+    that of all rows.
 
     Args:
         hessian: As in `WorkingSetCurvature`, of a part of the rows.
-        whole: The same of all rows.
+        whole: Gives a block of the Hessian of all rows.
         point: (k,), where the Hessian is taken.
         limit: Largest size of a block.
         rank_tolerance: See `solve_spd`.

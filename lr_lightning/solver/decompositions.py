@@ -70,7 +70,7 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def eigenvalues(matrix: Tensor) -> Tensor:
-    """Those of `eigh` alone, which cost less."""
+    """The eigenvalues alone, which cost less than `eigh`."""
     try:
         return torch.linalg.eigvalsh(matrix)
     except _NotConverged:
@@ -95,7 +95,7 @@ class InverseRoot(NamedTuple):
 
     @property
     def log_determinant(self) -> float:
-        """That of the matrix."""
+        """Logarithm of the matrix's determinant."""
         return -2 * float(self.factor.diagonal().log().sum())
 
 

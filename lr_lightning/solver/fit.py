@@ -23,7 +23,7 @@ from lr_lightning.solver.sampling import draw_sample
 
 @dataclass(frozen=True)
 class Solution:
-    """What `solve` found.
+    """The result of `solve`.
 
     Attributes:
         theta: coefficients (d + 1,), float64, for the features as they were given, the intercept last; 0 without one.

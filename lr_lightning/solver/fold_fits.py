@@ -82,7 +82,7 @@ class FoldFits:
         return self.rows.gradients(self._columns, every, self.u[:, self._places], self.rows.every)
 
     def losses(self) -> Losses:
-        """Of the present solutions."""
+        """Losses of the present solutions."""
         return self.rows.losses(self._columns, self.u[:, self._places])
 
     @property
@@ -139,7 +139,7 @@ class FoldFits:
 
     @property
     def largest_gradient(self) -> float:
-        """Of the fit of all rows, by standardised coefficients."""
+        """Largest gradient of the fit of all rows, by standardised coefficients."""
         return float(self.gradient[0].abs().max())
 
     def strongest(self) -> float:
@@ -295,7 +295,7 @@ class FoldFits:
 
 
 def _violation(u: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
-    """How far the optimality conditions are from being met, (f, k)."""
+    """Violation of the optimality conditions, (f, k)."""
     gradient = gradient + l2 * u
     on = (gradient + torch.where(u != 0, l1 * u.sign(), 0.0)).abs()
     off = (gradient.abs() - l1).clamp_min(0)

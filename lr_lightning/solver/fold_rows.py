@@ -189,7 +189,7 @@ class FoldRows:
         return torch.cat([slopes, residual[:, None]], 1) / self.weight[fits, None]
 
     def losses(self, columns: ColumnsInUse, u: Tensor) -> Losses:
-        """Of all fits, at coefficients (m, c + 1)."""
+        """Losses of all fits at coefficients (m, c + 1)."""
         w, b = self._raw(columns, u)
         blocks = self._blocks(len(columns.index))
         groups = min(_GROUPS, len(blocks))
@@ -250,7 +250,7 @@ class FoldRows:
     # ---- Hessians
 
     def hessians(self, columns: ColumnsInUse, curvature: Tensor) -> Tensor:
-        """Those of all fits with the same curvature (n,) of the rows, (m, c + 1, c + 1).
+        """Hessians of all fits with the same curvature (n,) of the rows, (m, c + 1, c + 1).
 
         They cost no more than one: a fold's is that of all rows less that of the rows it leaves out.
         """
@@ -261,7 +261,7 @@ class FoldRows:
         return self._standardized(self._of_fits(raw), columns.index, columns.index)
 
     def hessians_of_each(self, columns: ColumnsInUse, curvature: Tensor) -> Tensor:
-        """Those of all fits with a curvature (n, m) of their own, (m, c + 1, c + 1), in one product: of few rows."""
+        """Hessians of all fits, each with its own curvature (n, m), (m, c + 1, c + 1), in one product; for few rows."""
         ones = torch.ones(len(self._sign), 1, dtype=torch.float64)
         x = torch.cat([columns.design.dense(torch.float64), ones], 1)
         raw = torch.bmm((curvature.T[:, :, None] * x).mT, x.expand(self.m, *x.shape)) / self.weight[:, None, None]
@@ -273,7 +273,7 @@ class FoldRows:
         return self._standardized(raw[None], columns.index, columns.index)[0]
 
     def more_of_hessians(self, columns: ColumnsInUse, new: ColumnsInUse, curvature: Tensor) -> Tensor:
-        """Their columns for features that are taken in: (m, c + a + 1, a), the features of both and the intercept."""
+        """Columns of the Hessians for added features, (m, c + a + 1, a): rows are all features and the intercept."""
         both = self.columns(torch.cat([columns.index, new.index]))
         k, a = len(both.index), len(new.index)
         raw = torch.zeros(max(1, self._folds), k + 1, a + 1, dtype=torch.float64)
@@ -282,7 +282,7 @@ class FoldRows:
         return self._standardized(self._of_fits(raw), both.index, new.index)[:, :, :-1]
 
     def more_of_hessian(self, columns: ColumnsInUse, new: ColumnsInUse, curvature: Tensor, fit: int) -> Tensor:
-        """The same for a fit's own, (c + a + 1, a)."""
+        """Columns of one fit's Hessian for added features, (c + a + 1, a)."""
         both = self.columns(torch.cat([columns.index, new.index]))
         raw = _cross(both.design, new.design, curvature) / self.weight[fit]
         return self._standardized(raw[None], both.index, new.index)[0, :, :-1]

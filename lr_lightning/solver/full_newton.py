@@ -167,7 +167,7 @@ class FullNewton(torch.optim.Optimizer):
             self._finish(self._best)
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to continue the same trajectory; tensors and plain types."""
+        """The state from which `load_state_dict` continues the same trajectory; tensors and plain types."""
         state = super().state_dict()
         solver = {key: getattr(self, name) for key, name in _STATE.items()}
         state["solver"] = {

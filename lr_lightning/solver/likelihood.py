@@ -20,7 +20,7 @@ _CHEAP = 2**24  # multiplications for the curvature of Firth's penalty, which is
 
 
 class Derivatives(NamedTuple):
-    """Of minus a log-likelihood, at m points.
+    """Values and derivatives of minus a log-likelihood at m points.
 
     Attributes:
         values: (m,).
@@ -135,7 +135,7 @@ class Likelihood:
         return self._sweep(points, information=True, derivatives=False)[2]
 
     def changes(self, directions: Tensor) -> Tensor:
-        """What directions (p, m) add to the logits of the rows, (n, m)."""
+        """Changes of the rows' logits along directions (p, m), (n, m)."""
         parts = [self._logits(rows._replace(offset=None), directions) for rows in self._blocks(directions.shape[1])]
         return torch.cat(parts) if parts else torch.zeros(0, directions.shape[1], dtype=torch.float64)
 
@@ -154,7 +154,7 @@ class Likelihood:
         return torch.cat(parts).sqrt() if parts else torch.zeros(0, dtype=torch.float64)
 
     def intercept_shift(self, point: Tensor) -> float:
-        """What to add to the intercept so that Σ v π = Σ v y (FLIC: Puhr, Heinze, Nold, Lusa & Geroldinger 2017)."""
+        """The change of the intercept that makes Σ v π = Σ v y (FLIC: Puhr, Heinze, Nold, Lusa & Geroldinger 2017)."""
         found = [(self._logits(rows, point[:, None])[:, 0], rows.y.double(), rows.weight) for rows in self._blocks(1)]
         z, y = torch.cat([each[0] for each in found]), torch.cat([each[1] for each in found])
         weights = [torch.ones_like(labels) if weight is None else weight.double() for _, labels, weight in found]

@@ -184,7 +184,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         self._residual = math.inf  # of the optimality conditions on the support, at the last step to polish
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's, without its mark for torch.compile, whose import takes a second."""
+        """Add a group as torch does, without torch's mark for torch.compile, whose import takes a second."""
         inspect.unwrap(super().add_param_group.__func__)(self, param_group)
 
     @torch.no_grad()
@@ -251,7 +251,7 @@ class SubsampledNewton(torch.optim.Optimizer):
             self._coefficients.write(self._best)
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to continue the same trajectory; tensors and plain types."""
+        """The state from which `load_state_dict` continues the same trajectory; tensors and plain types."""
         state = super().state_dict()
         solver = {key: getattr(self, name) for key, name in _STATE.items()}
         solver["point"] = self._coefficients.read()

@@ -181,7 +181,7 @@ class _Search:
         self.found = torch.full((m,), torch.nan, dtype=torch.float64)
 
     def run(self, tell: Callable[[int], None]) -> Tensor:
-        """What `profile` returns of these tasks."""
+        """Search for all tasks; return what `profile` returns."""
         m = len(self.found)
         active = torch.arange(m)
         for _ in range(_MOST_STEPS):

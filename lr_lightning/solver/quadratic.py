@@ -106,7 +106,7 @@ def support_step(block: Tensor, point: Tensor, gradient: Tensor, l1: Tensor, ran
 
 
 def newton_length(left: float, decrement: float) -> float:
-    """How long a Newton step should be where the objective still falls at its end; 1 where it hardly does.
+    """The length of a Newton step at whose end the objective still falls; 1 where it hardly does.
 
     Along the step the slope is -d at 0 and rises by d at first, d being the decrement. The quadratic with these and the
     slope at 1 has its zero at the length returned; 2 where it has none.

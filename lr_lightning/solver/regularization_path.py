@@ -32,7 +32,7 @@ _EXPLAINED = 0.999  # share of the deviance, beyond which the rows are nearly se
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """Of a path of p penalties, by K folds.
+    """Losses of a path of p penalties by K-fold cross-validation.
 
     Attributes:
         fold_loss: mean loss of each fold by the fits of the other rows, (p, K).
@@ -90,7 +90,7 @@ class Path:
 
 
 class PathStep(NamedTuple):
-    """Where a path stands.
+    """Progress of a path.
 
     Attributes:
         done: number of penalties done, those of each fold that is fitted by itself included.
@@ -320,7 +320,7 @@ class _FoldsAlone:
         return out
 
     def _logits(self, rows: Rows, theta: Tensor) -> Tensor:
-        """Of rows as they are served, by coefficients (p, d + 1) for the original features, (n, p)."""
+        """Logits (n, p) of served rows by coefficients (p, d + 1) for the original features."""
         w, b = theta[:, :-1], theta[:, -1]
         if self._served is not None:
             w, b = w * self._served.scale, b + w @ self._served.mean

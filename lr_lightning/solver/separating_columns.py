@@ -41,13 +41,13 @@ class Reference(NamedTuple):
     high: Tensor
 
     def rows(self, x: Design) -> Tensor:
-        """Which rows of x (n, d) are the reference's, (n,)."""
+        """Mask of the rows of x (n, d) that are the reference's, (n,)."""
         reach = self.high - self.low
         n_high = x.columns(self.columns).matvec((1 / reach).to(x.device), -(self.low / reach).sum().to(x.device))
         return n_high < 0.5
 
     def direction(self, size: int) -> Tensor:
-        """What adds 1 to the logits of the reference and nothing to others, (size,), the intercept last."""
+        """Coefficients that add 1 to the logits of the reference and 0 to others, (size,), the intercept last."""
         reach = self.high - self.low
         direction = torch.zeros(size, dtype=torch.float64)
         direction[self.columns] = -1 / reach
@@ -56,7 +56,7 @@ class Reference(NamedTuple):
 
 
 class SeparatingColumns(NamedTuple):
-    """What one look at the rows finds.
+    """Columns and references that separate, as one sweep over the rows finds them.
 
     Attributes:
         columns: positions, (s,).
@@ -72,7 +72,7 @@ class SeparatingColumns(NamedTuple):
     signs: Tensor
 
     def stay(self, x: Design) -> Tensor:
-        """Which rows of x (n, d) none of them separates, (n,)."""
+        """Mask of the rows of x (n, d) that none of them separates, (n,)."""
         stay = ~_differs(x.columns(self.columns), self.values)
         for reference in self.references:
             stay &= ~reference.rows(x)
@@ -83,7 +83,7 @@ class SeparatingColumns(NamedTuple):
         return torch.cat([self.columns, *(reference.columns for reference in self.references)]).unique()
 
     def at(self, positions: Tensor) -> SeparatingColumns:
-        """The same in a table that has its columns at other positions, (d,)."""
+        """The columns and references in a table that has its columns at other positions, (d,)."""
         references = [reference._replace(columns=positions[reference.columns]) for reference in self.references]
         return self._replace(columns=positions[self.columns], references=references)
 
@@ -138,7 +138,7 @@ def separating_columns(rows: Blocks, candidates: Tensor, processes: Processes = 
 
 
 def _references(rows: Blocks, candidates: Tensor, processes: Processes) -> list[Reference]:
-    """What categories, or neighbouring columns of two values, leave over: as many as are never high together."""
+    """References of categories, or of neighbouring columns of two values that are never high together."""
     low, high = (torch.full((len(candidates),), end, dtype=torch.float64) for end in (torch.inf, -torch.inf))
     category, is_sparse = torch.full_like(low, -1), False
     for x, _ in rows():
@@ -191,7 +191,7 @@ def _never_high_together(rows: Blocks, columns: Tensor, high: Tensor, processes:
 
 
 def _two_valued(x: Design, low: Tensor, high: Tensor) -> Tensor:
-    """Which columns of x (n, d) hold nothing but `low` and `high`, each (d,), on the CPU."""
+    """Mask of the columns of x (n, d) that hold only `low` and `high`, each (d,), on the CPU."""
     if not x.is_sparse:
         values = x.dense()
         return ((values == low.to(x.device)) | (values == high.to(x.device))).all(0).cpu()
@@ -231,7 +231,7 @@ def _staying(rows: Blocks, looks: list[SeparatingColumns]) -> Iterator[tuple[Des
 
 
 def _differs(x: Design, values: Tensor) -> Tensor:
-    """Which rows of x (n, c) hold anything else than the values (c,), (n,)."""
+    """Mask of the rows of x (n, c) that hold other values than (c,), (n,)."""
     values = values.to(x.device)
     if not x.is_sparse:
         return (x.dense() != values).any(1)
@@ -245,7 +245,7 @@ def _differs(x: Design, values: Tensor) -> Tensor:
 
 
 def _beyond(x: Design, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where rows of x (n, c), on the CPU, hold anything else than the values (c,).
+    """Entries of x (n, c) that differ from the values (c,), on the CPU.
 
     Returns:
         The row and the column of each such number, and what it is more, (e,), float64.
@@ -263,7 +263,7 @@ def _beyond(x: Design, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _zeros(x: Design) -> Tensor:
-    """What each column of sparse rows holds where nothing is stored, (d,), as `Design.bounds` gives it."""
+    """The value of each column of sparse rows where nothing is stored, (d,), as `Design.bounds` gives it."""
     return (
         (0 - x.center) / x.scale if isinstance(x, Standardized) else torch.zeros(x.shape[1], device=x.device).double()
     )
@@ -335,7 +335,7 @@ class CoefficientsInTheLimit:
         return point
 
     def read_gradient(self) -> Tensor:
-        """Their gradient, (c + 1,)."""
+        """Gradient with respect to the coefficients in use, (c + 1,)."""
         return self._of_all.read_gradient()[self._index]
 
     def write(self, point: Tensor) -> None:
@@ -391,7 +391,7 @@ def independent_columns(x: Design) -> Tensor:
 
 
 class Limit(NamedTuple):
-    """What is left to fit in the limit.
+    """The part of the problem that is left to fit in the limit.
 
     Attributes:
         sample: features (m, c), labels (m,) and weights (m,) or None of the rows that stay.

@@ -70,7 +70,7 @@ class Block(NamedTuple):
         return -residuals(logits, self.y)
 
     def gains(self, direction: np.ndarray | Tensor) -> Tensor:
-        """What a direction (p,) adds to (2y − 1)·logit, (r,), float64, for targets 0 and 1."""
+        """Change of (2y − 1)·logit along a direction (p,), (r,), float64, for targets 0 and 1."""
         return self.design.matvec(torch.as_tensor(direction)) * self.sign
 
 

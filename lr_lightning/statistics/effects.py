@@ -103,7 +103,7 @@ def served_coefficients(design: DesignMatrix, parameters: np.ndarray) -> tuple[T
 
 
 class _Levels(NamedTuple):
-    """What the levels of a category add to the logits of rows of the reference, and few nodes that stand for them.
+    """Logits that the levels of a category add to those of the reference, and a few nodes that stand for them.
 
     A mean over the rows of a function of the logit is a smooth function of what is added. So that of thousands of
     levels is interpolated by polynomials from nodes: Chebyshev points of intervals of equal length (Trefethen 2013,
@@ -175,7 +175,7 @@ class _Differences(NamedTuple):
         return _Differences(*(total[..., part] for total in self))
 
     def interpolated(self, levels: _Levels) -> _Differences:
-        """Those of the levels, from those of their nodes."""
+        """Differences of the levels, interpolated from those of their nodes."""
         c = sum(len(here) for here, _, _ in levels.intervals)
         found = _Differences(*(total.new_empty(*total.shape[:-1], c) for total in self))
         for of_levels, of_nodes in zip(found, self, strict=True):
@@ -186,7 +186,7 @@ class _Differences(NamedTuple):
 
 
 class _Sums:
-    """What the sweep adds up; d features, all in the units in which the rows are served."""
+    """Sums of the sweep; d features, all in the units in which the rows are served."""
 
     def __init__(self, d: int, widths: Sequence[int], *, gradients: bool) -> None:
         self._gradients = gradients

@@ -66,7 +66,7 @@ def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tupl
 
 
 class HeldOutRows(NamedTuple):
-    """What is known of the held-out rows of all processes, or of as many rows as stand for them.
+    """The held-out rows of all processes, or as many rows as stand for them.
 
     Attributes:
         logits: the linear predictor, float64, (n,).

@@ -184,7 +184,7 @@ class Report:
         return values
 
     def to_checkpoint(self) -> dict[str, Any]:
-        """The same for a checkpoint: of more than 4096 coefficients names and estimates, as arrays."""
+        """The report for a checkpoint: of more than 4096 coefficients only names and estimates, as arrays."""
         if not self.is_wide:
             return self.to_dict()
         estimates = [math.nan if row.estimate is None else row.estimate for row in self.coefficients]
@@ -259,7 +259,7 @@ class Report:
 
 
 def _wrong_arrays(arrays: Mapping[str, Any]) -> str | None:
-    """What is wrong with the coefficients of a checkpoint in arrays, or None."""
+    """The fault of a checkpoint's coefficients in arrays, in words, or None."""
     names, estimates = _names(arrays), arrays.get("estimate")
     if not names:
         return "its coefficients have no names"

@@ -54,7 +54,7 @@ class Sums:
     _roots: dict[bytes, InverseRoot | None] = field(default_factory=dict, repr=False)
 
     def inverse_root(self, keep: np.ndarray) -> InverseRoot | None:
-        """That of the Hessian of the parameters at positions (q,), factored once; None if it is not definite."""
+        """Inverse root of the Hessian of the parameters at positions (q,), computed once; None if not definite."""
         key = keep.tobytes()
         if key not in self._roots:
             self._roots[key] = inverse_root(torch.from_numpy(self.hessian[np.ix_(keep, keep)]))

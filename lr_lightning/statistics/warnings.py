@@ -115,7 +115,7 @@ def of_data(
 
 
 def cure(class_weighted: bool, size: int) -> str:
-    """What to do about separation: Firth's penalty, unless that would be refused, or an L2 penalty."""
+    """Advice about separation: Firth's penalty, unless that would be refused, or an L2 penalty."""
     return L2 if class_weighted or size > DENSE_LIMIT else f"{FIRTH}, or {L2}"
 
 

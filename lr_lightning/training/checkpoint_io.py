@@ -39,7 +39,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """What `read_checkpoint` gives, on the CPU; `map_location` and `weights_only` are of no effect.
+        """Read a checkpoint by `read_checkpoint`, onto the CPU; `map_location` and `weights_only` have no effect.
 
         Raises:
             InputError: if the file is no checkpoint of this package's model, or contradicts itself.

@@ -89,27 +89,27 @@ class TensorDataModule(LightningDataModule):
     training: Standardization
     """Means and scales of the training rows, in the original units; scale 0 marks a constant column."""
     served: Standardization
-    """What has been taken off the features that the batches hold."""
+    """Standardisation of the features that the batches hold."""
     train_rows: Rows
     val_rows: Rows | None = None
     test_rows: Rows | None = None
     shares: Mapping[str, Share]
-    """Where the rows of train, val and test that this process holds stand among those of all processes."""
+    """Positions of this process's rows of train, val and test among those of all processes."""
     train_numbers: torch.Tensor | None = None
     """Numbers of the training rows among all that were given, from 0, (n,); None where they are all of them."""
     fingerprint: int | None = None
-    """What the split into parts depends on, where the rows come from somewhere that may change."""
+    """Checksum of the source's rows, on which the split depends; None where the source cannot change."""
     split_rule: str | None = None
-    """How rows are drawn for the splits and batches, see `data.splits`; to be set before `setup` for that of an earlier
-    fit."""
+    """Rule that draws rows for the splits and batches, see `data.splits`; set before `setup` to repeat an earlier
+    fit's."""
     weight_scale: float = 1.0
-    """What the weights of the batches have been divided by: 1 unless they are very large or very small."""
+    """Divisor of the weights of the batches: 1 unless they are very large or very small."""
     train_groups: Tensor | None = None
     """Numbers of the training rows' groups, int32, (n,); they travel beside the rows."""
     train_folds: Tensor | None = None
     """Numbers of the training rows' folds, int32, (n,), where a fold column was named."""
     train_filled: Filled | None = None
-    """Which values of the training rows were missing and have been filled in."""
+    """Values of the training rows that were missing and have been filled in."""
     log_coefficient: float = 0.0
     """Σ weight·log C(trials, successes) of the training rows, a part of their likelihood."""
     prediction_input: list[list[float]] | None = None
@@ -258,14 +258,14 @@ class TensorDataModule(LightningDataModule):
         return self._in_order(self._rows.take(self.processes.share(n_rows)), n_rows)
 
     def rows_fingerprint(self) -> Callable[[], str]:
-        """What computes the checksum of the rows of this fit but for their features, see `data.fingerprint`.
+        """A function that computes the checksum of this fit's rows without their features, see `data.fingerprint`.
 
         A fit of many rows on a GPU takes less time than their checksum, which only a checkpoint needs.
         """
         return partial(_checksum, self._rows, self._kept_back, self.weight_scale)
 
     def description(self) -> dict[str, Any]:
-        """What a checkpoint has to say of the data besides the checksum of the rows, as plain types."""
+        """The data's part of a checkpoint, without the checksum of the rows, as plain types."""
         return {
             "schema": self.schema.to_checkpoint(),
             "prediction_input": self.prediction_input,
@@ -293,7 +293,7 @@ class TensorDataModule(LightningDataModule):
         return raw.numpy(), rows.y.cpu().numpy()
 
     def curve(self) -> dict[str, Any] | None:
-        """Where to draw the probability curve of a single feature: `low`, `high`, `x_label` and `y_label`.
+        """Limits and labels of the probability curve of a single feature: `low`, `high`, `x_label` and `y_label`.
 
         None with more features, or with an offset, which moves every row's curve.
         """
@@ -318,7 +318,7 @@ class TensorDataModule(LightningDataModule):
 
     @property
     def processes(self) -> Processes:
-        """Those that hold the rows: the Trainer's, once they have met."""
+        """Processes that hold the rows: the Trainer's, once they are connected."""
         return processes_of(self.trainer)
 
     def _in_order(self, rows: Rows, total: int) -> TensorBatches:
@@ -332,7 +332,7 @@ class TensorDataModule(LightningDataModule):
         return rows if self.trainer is None else rows.to(self._device_of_rows(self.trainer.strategy.root_device))
 
     def _device_of_rows(self, of_trainer: torch.device) -> torch.device:
-        """Where the rows stay during a fit."""
+        """Device that holds the rows during a fit."""
         return of_trainer
 
     def _dtype(self) -> torch.dtype:
@@ -599,7 +599,7 @@ class TableDataModule(TensorDataModule):
         self.train_rows = train_rows
 
     def rows_fingerprint(self) -> Callable[[], str]:
-        """What gives the checksum that was computed as the table was read."""
+        """A function that returns the checksum, which was computed as the table was read."""
         return partial(str, self._rows_fingerprint)
 
     def predict_dataloader(self) -> TensorBatches:

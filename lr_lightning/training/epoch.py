@@ -41,7 +41,7 @@ class EpochSums:
         return totals[0] / totals[1], totals[2] / totals[1]
 
     def rows(self) -> tuple[int, float]:
-        """How many rows all processes have met, and their Σv."""
+        """Number of rows that all processes have met, and their Σv."""
         totals = self._of_all_processes()
         return int(totals[3]), float(totals[1])
 
@@ -92,7 +92,7 @@ def log_epoch(module: LightningModule, values: dict[str, float], epoch: int) -> 
 
 
 def log_measurement(module: LightningModule, values: dict[str, float], epoch: int) -> None:
-    """The same outside of a fit, where Lightning logs and returns the values; from `step` it takes the epoch."""
+    """Log metrics of validation or testing outside of a fit; Lightning returns them, with the epoch as `step`."""
     module.log_dict(_as_tensors({**values, "step": epoch}), **_OF_AN_EPOCH)
 
 

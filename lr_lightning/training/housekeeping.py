@@ -7,7 +7,7 @@ from collections.abc import Callable
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 SETTINGS = ("accumulate_grad_batches", "limit_val_batches")
-"""Of the Trainer: the module may set them for one run."""
+"""Settings of the Trainer that the module may change for one run."""
 
 
 class Housekeeping(Callback):

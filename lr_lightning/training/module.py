@@ -76,7 +76,7 @@ _OF_DATA = ("schema", "prediction_input", "curve", "data", "fingerprint", "rows_
 
 
 class FitData(NamedTuple):
-    """What a report takes from the data module of a fit, which another Trainer may make serve its rows otherwise.
+    """The part of a fit's data module that a report needs, kept for a later Trainer, which may serve other rows.
 
     Attributes:
         served: what has been taken off the features of the rows.
@@ -584,7 +584,7 @@ class LogisticRegression(LightningModule):
         self._log_held_out("val")
 
     def on_test_epoch_end(self) -> None:
-        """The same for test/loss and `Trainer.test`."""
+        """Log test/loss and the metrics; `Trainer.test` returns them, and the fit's last epoch as `step`."""
         self._log_held_out("test")
 
     def _log_held_out(self, prefix: str) -> None:
@@ -682,7 +682,7 @@ class LogisticRegression(LightningModule):
         return summary
 
     def inference_in_use(self, covariance: CovarianceType, inference: Inference | None) -> Inference:
-        """What z, p-values and intervals are from, `inference` or the default.
+        """The source of z, p-values and intervals: `inference`, or the default.
 
         Raises:
             InputError: if a profile is asked for, and cannot be had with this covariance or objective.
@@ -826,7 +826,7 @@ class LogisticRegression(LightningModule):
 
     @classmethod
     def from_contents(cls, checkpoint: dict[str, Any], name: str | os.PathLike[str], **settings: Any) -> Self:
-        """The same from what `read_checkpoint` gives; `name` is what error messages call it."""
+        """The model of a checkpoint that `read_checkpoint` has read; `name` is its name in error messages."""
         try:
             model = cls(**{**checkpoint.get("hyper_parameters", {}), **settings})
         except (InputError, TypeError, ValueError, AttributeError, RuntimeError) as error:

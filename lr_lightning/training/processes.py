@@ -1,4 +1,4 @@
-"""What a process can tell of the others from its environment; needs neither torch nor Lightning."""
+"""Rank and number of processes, as the environment tells them; needs neither torch nor Lightning."""
 
 from __future__ import annotations
 

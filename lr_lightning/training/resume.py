@@ -22,7 +22,7 @@ ROUNDING = 1e-6  # of means and scales, in scales: another machine may sum in an
 
 
 def fit_settings(trainer: Trainer) -> dict[str, Any]:
-    """Those of the Trainer's settings that decide which steps a fit makes, as plain values."""
+    """The Trainer's settings that decide which steps a fit makes, as plain values."""
     return {
         "precision": str(trainer.precision),
         "limit_train_batches": trainer.limit_train_batches,
@@ -31,7 +31,7 @@ def fit_settings(trainer: Trainer) -> dict[str, Any]:
 
 
 def epochs_done(checkpoint: Mapping[str, Any]) -> int:
-    """How many epochs a checkpoint has behind it.
+    """Number of epochs that a checkpoint's fit has done.
 
     Raises:
         InputError: if it is one for inference only.
@@ -46,7 +46,7 @@ def epochs_done(checkpoint: Mapping[str, Any]) -> int:
 
 
 def split_rule_of(checkpoint: Mapping[str, Any]) -> str:
-    """How the rows of a checkpoint were drawn, see `data.splits`; earlier versions had one rule and no name for it."""
+    """Rule that drew the rows of a checkpoint's fit, see `data.splits`; earlier versions had only one rule."""
     return checkpoint.get("split_rule") or PERMUTATION
 
 
@@ -167,7 +167,7 @@ def _shown(value: Any, most: int = 60) -> str:
 
 
 def _difference(a: Any, b: Any) -> tuple[Any, Any]:
-    """What differs between two lists of columns, or the two values themselves."""
+    """The first difference of two lists of columns, or the two values themselves."""
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return next((x, y) for x, y in zip(a, b, strict=True) if x != y)
     return a, b

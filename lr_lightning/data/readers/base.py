@@ -192,7 +192,7 @@ class Source(ABC):
         return None
 
     def rows(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
-        """Those of the `batches` that hold the rows from `start` to `stop`, cut there; of a table that tells `n_rows`.
+        """The rows from `start` to `stop` in batches as `batches` gives them; for a table that tells `n_rows`.
 
         Raises:
             InputError: if the table is damaged.
@@ -259,15 +259,15 @@ class PartOfSource(Source):
 
     @property
     def unnamed(self) -> list[int]:
-        """Those of the table."""
+        """The table's unnamed columns."""
         return self._origin.unnamed
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
-        """Its part of the table's."""
+        """The part of the table's decoded bytes that these rows take."""
         return self._origin.decoded_bytes(columns) * (self._stop - self._start) // max(1, self._origin.n_rows() or 1)
 
     def identity(self) -> list[Any] | None:
-        """That of the table, and the rows."""
+        """The table's identity, and the range of rows."""
         whole = self._origin.identity()
         return None if whole is None else [whole, self._start, self._stop]
 
@@ -276,11 +276,11 @@ class PartOfSource(Source):
         yield from self._origin.rows(columns, self._start, self._stop)
 
     def place(self, row: int) -> str:
-        """The place in the table."""
+        """Place of a row in the table."""
         return self._origin.place(self._start + row)
 
     def place_of(self, column: str, value: str) -> str | None:
-        """The first place in the table."""
+        """First place of a value in the table."""
         return self._origin.place_of(column, value)
 
 
@@ -315,12 +315,12 @@ class MemorySource(Source):
 
     @property
     def unnamed(self) -> list[int]:
-        """Those of the origin, if it is a source."""
+        """The origin's unnamed columns, if it is a source."""
         return super().unnamed if self._origin is None else self._origin.unnamed
 
     @property
     def decimal_marks(self) -> Mapping[str, str] | None:
-        """Those of the origin, if it is a source."""
+        """The origin's decimal marks, if it is a source."""
         return super().decimal_marks if self._origin is None else self._origin.decimal_marks
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:

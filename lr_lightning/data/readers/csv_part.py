@@ -51,7 +51,7 @@ class PartOfDelimited(DelimitedSource):
         return whole.dialect.compression is None and not whole.decimal_marks
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
-        """Its part of the file's."""
+        """The part of the file's decoded bytes that this range takes."""
         return 2 * (self._stop - self._start)
 
     def load(self, columns: Sequence[str]) -> MemorySource:
@@ -146,7 +146,7 @@ def _quotes_open_fields(data: mmap.mmap, own: slice, delimiter: str, *, within: 
 
 
 def _header(data: mmap.mmap) -> int:
-    """Where the first line begins that is not empty."""
+    """Position of the first line that is not empty."""
     place = 3 if data[:3] == b"\xef\xbb\xbf" else 0
     while data[place : place + 1] in (b"\r", b"\n"):
         place += 1

@@ -122,7 +122,7 @@ class FolderSource(Source):
         return sum(part.decoded_bytes(columns) for part in self.parts)
 
     def identity(self) -> list[Any]:
-        """What changes when one of the files does."""
+        """A value that changes when one of the files does."""
         return [part.identity() for part in self.parts]
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -143,7 +143,7 @@ class FolderSource(Source):
         return sum(known) if len(known) == len(sizes) else None
 
     def rows(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
-        """These rows; of the files only those are opened that hold some."""
+        """The rows from `start` to `stop`; only files that hold some of them are opened."""
         sizes, kinds, first = [part.n_rows() or 0 for part in self.parts], _Kinds(self.parts, self._told), 0
         self._rows = sizes
         for part, size in zip(self.parts, sizes, strict=True):

@@ -63,11 +63,11 @@ class ParquetSource(_FileSource):
             self._check_rows(n_rows)
 
     def n_rows(self) -> int:
-        """As its metadata say."""
+        """Number of rows according to the file's metadata."""
         return self._n_rows
 
     def rows(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
-        """These rows; of the row groups only those are decoded that hold some."""
+        """The rows from `start` to `stop`; only row groups that hold some of them are decoded."""
         with _explained(self.name, "Parquet"), self._open(pre_buffer=False, buffer_size=1 << 20) as file:
             groups, first, skipped = [], 0, 0
             for number in range(file.num_row_groups):
@@ -116,7 +116,7 @@ class ArrowSource(_FileSource):
             return sum(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))
 
     def rows(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
-        """These rows; of the others only the places in the file are looked up."""
+        """The rows from `start` to `stop`; of the others only the places in the file are looked up."""
         with _explained(self.name, "Arrow"), self._open() as reader:
             for batch in cut(map(reader.get_batch, range(reader.num_record_batches)), start, stop):
                 selected = batch.select(list(columns))

@@ -1,1 +1,1 @@
-"""What rides on the Trainer: progress, checkpoints, and the record of a run."""
+"""Callbacks of the Trainer: progress, checkpoints, and the record of a run."""

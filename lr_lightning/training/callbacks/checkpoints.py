@@ -42,7 +42,7 @@ class RunCheckpoints(Checkpoint):
         self._beginning: dict[str, Any] | None = None  # the checkpoint of the epoch's beginning
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed fit needs to know; `finished` tells whether there is anything to resume."""
+        """The state for a resumed fit; `finished` tells whether there is anything to resume."""
         return {"finished": self.finished, "best_epoch": self.best_epoch, "best_loss": self.best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -198,7 +198,7 @@ class PenaltyChoice(Callback):
     def _figures(
         self, data: TensorDataModule, found: Path, validation: CrossValidation, names: list[str]
     ) -> Iterable[tuple[str, Any]]:
-        """Of the path with the l1_ratio that was chosen."""
+        """Figures of the path with the chosen l1_ratio."""
         own = (found.l1_ratio == found.l1_ratio[validation.best]) & (found.lambdas > 0)
         lambdas, theta = found.lambdas[own].numpy(), found.theta[own, :-1].numpy()
         chosen = {

@@ -111,7 +111,7 @@ def _bar(unit: str, values: str) -> Progress | None:
 
 
 def _epochs_a_line(max_epochs: int | None, done: int) -> int:
-    """Of a fit without a limit the lines grow rarer: nine for each power of ten."""
+    """Number of epochs for each line; without a limit of epochs, nine lines for each power of ten."""
     if max_epochs is None or max_epochs < 0:
         return 10 ** (len(str(done)) - 1)
     return max(1, max_epochs // LINES_WITHOUT_TERMINAL)
