@@ -29,6 +29,8 @@ except ImportError as error:
 from lr_lightning.data.spelling import weights_by_label
 
 if TYPE_CHECKING:
+    from lr_lightning.model.objective import Objective
+    from lr_lightning.model.rows import Rows
     from lr_lightning.solver.fit import Solution
 
 __all__ = ["LogisticRegressionClassifier"]
@@ -173,24 +175,10 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         X = X if issparse(X) else move_to(X, xp=np, device="cpu")
         classes, codes = two_classes(labels)
         weight = self._row_weights(X, labels, classes, codes, sample_weight)
-        with np.errstate(over="ignore", divide="ignore"):
-            strength = np.float64(1) / (C * (len(codes) if weight is None else weight.sum()))
-        if not np.isfinite(strength):
-            raise ValueError("C times the sum of the sample weights is too small a number for float64; raise C.")
-        # liblinear fits the intercept as the penalised coefficient of one more column.
-        as_column = self.fit_intercept and self.solver == "liblinear"
-        found = self._minimum(
-            with_column(X, self.intercept_scaling) if as_column else X,
-            codes,
-            weight,
-            l1=float(strength * l1_ratio),
-            l2=float(strength * (1 - l1_ratio)),
-            fit_intercept=self.fit_intercept and not as_column,
-            start=None if as_column else self._start(),
-        )
-        coefficients, intercept = found.theta[:-1].numpy(), float(found.theta[-1])
-        if as_column:
-            coefficients, intercept = coefficients[:-1], coefficients[-1] * self.intercept_scaling
+        strength = float(strengths(C, len(codes) if weight is None else weight.sum(), "C"))
+        found = self._minimum(X, codes, weight, strength, l1_ratio, self.intercept_scaling, self._start())
+        theta = self._without_column(found.theta.numpy(), self.intercept_scaling)
+        coefficients, intercept = theta[:-1], theta[-1]
         y_xp, _, y_device = get_namespace_and_device(y)
         self.classes_ = y_xp.asarray(classes, device=y_device)
         self.coef_ = xp.asarray(coefficients[None].astype(X.dtype), device=device)
@@ -277,32 +265,57 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         coefficients, intercept = move_to(self.densify().coef_, self.intercept_, xp=np, device="cpu")
         return np.append(coefficients[0], intercept if self.fit_intercept else 0.0).astype(np.float64)
 
-    def _minimum(
-        self,
-        X: np.ndarray,
-        codes: np.ndarray,
-        weight: np.ndarray | None,
-        *,
-        l1: float,
-        l2: float,
-        fit_intercept: bool,
-        start: np.ndarray | None,
-    ) -> Solution:
-        """The exact solver's solution for features (n, d), targets 0 or 1 (n,) and weights (n,)."""
+    @property
+    def _as_column(self) -> bool:
+        """Whether the intercept is the penalised coefficient of one more column, as liblinear has it."""
+        return self.fit_intercept and self.solver == "liblinear"
+
+    def _objective(self, strength: float = 0.0, l1_ratio: float = 0.0) -> Objective:
+        from lr_lightning.model.objective import Objective
+
+        l1, l2 = strength * l1_ratio, strength * (1 - l1_ratio)
+        return Objective(l1=l1, l2=l2, standardize=False, fit_intercept=self.fit_intercept and not self._as_column)
+
+    def _rows(self, X: Any, codes: np.ndarray, weight: np.ndarray | None, intercept_scaling: float) -> Rows:
+        """Features (n, d), and the intercept's column where it has one, targets 0 or 1 (n,), and weights (n,)."""
         # Importing torch takes a second, and a fitted estimator predicts without it.
         import torch
 
         from lr_lightning.model.csr import Csr
-        from lr_lightning.model.objective import Objective
         from lr_lightning.model.rows import Rows
+
+        if self._as_column:
+            column = np.full((X.shape[0], 1), intercept_scaling, X.dtype)
+            X = hstack([X, column], format="csr") if issparse(X) else np.column_stack([X, column])
+        y = torch.from_numpy(codes.astype(X.dtype))
+        v = None if weight is None else torch.from_numpy(weight)
+        return Rows(Csr.of(X) if issparse(X) else torch.from_numpy(X), y, v)
+
+    def _without_column(self, theta: np.ndarray, intercept_scaling: float) -> np.ndarray:
+        """Coefficients (…, d + 1), the intercept last, of those of `_rows`."""
+        if not self._as_column:
+            return theta
+        return np.concatenate([theta[..., :-2], theta[..., -2:-1] * intercept_scaling], -1)
+
+    def _minimum(
+        self,
+        X: Any,
+        codes: np.ndarray,
+        weight: np.ndarray | None,
+        strength: float,
+        l1_ratio: float,
+        intercept_scaling: float,
+        start: np.ndarray | None,
+    ) -> Solution:
+        """The exact solver's solution for what `_rows` takes, from a start (d + 1,)."""
+        import torch
+
         from lr_lightning.solver.fit import solve
 
-        v = None if weight is None else torch.from_numpy(weight)
-        rows = Rows(Csr.of(X) if issparse(X) else torch.from_numpy(X), torch.from_numpy(codes.astype(X.dtype)), v)
         return solve(
-            rows,
-            Objective(l1=l1, l2=l2, standardize=False, fit_intercept=fit_intercept),
-            start=None if start is None else torch.from_numpy(start),
+            self._rows(X, codes, weight, intercept_scaling),
+            self._objective(strength, l1_ratio),
+            start=None if start is None or self._as_column else torch.from_numpy(start),
             tol=self.tol**2 if self.tol < FINEST_TOL else None,
             max_passes=self.max_iter,
         )
@@ -319,10 +332,17 @@ class LogisticRegressionClassifier(LinearClassifierMixin, SparseCoefMixin, BaseE
         return status or f"max_iter={self.max_iter} passes over the rows were not enough. {more}"
 
 
-def with_column(X: Any, value: float) -> Any:
-    """Features (n, d) and one more column that holds a value, of their dtype."""
-    column = np.full((X.shape[0], 1), value, X.dtype)
-    return hstack([X, column], format="csr") if issparse(X) else np.column_stack([X, column])
+def strengths(C: Any, total: Any, name: str) -> np.ndarray:
+    """Of the penalty, relative to the mean loss: λ = 1/(C·Σv), for inverse strengths C and sums of weights.
+
+    Raises:
+        ValueError: if one of them is infinite.
+    """
+    with np.errstate(over="ignore", divide="ignore"):
+        found = np.float64(1) / (C * np.asarray(total, np.float64))
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} times the sum of the sample weights is too small a number for float64; raise {name}.")
+    return found
 
 
 def _refuse_sum(weight: np.ndarray) -> None:

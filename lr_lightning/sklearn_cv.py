@@ -6,17 +6,17 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral, Number
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import issparse
 
 from lr_lightning.sklearn import (
+    FINEST_TOL,
     LogisticRegressionClassifier,
     refuse_unsupported,
+    strengths,
     two_classes,
     warn_caller,
-    with_column,
 )
 
 # The line above says what to install where scikit-learn is missing.
@@ -39,6 +39,9 @@ from sklearn.utils.validation import (  # isort: skip
     _deprecate_positional_args,
     validate_data,
 )
+
+if TYPE_CHECKING:
+    from lr_lightning.model.rows import Rows
 
 __all__ = ["LogisticRegressionClassifierCV"]
 
@@ -63,8 +66,8 @@ class _Grid(NamedTuple):
     named: list[Any] | None
 
 
-class _FoldFits(NamedTuple):
-    """Fits of K folds.
+class _Fits(NamedTuple):
+    """Fits of the training rows of K folds.
 
     Attributes:
         theta: coefficients (K, r, p, d + 1), the intercept last.
@@ -75,6 +78,13 @@ class _FoldFits(NamedTuple):
     theta: np.ndarray
     n_iter: np.ndarray
     converged: np.ndarray
+
+    @classmethod
+    def of_intercept(cls, intercept: float, shape: tuple[int, int, int, int], *, converged: bool) -> _Fits:
+        """Fits (K, r, p, d + 1) with coefficients of 0."""
+        theta = np.zeros(shape)
+        theta[..., -1] = intercept
+        return cls(theta, np.zeros(shape[:3], np.int32), np.full(shape[:3], converged))
 
 
 class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
@@ -95,8 +105,10 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         scoring: a scorer or its name; None is accuracy.
         solver: scikit-learn's name of a solver. The name decides only which penalties are allowed, and whether the
             intercept is penalised (liblinear).
-        tol: without effect on the folds, whose optimality conditions hold to 1e-10 of the penalty or of the largest
-            gradient; of the last fit as in `LogisticRegressionClassifier`.
+        tol: with L2 alone, a fit of a fold ends when its mean loss is expected to be within tol² of the least, but at
+            most within 1e-10, and 1e-16 where rows are few. With L1 it has no effect on the folds, whose optimality
+            conditions hold to 1e-10 of the penalty or of the largest gradient. Of the last fit it is as in
+            `LogisticRegressionClassifier`.
         max_iter: largest number of passes over the rows in each fit.
         class_weight: None, "balanced" by all rows, or a weight for each label.
         n_jobs: number of threads that share a pass; None takes torch's number, -1 all processors.
@@ -231,7 +243,7 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         splitter: Any = check_cv(self.cv, y, classifier=True)
         folds = [(every[train], every[test]) for train, test in splitter.split(X, y, **split)]
 
-        found = self._fit_folds(X, codes, weight, folds, grid)
+        found, of_all = self._fit_folds(X, codes, weight, folds, grid)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X)
         scores = self._scores(scoring, score, X, y, sample_weight, classes, folds, found.theta, grid.Cs)
@@ -243,7 +255,11 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         if self.refit:
             by_C = scores.sum(0).T  # the first of equal scores is that of scikit-learn, which goes through C first
             at, ratio = np.unravel_index(np.argmax(by_C), by_C.shape)
-            theta = self._fit_all(X, codes, weight, grid, int(ratio), int(at), found.theta[:, ratio, at].mean(0))
+            if of_all is not None and of_all.converged[0, ratio, at] and self.tol >= FINEST_TOL and not self._as_column:
+                theta = of_all.theta[0, ratio, at]
+            else:
+                start = found.theta[:, ratio, at].mean(0)
+                theta = self._fit_all(X, codes, weight, grid.Cs[at], grid.shares[ratio], start)
             C, l1_ratio = grid.Cs[at], named[ratio]
         else:
             by_fold = scores.swapaxes(1, 2).reshape(len(folds), -1)
@@ -380,101 +396,71 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
 
     # ---- fits and scores
 
-    @property
-    def _as_column(self) -> bool:
-        """Whether the intercept is the penalised coefficient of one more column, as liblinear has it."""
-        return self.fit_intercept and self.solver == "liblinear"
-
-    def _fit_folds(self, X: Any, codes: np.ndarray, weight: np.ndarray | None, folds: _Folds, grid: _Grid) -> _FoldFits:
-        """The fits of the training rows of each fold."""
+    def _fit_folds(
+        self, X: Any, codes: np.ndarray, weight: np.ndarray | None, folds: _Folds, grid: _Grid
+    ) -> tuple[_Fits, _Fits | None]:
+        """The fits of the training rows of each fold, and those of all rows where they come along, as of one fold."""
         # Importing torch takes a second, and a fitted estimator predicts without it.
+        import torch
+
+        from lr_lightning.solver.thresholds import DENSE_LIMIT
+
+        rows = self._rows(X, codes, weight, self.intercept_scaling)
+        v = np.ones(len(codes)) if weight is None else weight
+        totals = [float(v[train].sum()) for train, _ in folds]
+        only = [_only_class(codes[train], v[train]) if self._objective().fit_intercept else None for train, _ in folds]
+        number, of_all = _fold_numbers(folds, len(codes)), None
+        (_, d), (r, p) = rows.design.shape, (len(grid.shares), len(grid.Cs))
+        if d > DENSE_LIMIT and only.count(None) == len(folds):
+            found = _Fits.of_intercept(0.0, (len(folds), r, p, d + 1), converged=False)
+        elif number is not None and only.count(None) == len(folds):
+            fits = self._fold_paths(rows, torch.from_numpy(number), [float(v.sum()), *totals], grid)
+            of_all, found = (_Fits(*(part[which] for part in fits)) for which in (slice(1), slice(1, None)))
+        else:
+            _warn_of_one_class(only)
+            parts = [
+                self._fold_paths(rows.take(torch.from_numpy(train)), None, [total], grid)
+                if one is None
+                else _Fits.of_intercept(_CERTAIN if one else -_CERTAIN, (1, r, p, d + 1), converged=True)
+                for (train, _), total, one in zip(folds, totals, only, strict=True)
+            ]
+            found = _Fits(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        found = found._replace(theta=self._without_column(found.theta, self.intercept_scaling))
+        if d > DENSE_LIMIT or self.max_iter > _TOGETHER:
+            for fold, ratio, at in np.argwhere(~found.converged):
+                # Such a fit has large coefficients, as of separated rows, or so many that no Hessian is kept.
+                train, start = folds[fold][0], found.theta[fold, ratio, at]
+                w = None if weight is None else weight[train]
+                strength, share = float(strengths(grid.Cs[at], totals[fold], "Cs")), float(grid.shares[ratio])
+                own = self._minimum(X[train], codes[train], w, strength, share, self.intercept_scaling, start)
+                theta = self._without_column(own.theta.numpy(), self.intercept_scaling)
+                found.theta[fold, ratio, at], found.converged[fold, ratio, at] = theta, own.converged
+                found.n_iter[fold, ratio, at] += own.passes
+        return found, of_all
+
+    def _fold_paths(self, rows: Rows, number: Any, totals: list[float], grid: _Grid) -> _Fits:
+        """Fits of all rows, and of all rows but each fold, where there are numbers of the folds, (n,)."""
         import joblib
         import torch
 
-        from lr_lightning.model.csr import Csr
-        from lr_lightning.model.objective import Objective
-        from lr_lightning.model.rows import Rows
         from lr_lightning.solver.fold_paths import fold_paths
-        from lr_lightning.solver.thresholds import DENSE_LIMIT
 
-        v = np.ones(len(codes)) if weight is None else weight
-        columns = with_column(X, self.intercept_scaling) if self._as_column else X
-        objective = Objective(standardize=False, fit_intercept=self.fit_intercept and not self._as_column)
         order = np.argsort(grid.Cs, kind="stable")
+        found = fold_paths(
+            rows,
+            number,
+            self._objective(),
+            l1_ratios=grid.shares.tolist(),
+            strengths=torch.from_numpy(strengths(grid.Cs[order, None], totals, "Cs")),
+            tolerance=self.tol**2,
+            max_rounds=min(self.max_iter, _TOGETHER),
+            threads=None if self.n_jobs is None else joblib.effective_n_jobs(self.n_jobs),
+        )
         back = np.argsort(order, kind="stable")
-        threads = None if self.n_jobs is None else joblib.effective_n_jobs(self.n_jobs)
-
-        def fits(of: slice | np.ndarray, number: np.ndarray | None, totals: Sequence[float]) -> _FoldFits:
-            part, y, w = (columns, codes, v) if isinstance(of, slice) else (columns[of], codes[of], v[of])
-            with np.errstate(over="ignore", divide="ignore"):
-                strengths = 1 / (grid.Cs[order, None] * np.asarray(totals, np.float64))
-            if not np.isfinite(strengths).all():
-                raise ValueError("Cs times the sum of the sample weights is too small a number for float64; raise it.")
-            design = Csr.of(part) if issparse(part) else torch.from_numpy(part)
-            rows = Rows(design, torch.from_numpy(y.astype(np.float64)), None if weight is None else torch.from_numpy(w))
-            found = fold_paths(
-                rows,
-                None if number is None else torch.from_numpy(number),
-                objective,
-                l1_ratios=grid.shares.tolist(),
-                strengths=torch.from_numpy(strengths),
-                max_rounds=min(self.max_iter, _TOGETHER),
-                threads=threads,
-            )
-            theta, n_iter, converged = (
-                t[:, back].movedim(2, 0).numpy() for t in (found.theta, found.rounds, found.converged)
-            )
-            first = 0 if number is None else 1
-            return _FoldFits(theta[first:], n_iter[first:].astype(np.int32), converged[first:])
-
-        totals = [float(v[train].sum()) for train, _ in folds]
-        shapes = (len(grid.shares), len(grid.Cs))
-        number = _fold_numbers(folds, len(codes))
-        alone = [_only_class(codes[train], v[train]) if objective.fit_intercept else None for train, _ in folds]
-        n_alone = len(folds) - alone.count(None)
-        wide = columns.shape[1] > DENSE_LIMIT
-        if wide and not n_alone:
-            theta = np.zeros((len(folds), *shapes, columns.shape[1] + 1))
-            found = _FoldFits(theta, np.zeros(theta.shape[:3], np.int32), np.zeros(theta.shape[:3], bool))
-        elif number is not None and not n_alone:
-            found = fits(slice(None), number, [float(v.sum()), *totals])
-        else:
-            parts = []
-            for (train, _), total, only in zip(folds, totals, alone, strict=True):
-                if only is None:
-                    parts.append(fits(train, None, [total]))
-                    continue
-                certain = np.zeros((1, *shapes, columns.shape[1] + 1))
-                certain[..., -1] = _CERTAIN if only else -_CERTAIN
-                parts.append(_FoldFits(certain, np.zeros((1, *shapes), np.int32), np.ones((1, *shapes), bool)))
-            if n_alone:
-                warnings.warn(
-                    f"The training rows of {n_alone} of {len(folds)} folds hold one class only; "
-                    "its probability is taken to be 1 there.",
-                    UserWarning,
-                    stacklevel=4,
-                )
-            found = _FoldFits(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-        for fold, ratio, at in np.argwhere(~found.converged) if wide or self.max_iter > _TOGETHER else ():
-            # Such a fit has large coefficients, as of separated rows, and needs Hessians of its own; or so many that no
-            # Hessian is kept.
-            train, strength = folds[fold][0], 1 / (grid.Cs[at] * totals[fold])
-            own = self._minimum(
-                columns[train],
-                codes[train],
-                None if weight is None else weight[train],
-                l1=float(strength * grid.shares[ratio]),
-                l2=float(strength * (1 - grid.shares[ratio])),
-                fit_intercept=objective.fit_intercept,
-                start=found.theta[fold, ratio, at],
-            )
-            found.theta[fold, ratio, at] = own.theta.numpy()
-            found.n_iter[fold, ratio, at] += own.passes
-            found.converged[fold, ratio, at] = own.converged
-        if not self._as_column:
-            return found
-        intercept = found.theta[..., -2:-1] * self.intercept_scaling
-        return found._replace(theta=np.concatenate([found.theta[..., :-2], intercept], -1))
+        theta, rounds, converged = (
+            t[:, back].movedim(2, 0).numpy() for t in (found.theta, found.rounds, found.converged)
+        )
+        return _Fits(theta, rounds.astype(np.int32), converged)
 
     def _scores(
         self,
@@ -511,37 +497,20 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         return scores
 
     def _fit_all(
-        self,
-        X: Any,
-        codes: np.ndarray,
-        weight: np.ndarray | None,
-        grid: _Grid,
-        ratio: int,
-        at: int,
-        start: np.ndarray,
+        self, X: Any, codes: np.ndarray, weight: np.ndarray | None, C: float, l1_ratio: float, start: np.ndarray
     ) -> np.ndarray:
         """Coefficients (d + 1,) of all rows."""
-        strength = float(1 / (grid.Cs[at] * (len(codes) if weight is None else weight.sum())))
-        share = float(grid.shares[ratio])
-        found = self._minimum(
-            with_column(X, 1.0) if self._as_column else X,
-            codes,
-            weight,
-            l1=strength * share,
-            l2=strength * (1 - share),
-            fit_intercept=self.fit_intercept and not self._as_column,
-            start=None if self._as_column else start,
-        )
+        strength = float(strengths(C, len(codes) if weight is None else weight.sum(), "Cs"))
+        found = self._minimum(X, codes, weight, strength, l1_ratio, 1.0, start)
         if not found.converged:
             warnings.warn(
                 f"{type(self).__name__} failed to converge: {self._reason(found.status)}",
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        theta = found.theta.numpy()
-        return np.append(theta[:-2], theta[-2]) if self._as_column else theta
+        return self._without_column(found.theta.numpy(), 1.0)
 
-    def _keep(self, found: _FoldFits, scores: np.ndarray, C: Any, l1_ratio: Any, grid: _Grid, legacy: bool) -> None:
+    def _keep(self, found: _Fits, scores: np.ndarray, C: Any, l1_ratio: Any, grid: _Grid, legacy: bool) -> None:
         """Set the attributes, in the form of scikit-learn's version."""
         paths = found.theta if self.fit_intercept else found.theta[..., :-1]
         if not legacy:
@@ -575,10 +544,20 @@ def _only_class(codes: np.ndarray, weight: np.ndarray) -> int | None:
     Raises:
         ValueError: if there are no such rows.
     """
-    present = np.unique(codes[weight > 0])
-    if not len(present):
+    positive = codes[weight > 0]
+    if not len(positive):
         raise ValueError("The training rows of a fold have no weight; take other folds.")
-    return int(present[0]) if len(present) == 1 else None
+    return int(positive[0]) if (positive == positive[0]).all() else None
+
+
+def _warn_of_one_class(only: list[int | None]) -> None:
+    if alone := len(only) - only.count(None):
+        warnings.warn(
+            f"The training rows of {alone} of {len(only)} folds hold one class only; "
+            "its probability is taken to be 1 there.",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _with_labels(scorer: Any, classes: np.ndarray) -> Any:

@@ -91,6 +91,8 @@ class Dense(Design):
 
     @override
     def take(self, rows: Tensor | slice) -> Dense:
+        if isinstance(rows, Tensor) and rows.dtype == torch.long:
+            return Dense(self.tensor.index_select(0, rows.to(self.device)))  # half the time of an index
         return Dense(self.tensor[rows])
 
     @override
@@ -145,14 +147,12 @@ class Dense(Design):
     def rmatvec(self, r: Tensor) -> Tensor:
         x, (n, d) = self.tensor, self.shape
         r = r.detach().to(x.device)
-        if r.ndim == 2 and r.shape[1] > 1 and r.dtype == torch.float64:
+        if r.ndim == 2 and r.shape[1] > 1 and r.dtype in (torch.float32, torch.float64):
             return self._products_with_many(r)
         vectors = r.reshape(n, -1)
         rows, m = self._block_rows, vectors.shape[1]
         count = max(1, math.ceil(n / rows))
         groups = _row_groups(min(rows, n))
-        if m > 1 and r.dtype == torch.float64:
-            return self._products(vectors, rows, count)
         sums = torch.zeros(count, m, groups, 1, d, dtype=r.dtype, device=x.device)
 
         def work(share: Iterator[int]) -> None:
@@ -165,21 +165,6 @@ class Dense(Design):
         share_out(work, count, x)
         total = sums.sum((0, 2, 3), dtype=torch.float64)
         return total[0] if r.ndim == 1 else total.T
-
-    def _products(self, vectors: Tensor, rows: int, count: int) -> Tensor:
-        """``x.T @ vectors``, (d, m), float64, one product of matrices a block; float64 sums may have many terms."""
-        x, m = self.tensor, vectors.shape[1]
-        groups = min(count, _MAX_GROUPS)  # with sums of their own, so that the number of workers changes no digit
-        partial = torch.zeros(groups, x.shape[1], m, dtype=torch.float64, device=x.device)
-
-        def work(share: Iterator[int]) -> None:
-            for group in share:
-                for k in range(group, count, groups):
-                    part = slice(k * rows, (k + 1) * rows)
-                    partial[group].addmm_(x[part].to(torch.float64).T, vectors[part])
-
-        share_out(work, groups, x, effort=1 + m // 8)
-        return partial.sum(0)
 
     @override
     def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -404,18 +389,25 @@ class Dense(Design):
         return sums.sum((1, 2, 3), dtype=torch.float64)
 
     def _products_with_many(self, r: Tensor) -> Tensor:
-        """``x.T @ r`` for vectors r (n, m) of float64, whose sums may have any number of terms."""
+        """``x.T @ r``, (d, m), float64, for vectors r (n, m), float32 or float64."""
         x, rows = self.tensor, self._block_rows
-        padded = torch.nn.functional.pad(r, (0, -r.shape[1] % _FEW))
+        if r.dtype == torch.float32:
+            rows = min(rows, _SANDWICH_TERMS)
+        missing = -r.shape[1] % _FEW
+        padded = torch.nn.functional.pad(r, (0, missing)) if missing else r
         count = max(1, math.ceil(len(x) / rows))
         groups = min(count, _MAX_GROUPS)
-        sums = torch.zeros(groups, padded.shape[1], x.shape[1], dtype=r.dtype, device=x.device)
+        sums = torch.zeros(groups, padded.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
 
         def work(share: Iterator[int]) -> None:
             for group in share:
                 for start in range(group * rows, len(x), groups * rows):
                     part = slice(start, start + rows)
-                    sums[group].addmm_(padded[part].T, x[part].to(r.dtype))
+                    block = x[part].to(r.dtype)
+                    if r.dtype == torch.float64:
+                        sums[group].addmm_(padded[part].T, block)
+                    else:
+                        sums[group] += padded[part].T @ block
 
         share_out(work, groups, x, effort=r.shape[1])
         return sums.sum(0)[: r.shape[1]].T

@@ -217,7 +217,7 @@ class FoldFits:
         if rows.m * len(rows.y) * k * k <= _OF_EACH:
             of_each = rows.curvature(self._columns, every, u)
             self._shared, self._own = of_each[:, 0], dict(enumerate(of_each.unbind(1)))
-            self._curvature = FoldCurvature(rows.hessians_of_each(self._columns, of_each))
+            self._curvature = FoldCurvature(rows.hessians_of_each(self._columns, of_each, every))
         else:
             self._shared, self._own = rows.curvature(self._columns, every[:1], u[:1])[:, 0], {}
             self._curvature = FoldCurvature(rows.hessians(self._columns, self._shared))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.threads import on_one_thread
 from lr_lightning.solver.fold_fits import FoldFits
+from lr_lightning.solver.fold_ridges import fit_ridges
+from lr_lightning.solver.fold_rows import FoldRows
 
 _TOLERANCE = 1e-10  # violation of the optimality conditions relative to the largest gradient
 _LEAST_REACH = 0.5  # of the penalty: of strengths far apart the strong rule would take all columns
@@ -39,6 +42,7 @@ def fold_paths(
     *,
     l1_ratios: Sequence[float],
     strengths: Tensor,
+    tolerance: float = math.inf,
     max_rounds: int = 100,
     threads: int | None = None,
 ) -> FoldPaths:
@@ -50,18 +54,24 @@ def fold_paths(
         objective: says where the intercept stands, and what is penalised.
         l1_ratios: shares of L1: l1 = λ·l1_ratio and l2 = λ·(1 − l1_ratio).
         strengths: λ of each fit, falling, (p, K + 1).
+        tolerance: of fits with an L2 penalty alone, see `fit_ridges`.
         max_rounds: at most so many sweeps over the rows for a fit; with 0 coefficients stay 0.
         threads: that share a sweep; None takes torch's number of them in the calling thread.
     """
 
+    @torch.no_grad()
     def work(stopped: Callable[[], bool]) -> FoldPaths:
+        if bool((strengths > 0).all()) and not any(l1_ratios):
+            fold_rows = FoldRows(rows, folds, objective)
+            found = fit_ridges(fold_rows, strengths, tolerance=tolerance, max_rounds=max_rounds, stopped=stopped)
+            theta = torch.stack([fold_rows.theta(u) for u in found.u.flatten(0, 1)]).view_as(found.u)
+            return FoldPaths(*(t.expand(len(l1_ratios), *t.shape) for t in (theta, found.rounds, found.converged)))
         fits = FoldFits(rows, folds, objective, max_rounds=max_rounds)
         return _fold_paths(fits, l1_ratios, strengths, stopped)
 
     return on_one_thread(work, threads)
 
 
-@torch.no_grad()
 def _fold_paths(
     fits: FoldFits, l1_ratios: Sequence[float], strengths: Tensor, stopped: Callable[[], bool]
 ) -> FoldPaths:

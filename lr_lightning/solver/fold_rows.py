@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -17,6 +20,7 @@ from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
 from lr_lightning.model.threads import share_out
+from lr_lightning.solver.sampling import draw_sample
 
 _BLOCK = 2**18  # elements of the columns: a block stays in a core's cache between the products with it
 _SPARSE_ROWS = 2**16  # of a storage that has blocks of its own
@@ -71,7 +75,7 @@ class FoldRows:
         held_weight: Σ v of each fold, (K,).
         l1_unit: what an L1 penalty of strength 1 is on each coordinate, (m, d + 1): 0 where there is none.
         l2_unit: likewise of an L2 penalty.
-        fixed: which coordinates stay at 0, (m, d + 1): columns that do not vary, and the intercept where there is none.
+        absent: which coordinates no fit has, (d + 1,): columns that do not vary, and the intercept where there is none.
     """
 
     def __init__(
@@ -100,19 +104,39 @@ class FoldRows:
         served = served or Standardization.identity(self.d)
         self._problem = objective.standardized(training.after(served), serve.after(served) if serve else served)
         self.standardization = self._problem.as_served
-        relative = self._scales(training.scale == 0, objective.fit_intercept)
+        self._constant, self._fit_intercept = training.scale == 0, objective.fit_intercept
         scale = self._problem.standardization.scale
-        unit = relative if objective.standardize else (1 / scale).expand_as(relative)
+        unit = self._scales if objective.standardize else (1 / scale).expand(self.m, self.d)
         factors = objective.factors(self.d)
         self.l1_unit, self.l2_unit = pad(unit * factors, (0, 1)), pad(unit.square() * factors, (0, 1))
-        self.fixed = pad((relative == 0) | scale.isinf(), (0, 1), value=not objective.fit_intercept)
+        self.absent = pad(scale.isinf(), (0, 1), value=not objective.fit_intercept)
 
-    def _scales(self, constant: Tensor, fit_intercept: bool) -> Tensor:
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self._sign)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the rows are stored as a tensor."""
+        return isinstance(self._design, Dense)
+
+    @cached_property
+    def fixed(self) -> Tensor:
+        """Which coordinates stay at 0 in each fit, (m, d + 1): the absent ones, and columns that its rows do not vary.
+
+        A column that is penalised stays at 0 by itself there, unless the intercept is missing.
+        """
+        return pad(self._scales == 0, (0, 1)) | self.absent
+
+    @cached_property
+    def _scales(self) -> Tensor:
         """Standard deviations of the columns in the rows of each fit, relative to those of all rows, (m, d).
 
         They are 0 where a column does not vary.
         """
         mean, scale = self.standardization
+        constant, fit_intercept = self._constant, self._fit_intercept
         ones = (~constant).double() if fit_intercept else torch.ones_like(scale)
         if not self._folds:
             return ones[None]
@@ -170,13 +194,7 @@ class FoldRows:
             for group in share:
                 for part in blocks[group::groups]:
                     design = columns.design.take(part)
-                    z = design.matvec(w, b)
-                    if self._offset is not None:
-                        z += self._offset[part, None]
-                    if self._shares:
-                        r = losses_of_shares(z, self.y[part, None], self._v[part, None])[1]
-                    else:
-                        r = z.mul_(self._sign[part, None]).sigmoid_().mul_(signed[part])
+                    r = self._residuals(design.matvec(w, b), part, signed[part])
                     if self._fold is not None:
                         r.masked_fill_(self._fold[part, None] == left_out, 0.0)
                     sums[group] += r.sum(0)
@@ -187,6 +205,52 @@ class FoldRows:
         mean, scale = (t[swept.index] for t in self.standardization)
         slopes = (gradient.sum(0).T - residual[:, None] * mean) / scale
         return torch.cat([slopes, residual[:, None]], 1) / self.weight[fits, None]
+
+    def fold_gradients(self, u: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Gradients of the summed losses of each fold's rows at q points, in one sweep, (K, q, d + 1), float64.
+
+        Args:
+            u: (q, d + 1).
+            dtype: in which rows are multiplied.
+        """
+        q, k = u.shape
+        w, b = (t.to(dtype) for t in self._raw(self.every, u))
+        parts: list[list[Tensor | slice]] = [[] for _ in range(max(1, self._folds))]
+        for f, part in self._parts(k, _BLOCK // 2):
+            parts[f].append(part)
+        groups = math.ceil(_GROUPS / len(parts))
+        stripes = [(f, of_fold[i::groups]) for f, of_fold in enumerate(parts) for i in range(min(groups, len(of_fold)))]
+        sums = torch.zeros(len(stripes), k, q, dtype=torch.float64)
+        signed = (self._sign * self._v).to(dtype)[:, None]
+
+        def work(share: Iterator[int]) -> None:
+            for stripe in share:
+                for part in stripes[stripe][1]:
+                    design = self._design.take(part).astype(dtype)
+                    r = self._residuals(design.matvec(w, b), part, signed[part])
+                    sums[stripe, :-1] += design.rmatvec(r)
+                    sums[stripe, -1] += r.sum(0, dtype=torch.float64)
+
+        share_out(work, len(stripes), self._sign, effort=q * k)
+        found = torch.zeros(len(parts), k, q, dtype=torch.float64)
+        found = found.index_add_(0, torch.tensor([f for f, _ in stripes]), sums).mT
+        mean, scale = self.standardization
+        found[..., :-1] = (found[..., :-1] - found[..., -1:] * mean) / scale
+        return found
+
+    def _residuals(self, z: Tensor, part: Tensor | slice, signed: Tensor) -> Tensor:
+        """Derivatives (b, f) of the losses of some rows, times their weights, by the logits without offsets z (b, f).
+
+        Args:
+            z: is overwritten.
+            part: which rows.
+            signed: 1 − 2y times the weights, (b, 1).
+        """
+        if self._offset is not None:
+            z += self._offset[part, None]
+        if self._shares:
+            return losses_of_shares(z, self.y[part, None], self._v[part, None])[1].to(z)
+        return z.mul_(self._sign[part, None]).sigmoid_().mul_(signed)
 
     def losses(self, columns: ColumnsInUse, u: Tensor) -> Losses:
         """Losses of all fits at coefficients (m, c + 1)."""
@@ -260,12 +324,31 @@ class FoldRows:
             raw[f] += columns.design.take(part).sandwich(curvature[part], intercept=True)
         return self._standardized(self._of_fits(raw), columns.index, columns.index)
 
-    def hessians_of_each(self, columns: ColumnsInUse, curvature: Tensor) -> Tensor:
-        """Hessians of all fits, each with its own curvature (n, m), (m, c + 1, c + 1), in one product; for few rows."""
+    def hessians_of_each(self, columns: ColumnsInUse, curvature: Tensor, fits: Tensor) -> Tensor:
+        """Hessians of some fits, each with its own curvature (n, f), (f, c + 1, c + 1), in one product; of few rows."""
         ones = torch.ones(len(self._sign), 1, dtype=torch.float64)
         x = torch.cat([columns.design.dense(torch.float64), ones], 1)
-        raw = torch.bmm((curvature.T[:, :, None] * x).mT, x.expand(self.m, *x.shape)) / self.weight[:, None, None]
-        return self._standardized(raw, columns.index, columns.index)
+        raw = torch.bmm((curvature.T[:, :, None] * x).mT, x.expand(len(fits), *x.shape))
+        return self._standardized(raw / self.weight[fits, None, None], columns.index, columns.index)
+
+    def hessians_at(self, u: Tensor, dtype: torch.dtype) -> Tensor:
+        """Hessians of all fits at q points, (q, m, d + 1, d + 1).
+
+        Args:
+            u: (q, d + 1).
+            dtype: in which they are multiplied.
+        """
+        w, b = (t.to(dtype) for t in self._raw(self.every, u))
+        raw = torch.zeros(len(u), max(1, self._folds), self.d + 1, self.d + 1, dtype=torch.float64)
+        for f, part in self._parts(self.d, _BLOCK):
+            design = self._design.take(part).astype(dtype)
+            z = design.matvec(w, b)
+            if self._offset is not None:
+                z += self._offset[part, None]
+            for own, curvature in zip(raw, curvature_of(z, self._v[part, None]).T, strict=True):
+                own[f] += design.sandwich(curvature.contiguous(), intercept=True)
+        index = self.every.index
+        return torch.stack([self._standardized(self._of_fits(own), index, index) for own in raw])
 
     def hessian(self, columns: ColumnsInUse, curvature: Tensor, fit: int) -> Tensor:
         """A fit's own, (c + 1, c + 1)."""
@@ -318,14 +401,55 @@ class FoldRows:
             size = max(256, _BLOCK // max(1, width))
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
-    def _parts(self, width: int) -> Iterator[tuple[int, Tensor | slice]]:
+    def _parts(self, width: int, elements: int = _GATHERED) -> Iterator[tuple[int, Tensor | slice]]:
         """Every fold and rows of it, few enough to be copied."""
-        n, size = len(self._sign), max(1024, _GATHERED // max(1, width))
+        n, size = len(self._sign), max(1024, elements // max(1, width))
         if self._fold is None:
             yield from ((0, slice(start, min(start + size, n))) for start in range(0, n, size))
             return
-        for f in range(self._folds):
-            yield from ((f, part) for part in (self._fold == f).nonzero()[:, 0].split(size))
+        for f, rows in enumerate(self._rows_of_folds):
+            yield from ((f, _as_slice(part)) for part in rows.split(size))
+
+    @cached_property
+    def _rows_of_folds(self) -> list[Tensor]:
+        return [(self._fold == f).nonzero()[:, 0] for f in range(self._folds)]
+
+    # ---- some of the rows
+
+    def some_curvatures(self, u: Tensor, count: int) -> Tensor:
+        """Second derivatives (about `count`, q) of the losses of some of all rows by their logits, at u (q, d + 1)."""
+        some = slice(None, None, max(1, self.n // count))
+        z = self._design.take(some).matvec(*self._raw(self.every, u))
+        return curvature_of(z if self._offset is None else z + self._offset[some, None], self._v[some, None])
+
+    def without_folds(self) -> FoldRows:
+        """The fit of all rows alone."""
+        alone = copy.copy(self)
+        for name in ("fixed", "_scales", "_rows_of_folds"):
+            alone.__dict__.pop(name, None)
+        alone.m, alone._folds, alone._fold, alone.held_weight = 1, 0, None, self.held_weight[:0]
+        alone.weight, alone.l1_unit, alone.l2_unit = self.weight[:1], self.l1_unit[:1], self.l2_unit[:1]
+        return alone
+
+    def sample(self, size: int) -> FoldRows:
+        """The fit of all rows alone, by a sample of them: its coefficients are in the same coordinates."""
+        mean, scale = self.standardization
+        rows = Rows(self._design, self.y.to(self._design.dtype), self._v, self._offset)
+        drawn = draw_sample(rows, center=mean, scale=scale, size=size)
+        sample = self.without_folds()
+        sample._design, sample._offset, sample.y = drawn.design, drawn.offset, drawn.y.double()
+        sample._sign = 1 - 2 * sample.y
+        sample._v = torch.ones_like(sample.y) if drawn.weight is None else drawn.weight.double()
+        sample.weight = sample._v.sum()[None]
+        sample.standardization = Standardization.identity(self.d)
+        return sample
+
+
+def _as_slice(rows: Tensor) -> Tensor | slice:
+    """Numbers of rows, rising, (b,), as a slice where it is one, so that no row is copied."""
+    if not len(rows) or int(rows[-1] - rows[0]) + 1 != len(rows):
+        return rows
+    return slice(int(rows[0]), int(rows[-1]) + 1)
 
 
 def _cross(both: Design, new: Design, curvature: Tensor) -> Tensor:

@@ -1,0 +1,237 @@
+"""Fits of an L2 penalty, of all rows and of all but each fold, at many strengths at once: one sweep serves all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lr_lightning.solver import thresholds
+from lr_lightning.solver.fold_rows import FoldRows
+
+_SAMPLE_A_COLUMN = 100  # rows of the sample
+_LEAST_SAMPLE = 2000
+_NEGLIGIBLE = 0.01  # of the error of a sample
+_TOLERANCE = 1e-10  # of fits that leave a fold out
+_EXACT = 1e-13  # of fits of all rows
+_FINE = 1e-16  # of all fits where a sweep costs next to nothing
+_SLOW = 0.1  # decrement relative to that of the step before, both squared, from which on the Hessian is taken anew
+_SLOW_EACH = 0.01  # the same where every fit has a Hessian of its own
+_OVERSHOT = 0.5  # slope at the end of a step relative to that at its beginning, from which on it is too long
+_ALIKE = 0.03  # difference of the rows' curvatures relative to themselves, up to which two points share a Hessian
+_COMPARED = 1000  # rows by which that is decided
+_OF_EACH = 2**26  # multiplications up to which every fit has a Hessian of its own, at the cost of little but calls
+_LARGE = 2**21  # elements of the rows, from which on they are multiplied in float32 where digits do not matter
+_MEMORY = 2**29  # bytes that the factors of Hessians may take
+
+
+@dataclass(frozen=True)
+class RidgeFits:
+    """Fits number 0 of all rows and f + 1 of all rows but fold f, at p strengths.
+
+    Attributes:
+        u: coefficients in the coordinates of the rows, (p, m, d + 1).
+        rounds: sweeps over all rows that each took, (p, m).
+        converged: whether each is the optimum, (p, m).
+    """
+
+    u: Tensor
+    rounds: Tensor
+    converged: Tensor
+
+
+def fit_ridges(
+    rows: FoldRows, strengths: Tensor, *, tolerance: float, max_rounds: int, stopped: Callable[[], bool]
+) -> RidgeFits:
+    """Minimise mean losses plus L2 penalties by Newton's method, from a sample to all rows to all but each fold.
+
+    A fit ends when half the squared Newton decrement, which is about the loss that is left to gain, falls below a
+    tolerance: 1e-10 without a fold, 1e-13 of all rows, 1e-16 of any where rows are few. That of the point where the
+    last step leads is not measured, but taken to shrink as it did in that step.
+
+    Args:
+        rows: the rows.
+        strengths: λ, positive, (p, m).
+        tolerance: in place of the above where it is less.
+        max_rounds: at most so many sweeps for a fit.
+        stopped: says whether to stop.
+    """
+    at_once = max(1, _MEMORY // (8 * rows.m * (rows.d + 1) ** 2))
+    found = [_fit(rows, part, tolerance, max_rounds, stopped) for part in strengths.split(at_once)]
+    return RidgeFits(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _fit(
+    rows: FoldRows, strengths: Tensor, tolerance: float, max_rounds: int, stopped: Callable[[], bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    p, k = len(strengths), rows.d + 1
+    fine = p * rows.m * rows.n * k * k <= _OF_EACH
+    of_each = torch.full((rows.m,), min(tolerance, _FINE if fine else _TOLERANCE), dtype=torch.float64)
+    of_each[0] = min(tolerance, _FINE if fine else _EXACT)
+    start, factor = torch.zeros(p, 1, k, dtype=torch.float64), None
+    size = max(_LEAST_SAMPLE, _SAMPLE_A_COLUMN * k)
+    if 2 * size < rows.n:
+        sample = _Newton(rows.sample(size), strengths[:, :1], start, stopped)
+        sample.run(_NEGLIGIBLE * k / size, max_rounds)
+        start, factor = sample.u, sample.factor
+    whole = _Newton(rows.without_folds(), strengths[:, :1], start, stopped, factor=factor, is_start=rows.m > 1)
+    if rows.m == 1:
+        whole.run(of_each, max_rounds)
+        return whole.u, whole.rounds, whole.converged
+    whole.run(_NEGLIGIBLE * k / rows.n, max_rounds)
+    every = _Newton(rows, strengths, whole.u, stopped)
+    every.rounds += whole.rounds
+    every.run(of_each, max_rounds)
+    return every.u, every.rounds, every.converged
+
+
+class _Newton:
+    """Newton's method for all fits at p strengths.
+
+    A Hessian is kept until a step leaves too much of the decrement. One at the fit of all rows serves the fits of all
+    folds, less a fold's own part of it, and those at other strengths that are near enough; if that is too slow, a fit
+    gets its own.
+
+    Args:
+        rows: the rows of m fits.
+        strengths: of their penalties, (p, m).
+        u: where they start, (p, 1, d + 1).
+        stopped: says whether to stop.
+        factor: Cholesky factors of the Hessians to begin with, (p, m, d + 1, d + 1); None computes them.
+        is_start: whether the solutions are a start for others, so that their last digits do not matter.
+
+    Attributes:
+        u: coefficients, (p, m, d + 1), or (p, 1, d + 1) as long as all fits have the same.
+        factor: of the Hessians in use.
+        rounds: sweeps that each fit took, (p, m).
+        converged: (p, m).
+    """
+
+    def __init__(
+        self,
+        rows: FoldRows,
+        strengths: Tensor,
+        u: Tensor,
+        stopped: Callable[[], bool],
+        *,
+        factor: Tensor | None = None,
+        is_start: bool = False,
+    ) -> None:
+        self._rows, self._stopped, self._is_start = rows, stopped, is_start
+        self._ridge = strengths[:, :, None] * rows.l2_unit
+        p, m, k = self._ridge.shape
+        self._of_each = m > 1 and p * m * rows.n * k * k <= _OF_EACH
+        self._rough = torch.float32 if rows.is_dense and rows.n * k >= _LARGE else torch.float64
+        self.u = u
+        self.rounds = torch.zeros(p, m, dtype=torch.long)
+        self.converged = torch.zeros(p, m, dtype=torch.bool)
+        self._renewed = torch.zeros(p, dtype=torch.bool)
+        self.factor = torch.empty(p, m, k, k, dtype=torch.float64) if factor is None else factor
+        if factor is None:
+            self._renew(~self.converged)
+
+    def run(self, tolerance: float | Tensor, max_rounds: int) -> None:
+        """Move to the minima, to a tolerance of all fits or each (m,)."""
+        p, m, k = self._ridge.shape
+        tolerance = torch.as_tensor(tolerance, dtype=torch.float64).expand(p, m)
+        before = torch.full((p, m), torch.inf, dtype=torch.float64)  # squared decrements of the last steps
+        step = torch.zeros(p, m, k, dtype=torch.float64)
+        while bool((pending := ~self.converged & (self.rounds < max_rounds)).any()):
+            if self._stopped():
+                raise InterruptedError
+            self.rounds += pending
+            gradient = self._gradient(pending)
+            slope = (gradient * step).sum(2)
+            steep = pending & (slope > _OVERSHOT * before) & (before > tolerance)
+            # A step that was too long is taken back to where a line through the slopes at both ends is 0.
+            part = torch.where(steep, before / (before + slope), 1.0).clamp_min(0.1)
+            self.u = self.u - (1 - part)[..., None] * step
+            step, before = step * part[..., None], before * part
+
+            pending &= ~steep
+            direction = self._direction(gradient, pending)
+            decrement = -(direction * gradient).sum(2)
+            slow = pending & (decrement > (_SLOW_EACH if self._of_each else _SLOW) * before) & (decrement > tolerance)
+            if bool(slow.any()):
+                self._renew(slow)
+                direction = self._direction(gradient, pending)
+                decrement = -(direction * gradient).sum(2)
+            left = torch.where(slow | before.isinf(), 1.0, decrement / before).clamp_max(1)
+            self.converged |= pending & (0.5 * decrement * left <= tolerance)
+            self.u = torch.where(pending[..., None], self.u + direction, self.u)
+            step = torch.where(pending[..., None], direction, step)
+            before = torch.where(pending, decrement, before)
+
+    def _gradient(self, pending: Tensor) -> Tensor:
+        """Of the pending fits, 0 of the others, (p, m, d + 1); each fit has a point of its own afterwards."""
+        rows, gradient = self._rows, torch.zeros_like(self._ridge)
+        number, fit = pending.nonzero().unbind(1)
+        if self.u.shape[1] < rows.m:
+            of_folds, place = rows.fold_gradients(self.u[:, 0], self._rough), number
+            self.u = self.u.expand_as(gradient)
+        else:
+            dtype = self._rough if self._is_start else torch.float64
+            of_folds, place = rows.fold_gradients(self.u[number, fit], dtype), torch.arange(len(fit))
+        sums, left_out = of_folds.sum(0)[place], fit > 0
+        sums[left_out] -= of_folds[fit[left_out] - 1, place[left_out]]
+        gradient[number, fit] = sums / rows.weight[fit, None] + (self._ridge * self.u)[number, fit]
+        gradient[..., rows.absent] = 0
+        return gradient
+
+    def _direction(self, gradient: Tensor, pending: Tensor) -> Tensor:
+        direction = torch.zeros_like(gradient)
+        direction[pending] = -torch.cholesky_solve(gradient[pending][..., None], self.factor[pending])[..., 0]
+        return direction
+
+    def _renew(self, slow: Tensor) -> None:
+        """Take the Hessians of some fits (p, m) anew."""
+        rows, every = self._rows, self._rows.every
+        own = self._renewed[:, None] & slow
+        if self.u.shape[1] == rows.m > 1 and self._of_each:
+            own = slow
+        number, fit = own.nonzero().unbind(1)
+        if len(fit):
+            curvature = rows.curvature(every, fit, self.u[number, fit])
+            if self._of_each:
+                hessians = rows.hessians_of_each(every, curvature, fit)
+            else:
+                hessians = torch.stack(
+                    [rows.hessian(every, v, f) for v, f in zip(curvature.T, fit.tolist(), strict=True)]
+                )
+            self.factor[number, fit] = self._factor_of(hessians, self._ridge[number, fit])
+        numbers = (slow & ~own).any(1).nonzero()[:, 0]
+        if len(numbers):
+            u = self.u[numbers, 0]
+            places, place = _alike(rows.some_curvatures(u, _COMPARED)).unique(return_inverse=True)
+            hessians = rows.hessians_at(u[places], self._rough)[place]
+            self.factor[numbers] = self._factor_of(hessians, self._ridge[numbers])
+            self._renewed[numbers] = rows.m > 1
+
+    def _factor_of(self, hessians: Tensor, ridge: Tensor) -> Tensor:
+        """Cholesky factors of Hessians plus penalties; where rounding leaves one indefinite, more is added to it."""
+        absent = self._rows.absent
+        hessians[..., absent, :] = 0
+        hessians[..., absent] = 0
+        diagonal = hessians.diagonal(dim1=-2, dim2=-1)
+        diagonal += ridge
+        diagonal[..., absent] = 1
+        size, more = diagonal.clone(), torch.finfo(self._rough).eps
+        factor, info = torch.linalg.cholesky_ex(hessians)
+        for _ in range(thresholds.GRAM_RIDGES):
+            if not bool(info.any()):
+                break
+            diagonal += torch.where(info[..., None] > 0, more * size, 0.0)
+            more *= 10
+            factor, info = torch.linalg.cholesky_ex(hessians)
+        return factor
+
+
+def _alike(curvature: Tensor) -> Tensor:
+    """For each column (r, q) the number of the first one that is nearly the same, (q,)."""
+    found = list(range(curvature.shape[1]))
+    for i, own in enumerate(curvature.T):
+        near = (curvature[:, :i] - own[:, None]).abs().sum(0) <= _ALIKE * own.sum()
+        found[i] = next((found[j] for j in near.nonzero()[:, 0].tolist()), i)
+    return torch.tensor(found)
