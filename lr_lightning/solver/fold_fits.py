@@ -14,8 +14,8 @@ from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.solver.fold_curvature import FoldCurvature
 from lr_lightning.solver.fold_rows import FoldRows, Losses
+from lr_lightning.solver.path_blocks import penalties_of, violations
 
-_TOLERANCE = 1e-10  # violation of the optimality conditions relative to the penalty
 _EXACT = 1e-15  # violation of the optimality conditions that is rounding
 _ROUNDS = 100
 _PATIENCE = 4  # rounds without progress, after which a fit gets a Hessian of its own
@@ -63,7 +63,17 @@ class FoldFits:
         *,
         max_rounds: int = _ROUNDS,
     ) -> None:
-        self.rows = FoldRows(rows, fold, objective, served)
+        self._begin(FoldRows(rows, fold, objective, served), max_rounds)
+
+    @classmethod
+    def of_rows(cls, rows: FoldRows) -> FoldFits:
+        """Of rows that are at hand already."""
+        fits = cls.__new__(cls)
+        fits._begin(rows, _ROUNDS)
+        return fits
+
+    def _begin(self, rows: FoldRows, max_rounds: int) -> None:
+        self.rows = rows
         self._max_rounds = max_rounds
         m, d = self.rows.m, self.rows.d
         self.u = torch.zeros(m, d + 1, dtype=torch.float64)
@@ -164,14 +174,9 @@ class FoldFits:
             InputError: if more columns than memory can hold the Hessians of are in use.
         """
         rows = self.rows
-        first, second, beyond = (
-            torch.as_tensor(t, dtype=torch.float64).expand(rows.m)[:, None] for t in (l1, l2, reach)
-        )
-        unit = torch.where(rows.l1_unit > 0, rows.l1_unit.clamp_max(1), 1.0)
-        tolerance = (_TOLERANCE * (first + second) * unit).clamp_min(least_tolerance)
-        first = torch.where(rows.fixed, torch.inf, first * rows.l1_unit)
-        second = torch.where(rows.fixed, 0.0, second * rows.l2_unit)
-        wanted = (self.gradient.abs() > beyond * rows.l1_unit) | (first == 0)
+        first, second, beyond = (torch.as_tensor(t, dtype=torch.float64).expand(rows.m) for t in (l1, l2, reach))
+        first, second, tolerance = penalties_of(rows, first, second, least_tolerance)
+        wanted = (self.gradient.abs() > beyond[:, None] * rows.l1_unit) | (first == 0)
         return self._converge(first, second, tolerance, wanted)
 
     def _converge(self, l1: Tensor, l2: Tensor, tolerance: Tensor, wanted: Tensor) -> Tensor:
@@ -182,7 +187,7 @@ class FoldFits:
             self._rounds(l1, l2, tolerance)
             if len(self._columns.index) < rows.d:
                 self.gradient = self._gradient_of_all()
-            violating = _violation(self.u, self.gradient, l1, l2) > tolerance
+            violating = violations(self.u, self.gradient, l1, l2) > tolerance
             if not self._take_in(violating & (self.rounds < self._max_rounds)[:, None], rows.fixed):
                 return ~violating.any(1)
 
@@ -236,7 +241,7 @@ class FoldFits:
         curvature = self._curvature
         if curvature is None or self._excess > self._worth_of_hessian:
             curvature = self._renew()
-        violation = (_violation(u, gradient, l1, l2) / tolerance).max(1).values
+        violation = (violations(u, gradient, l1, l2) / tolerance).max(1).values
         mark, stalled = violation.clone(), torch.zeros(self.rows.m)
         taken, renewals = 0, 0
         rate = torch.full_like(violation, _SLOWEST)
@@ -265,7 +270,7 @@ class FoldFits:
             curvature.correct(of, point - start, found - gradient[of])
             u[of], gradient[of] = point, found
             previous = violation[of]
-            violation[of] = (_violation(point, found, l1[of], l2[of]) / tolerance[of]).max(1).values
+            violation[of] = (violations(point, found, l1[of], l2[of]) / tolerance[of]).max(1).values
             rate[of] = (violation[of] / previous).clamp(_FASTEST, _SLOWEST)
             if renewals == 0 and self._saved_by_new(violation, rate) > 2 * self._worth_of_hessian:
                 self.u[:, places], renewals = u, 1
@@ -292,14 +297,6 @@ class FoldFits:
     @property
     def _worth_of_hessian(self) -> float:
         return max(1.0, len(self._columns.index) / _COLUMNS_A_ROUND)
-
-
-def _violation(u: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
-    """Violation of the optimality conditions, (f, k)."""
-    gradient = gradient + l2 * u
-    on = (gradient + torch.where(u != 0, l1 * u.sign(), 0.0)).abs()
-    off = (gradient.abs() - l1).clamp_min(0)
-    return torch.where(l1.isinf(), 0.0, torch.where((u != 0) | (l1 == 0), on, off))
 
 
 def _slope(u: Tensor, step: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor, *, end: bool) -> Tensor:

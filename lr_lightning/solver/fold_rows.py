@@ -26,6 +26,8 @@ _BLOCK = 2**18  # elements of the columns: a block stays in a core's cache betwe
 _SPARSE_ROWS = 2**16  # of a storage that has blocks of its own
 _GROUPS = 16  # partial sums, whatever the number of threads
 _GATHERED = 2**24  # elements of a fold's rows that are copied at a time
+_PART = 10_000  # rows
+_RARE = 0.02  # share of the weight
 _NEARLY_CONSTANT = 1e-10  # share of a column's variance that is left of it in a fold's training rows
 
 
@@ -81,6 +83,7 @@ class FoldRows:
     def __init__(
         self, rows: Rows, fold: Tensor | None, objective: Objective, served: Standardization | None = None
     ) -> None:
+        self._given = rows, objective, served
         if rows.weight is not None:
             rows = rows._replace(weight=scaled_weights(rows.weight)[0])
         training = moments([(rows.x, rows.weight)])
@@ -156,9 +159,30 @@ class FoldRows:
                 relative[f + 1, doubtful] = own / scale[doubtful]
         return relative
 
+    def rough(self) -> FoldRows:
+        """The fit of all rows alone, or of a random part of very many, whose coefficients are about the same."""
+        rows, objective, served = self._given
+        n, size = len(self.y), max(_PART, 20 * self.d)
+        if n >= 4 * size:
+            part = rows.take(torch.randperm(n, generator=torch.Generator().manual_seed(0))[:size].sort().values)
+            v = torch.ones(size) if part.weight is None else part.weight
+            if min(float((v * part.y).sum()), float((v * (1 - part.y)).sum())) > _RARE * float(v.sum()):
+                rows = part
+        return FoldRows(rows, None, objective, served)
+
     def columns(self, index: Tensor) -> ColumnsInUse:
         """ColumnsInUse by their numbers."""
         return ColumnsInUse(self._design if len(index) == self.d else self._design.columns(index), index)
+
+    def places(self, columns: ColumnsInUse) -> Tensor:
+        """Numbers of their coordinates and the intercept's, (c + 1,)."""
+        return torch.cat([columns.index, torch.tensor([self.d])])
+
+    def coordinates(self, theta: Tensor) -> Tensor:
+        """Standardised ones (d + 1,) of coefficients (d + 1,) for the original features."""
+        u = torch.empty_like(theta)
+        self._problem.read(theta, u[:-1], u[-1])
+        return u
 
     def theta(self, u: Tensor) -> Tensor:
         """Coefficients (d + 1,) of u (d + 1,) for the original features, the intercept last."""
@@ -171,7 +195,15 @@ class FoldRows:
 
     # ---- sweeps over the rows
 
-    def gradients(self, columns: ColumnsInUse, fits: Tensor, u: Tensor, of: ColumnsInUse | None = None) -> Tensor:
+    def gradients(
+        self,
+        columns: ColumnsInUse,
+        fits: Tensor,
+        u: Tensor,
+        of: ColumnsInUse | None = None,
+        *,
+        rounded: bool = False,
+    ) -> Tensor:
         """Gradients of the mean losses of some fits by u, (f, c + 1), in one sweep.
 
         Args:
@@ -179,7 +211,9 @@ class FoldRows:
             fits: numbers of the fits, (f,).
             u: their coefficients, (f, c + 1).
             of: the columns of the gradient; None for the same.
+            rounded: whether the products of blocks of rows may be in float32, which takes half the time.
         """
+        rounded = rounded and isinstance(self._design, Dense)
         swept = of or columns
         f, c = len(fits), len(swept.index)
         w, b = self._raw(columns, u)
@@ -189,11 +223,21 @@ class FoldRows:
         gradient = torch.zeros(groups, c, f, dtype=torch.float64)
         sums = torch.zeros(groups, f, dtype=torch.float64)
         signed = (self._sign * self._v)[:, None]
+        w32, b32, signed32 = (t.float() for t in (w, b, signed))
 
         def work(share: Iterator[int]) -> None:
             for group in share:
                 for part in blocks[group::groups]:
                     design = columns.design.take(part)
+                    if rounded:
+                        x = design.dense(torch.float32)
+                        r = self._residuals(torch.addmm(b32, x, w32), part, signed32[part])
+                        if self._fold is not None:
+                            r.masked_fill_(self._fold[part, None] == left_out, 0.0)
+                        sums[group] += r.sum(0)
+                        x = x if of is None else swept.design.take(part).dense(torch.float32)
+                        gradient[group] += x.T @ r
+                        continue
                     r = self._residuals(design.matvec(w, b), part, signed[part])
                     if self._fold is not None:
                         r.masked_fill_(self._fold[part, None] == left_out, 0.0)
@@ -253,12 +297,14 @@ class FoldRows:
         return z.mul_(self._sign[part, None]).sigmoid_().mul_(signed)
 
     def losses(self, columns: ColumnsInUse, u: Tensor) -> Losses:
-        """Losses of all fits at coefficients (m, c + 1)."""
-        w, b = self._raw(columns, u)
-        blocks = self._blocks(len(columns.index))
+        """Losses of all fits at coefficients (…, m, c + 1): means (…, m) and (…, K)."""
+        batch = u.shape[:-2]
+        w, b = self._raw(columns, u.flatten(0, -2))
+        f = len(b)
+        blocks = self._blocks(max(f, len(columns.index)))
         groups = min(_GROUPS, len(blocks))
-        sums = torch.zeros(groups, self.m, dtype=torch.float64)
-        held = torch.zeros(groups, self._folds, dtype=torch.float64)
+        sums = torch.zeros(groups, f, dtype=torch.float64)
+        held = torch.zeros(groups, self._folds, f // self.m, dtype=torch.float64)
 
         def work(share: Iterator[int]) -> None:
             for group in share:
@@ -274,12 +320,14 @@ class FoldRows:
                     sums[group] += losses.sum(0)
                     if self._fold is not None:
                         fold = self._fold[part]
-                        held[group].index_add_(0, fold, losses.gather(1, fold[:, None] + 1)[:, 0])
+                        of_fold = losses.unflatten(1, (-1, self.m))[torch.arange(len(fold)), :, fold + 1]
+                        held[group].index_add_(0, fold, of_fold)
 
-        share_out(work, groups, self._sign, effort=self.m * (1 + len(columns.index)))
-        total, left_out = sums.sum(0), held.sum(0)
-        training = torch.cat([total[:1], total[1:] - left_out])
-        return Losses(training / self.weight, left_out / self.held_weight)
+        share_out(work, groups, self._sign, effort=f * (1 + len(columns.index)))
+        total, left_out = sums.sum(0).unflatten(0, (-1, self.m)), held.sum(0).T
+        training = torch.cat([total[:, :1], total[:, 1:] - left_out], 1) / self.weight
+        held_out = left_out / self.held_weight
+        return Losses(training.reshape(*batch, self.m), held_out.reshape(*batch, self._folds))
 
     def logits(self, columns: ColumnsInUse, u: Tensor) -> Tensor:
         """Logits (n, f) of all rows with their offsets."""
@@ -313,13 +361,29 @@ class FoldRows:
 
     # ---- Hessians
 
-    def hessians(self, columns: ColumnsInUse, curvature: Tensor) -> Tensor:
+    def standardized(self, columns: ColumnsInUse) -> Tensor:
+        """The columns and one of ones, each in a row, (c + 1, n), float32."""
+        mean, scale = (t[columns.index] for t in self.standardization)
+        x = columns.design.dense(torch.float64)
+        out = torch.ones(len(columns.index) + 1, len(x))
+        out[:-1] = ((x - mean) / scale).T
+        return out
+
+    def without_fold(self, v: Tensor) -> Tensor:
+        """Of numbers (n,) of the rows those of each fit, (m, n), the others being 0."""
+        if self._fold is None:
+            return v[None]
+        return torch.where(self._fold == torch.arange(-1, self._folds)[:, None], 0.0, v)
+
+    def hessians(self, columns: ColumnsInUse, curvature: Tensor, *, rounded: bool = False) -> Tensor:
         """Hessians of all fits with the same curvature (n,) of the rows, (m, c + 1, c + 1).
 
         They cost no more than one: a fold's is that of all rows less that of the rows it leaves out.
         """
         k = len(columns.index) + 1
-        raw = torch.zeros(max(1, self._folds), k, k, dtype=torch.float64)
+        dtype = torch.float32 if rounded and isinstance(self._design, Dense) else torch.float64
+        curvature = curvature.to(dtype)
+        raw = torch.zeros(max(1, self._folds), k, k, dtype=dtype)
         for f, part in self._parts(k):
             raw[f] += columns.design.take(part).sandwich(curvature[part], intercept=True)
         return self._standardized(self._of_fits(raw), columns.index, columns.index)
@@ -373,11 +437,13 @@ class FoldRows:
     def _of_fits(self, raw: Tensor) -> Tensor:
         """Means over the rows of each fit, from sums over the rows of each fold."""
         total = raw.sum(0, keepdim=True)
-        return (torch.cat([total, total - raw]) if self._folds else total) / self.weight[:, None, None]
+        return (torch.cat([total, total - raw]) if self._folds else total).div_(
+            self.weight.to(raw.dtype)[:, None, None]
+        )
 
     def _standardized(self, raw: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Sums over products of features and ones, (…, r + 1, c + 1), turned into those of standardised features."""
-        mean, scale = self.standardization
+        mean, scale = (t.to(raw.dtype) for t in self.standardization)
         (of_rows, of_columns), (by_rows, by_columns) = ((t[rows], t[columns]) for t in (mean, scale))
         total = raw[:, -1, -1, None]
         across, down = raw[:, -1, :-1] - total * of_columns, raw[:, :-1, -1]

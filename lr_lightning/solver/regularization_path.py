@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import torch
@@ -20,13 +20,16 @@ from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import on_one_thread
 from lr_lightning.solver.fold_fits import FoldCoefficients, FoldFits
-from lr_lightning.solver.fold_rows import Losses
+from lr_lightning.solver.fold_rows import FoldRows, Losses
+from lr_lightning.solver.path_blocks import Solutions, solve_nearby
 
 log = logging.getLogger("lr_lightning")
 
 LEAST_L1_RATIO = 1e-3  # a ridge sets no coefficient to 0: its strongest penalty is that of this share of L1
 _ROUNDING = 1e-14  # of a gradient, relative to the largest one
 _MANY_COLUMNS = 512  # from which on, where rows are fewer, the Hessians cost more than shared sweeps save
+_LARGE = 2**17  # elements of the rows, from which on sweeps cost more than calls
+_LEAST_PENALTIES = 10  # that are worth a rough path
 _EXPLAINED = 0.999  # share of the deviance, beyond which the rows are nearly separated
 
 
@@ -253,15 +256,46 @@ def _fit_sequence(fits: FoldFits, start: tuple[Tensor, Tensor], penalties: Seque
     """The fits at each penalty from the one before, and at the first of each l1_ratio from `start`, without penalty."""
     rounding = _ROUNDING * fits.largest_gradient
     theta, losses, converged, of_folds = [], [], [], []
-    for number, penalty in enumerate(penalties):
-        if not number or penalty.l1_ratio != penalties[number - 1].l1_ratio:
-            fits.move_to(start)
-        converged.append(penalty.fit(fits, rounding))
-        theta.append(fits.theta())
-        losses.append(fits.losses())
-        of_folds.append(fits.of_folds())
-        tell(penalty.value, theta[-1], losses[-1])
+    for _, group in groupby(penalties, lambda penalty: penalty.l1_ratio):
+        fits.move_to(start)
+        for value, found, of_losses in _fitted(fits, list(group), rounding):
+            converged.append(found)
+            theta.append(fits.theta())
+            losses.append(of_losses)
+            of_folds.append(fits.of_folds())
+            tell(value, theta[-1], losses[-1])
     return _Fitted(torch.stack(theta), losses, torch.tensor(converged), of_folds)
+
+
+def _fitted(fits: FoldFits, penalties: list[_Penalty], rounding: float) -> Iterator[tuple[float, bool, Losses]]:
+    """Move to the fits at each penalty of an l1_ratio: λ, whether they have converged, and their losses."""
+    # The strongest penalty leaves all coefficients at 0 exactly, and without one there is no λ to be precise by.
+    first, blocks = penalties[0], penalties[1 : -1 if penalties[-1].value == 0 else None]
+    yield first.value, first.fit(fits, rounding), fits.losses()
+    number = 1
+    for block in _solved_in_blocks(fits, blocks, rounding) if _worth_blocks(fits.rows, blocks) else ():
+        for k, converged in enumerate(block.converged.all(1).tolist()):
+            fits.move_to((block.u[k], block.gradient[k]))
+            penalty, number = penalties[number], number + 1
+            if converged:
+                yield penalty.value, True, Losses(block.losses.training[k], block.losses.held_out[k])
+            else:
+                yield penalty.value, penalty.fit(fits, rounding), fits.losses()
+    for penalty in penalties[number:]:
+        yield penalty.value, penalty.fit(fits, rounding), fits.losses()
+
+
+def _worth_blocks(rows: FoldRows, penalties: list[_Penalty]) -> bool:
+    """Whether to fit at several penalties at once: coefficients are 0 there, and calls cost less than sweeps."""
+    many = len(penalties) >= _LEAST_PENALTIES and len(rows.y) * rows.d >= _LARGE
+    return many and penalties[0].l1_ratio >= LEAST_L1_RATIO
+
+
+def _solved_in_blocks(fits: FoldFits, penalties: list[_Penalty], rounding: float) -> Iterator[Solutions]:
+    l1, l2 = (torch.tensor([getattr(p, name) for p in penalties], dtype=torch.float64) for name in ("l1", "l2"))
+    sample = fits.rows.rough()
+    start, _ = FoldFits.of_rows(sample).fit_unpenalised()
+    return solve_nearby(fits.rows, sample, start[0], l1, l2, rounding)
 
 
 class _FoldsAlone:
@@ -335,11 +369,19 @@ class _Penalty(NamedTuple):
     value: float
     before: float
 
-    def fit(self, fits: FoldFits, rounding: float) -> bool:
+    @property
+    def l1(self) -> float:
+        return self.value * self.l1_ratio
+
+    @property
+    def l2(self) -> float:
+        return self.value * (1 - self.l1_ratio)
+
+    def fit(self, fits: FoldFits, rounding: float, least_reach: float = 0.0) -> bool:
         """Move to the optima; whether they were reached."""
-        reach = (2 * self.value - self.before) * self.l1_ratio  # the strong rule of Tibshirani et al. 2012
-        l1, l2 = self.value * self.l1_ratio, self.value * (1 - self.l1_ratio)
-        return bool(fits.fit(l1, l2, reach, rounding).all())
+        # The strong rule of Tibshirani et al. 2012; of strengths far apart it would take all columns.
+        reach = max(2 * self.value - self.before, least_reach * self.value) * self.l1_ratio
+        return bool(fits.fit(self.l1, self.l2, reach, rounding).all())
 
 
 def _sequence(

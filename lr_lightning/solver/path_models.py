@@ -1,0 +1,161 @@
+"""Quadratic models of the losses of fits at nearby penalties, and their minimisers under an L1 penalty.
+
+All is in float32: what a step lacks in digits the next gradient, in float64, brings in.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+_SETTLING = 12
+_FEW = 16  # coordinates that may enter in any step
+
+
+class Model(ABC):
+    """The Hessian of a fit with its L2 penalty, for fits at strengths nearby: (k, k), float32.
+
+    Args:
+        l2: strength of the penalty of each coordinate, (k,).
+    """
+
+    def __init__(self, l2: Tensor) -> None:
+        self._l2 = l2.float()
+        self._index = torch.empty(0, dtype=torch.long)
+        self._inverse = torch.empty(0, 0)
+
+    @abstractmethod
+    def _product(self, w: Tensor) -> Tensor:
+        """Of vectors (b, k) with the Hessian of the losses."""
+
+    @abstractmethod
+    def _block(self, index: Tensor) -> Tensor:
+        """The Hessian of the losses by some coordinates, (i, i)."""
+
+    def times(self, w: Tensor) -> Tensor:
+        """The products with vectors (b, k)."""
+        return self._product(w) + w * self._l2
+
+    def solve(self, on: Tensor, right: Tensor) -> Tensor | None:
+        """Solutions (b, k) of the blocks of the coordinates that are on, (b, k); None if a block is singular.
+
+        The inverse is that of the coordinates that are on in any of them. Those that are off in one are held at 0.
+        """
+        wanted = on.any(0)
+        if int(wanted[self._index].sum()) < int(wanted.sum()) and not self._invert(wanted):
+            return None
+        index = self._index
+        on = on[:, index]
+        p = torch.where(on, right[:, index], 0.0) @ self._inverse
+        for i in (~on.all(1)).nonzero()[:, 0].tolist():
+            off = (~on[i]).nonzero()[:, 0]
+            held = self._inverse[off]
+            factor, info = torch.linalg.cholesky_ex(held[:, off])
+            if info:
+                return None
+            p[i] -= torch.cholesky_solve(p[i, off, None], factor)[:, 0] @ held
+            p[i, off] = 0
+        out = torch.zeros_like(right)
+        out[:, index] = p
+        return out
+
+    def _invert(self, wanted: Tensor) -> bool:
+        both = wanted.clone()
+        both[self._index] = True
+        for chosen in (both, wanted):
+            index = chosen.nonzero()[:, 0]
+            block = self._block(index)
+            block.diagonal().add_(self._l2[index])
+            factor, info = torch.linalg.cholesky_ex(block)
+            if not info:
+                self._index, self._inverse = index, torch.cholesky_inverse(factor)
+                return True
+        return False
+
+
+class MatrixModel(Model):
+    """By the matrix."""
+
+    def __init__(self, hessian: Tensor, l2: Tensor) -> None:
+        super().__init__(l2)
+        self._matrix = hessian
+
+    def _product(self, w: Tensor) -> Tensor:
+        return w @ self._matrix
+
+    def _block(self, index: Tensor) -> Tensor:
+        return self._matrix.index_select(0, index)[:, index]
+
+
+class RowsModel(Model):
+    """By few rows.
+
+    Args:
+        columns: standardised, and the intercept's ones, (k, n).
+        curvature: mean of the losses' second derivatives, (n,).
+        l2: strengths, (k,).
+    """
+
+    def __init__(self, columns: Tensor, curvature: Tensor, l2: Tensor) -> None:
+        super().__init__(l2)
+        self._columns, self._curvature = columns, curvature
+
+    def _product(self, w: Tensor) -> Tensor:
+        return ((w @ self._columns) * self._curvature) @ self._columns.T
+
+    def _block(self, index: Tensor) -> Tensor:
+        of_index = self._columns[index]
+        return (of_index * self._curvature) @ of_index.T
+
+
+def settle(model: Model, u: Tensor, level: Tensor, sign: Tensor, l1: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """The minimisers (b, k) of a model with its penalty, and whether they are, (b,).
+
+    Newton steps with signs held, until these agree (a primal-dual active set: Hintermüller, Ito & Kunisch 2003).
+
+    Args:
+        model: around u.
+        u: (b, k).
+        level: minus the gradient there, with that of the L2 penalty, (b, k).
+        sign: of the coordinates that are penalised, (b, k).
+        l1: strengths, (b, k).
+        share: of the coordinates in use, how many may enter in a step.
+    """
+    start, level, sign, l1 = (t.float() for t in (u, level, sign, l1))
+    free, finite = l1 == 0, torch.where(l1.isinf(), 0.0, l1)
+    point, done = u.clone(), torch.zeros(len(u), dtype=torch.bool)
+    pending, residual, leaving = torch.arange(len(u)), level, torch.zeros_like(free)
+    for _ in range(_SETTLING):
+        on = (sign[pending] != 0) | free[pending]
+        excess = torch.where(on, 0.0, residual.abs() - l1[pending])
+        entering = _largest(excess, (share * on.sum(1)).long() + _FEW)
+        of_pending = torch.where(leaving, 0.0, torch.where(entering, residual.sign(), sign[pending]))
+        sign[pending] = of_pending
+        on = (of_pending != 0) | free[pending]
+        p = torch.where(on, 0.0, -start[pending])
+        right = level[pending] - finite[pending] * of_pending
+        if bool(p.any()):
+            right = right - model.times(p)
+        solved = model.solve(on, right)
+        if solved is None:
+            return point, done
+        p += solved
+        leaving = (start[pending] + p) * of_pending < 0
+        residual = level[pending] - model.times(p)
+        point[pending] = torch.where(on & ~leaving, u[pending] + p.double(), 0.0)
+        open_ = (leaving | ((residual.abs() > l1[pending]) & ~on)).any(1)
+        done[pending] = ~open_
+        if not bool(open_.any()):
+            break
+        pending, residual, leaving = (t[open_] for t in (pending, residual, leaving))
+    return point, torch.ones_like(done)
+
+
+def _largest(excess: Tensor, most: Tensor) -> Tensor:
+    """The positive ones of each row of excess (b, k), at most so many, (b,)."""
+    positive = excess > 0
+    for i in (positive.sum(1) > most).nonzero()[:, 0].tolist():
+        positive[i] &= excess[i] >= excess[i].topk(int(most[i])).values[-1]
+    return positive
