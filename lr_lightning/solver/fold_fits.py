@@ -9,9 +9,6 @@ import torch
 from torch import Tensor
 
 from lr_lightning.errors import InputError
-from lr_lightning.model.objective import Objective
-from lr_lightning.model.rows import Rows
-from lr_lightning.model.standardization import Standardization
 from lr_lightning.solver.fold_curvature import FoldCurvature
 from lr_lightning.solver.fold_rows import FoldRows, Losses
 from lr_lightning.solver.path_blocks import penalties_of, violations
@@ -50,29 +47,15 @@ class FoldFits:
     quadratic models come from one Hessian at the fit of all rows, of the columns in use; it is kept while the rounds
     that it costs are fewer than those of a new one. Of few rows and columns every fit has a Hessian of its own instead.
 
+    Args:
+        rows: of m fits.
+        max_rounds: at most so many sweeps for a fit.
+
     Attributes:
         rounds: that each of the last fits took, (m,), at most `max_rounds`.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        fold: Tensor | None,
-        objective: Objective,
-        served: Standardization | None = None,
-        *,
-        max_rounds: int = _ROUNDS,
-    ) -> None:
-        self._begin(FoldRows(rows, fold, objective, served), max_rounds)
-
-    @classmethod
-    def of_rows(cls, rows: FoldRows) -> FoldFits:
-        """Of rows that are at hand already."""
-        fits = cls.__new__(cls)
-        fits._begin(rows, _ROUNDS)
-        return fits
-
-    def _begin(self, rows: FoldRows, max_rounds: int) -> None:
+    def __init__(self, rows: FoldRows, *, max_rounds: int = _ROUNDS) -> None:
         self.rows = rows
         self._max_rounds = max_rounds
         m, d = self.rows.m, self.rows.d

@@ -61,12 +61,12 @@ def fold_paths(
 
     @torch.no_grad()
     def work(stopped: Callable[[], bool]) -> FoldPaths:
+        fold_rows = FoldRows(rows, folds, objective)
         if bool((strengths > 0).all()) and not any(l1_ratios):
-            fold_rows = FoldRows(rows, folds, objective)
             found = fit_ridges(fold_rows, strengths, tolerance=tolerance, max_rounds=max_rounds, stopped=stopped)
             theta = torch.stack([fold_rows.theta(u) for u in found.u.flatten(0, 1)]).view_as(found.u)
             return FoldPaths(*(t.expand(len(l1_ratios), *t.shape) for t in (theta, found.rounds, found.converged)))
-        fits = FoldFits(rows, folds, objective, max_rounds=max_rounds)
+        fits = FoldFits(fold_rows, max_rounds=max_rounds)
         return _fold_paths(fits, l1_ratios, strengths, stopped)
 
     return on_one_thread(work, threads)

@@ -26,8 +26,6 @@ _BLOCK = 2**18  # elements of the columns: a block stays in a core's cache betwe
 _SPARSE_ROWS = 2**16  # of a storage that has blocks of its own
 _GROUPS = 16  # partial sums, whatever the number of threads
 _GATHERED = 2**24  # elements of a fold's rows that are copied at a time
-_PART = 10_000  # rows
-_RARE = 0.02  # share of the weight
 _NEARLY_CONSTANT = 1e-10  # share of a column's variance that is left of it in a fold's training rows
 
 
@@ -83,7 +81,6 @@ class FoldRows:
     def __init__(
         self, rows: Rows, fold: Tensor | None, objective: Objective, served: Standardization | None = None
     ) -> None:
-        self._given = rows, objective, served
         if rows.weight is not None:
             rows = rows._replace(weight=scaled_weights(rows.weight)[0])
         training = moments([(rows.x, rows.weight)])
@@ -159,17 +156,6 @@ class FoldRows:
                 relative[f + 1, doubtful] = own / scale[doubtful]
         return relative
 
-    def rough(self) -> FoldRows:
-        """The fit of all rows alone, or of a random part of very many, whose coefficients are about the same."""
-        rows, objective, served = self._given
-        n, size = len(self.y), max(_PART, 20 * self.d)
-        if n >= 4 * size:
-            part = rows.take(torch.randperm(n, generator=torch.Generator().manual_seed(0))[:size].sort().values)
-            v = torch.ones(size) if part.weight is None else part.weight
-            if min(float((v * part.y).sum()), float((v * (1 - part.y)).sum())) > _RARE * float(v.sum()):
-                rows = part
-        return FoldRows(rows, None, objective, served)
-
     def columns(self, index: Tensor) -> ColumnsInUse:
         """ColumnsInUse by their numbers."""
         return ColumnsInUse(self._design if len(index) == self.d else self._design.columns(index), index)
@@ -177,12 +163,6 @@ class FoldRows:
     def places(self, columns: ColumnsInUse) -> Tensor:
         """Numbers of their coordinates and the intercept's, (c + 1,)."""
         return torch.cat([columns.index, torch.tensor([self.d])])
-
-    def coordinates(self, theta: Tensor) -> Tensor:
-        """Standardised ones (d + 1,) of coefficients (d + 1,) for the original features."""
-        u = torch.empty_like(theta)
-        self._problem.read(theta, u[:-1], u[-1])
-        return u
 
     def theta(self, u: Tensor) -> Tensor:
         """Coefficients (d + 1,) of u (d + 1,) for the original features, the intercept last."""

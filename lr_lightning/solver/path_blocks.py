@@ -119,8 +119,8 @@ def solve_nearby(
         l2: likewise, not negative.
         least_tolerance: violation of the optimality conditions that is rounding.
     """
-    parts = sharing(l1.tolist(), wide=rows.d > len(rows.y))
-    whole = _rough(rows, sample, start, parts, l1, l2)
+    parts = sharing(l1.tolist(), wide=rows.d > rows.n)
+    whole = _rough(sample, start, parts, l1, l2)
     last = None
     while parts:
         of_parts = list(accumulate(len(part) * rows.m for part in parts))
@@ -137,7 +137,7 @@ def solve_nearby(
         last = u[-1]
 
 
-def _rough(rows: FoldRows, sample: FoldRows, u: Tensor, parts: list[range], l1: Tensor, l2: Tensor) -> Tensor:
+def _rough(sample: FoldRows, u: Tensor, parts: list[range], l1: Tensor, l2: Tensor) -> Tensor:
     """About the coefficients (p, d + 1) of all rows at each strength: the sample's at some, linearly between these."""
     last = len(l1) - 1
     known = sorted({0, last, *(part[len(part) // 2] for part in parts)})
@@ -146,7 +146,7 @@ def _rough(rows: FoldRows, sample: FoldRows, u: Tensor, parts: list[range], l1: 
         tolerance = _ROUGH * float(l1[number] + l2[number])
         at = slice(number, number + 1)
         u = _solve_block(sample, [range(1)], u[None, None], l1[at], l2[at], tolerance, sample, rough=True)[0][0, 0]
-        found.append(rows.coordinates(sample.theta(u)))
+        found.append(u)
     return _interpolated(torch.stack(found), known, last + 1)
 
 
@@ -201,12 +201,12 @@ def _solve_block(
     for _ in range(1 + _RETRIES):
         columns = _columns_in_use(rows, wanted)
         places = rows.places(columns)
-        if len(rows.y) > len(places) and 8 * len(parts) * m * len(places) ** 2 > _MEMORY:
+        if rows.n > len(places) and 8 * len(parts) * m * len(places) ** 2 > _MEMORY:
             break
         of_block = u[pending][:, places], gradient[pending][:, places], penalties.at(pending, places)
         block = _Block(rows, columns, of[pending], by[pending], *of_block)
         at = start[:, 0, places]
-        if len(sample.y) < len(rows.y):
+        if sample.n < rows.n:
             of_sample = _models(sample, rows, columns, at, parts, l2)
             block.run(of_sample, rounded=True, enough=_FAR, rounds=_SAMPLED_ROUNDS)
             at = u[:, places]
@@ -240,7 +240,7 @@ def _models(
     middles = [part[len(part) // 2] for part in parts]
     curvature = sample.curvature(columns, torch.zeros(1, dtype=torch.long), at[middles])
     unit = rows.l2_unit[:, places]
-    standardized = sample.standardized(columns) if len(sample.y) < len(places) else None
+    standardized = sample.standardized(columns) if sample.n < len(places) else None
     found: list[Model] = []
     for middle, of_rows in zip(middles, curvature.unbind(1), strict=True):
         if standardized is not None:
@@ -291,7 +291,7 @@ class _Block:
         self.violation = torch.full((len(u),), torch.inf, dtype=torch.float64)
         self._measure(torch.arange(len(u)))
         self._models: list[Model] = []
-        self._share = _ENTERING if rows.d > len(rows.y) else 1.0
+        self._share = _ENTERING if rows.d > rows.n else 1.0
 
     def run(self, models: list[Model], *, rounded: bool, enough: float = 1.0, rounds: int = _ROUNDS) -> None:
         """Move to the optima, in rounds of a sweep for all fits and a quadratic problem of each.

@@ -29,6 +29,9 @@ LEAST_L1_RATIO = 1e-3  # a ridge sets no coefficient to 0: its strongest penalty
 _ROUNDING = 1e-14  # of a gradient, relative to the largest one
 _MANY_COLUMNS = 512  # from which on, where rows are fewer, the Hessians cost more than shared sweeps save
 _LARGE = 2**17  # elements of the rows, from which on sweeps cost more than calls
+_SAMPLE = 10_000  # rows, at least, where the path is looked for at first
+_SAMPLE_OF_COLUMNS = 20  # of them for each column
+_WORTH_SAMPLE = 4  # times as many rows
 _LEAST_PENALTIES = 10  # that are worth a rough path
 _EXPLAINED = 0.999  # share of the deviance, beyond which the rows are nearly separated
 
@@ -176,7 +179,7 @@ def path(
         if folds is not None and (features_of_fold is not None or d > max(n, _MANY_COLUMNS)):
             features = features_of_fold or (lambda _: rows.x)
             alone = _FoldsAlone(rows, folds, features, objective, served)
-        fits = FoldFits(rows, None if alone else folds, objective, served)
+        fits = FoldFits(FoldRows(rows, None if alone else folds, objective, served))
         return _path(fits, ratios, given, n_lambda, min_ratio, alone, _Tell(stopped, progress))
 
     return on_one_thread(work, threads)
@@ -292,10 +295,13 @@ def _worth_blocks(rows: FoldRows, penalties: list[_Penalty]) -> bool:
 
 
 def _solved_in_blocks(fits: FoldFits, penalties: list[_Penalty], rounding: float) -> Iterator[Solutions]:
-    l1, l2 = (torch.tensor([getattr(p, name) for p in penalties], dtype=torch.float64) for name in ("l1", "l2"))
-    sample = fits.rows.rough()
-    start, _ = FoldFits.of_rows(sample).fit_unpenalised()
-    return solve_nearby(fits.rows, sample, start[0], l1, l2, rounding)
+    """By the path of a sample of the rows, or the rough path of all of them, as `solve_nearby`."""
+    l1 = torch.tensor([penalty.l1 for penalty in penalties], dtype=torch.float64)
+    l2 = torch.tensor([penalty.l2 for penalty in penalties], dtype=torch.float64)
+    rows, size = fits.rows, max(_SAMPLE, _SAMPLE_OF_COLUMNS * fits.rows.d)
+    sample = rows.sample(size) if rows.n >= _WORTH_SAMPLE * size else rows.without_folds()
+    start, _ = FoldFits(sample).fit_unpenalised()
+    return solve_nearby(rows, sample, start[0], l1, l2, rounding)
 
 
 class _FoldsAlone:
@@ -335,7 +341,7 @@ class _FoldsAlone:
             # A row without weight takes no part in means, scales and sums.
             others = torch.where(self._folds == fold, 0.0, self._v)
             rows = self._rows._replace(x=self._features(fold), weight=others)
-            fits = FoldFits(rows, None, self._objective, self._served)
+            fits = FoldFits(FoldRows(rows, None, self._objective, self._served))
             fitted = _fit_sequence(fits, fits.fit_unpenalised(), penalties, tell)
             self._theta.append(fitted.theta.to_sparse())
             self.converged &= fitted.converged

@@ -22,6 +22,7 @@ from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver import Path, path, solve
 from lr_lightning.solver.fold_fits import FoldFits
+from lr_lightning.solver.fold_rows import FoldRows
 
 # Of scikit-learn's breast cancer table, y = 1 being malignant: standardised within, 60 penalties down to a thousandth,
 # fold = row number modulo 10. Computed by an active-set Newton method in NumPy to a KKT residual of 4e-16;
@@ -250,12 +251,41 @@ def test_a_fold_is_fitted_as_the_other_rows_would_be(n: int, d: int, monkeypatch
         assert_allclose(found.cross_validation.logits[folds == fold], z[:, best], atol=1e-7)
 
 
+@pytest.mark.parametrize(("n", "d", "part"), [(300, 6, 10**9), (300, 6, 60), (60, 90, 10**9)])
+@pytest.mark.parametrize("rounds", [16, 1])
+def test_fits_at_many_penalties_at_once_are_exact(
+    n: int, d: int, part: int, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # From a sample or all rows, by their Hessian or few rows themselves; what one round leaves is fitted alone.
+    rows, folds = table(n, d), torch.arange(n) % 3
+    options = {"l1_ratio": 0.7, "n_lambda": 25, "min_ratio": 0.01, "folds": folds}
+    alone = path(rows, **options)
+    fitted_alone = []
+    fit = FoldFits.fit
+    monkeypatch.setattr(FoldFits, "fit", lambda fits, *args: fitted_alone.append(1) or fit(fits, *args))
+    monkeypatch.setattr("lr_lightning.solver.regularization_path._LARGE", 0)
+    monkeypatch.setattr("lr_lightning.solver.path_blocks._FITS", 16)
+    monkeypatch.setattr("lr_lightning.solver.path_blocks._ROUNDS", rounds)
+    monkeypatch.setattr("lr_lightning.solver.regularization_path._SAMPLE", part)
+    monkeypatch.setattr("lr_lightning.solver.regularization_path._SAMPLE_OF_COLUMNS", 0)
+    found = path(rows, **options)
+    assert found.converged.all()
+    assert (len(fitted_alone) < 12) == (rounds > 1)
+    assert found.nonzero.tolist() == alone.nonzero.tolist()
+    for theta, value in zip(found.theta, found.lambdas.tolist(), strict=True):
+        assert violation(rows, theta, value, 0.7) <= 1.01e-10 * value
+    assert_allclose(found.theta, alone.theta, rtol=1e-6, atol=1e-9)
+    assert_allclose(found.loss, alone.loss, rtol=1e-10)
+    assert_allclose(found.cross_validation.fold_loss, alone.cross_validation.fold_loss, rtol=1e-9)
+    assert_allclose(found.cross_validation.logits, alone.cross_validation.logits, atol=1e-7)
+
+
 def test_a_ridge_takes_few_rounds_at_each_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lr_lightning.solver.fold_fits._OF_EACH", 0)  # one Hessian for all fits
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3000, 10, generator=generator, dtype=torch.float64) @ (torch.eye(10, dtype=torch.float64) + 0.3)
     y = (3 * x[:, 0] + torch.randn(3000, generator=generator, dtype=torch.float64) > 0).double()
-    fits = FoldFits(Rows(x, y), torch.arange(3000) % 3, Objective())
+    fits = FoldFits(FoldRows(Rows(x, y), torch.arange(3000) % 3, Objective()))
     start = fits.fit_unpenalised()
     for value in (0.3, 0.1, 0.03):
         fits.move_to(start)
