@@ -208,14 +208,14 @@ def _solve_block(
         at = start[:, 0, places]
         if sample.n < rows.n:
             of_sample = _models(sample, rows, columns, at, parts, l2)
-            block.run(of_sample, rounded=True, enough=_FAR, rounds=_SAMPLED_ROUNDS)
+            block.run(of_sample, _SAMPLED_ROUNDS, rounded=True, enough=_FAR)
             at = u[:, places]
             at[pending] = block.u
             at = at[order.argsort()][::m]
         models = _models(rows, rows, columns, at, parts, l2)
-        block.run(models, rounded=True, enough=1.0 if rough else _FAR)
+        block.run(models, _ROUNDS, rounded=True, enough=1.0 if rough else _FAR)
         if not rough:
-            block.run(models, rounded=False)
+            block.run(models, _ROUNDS, rounded=False)
         u[pending] = 0.0
         u[pending[:, None], places] = block.u
         gradient[pending] = rows.gradients(columns, of[pending], block.u, rows.every, rounded=rough)
@@ -293,14 +293,14 @@ class _Block:
         self._models: list[Model] = []
         self._share = _ENTERING if rows.d > rows.n else 1.0
 
-    def run(self, models: list[Model], *, rounded: bool, enough: float = 1.0, rounds: int = _ROUNDS) -> None:
+    def run(self, models: list[Model], rounds: int, *, rounded: bool, enough: float = 1.0) -> None:
         """Move to the optima, in rounds of a sweep for all fits and a quadratic problem of each.
 
         Args:
             models: of the fits.
+            rounds: at most so many.
             rounded: whether to sum in float32, and only come near.
             enough: violation relative to the tolerance, at which to end.
-            rounds: at most so many.
         """
         if models is not self._models:
             self._models, self._steps = models, []
