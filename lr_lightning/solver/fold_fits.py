@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -126,7 +127,7 @@ class FoldFits:
         l1[free & ~self.rows.fixed] = 0
         self._converge(l1, torch.zeros_like(l1), torch.full_like(l1, _EXACT), l1 == 0)
 
-    def move_to(self, solution: tuple[Tensor, Tensor]) -> None:
+    def move_to(self, solution: Sequence[Tensor]) -> None:
         """Take back coefficients and gradients."""
         self.u, self.gradient = (part.clone() for part in solution)
 

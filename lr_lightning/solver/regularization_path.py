@@ -277,10 +277,13 @@ def _fitted(fits: FoldFits, penalties: list[_Penalty], rounding: float) -> Itera
     yield first.value, first.fit(fits, rounding), fits.losses()
     number = 1
     for block in _solved_in_blocks(fits, blocks, rounding) if _worth_blocks(fits.rows, blocks) else ():
-        for k, converged in enumerate(block.converged.all(1).tolist()):
-            fits.move_to((block.u[k], block.gradient[k]))
+        for k, converged in enumerate(block.converged):
             penalty, number = penalties[number], number + 1
-            if converged:
+            # A fit that has not converged goes on from the penalty before, from where its steps are safe.
+            before = fits.u, fits.gradient
+            here = (block.u[k], block.gradient[k])
+            fits.move_to([torch.where(converged[:, None], *pair) for pair in zip(here, before, strict=True)])
+            if bool(converged.all()):
                 yield penalty.value, True, Losses(block.losses.training[k], block.losses.held_out[k])
             else:
                 yield penalty.value, penalty.fit(fits, rounding), fits.losses()

@@ -280,6 +280,17 @@ def test_fits_at_many_penalties_at_once_are_exact(
     assert_allclose(found.cross_validation.logits, alone.cross_validation.logits, atol=1e-7)
 
 
+def test_a_row_far_from_the_others_keeps_the_path_exact() -> None:
+    rows = table(4000, 40)
+    x = rows.design.dense().clone()
+    x[-1] *= 1e4  # here steps by a Hessian of float32 go astray
+    rows = rows._replace(x=x)
+    found = path(rows, n_lambda=30)
+    assert found.converged.all()
+    for theta, value in zip(found.theta, found.lambdas.tolist(), strict=True):
+        assert violation(rows, theta, value, 1.0) <= 1.01e-10 * value + 1e-14
+
+
 def test_a_ridge_takes_few_rounds_at_each_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lr_lightning.solver.fold_fits._OF_EACH", 0)  # one Hessian for all fits
     generator = torch.Generator().manual_seed(0)
