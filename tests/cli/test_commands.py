@@ -368,7 +368,7 @@ MISTAKES = [
     (["fit", "--config", "nowhere.yaml"], ["nowhere.yaml"]),
     (["fit", "--config", "broken.yaml"], ["broken.yaml"]),
     (["fit", "--config", "unknown_key.yaml"], ["model.strength"]),
-    (["fit", "--config", "wrong_type.yaml"], ["model.l2", "plenty"]),
+    ([*FIT_EXAM, "--config", "wrong_type.yaml"], ["model.l2", "plenty"]),
     (["fit"], ["data"]),
     (["fit", "--data", "StudentDataModule"], ["StudentDataModule"]),
     (["predict"], ["ckpt_path"]),
