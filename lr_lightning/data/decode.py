@@ -265,7 +265,8 @@ class Decoder:
     def _in_memory(self, dtype: torch.dtype, source: Source, processes: Processes = ALONE) -> Decoded:
         with mistakes_in_all(processes):
             loaded = source.load(self._columns)
-        if source.decoded_bytes(self._columns) > LARGE:
+        is_large = source.decoded_bytes(self._columns) > LARGE
+        if is_large:
             pa.default_memory_pool().release_unused()  # what reading needed beside the columns
         sweeps = self._sweeps(loaded, processes)
         dtype = sweeps.dtype(dtype)
@@ -280,6 +281,8 @@ class Decoder:
         # A new fit has met all mistakes by now, and needs each row once more.
         with mistakes_in_all(processes):
             sweeps.write(dtype, append, loaded.drain if self._given is None and loaded is not source else None)
+        if is_large:
+            pa.default_memory_pool().release_unused()
         return self._placed(Decoded.of(notes, tensors, mapped=False), processes)
 
     def _in_cache(self, dtype: torch.dtype, source: Source, processes: Processes = ALONE) -> Decoded:

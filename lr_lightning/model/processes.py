@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -72,9 +72,9 @@ class Processes:
         """The values of all processes, in order of rank: plain values, rows, or messages."""
         return [value]
 
-    def results(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-        """The results of the tasks, plain values; several processes divide the tasks among themselves."""
-        return [task() for task in tasks]
+    def exchanged(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Rows (k, …) that all processes have for this one; the first sizes[0] are for process 0, and so on."""
+        return values
 
     def place(self, n: int) -> Share:
         """The position of this process's n rows among those of all processes."""
@@ -129,11 +129,12 @@ class SeveralProcesses(Processes):
         distributed.all_gather(parts, sent)
         return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)]).to(values.device)
 
-    def results(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-        """See `Processes.results`."""
-        own = [task() for task in tasks[self.rank :: self.count]]
-        of_all = self.objects(own)
-        return [of_all[number % self.count][number // self.count] for number in range(len(tasks))]
+    def exchanged(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
+        """See `Processes.exchanged`."""
+        received = self.joined(torch.tensor([sizes]))[:, self.rank].tolist()
+        found = torch.empty(sum(received), *values.shape[1:], dtype=values.dtype, device=self._device)
+        distributed.all_to_all_single(found, values.detach().contiguous().to(self._device), received, list(sizes))
+        return found.to(values.device)
 
     def objects(self, value: Any) -> list[Any]:
         """See `Processes.objects`."""

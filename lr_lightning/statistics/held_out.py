@@ -18,18 +18,20 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
-from lr_lightning.model.objective import Objective
 from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
-from lr_lightning.solver.fit import solve
 
 MEASURES = ("loss", "accuracy", "auroc", "average_precision", "f1", "brier", "calibration_error")
 N_BINS = 15
 MOST_ROWS = 10_000_000
-"""Up to so many held-out rows are brought together; beyond, they are merged by their logits."""
+"""Up to so many held-out rows are ranked one by one; beyond, they are merged by their logits."""
+MOST_DRAWN = 1_000_000
+"""Up to so many rows of several processes are brought together for a picture; beyond, they are merged likewise."""
 _BINS, _REACH = 2**20, 20.0  # of asinh(logit); sinh(20) is 2.4·10⁸
 _TOLERANCE = 1e-18  # relative, of the objective; the intercept and the slope are then exact to rounding
+_MOST_STEPS, _ROUNDING = 100, 1e-14  # of a sum
+_BLOCK_ROWS = 1 << 17
 THRESHOLD_RULES = "a number between 0 and 1, f1, youden, or cost=R (a false negative costs R false positives)"
 
 
@@ -66,7 +68,7 @@ def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tupl
 
 
 class HeldOutRows(NamedTuple):
-    """The held-out rows of all processes, or as many rows as stand for them.
+    """The held-out rows of a process, or those that stand for the rows of all.
 
     Attributes:
         logits: the linear predictor, float64, (n,).
@@ -75,6 +77,7 @@ class HeldOutRows(NamedTuple):
         n_rows: how many there are in all.
         n_observations: how many of them have a positive weight.
         error: by how much AUROC and average precision may be wrong; 0 where they are exact.
+        processes: that have the rows; one where these stand for the rows of all.
     """
 
     logits: Tensor
@@ -83,35 +86,52 @@ class HeldOutRows(NamedTuple):
     n_rows: int
     n_observations: int
     error: float = 0.0
+    processes: Processes = ALONE
 
     @property
     def columns(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, targets and weights."""
+        """Logits, targets and weights of the rows here."""
         return self.logits, self.y, self.weight
+
+    def of_all(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of all rows, brought together in each process."""
+        logits, y, weight = map(self.processes.joined, self.columns)
+        return logits, y, weight
+
+    def is_finite(self) -> bool:
+        """Whether no row has a logit, a target or a weight that is not finite."""
+        return self.processes.all(all(bool(column.isfinite().all()) for column in self.columns))
+
+    def measures(self, threshold: float) -> dict[str, float]:
+        """See `measures`."""
+        return measures(*weighted_rows(*self.columns), threshold, self.processes)
+
+    def calibration(self) -> Calibration:
+        """See `calibrate`."""
+        return calibrate(*self.columns, n_observations=self.n_observations, processes=self.processes)
 
 
 def of_all_processes(
     logits: Tensor, y: Tensor, weight: Tensor, processes: Processes = ALONE, most: int = MOST_ROWS
 ) -> HeldOutRows:
-    """The held-out rows of all processes, in their order.
+    """The held-out rows of this process, or what stands for those of all where they are more than `most`.
 
-    More than `most` are not brought together. Then the rows of one outcome whose logits fall into one of 2²⁰ bins are
-    made one row, of their mean logit and the sum of their weights. The bins have equal widths in asinh(logit), which is
-    4·10⁻⁵ near 0. The error of AUROC is at most half the product of a bin's shares of the two outcomes, summed over the
-    bins; that of average precision what the order of each bin's rows can change.
+    Then the rows of one outcome whose logits fall into one of 2²⁰ bins are made one row, of their mean logit and the
+    sum of their weights. The bins have equal widths in asinh(logit), which is 4·10⁻⁵ near 0. The error of AUROC is at
+    most half the product of a bin's shares of the two outcomes, summed over the bins; that of average precision what
+    the order of each bin's rows can change.
 
     Args:
         logits: of the rows of this process, (n,), as the others.
         y: targets 0 or 1, or shares of successes.
         weight: not negative.
         processes: that have the rows.
-        most: rows that are brought together.
+        most: rows that are ranked one by one.
     """
     n_rows, n_observations = processes.sums(len(y), int((weight > 0).sum()))
-    columns = [column.double() for column in (logits, y, weight)]
+    columns = logits.double(), y.double(), weight.double()
     if n_rows <= most:
-        logits, y, weight = map(processes.joined, columns)
-        return HeldOutRows(logits, y, weight, n_rows, n_observations)
+        return HeldOutRows(*columns, n_rows=n_rows, n_observations=n_observations, processes=processes)
     z, outcome, v = weighted_rows(*columns)
     if not processes.all(bool(z.isfinite().all())):
         return HeldOutRows(z.new_full((1,), torch.nan), z.new_zeros(1), z.new_ones(1), n_rows, n_observations)
@@ -146,9 +166,11 @@ def _largest_error(negative: Tensor, positive: Tensor) -> float:
     return max(within, precision)
 
 
-def mean(values: Tensor, weight: Tensor) -> float:
+def mean(values: Tensor, weight: Tensor, processes: Processes = ALONE) -> float:
     """The weighted mean of values (n,), with weights (n,)."""
-    return float((values * weight).sum() / weight.sum())  # not a BLAS, whose digits depend on where the rows lie
+    # Not by a BLAS, whose digits depend on where the rows lie.
+    total, of_weights = processes.sums(float((values * weight).sum()), float(weight.sum()))
+    return total / of_weights
 
 
 class Ranking(NamedTuple):
@@ -171,12 +193,20 @@ class Ranking(NamedTuple):
         Raises:
             ValueError: if the rows do not hold both classes.
         """
-        score, order = score.sort(descending=True, stable=True)
-        v, is_positive = weight[order], y[order] > 0.5
-        positive, negative = (torch.where(mask, v, 0.0).cumsum(0) for mask in (is_positive, ~is_positive))
-        if not (len(score) and positive[-1] > 0 and negative[-1] > 0):
+        found = cls.of_part(score, torch.where(y > 0.5, weight, -weight))
+        if not (len(score) and found.positive[-1] > 0 and found.negative[-1] > 0):
             raise ValueError("ranking needs rows of both classes")
-        last = torch.ones_like(is_positive)  # the last row of each distinct score
+        return found
+
+    @classmethod
+    def of_part(cls, score: Tensor, signed: Tensor) -> Ranking:
+        """The same of rows that may lack a class; the weights (n,) of negative rows have a minus sign."""
+        score, order = score.sort(descending=True, stable=True)
+        signed = signed[order]
+        del order
+        positive, negative = signed.clamp(min=0).cumsum_(0), (-signed).clamp_(min=0).cumsum_(0)
+        del signed
+        last = torch.ones_like(score, dtype=torch.bool)  # the last row of each distinct score
         last[:-1] = score[1:] != score[:-1]
         return cls(score[last], positive[last], negative[last])
 
@@ -199,42 +229,90 @@ class Ranking(NamedTuple):
         return min(1.0, float(precision @ _from_zero(recall).diff()))
 
 
-def measures(logits: Tensor, y: Tensor, weight: Tensor, threshold: float) -> dict[str, float]:
+def ranked(
+    logits: Tensor, y: Tensor, weight: Tensor, processes: Processes = ALONE, most: int = 1000
+) -> tuple[float, float]:
+    """AUROC and average precision of the rows of several processes, which together hold both classes.
+
+    They exchange their rows, so that each has those of a range of logits, the first process the highest. What it has to
+    know of the others is the weight above its range. So both measures are sums over the processes.
+
+    Args:
+        logits: of the rows of this process, (n,), as the others; `weighted_rows`.
+        y: targets 0 or 1.
+        weight: positive.
+        processes: that have the rows.
+        most: logits of each process, of which the limits of the ranges are chosen.
+    """
+    if processes.count == 1:
+        ranking = Ranking.by(logits, y, weight)
+        return ranking.auroc(), ranking.average_precision()
+    signed = torch.where(y > 0.5, weight, -weight)
+    logits, order = logits.sort(descending=True)
+    step = -(-processes.place(len(logits)).total // most)
+    sample = processes.joined(logits[::step]).sort(descending=True).values
+    limits = sample[[len(sample) * rank // processes.count for rank in range(1, processes.count)]]
+    ends = torch.searchsorted(-logits, -limits).tolist()  # a limit itself is in the range below it
+    rows = torch.stack([logits, signed[order]], dim=1)
+    del signed, order
+    score, signed = processes.exchanged(rows, np.diff([0, *ends, len(logits)]).tolist()).T
+    del rows, logits
+    ranking = Ranking.of_part(score, signed)
+    del score, signed
+    own = torch.stack([column[-1:].sum() for column in (ranking.positive, ranking.negative)])
+    of_all = processes.joined(own[None])
+    above, (positive, negative) = of_all[: processes.rank].sum(0), of_all.sum(0)
+    true, false = (
+        torch.cat([before[None], column + before]) / total
+        for column, before, total in zip(ranking[1:], above, (positive, negative), strict=True)
+    )
+    precision = (ranking.positive + above[0]) / (ranking.positive + above[0] + ranking.negative + above[1])
+    auroc, average_precision = processes.sums(float(torch.trapezoid(true, false)), float(precision @ true.diff()))
+    return min(1.0, auroc), min(1.0, average_precision)
+
+
+def measures(
+    logits: Tensor, y: Tensor, weight: Tensor, threshold: float, processes: Processes = ALONE
+) -> dict[str, float]:
     """The held-out measures by name, in the order of `MEASURES`.
 
     AUROC, average precision and F1 are absent if all rows are of one class.
 
     Args:
-        logits: the linear predictor, (n,), n ≥ 1; as the others from `weighted_rows`.
+        logits: the linear predictor, (n,), n ≥ 1 in one of the processes; as the others from `weighted_rows`.
         y: targets 0 or 1, (n,).
         weight: sample weights, (n,), positive.
         threshold: a probability above it is a positive prediction.
+        processes: that have the rows, of which these are those of this one.
     """
+    values = {}
+    both = has_both_classes(y, processes)
+    if both:
+        values["auroc"], values["average_precision"] = ranked(logits, y, weight, processes)
     probability = torch.sigmoid(logits)
-    cells = confusion(probability, y, weight, threshold).tolist()
-    (true_negative, false_positive), (false_negative, true_positive) = cells
+    (found,) = processes.sums(confusion(probability, y, weight, threshold))
+    (true_negative, false_positive), (false_negative, true_positive) = found.tolist()
     wrong = false_positive + false_negative
-    values = {
-        "loss": mean(binary_cross_entropy_with_logits(logits, y, reduction="none"), weight),
+    values |= {
+        "loss": mean(binary_cross_entropy_with_logits(logits, y, reduction="none"), weight, processes),
         "accuracy": (true_negative + true_positive) / (true_negative + true_positive + wrong),
-        "brier": brier(probability, y, weight),
-        "calibration_error": reliability(probability, y, weight).expected_calibration_error(),
+        "brier": brier(probability, y, weight, processes),
+        "calibration_error": reliability(probability, y, weight, processes=processes).expected_calibration_error(),
     }
-    if has_both_classes(y):
-        ranking = Ranking.by(logits, y, weight)
-        values["auroc"], values["average_precision"] = ranking.auroc(), ranking.average_precision()
+    if both:
         values["f1"] = 2 * true_positive / (2 * true_positive + wrong)
     return {name: values[name] for name in MEASURES if name in values}
 
 
-def has_both_classes(y: Tensor) -> bool:
+def has_both_classes(y: Tensor, processes: Processes = ALONE) -> bool:
     """Whether targets (n,) have both classes."""
-    return bool((y > 0.5).any()) and bool((y < 0.5).any())
+    positive, negative = processes.any(bool((y > 0.5).any())), processes.any(bool((y < 0.5).any()))
+    return positive and negative
 
 
-def brier(probability: Tensor, y: Tensor, weight: Tensor) -> float:
+def brier(probability: Tensor, y: Tensor, weight: Tensor, processes: Processes = ALONE) -> float:
     """The Brier score: the mean squared difference of probability and outcome."""
-    return mean((probability - y).square(), weight)
+    return mean((probability - y).square(), weight, processes)
 
 
 def confusion(probability: Tensor, y: Tensor, weight: Tensor, threshold: float) -> Tensor:
@@ -263,12 +341,14 @@ class Bins(NamedTuple):
         return float((self.weight * (self.prediction - self.outcome).abs()).nansum() / self.weight.sum())
 
 
-def reliability(probability: Tensor, y: Tensor, weight: Tensor, n_bins: int = N_BINS) -> Bins:
+def reliability(
+    probability: Tensor, y: Tensor, weight: Tensor, n_bins: int = N_BINS, processes: Processes = ALONE
+) -> Bins:
     """Predicted and observed shares in bins [a, b) of equal width; the last bin includes 1."""
     edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float64, device=probability.device)
     index = torch.bucketize(probability, edges[1:-1], right=True)
-    total, prediction, outcome, squares = (
-        _sums(index, values, n_bins) for values in (weight, weight * probability, weight * y, weight.square())
+    total, prediction, outcome, squares = processes.sums(
+        *(_sums(index, values, n_bins) for values in (weight, weight * probability, weight * y, weight.square()))
     )
     return Bins(total, prediction / total, outcome / total, total.square() / squares)
 
@@ -299,14 +379,17 @@ class Calibration:
     mean_outcome: float
 
 
-def calibrate(logits: Any, y: Any, weight: Any = None, *, n_observations: int | None = None) -> Calibration:
+def calibrate(
+    logits: Any, y: Any, weight: Any = None, *, n_observations: int | None = None, processes: Processes = ALONE
+) -> Calibration:
     """Calibration of the logits of validation rows.
 
     Args:
         logits: the linear predictor, (n,), a tensor or an array, as the others.
         y: outcomes 0 or 1, or shares of successes, (n,).
         weight: sample weights, (n,), not negative; None for ones.
-        n_observations: the number of rows of positive weight, where fewer stand for them.
+        n_observations: the number of rows of positive weight, where fewer stand for them or have them.
+        processes: that have the rows, of which these are those of this one.
 
     Raises:
         ValueError: if there are no rows of positive weight.
@@ -315,37 +398,69 @@ def calibrate(logits: Any, y: Any, weight: Any = None, *, n_observations: int | 
     if n_rows is None:
         n_rows = len(_float64(y)) if weight is None else int((_float64(weight) > 0).sum())
     z, y, v = weighted_rows(logits, y, weight)
-    if not len(z):
+    if not processes.any(len(z) > 0):
         raise ValueError("calibration needs rows")
     probability = torch.sigmoid(z)
-    line = recalibration(*(column.cpu().numpy() for column in (z, y, v)))
+    line = recalibration(z, y, v, processes)
     return Calibration(
         rows="validation",
         n_observations=n_rows,
-        brier=brier(probability, y, v),
-        expected_calibration_error=reliability(probability, y, v).expected_calibration_error(),
+        brier=brier(probability, y, v, processes),
+        expected_calibration_error=reliability(probability, y, v, processes=processes).expected_calibration_error(),
         intercept=None if line is None else line[0],
         slope=None if line is None else line[1],
-        mean_prediction=mean(probability, v),
-        mean_outcome=mean(y, v),
+        mean_prediction=mean(probability, v, processes),
+        mean_outcome=mean(y, v, processes),
     )
 
 
-def recalibration(logits: np.ndarray, y: np.ndarray, v: np.ndarray) -> tuple[float, float] | None:
-    """Intercept and slope of the logistic regression of y (n,) on the logits (n,), with weights v (n,) (Cox 1958).
+def recalibration(z: Tensor, y: Tensor, v: Tensor, processes: Processes = ALONE) -> tuple[float, float] | None:
+    """Intercept and slope of the logistic regression of y (n,) on the logits z (n,), with weights v (n,) (Cox 1958).
+
+    Newton's method on the sums over the processes that have the rows, a step that does not help being halved.
 
     Returns:
         None if there is no unique finite estimate: the classes are separated, or the logits are constant.
     """
-    if y.min() == y.max():
-        return None
-    low, high = logits[y < 0.5], logits[y > 0.5]
-    if low.max() <= high.min() or high.max() <= low.min():
-        return None  # separated, or constant logits
-    rows = Rows(torch.from_numpy(logits)[:, None], torch.from_numpy(y), torch.from_numpy(v))
-    solution = solve(rows, Objective(), tol=_TOLERANCE)
-    slope, intercept = solution.theta.tolist()
-    return (intercept, slope) if solution.converged else None
+    low, high = z[y < 0.5], z[y > 0.5]
+    ends = [float(part.min()) if len(part) else math.inf for part in (low, high, -low, -high)]
+    least_low, least_high, most_low, most_high = processes.least(np.array(ends)).tolist()
+    if not (-most_low > least_high and -most_high > least_low):
+        return None  # one class, separated, or constant logits
+    total, center = processes.sums(float(v.sum()), float((v * z).sum()))
+    center /= total
+    (square,) = processes.sums(float((v * (z - center).square()).sum()))
+    scale = math.sqrt(square / total)
+    t, v = (z - center) / scale, v / total
+    best, theta, step = math.inf, np.zeros(2), np.zeros(2)
+    for _ in range(_MOST_STEPS):
+        blocks = zip(t.split(_BLOCK_ROWS), y.split(_BLOCK_ROWS), v.split(_BLOCK_ROWS), strict=True)
+        (sums,) = processes.sums(
+            sum((_terms_of_line(*block, *(theta + step)) for block in blocks), torch.zeros(6).double())
+        )
+        loss, g0, g1, h00, h01, h11 = sums.tolist()
+        if not loss <= best + _ROUNDING * abs(best):
+            step = step / 2
+            continue
+        theta, best = theta + step, loss
+        gradient, hessian = np.array([g0, g1]), np.array([[h00, h01], [h01, h11]])
+        if not h00 * h11 > h01**2:
+            return None
+        step = -np.linalg.solve(hessian, gradient)
+        if -gradient @ step <= _TOLERANCE * best:
+            intercept, slope = (theta + step).tolist()
+            return intercept - slope * center / scale, slope / scale
+    return None
+
+
+def _terms_of_line(t: Tensor, y: Tensor, v: Tensor, intercept: float, slope: float) -> Tensor:
+    """Loss, gradient (2,) and the three entries of the Hessian of a line, summed over rows (n,), (6,) on the CPU."""
+    logit = intercept + slope * t
+    p = torch.sigmoid(logit)
+    residual, curvature = v * (p - y), v * p * (1 - p)
+    losses = v * binary_cross_entropy_with_logits(logit, y, reduction="none")
+    terms = (losses, residual, residual * t, curvature, curvature * t, curvature * t.square())
+    return torch.stack([term.sum() for term in terms]).cpu()
 
 
 def choose_threshold(probability: Any, y: Any, criterion: str | float, weight: Any = None) -> float:

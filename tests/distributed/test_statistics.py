@@ -126,19 +126,28 @@ def merged(processes_or_rank, n, most):
     return processes, of_all_processes(*columns, processes, most=most)
 
 
+def with_ties(n):
+    z, y, v = held_out_rows(n)
+    return z.round(1), y, v
+
+
 def merged_by_several(n, most):
     torch.distributed.init_process_group("gloo")
     try:
-        _, found = merged(None, n, most)
-        return [column.numpy() for column in found.columns], found.n_rows, found.n_observations, found.error
+        processes, found = merged(None, n, most)
+        own = [slice(0, n // 4), slice(0, 0), slice(n // 4, n)][processes.rank]  # one has no rows
+        rows = of_all_processes(*(torch.from_numpy(column[own]) for column in with_ties(n)), processes)
+        ranked = rows.measures(0.3), rows.calibration()
+        found = [column.numpy() for column in found.columns], found.n_rows, found.n_observations, found.error
+        return *found, ranked
     finally:
         torch.distributed.destroy_process_group()
 
 
-def test_beyond_the_limit_held_out_rows_are_merged_and_the_error_is_within_what_is_told():
+def test_held_out_rows_are_ranked_together_and_beyond_the_limit_merged_with_the_error_that_is_told():
     n = 50_000
     z, y, v = held_out_rows(n)
-    (columns, n_rows, n_observations, error), *others = in_processes(3, merged_by_several, n, 10_000)
+    (columns, n_rows, n_observations, error, ranked), *others = in_processes(3, merged_by_several, n, 10_000)
     assert all(np.array_equal(a, b) for other in others for a, b in zip(columns, other[0], strict=True))
     assert (n_rows, n_observations) == (n, n)
     assert len(columns[0]) < n  # fewer rows stand for them
@@ -148,6 +157,15 @@ def test_beyond_the_limit_held_out_rows_are_merged_and_the_error_is_within_what_
     assert abs(found["auroc"] - roc_auc_score(y, z, sample_weight=v)) <= error
     assert abs(found["average_precision"] - average_precision_score(y, z, sample_weight=v)) <= error
     assert found["loss"] == pytest.approx(log_loss(y, 1 / (1 + np.exp(-z)), sample_weight=v), rel=1e-8)
+    z, y, v = with_ties(n)
+    assert all(other[-1] == ranked for other in others)
+    assert ranked[0]["auroc"] == pytest.approx(roc_auc_score(y, z, sample_weight=v), rel=1e-12)
+    assert ranked[0]["average_precision"] == pytest.approx(average_precision_score(y, z, sample_weight=v), rel=1e-12)
+    of_one = of_all_processes(*map(torch.from_numpy, (z, y, v)))
+    assert ranked[0] == pytest.approx(of_one.measures(0.3), rel=1e-12)
+    for name, value in vars(of_one.calibration()).items():
+        expected = pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
+        assert getattr(ranked[1], name) == expected
     _, alone = merged(None, n, 10_000)
     assert np.allclose(alone.logits.numpy(), columns[0], rtol=1e-12)
     _, exact = merged(None, n, n)

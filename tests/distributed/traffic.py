@@ -10,7 +10,14 @@ from lightning.pytorch import Callback
 from torch import distributed
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-PAYLOADS = {"all_reduce": 0, "broadcast": 0, "all_gather": 1, "all_gather_object": 1, "broadcast_object_list": 0}
+PAYLOADS = {
+    "all_reduce": 0,
+    "broadcast": 0,
+    "all_gather": 1,
+    "all_to_all_single": 1,
+    "all_gather_object": 1,
+    "broadcast_object_list": 0,
+}
 
 
 class Traffic(Callback):

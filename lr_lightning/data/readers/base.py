@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 LARGE = 1 << 30  # bytes of columns, whose memory the system gets back at once; a smaller table's is used again
 BATCH_ROWS = 1 << 17
+STREAM_BATCH_ROWS = 1 << 16
+LOADED_BATCH_ROWS = 1 << 20
+"""Rows that are to stay in memory are decoded by so many: that takes less time and memory than many small arrays."""
 
 
 KIND_IN_WORDS = {
@@ -191,8 +194,10 @@ class Source(ABC):
         """The number of rows, where the table tells it without being read and can be read in parts; else None."""
         return None
 
-    def rows(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
-        """The rows from `start` to `stop` in batches as `batches` gives them; for a table that tells `n_rows`.
+    def rows(
+        self, columns: Sequence[str], start: int, stop: int, most: int = STREAM_BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows from `start` to `stop` of a table that tells `n_rows`, decoded by `most` at a time where possible.
 
         Raises:
             InputError: if the table is damaged.
@@ -274,6 +279,12 @@ class PartOfSource(Source):
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Batches of these rows."""
         yield from self._origin.rows(columns, self._start, self._stop)
+
+    def load(self, columns: Sequence[str]) -> MemorySource:
+        """These rows in memory."""
+        most = max(STREAM_BATCH_ROWS, min(LOADED_BATCH_ROWS, self._stop - self._start))
+        batches = self._origin.rows(columns, self._start, self._stop, most)
+        return MemorySource([pa.Table.from_batches([batch]) for batch in batches], columns, self)
 
     def place(self, row: int) -> str:
         """Place of a row in the table."""

@@ -8,7 +8,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from lr_lightning.data.readers.base import KIND_IN_WORDS, MemorySource, MissingTexts, Source, TypesChanged, kind_of
+from lr_lightning.data.readers.base import (
+    KIND_IN_WORDS,
+    STREAM_BATCH_ROWS,
+    MemorySource,
+    MissingTexts,
+    Source,
+    TypesChanged,
+    kind_of,
+)
 from lr_lightning.data.readers.csv import DelimitedSource
 from lr_lightning.errors import InputError
 
@@ -142,13 +150,15 @@ class FolderSource(Source):
         known = [size for size in sizes if size is not None]
         return sum(known) if len(known) == len(sizes) else None
 
-    def rows(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    def rows(
+        self, columns: Sequence[str], start: int, stop: int, most: int = STREAM_BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
         """The rows from `start` to `stop`; only files that hold some of them are opened."""
         sizes, kinds, first = [part.n_rows() or 0 for part in self.parts], _Kinds(self.parts, self._told), 0
         self._rows = sizes
         for part, size in zip(self.parts, sizes, strict=True):
             low, high = max(start - first, 0), min(stop - first, size)
-            for batch in part.rows(columns, low, high) if low < high else ():
+            for batch in part.rows(columns, low, high, most) if low < high else ():
                 kinds.check(part, batch.schema)
                 yield batch
             first += size

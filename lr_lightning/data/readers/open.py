@@ -11,14 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from lr_lightning.data.readers.base import BATCH_ROWS, MemorySource, Source, cut
+from lr_lightning.data.readers.base import BATCH_ROWS, STREAM_BATCH_ROWS, MemorySource, Source, cut
 from lr_lightning.data.readers.csv import DelimitedSource
 from lr_lightning.data.readers.folder import FolderSource, files_in
 from lr_lightning.data.readers.memory import to_arrow
 from lr_lightning.data.readers.svmlight import SvmlightFile, is_svmlight
 from lr_lightning.errors import InputError
-
-STREAM_BATCH_ROWS = 1 << 16
 
 
 class _FileSource(Source):
@@ -66,7 +64,9 @@ class ParquetSource(_FileSource):
         """Number of rows according to the file's metadata."""
         return self._n_rows
 
-    def rows(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    def rows(
+        self, columns: Sequence[str], start: int, stop: int, most: int = STREAM_BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
         """The rows from `start` to `stop`; only row groups that hold some of them are decoded."""
         with _explained(self.name, "Parquet"), self._open(pre_buffer=False, buffer_size=1 << 20) as file:
             groups, first, skipped = [], 0, 0
@@ -77,7 +77,7 @@ class ParquetSource(_FileSource):
                 elif first < stop:
                     groups.append(number)
                 first += size
-            parts = file.iter_batches(STREAM_BATCH_ROWS, row_groups=groups, columns=list(columns))
+            parts = file.iter_batches(most, row_groups=groups, columns=list(columns))
             for batch in cut(parts, start - skipped, stop - skipped):
                 yield self._cleaned_batch(batch.select(list(columns)))
 
@@ -115,7 +115,9 @@ class ArrowSource(_FileSource):
         with _explained(self.name, "Arrow"), self._open() as reader:
             return sum(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))
 
-    def rows(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    def rows(
+        self, columns: Sequence[str], start: int, stop: int, most: int = STREAM_BATCH_ROWS
+    ) -> Iterator[pa.RecordBatch]:
         """The rows from `start` to `stop`; of the others only the places in the file are looked up."""
         with _explained(self.name, "Arrow"), self._open() as reader:
             for batch in cut(map(reader.get_batch, range(reader.num_record_batches)), start, stop):
