@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LARGE = 1 << 30  # bytes of columns, whose memory the system gets back at once; a smaller table's is used again
 BATCH_ROWS = 1 << 17
 STREAM_BATCH_ROWS = 1 << 16
-LOADED_BATCH_ROWS = 1 << 20
+LOADED_BATCH_ROWS = 1 << 18
 """Rows that are to stay in memory are decoded by so many: that takes less time and memory than many small arrays."""
 
 
