@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from lr_lightning.data.roles import FOLD, GROUPS, ROLES, TRIALS
 from lr_lightning.data.rows_in_use import columns_of
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.errors import InputError
+from lr_lightning.model.gathering import rows_of_first
 from lr_lightning.model.processes import ALONE, Processes, Share
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
@@ -107,19 +107,61 @@ class Decoded:
 
     def share_of(self, processes: Processes) -> Decoded:
         """The share of one of several processes that have all rows."""
-        sizes = [0 if rows is None else len(rows.y) for rows in self.parts]
-        own = [processes.share(size) for size in sizes]
-        shares = tuple(Share(at.start, size) for at, size in zip(own, sizes, strict=True))
+        own = [processes.share(size) for size in self._sizes]
+        shares = tuple(Share(at.start, size) for at, size in zip(own, self._sizes, strict=True))
         if processes.count == 1:
             return replace(self, shares=shares)
-        numbers = torch.arange(sizes[0]) if self.train_numbers is None else self.train_numbers
+        return self._divided(shares, lambda rows, part: rows.take(own[part]), lambda values: values[own[0]])
+
+    @classmethod
+    def of_first(cls, decode: Callable[[], Decoded], processes: Processes, *, mistaken: bool = False) -> Decoded:
+        """What the first process decodes, which hands the others their shares of its rows.
+
+        Args:
+            decode: decodes the whole table.
+            processes: that call this together.
+            mistaken: whether this process has met a mistake in its part of the table; if the first one meets none, this
+                one looks for it in the whole, too.
+
+        Raises:
+            InputError: if the table cannot be used.
+        """
+        with refused_together(processes, of_first=True):
+            decoded = decode() if processes.rank == 0 else None
+        with refused_together(processes):
+            if mistaken and decoded is None:
+                decode()
+        found = processes.objects(None if decoded is None else (decoded._without_rows(), decoded._sizes))[0]
+        empty, totals = found
+        ends = np.array([[n * rank // processes.count for rank in range(processes.count + 1)] for n in totals])
+        shares = tuple(Share(int(of_part[processes.rank]), int(of_part[-1])) for of_part in ends)
+        sizes = (np.diff(ends) if decoded is not None else np.zeros((len(PARTS), processes.count), int)).tolist()
+        return (decoded or empty)._divided(
+            shares,
+            lambda rows, part: rows_of_first(rows, sizes[part], processes),
+            lambda values: processes.exchanged(values, sizes[0]),
+        )
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [0 if rows is None else len(rows.y) for rows in self.parts]
+
+    def _without_rows(self) -> Decoded:
+        none = torch.empty(0, dtype=torch.int64)  # not a slice, which would be sent with all that it is a slice of
+        return self._divided((), lambda rows, _: rows.take(none), lambda values: values[none])
+
+    def _divided(
+        self, shares: tuple[Share, ...], of_rows: Callable[[Rows, int], Rows], of_training: Callable[[Tensor], Tensor]
+    ) -> Decoded:
+        """With other rows of each part, and of what stands beside the training rows."""
+        numbers = torch.arange(self._sizes[0]) if self.train_numbers is None else self.train_numbers
         return replace(
             self,
-            parts=tuple(None if rows is None else rows.take(at) for rows, at in zip(self.parts, own, strict=True)),
-            groups=None if self.groups is None else self.groups[own[0]],
-            folds=None if self.folds is None else self.folds[own[0]],
-            filled=None if self.filled is None else self.filled._replace(of_rows=self.filled.of_rows[own[0]]),
-            train_numbers=numbers[own[0]],
+            parts=tuple(None if rows is None else of_rows(rows, part) for part, rows in enumerate(self.parts)),
+            groups=None if self.groups is None else of_training(self.groups),
+            folds=None if self.folds is None else of_training(self.folds),
+            filled=None if self.filled is None else self.filled._replace(of_rows=of_training(self.filled.of_rows)),
+            train_numbers=of_training(numbers),
             shares=shares,
         )
 
@@ -180,9 +222,10 @@ class Decoder:
     def decode(self, dtype: torch.dtype, processes: Processes = ALONE) -> Decoded:
         """The decoded table, from the cache folder if it is there already.
 
-        Of several processes each reads its share of the rows of a table that can be read in parts. Where one of them
-        meets a mistake, or their findings say nothing certain about the whole, all read the whole: the mistake is then
-        that of one process. Local files have no whole; there a mistake names the process that has met it.
+        Of several processes each reads its share of the rows of a table that can be read in parts. Any other table is
+        read by the first one, or where it goes into a cache by the first one of each machine; so is one in which a
+        process meets a mistake, or where their findings say nothing certain about the whole. The mistake is then that
+        of one process. Local files have no whole; there a mistake names the process that has met it.
 
         Args:
             dtype: the Trainer's dtype, for large tables; see `Sweeps.dtype`.
@@ -195,16 +238,20 @@ class Decoder:
             return self._whole(dtype)
         if self._local_files:
             return self._local_share(dtype, processes)
-        with suppress(NotMergedError):
+        mistaken = False
+        try:
             part = self._part(processes)
             if part is not None:
                 return self._share(dtype, part, processes)
-        filled = self.needs_cache() and processes.rank != processes.first_on_machine  # by the first one of the machine
+        except NotMergedError as error:
+            mistaken = bool(str(error))
+        if not processes.any(self.needs_cache()):
+            return Decoded.of_first(lambda: self._whole(dtype), processes, mistaken=mistaken)
         with refused_together(processes):
-            decoded = None if filled else self._whole(dtype)
+            decoded = self._whole(dtype) if processes.rank == processes.first_on_machine else None
         with refused_together(processes):
             decoded = decoded or self._whole(dtype)
-        return decoded  # noqa: RET504 (a refusal comes after)
+        return decoded.share_of(processes)
 
     def _part(self, processes: Processes) -> Source | None:
         """The part of the table that this process reads; None where all read the whole."""

@@ -32,11 +32,12 @@ def mistakes_in_all(processes: Processes) -> Iterator[None]:
 
 
 @contextmanager
-def refused_together(processes: Processes) -> Iterator[None]:
+def refused_together(processes: Processes, *, of_first: bool = False) -> Iterator[None]:
     """Within, where the processes tell each other nothing, a mistake that one meets is a refusal in all of them.
 
     Raises:
-        InputError: which names the process, unless all have met a mistake.
+        InputError: which names the process, unless all have met a mistake, or, if `of_first`, the first one works for
+            all.
     """
     with _kept(processes) as met:
         yield
@@ -45,7 +46,7 @@ def refused_together(processes: Processes) -> Iterator[None]:
     if rank is None:
         return
     text, host = found[rank]
-    named = any(mistake is None for mistake in found)
+    named = not of_first and any(mistake is None for mistake in found)
     raise InputError(f"process {rank + 1} of {processes.count}, on {host}: {text}" if named else text)
 
 

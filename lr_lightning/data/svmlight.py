@@ -23,6 +23,7 @@ from lr_lightning.data.spelling import find_label
 from lr_lightning.data.target import choose_labels
 from lr_lightning.errors import InputError
 from lr_lightning.model.csr import Csr
+from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization, moments
 
@@ -62,12 +63,15 @@ class SvmlightDecoder:
         """False: the rows stay in memory."""
         return False
 
-    def decode(self, dtype: torch.dtype) -> Decoded:
-        """The rows, in float64 whatever the dtype.
+    def decode(self, dtype: torch.dtype, processes: Processes = ALONE) -> Decoded:
+        """The rows, in float64 whatever the dtype; of several processes the first one reads them all.
 
         Raises:
             InputError: if the file cannot be read, its labels are not two, or it does not fit the given schema.
         """
+        return self._whole() if processes.count == 1 else Decoded.of_first(self._whole, processes)
+
+    def _whole(self) -> Decoded:
         read = _Whole.of(self.source)
         schema, training = (None, None) if self._given is None else self._given
         x = read.features(schema, self.source)

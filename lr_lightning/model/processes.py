@@ -131,6 +131,8 @@ class SeveralProcesses(Processes):
 
     def exchanged(self, values: Tensor, sizes: Sequence[int]) -> Tensor:
         """See `Processes.exchanged`."""
+        if values.dtype == torch.bool:  # which gloo does not send
+            return self.exchanged(values.to(torch.uint8), sizes).bool()
         received = self.joined(torch.tensor([sizes]))[:, self.rank].tolist()
         found = torch.empty(sum(received), *values.shape[1:], dtype=values.dtype, device=self._device)
         distributed.all_to_all_single(found, values.detach().contiguous().to(self._device), received, list(sizes))

@@ -573,8 +573,7 @@ class TableDataModule(TensorDataModule):
         self._served_as = self._dtype()
         with refused_together(self.processes):
             decoder = self._decoder()
-        whole = isinstance(decoder, SvmlightDecoder)
-        decoded = decoder.decode(self._dtype()) if whole else decoder.decode(self._dtype(), self.processes)
+        decoded = decoder.decode(self._dtype(), self.processes)
         if self._expected_fingerprint not in (None, decoded.fingerprint) and not self._every_row:
             raise InputError(
                 f"{decoder.source.name} has changed since the fit, and the rows that the fit kept back cannot be "

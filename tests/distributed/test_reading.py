@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import gzip
 import io
 import logging
 import os
@@ -15,9 +16,11 @@ from pyarrow import feather, parquet
 
 from lr_lightning import InputError, LogisticRegression, TableDataModule
 from lr_lightning.data import splits
+from lr_lightning.data.decode import Decoder
 from lr_lightning.data.readers.base import PartOfSource
 from lr_lightning.data.readers.csv_part import PartOfDelimited
 from lr_lightning.data.readers.open import open_source
+from lr_lightning.data.svmlight import SvmlightDecoder
 from tests.distributed.several import as_machines, in_processes
 from tests.distributed.test_fit import leaves, trainer_for
 
@@ -334,7 +337,7 @@ def test_a_refusal_is_that_of_one_process(tmp_path):
 
 def unreadable_in_the_second(path):
     if os.environ["RANK"] == "1":
-        PartOfSource.batches = broken
+        PartOfSource.load = broken
         from lr_lightning.data.readers.open import ParquetSource
 
         ParquetSource.load = broken
@@ -405,6 +408,59 @@ def test_ranges_of_a_text_file_say_what_the_whole_does(tmp_path):
     assert max(read[0] for _, read in several) < 200
     for name in found:
         assert_the_same([said[name] for said, _ in several], alone[name])
+
+
+def tables_that_one_process_reads(folder):
+    """Paths of tables that cannot be read in parts, and the options to read them with."""
+    table = with_gaps(columns(600).select(["number", "city", "flag", "y", "club"]))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([table.column_names, *zip(*(table[name].to_pylist() for name in table.column_names), strict=True)])
+    (folder / "t.csv.gz").write_bytes(gzip.compress(text.getvalue().encode()))
+    (folder / "comma.csv").write_text(text.getvalue().replace(",", ";").replace(".", ","))
+    header, *lines = text.getvalue().splitlines(keepends=True)
+    (folder / "texts").mkdir()
+    for number in (0, 1):
+        (folder / f"texts/{number}.csv").write_text(header + "".join(lines[number::2]))
+    with pa.OSFile(str(folder / "t.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table, max_chunksize=100)
+    filled = columns(600)
+    with (folder / "t.svm").open("w") as file:
+        for number, integer, club in zip(filled["number"], filled["integer"], filled["club"], strict=True):
+            entries = f"1:{number} {2 + integer.as_py() % 4}:1 7:{integer}"
+            file.write(f"{int(number.as_py() > 0.3 * (integer.as_py() % 5 - 2))} qid:{club} {entries}\n")
+    (folder / "wrong.csv.gz").write_bytes(gzip.compress((text.getvalue() + "1,2\n").encode()))
+    impute = {"missing": "impute", "groups": "club"}
+    names = {"t.csv.gz": impute, "comma.csv": {"missing": "drop"}, "texts": impute, "t.arrow": impute}
+    return {name: (str(folder / name), option) for name, option in (names | {"t.svm": {"groups": "qid"}}).items()}
+
+
+def said_and_read(found, wrong, processes):
+    """What the fits say, how many whole tables this process has decoded, and a refusal."""
+    n_read, plain = [0], {decoder: decoder._whole for decoder in (Decoder, SvmlightDecoder)}
+
+    def whole(self, *args):
+        n_read[0] += 1
+        return plain[type(self)](self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for decoder in plain:
+            patch.setattr(decoder, "_whole", whole)
+        said = {name: said_of(path, options, processes) for name, (path, options) in found.items()}
+        with pytest.raises(InputError) as refusal:
+            trainer_for(processes, max_epochs=1).fit(LogisticRegression(), TableDataModule(wrong, "y"))
+    return said, n_read[0], str(refusal.value)
+
+
+def test_what_one_process_reads_it_hands_to_the_others(tmp_path):
+    found, wrong = tables_that_one_process_reads(tmp_path), str(tmp_path / "wrong.csv.gz")
+    several = in_processes(3, said_and_read, found, wrong, 3)
+    assert [n_read for _, n_read, _ in several] == [6, 0, 0]
+    alone, _, refusal = said_and_read(found, wrong, 1)
+    for name in found:
+        assert_the_same([said[name] for said, *_ in several], alone[name])
+    assert [said for *_, said in several] == [refusal] * 3
+    assert "line 602: 2 fields where the header has 5" in refusal
 
 
 @pytest.mark.parametrize("kind", ["folder", "arrow", "one row group"])
