@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -156,6 +157,7 @@ _CALLBACKS = "lightning.pytorch.callbacks."
 
 # The errors of Lightning and torch for a lost process have many texts; all name the library of communication.
 _OF_COMMUNICATION = re.compile(r"gloo|nccl|c10d|TCPStore|distributed", re.IGNORECASE)
+_ADDRESS = re.compile(r"peer \[([^\]]+)\]")  # gloo's
 
 
 @contextmanager
@@ -170,7 +172,9 @@ def plain_if_a_process_is_lost(trainer: Trainer) -> Iterator[None]:
     except RuntimeError as error:
         if trainer.world_size == 1 or not _OF_COMMUNICATION.search(str(error)):
             raise
+        rank, count = trainer.global_rank, trainer.world_size
+        other, address = f"process {2 - rank}" if count == 2 else "another process", _ADDRESS.search(str(error))
+        where = "" if address is None else f", at {address[1]},"
         raise ProcessLostError(
-            f"process {trainer.global_rank + 1} of {trainer.world_size} ends: another process has ended or no "
-            "longer answers"
+            f"process {rank + 1} of {count}, on {platform.node()}, ends: {other}{where} has ended or no longer answers"
         ) from error

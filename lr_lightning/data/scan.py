@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from logging import INFO, WARNING
@@ -93,28 +92,20 @@ def scan_table(source: Source, choices: Choices, processes: Processes = ALONE) -
 
 
 def _scan_in_parts(source: Source, choices: Choices, features: list[str], processes: Processes) -> Scan:
-    scanner, findings = _Scanner(source, choices, features, set()), None
-    with mistakes_in_all(processes), suppress(TypesChanged, _AreCodes):
+    scanner = _Scanner(source, choices, features, set())
+    with mistakes_in_all(processes):
         for batch in source.batches(scanner.columns):
             scanner.add(batch)
-        findings = scanner.findings()
-    of_all = processes.objects(findings)
-    if any(found is None for found in of_all):
-        raise NotMergedError
-    try:
-        scanner.merge(of_all, processes)
+    scanner.merge(processes.objects(scanner.findings()), processes)
+    with mistakes_in_all(processes):  # which all of them meet now
         return scanner.result()
-    except InputError as error:  # which all of them meet
-        raise NotMergedError(str(error)) from None
-    except _AreCodes:
-        raise NotMergedError from None
 
 
-class _AreCodes(Exception):  # noqa: N818 (not an error: a request)
+class _AreCodes(NotMergedError):  # noqa: N818 (not an error: a request)
     """A column that was taken for numbers holds codes, such as 007; its levels have to be gathered in another sweep."""
 
     def __init__(self, name: str):
-        super().__init__(name)
+        super().__init__()
         self.name = name
 
 
@@ -335,16 +326,18 @@ class _Scanner:
         counts = {value: self.counts.get(code, 0) for value, code in self.labels.items()}
         return {name: getattr(self, name) for name in kept} | {"labels": counts}
 
-    def merge(self, of_all: Sequence[Mapping[str, Any]], processes: Processes) -> None:
+    def merge(self, of_all: Sequence[Mapping[str, Any] | None], processes: Processes) -> None:
         """Take over what all processes have found, in the order of their rows, as if all of these had been added.
 
         Raises:
             NotMergedError: if one process alone might have found something else.
         """
+        if None in of_all:
+            raise NotMergedError
         own = list(self.labels)
         self.processes, self.labels, self.counts, self.levels, self.kinds = processes, {}, {}, {}, {}
         self.n_rows, self.lost = 0, set()
-        for found in of_all:
+        for found in filter(None, of_all):
             self.n_rows += found["n_rows"]
             self.single &= found["single"]
             self.texts |= found["texts"]
