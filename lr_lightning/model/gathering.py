@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,6 +16,8 @@ from lr_lightning.model.processes import Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.storage import Design
 
+MANY_ROWS = 1_000_000
+log = logging.getLogger("lr_lightning")
 Send = Callable[[Tensor, Tensor | None], Tensor]
 """Sends the rows of a tensor, (n, …); or, of one with several entries a row, these: their numbers are the second."""
 
@@ -22,6 +25,13 @@ Send = Callable[[Tensor, Tensor | None], Tensor]
 def rows_of_all(rows: Rows, processes: Processes) -> Rows:
     """The rows of all processes, one process after the other, on the device of this one's; for samples and few rows."""
     return rows if processes.count == 1 else _sent(rows, lambda values, counts: processes.joined(values))
+
+
+def table_of_all(rows: Rows, processes: Processes, what: str) -> Rows:
+    """The same for `what`, which takes a whole table in every process; a message says so if it has many rows."""
+    if processes.count > 1 and (total := processes.place(len(rows.y)).total) > MANY_ROWS:
+        log.info("%s: each of %d processes holds all %d rows", what, processes.count, total)
+    return rows_of_all(rows, processes)
 
 
 def rows_of_first(rows: Rows, sizes: Sequence[int], processes: Processes) -> Rows:

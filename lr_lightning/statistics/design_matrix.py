@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from lr_lightning.model.columns import with_ones
 from lr_lightning.model.design import Dense
-from lr_lightning.model.gathering import rows_of_all
+from lr_lightning.model.gathering import table_of_all
 from lr_lightning.model.losses import residuals
 from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
@@ -162,7 +162,7 @@ class DesignMatrix:
         """The design matrix of the rows of all processes, in each of them: for what takes few rows by nature."""
         if self.processes.count == 1:
             return self
-        batches = [rows_of_all(rows, self.processes) for rows in self.batches]
+        batches = [table_of_all(rows, self.processes, "the report of profiles or firth") for rows in self.batches]
         return self._of(batches, self._training, ALONE)
 
     @property

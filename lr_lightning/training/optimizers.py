@@ -10,7 +10,7 @@ from torch import nn
 
 from lr_lightning.data.training_rows import TrainingRows
 from lr_lightning.errors import InputError
-from lr_lightning.model.gathering import rows_of_all
+from lr_lightning.model.gathering import table_of_all
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.penalty import Penalty
@@ -91,9 +91,11 @@ def full_newton(
     if unknown := set(options) - {"tol"}:
         raise InputError(f"optimizer {EXACT}: {', '.join(sorted(unknown))} has no effect with firth or bounds")
     mean, scale, served = model.mean.cpu(), model.scale.cpu(), served.to("cpu")
+    what = "firth" if objective.firth else "bounds"
+    batches = [table_of_all(rows, training.processes, what) for rows in training.weighted()]
     return FullNewton(
         model.parameters(),
-        batches=[rows_of_all(rows, training.processes).to(torch.device("cpu")) for rows in training.weighted()],
+        batches=[rows.to(torch.device("cpu")) for rows in batches],
         standardization=Standardization((mean - served.mean) / served.scale, scale / served.scale),
         objective=objective,
         penalty=penalty,

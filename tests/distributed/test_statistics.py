@@ -6,7 +6,9 @@ import torch
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from lr_lightning import LogisticRegression, TensorDataModule
+from lr_lightning.model import gathering
 from lr_lightning.model.processes import Processes
+from lr_lightning.model.rows import Rows
 from lr_lightning.statistics.held_out import measures, of_all_processes
 from tests.distributed.several import in_processes
 from tests.distributed.test_fit import leaves, table, trainer_for
@@ -138,6 +140,12 @@ def merged_by_several(n, most):
         own = [slice(0, n // 4), slice(0, 0), slice(n // 4, n)][processes.rank]  # one has no rows
         rows = of_all_processes(*(torch.from_numpy(column[own]) for column in with_ties(n)), processes)
         ranked = rows.measures(0.3), rows.calibration()
+        with pytest.MonkeyPatch.context() as patch:
+            told = []
+            patch.setattr(gathering.log, "info", lambda text, *values: told.append(text % values))
+            patch.setattr(gathering, "MANY_ROWS", n - 1)
+            whole = gathering.table_of_all(Rows(rows.logits[:, None], rows.y), processes, "firth")
+        assert (len(whole.y), told) == (n, [f"firth: each of 3 processes holds all {n} rows"])
         found = [column.numpy() for column in found.columns], found.n_rows, found.n_observations, found.error
         return *found, ranked
     finally:

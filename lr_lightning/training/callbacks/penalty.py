@@ -18,7 +18,7 @@ from lr_lightning.data.folds import stratified_folds
 from lr_lightning.data.imputation import FoldFills
 from lr_lightning.errors import InputError
 from lr_lightning.files import write_whole
-from lr_lightning.model.gathering import rows_of_all
+from lr_lightning.model.gathering import rows_of_all, table_of_all
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver.regularization_path import CrossValidation, Path, path
 from lr_lightning.statistics.held_out import measures, weighted_rows
@@ -108,7 +108,7 @@ class PenaltyChoice(Callback):
         if not isinstance(pl_module, LogisticRegression) or not isinstance(data, TensorDataModule):
             raise InputError("a path needs a TensorDataModule or a TableDataModule")
         of_all = data.processes  # the path takes all rows in every process
-        rows = rows_of_all(data.train_rows, of_all).to(torch.device("cpu"))
+        rows = table_of_all(data.train_rows, of_all, "path").to(torch.device("cpu"))
         weighted = rows_of_all(next(data.training_rows(pl_module.class_weight).weighted()), of_all)
         groups, train_folds, numbers = (
             None if column is None else of_all.joined(column)
