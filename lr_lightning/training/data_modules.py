@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -21,9 +22,10 @@ from lr_lightning.data.encode import encode_rows
 from lr_lightning.data.fingerprint import rows_fingerprint
 from lr_lightning.data.imputation import Filled
 from lr_lightning.data.loader import TensorBatches
-from lr_lightning.data.mistakes import refused_together
+from lr_lightning.data.mistakes import NotMergedError, mistakes_in_all, refused_together
 from lr_lightning.data.prepare import PARTS, Split
-from lr_lightning.data.readers.open import open_svmlight
+from lr_lightning.data.readers.base import PartOfSource
+from lr_lightning.data.readers.open import open_source, open_svmlight
 from lr_lightning.data.roles import FOLD, OFFSET
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.data.splits import PERMUTATION, rule_of, stratified_split
@@ -603,9 +605,22 @@ class TableDataModule(TensorDataModule):
 
     def predict_dataloader(self) -> TensorBatches:
         """Batches of every row of the table with raw features, in its order; NaN for those without a prediction."""
-        rows = encode_rows(self.schema, self.path).as_rows()
-        rows = rows.take(self.processes.share(len(rows.y), of_machine=self.local_files))
+        rows = self._rows_to_predict()
         return self._in_order(rows, self.processes.place(len(rows.y)).total)
+
+    def _rows_to_predict(self) -> Rows:
+        """This process's share of the rows, which it reads alone where the table can be read in parts."""
+        processes = self.processes
+        if processes.count > 1 and isinstance(self.path, str) and open_svmlight(self.path) is None:
+            source = open_source(self.path)
+            n_rows = source.n_rows()
+            if processes.all(n_rows is not None):
+                own = processes.share(n_rows or 0, of_machine=self.local_files)
+                with suppress(NotMergedError), mistakes_in_all(processes):
+                    return encode_rows(self.schema, PartOfSource(source, own.start, own.stop)).as_rows()
+        with refused_together(processes):
+            rows = encode_rows(self.schema, self.path).as_rows()
+        return rows.take(processes.share(len(rows.y), of_machine=self.local_files))
 
     def _decoder(self) -> Decoder | SvmlightDecoder:
         split = Split(self.val_fraction, self.test_fraction, self.seed, self._every_row, self.split_rule)

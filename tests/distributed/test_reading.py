@@ -86,6 +86,9 @@ def said_of(path, options, processes, **trainer):
         model, trainer = LogisticRegression(l2=0.01), trainer_for(processes, max_epochs=30, **trainer)
         trainer.fit(model, data)
         report = dict(leaves(model.infer().to_dict()))
+        n_records = len(records)
+        predicted = torch.cat(trainer.predict(model, data)).numpy()
+        del records[n_records:]
     finally:
         logger.removeHandler(handler)
     described = {name: value for name, value in data.description().items() if name != "data"}
@@ -94,7 +97,8 @@ def said_of(path, options, processes, **trainer):
     kept = data.train_rows.y
     assert kept.untyped_storage().nbytes() == kept.numel() * kept.itemsize  # no slice of what one process has read
     numbers = torch.arange(own["train"]) if data.train_numbers is None else data.train_numbers
-    return report, described, records, own, numbers.tolist(), {k: v.total for k, v in data.shares.items()}
+    totals = {part: share.total for part, share in data.shares.items()}
+    return report, described, records, own, numbers.tolist(), totals, predicted
 
 
 def all_that_is_said(folders, processes):
@@ -134,7 +138,7 @@ NAMES = ["folder, plain", "arrow, plain", "one row group, plain", "folder, drop"
 
 def assert_the_same(several, alone):
     """What `said_of` gives of several processes, and of one."""
-    report, described, records, _, numbers, totals = alone
+    report, described, records, _, numbers, totals, predicted = alone
     for found in several:
         assert found[5] == totals
         # The schema, the curve, and both checksums of the rows; a value that fills missing ones is a mean.
@@ -148,6 +152,8 @@ def assert_the_same(several, alone):
         assert value == (pytest.approx(expected, rel=1e-9, abs=1e-12) if isinstance(expected, float) else expected), key
     assert [number for found in several for number in found[4]] == numbers  # every row once, split as in one process
     assert sum(found[3]["train"] for found in several) == totals["train"]
+    joined = np.concatenate([found[6] for found in several])
+    assert joined == pytest.approx(predicted, rel=1e-9, nan_ok=True)  # in the order of the table
 
 
 @pytest.mark.parametrize("name", [*NAMES, "arrow, trials", "arrow, hashed", "folder, hashed groups"])

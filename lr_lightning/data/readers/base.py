@@ -262,6 +262,11 @@ class PartOfSource(Source):
         self.name, self.names, self.typed = origin.name, origin.names, origin.typed
         self.missing = origin.missing
 
+    def count_as_missing(self, missing: MissingTexts) -> None:
+        """Set the texts that count as missing for the table, which is what is read."""
+        super().count_as_missing(missing)
+        self._origin.count_as_missing(missing)
+
     @property
     def unnamed(self) -> list[int]:
         """The table's unnamed columns."""
