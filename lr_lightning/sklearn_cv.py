@@ -92,8 +92,8 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
 
     It replaces `sklearn.linear_model.LogisticRegressionCV` for two classes: its parameters, attributes, scores and
     objective are the same, that of `LogisticRegressionClassifier`. C is held across the folds. Where each row is left
-    out once, as by default, and there are at most 2 048 columns, all folds are fitted together in shared sweeps over
-    the rows.
+    out once, as by default, and there are at most 2 048 columns, or rows without L1, all folds are fitted together in
+    shared sweeps over the rows.
 
     Args:
         Cs: inverse strengths of the penalty, positive, or how many of them from 1e-4 to 1e4.
@@ -403,7 +403,7 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         # Importing torch takes a second, and a fitted estimator predicts without it.
         import torch
 
-        from lr_lightning.solver.thresholds import DENSE_LIMIT
+        from lr_lightning.solver.fold_paths import have_few_coordinates
 
         rows = self._rows(X, codes, weight, self.intercept_scaling)
         v = np.ones(len(codes)) if weight is None else weight
@@ -411,7 +411,8 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         only = [_only_class(codes[train], v[train]) if self._objective().fit_intercept else None for train, _ in folds]
         number, of_all = _fold_numbers(folds, len(codes)), None
         (_, d), (r, p) = rows.design.shape, (len(grid.shares), len(grid.Cs))
-        if d > DENSE_LIMIT and only.count(None) == len(folds):
+        few = have_few_coordinates(rows, grid.shares.tolist(), penalised=bool(np.isfinite(grid.Cs).all()))
+        if not few and only.count(None) == len(folds):
             found = _Fits.of_intercept(0.0, (len(folds), r, p, d + 1), converged=False)
         elif number is not None and only.count(None) == len(folds):
             fits = self._fold_paths(rows, torch.from_numpy(number), [float(v.sum()), *totals], grid)
@@ -426,7 +427,7 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
             ]
             found = _Fits(*(np.concatenate(part) for part in zip(*parts, strict=True)))
         found = found._replace(theta=self._without_column(found.theta, self.intercept_scaling))
-        if d > DENSE_LIMIT or self.max_iter > _TOGETHER:
+        if not few or self.max_iter > _TOGETHER:
             for fold, ratio, at in np.argwhere(~found.converged):
                 # Such a fit has large coefficients, as of separated rows, or so many that no Hessian is kept.
                 train, start = folds[fold][0], found.theta[fold, ratio, at]

@@ -12,9 +12,11 @@ from torch import Tensor
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.threads import on_one_thread
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_fits import FoldFits
-from lr_lightning.solver.fold_ridges import fit_ridges
+from lr_lightning.solver.fold_ridges import fit_ridges, worth_all_at_once
 from lr_lightning.solver.fold_rows import FoldRows
+from lr_lightning.solver.rotated_rows import RotatedRows, can_be_rotated
 
 _TOLERANCE = 1e-10  # violation of the optimality conditions relative to the largest gradient
 _LEAST_REACH = 0.5  # of the penalty: of strengths far apart the strong rule would take all columns
@@ -33,6 +35,13 @@ class FoldPaths:
     theta: Tensor
     rounds: Tensor
     converged: Tensor
+
+
+def have_few_coordinates(rows: Rows, l1_ratios: Sequence[float], *, penalised: bool = True) -> bool:
+    """Whether there are few enough for Hessians of all folds: columns, or rows where the penalty is one of L2 alone."""
+    n, d = rows.design.shape
+    few_rows = n <= thresholds.DENSE_LIMIT and not rows.design.is_sparse
+    return d <= thresholds.DENSE_LIMIT or (few_rows and penalised and not any(l1_ratios))
 
 
 def fold_paths(
@@ -62,12 +71,15 @@ def fold_paths(
     @torch.no_grad()
     def work(stopped: Callable[[], bool]) -> FoldPaths:
         fold_rows = FoldRows(rows, folds, objective)
-        if bool((strengths > 0).all()) and not any(l1_ratios):
-            found = fit_ridges(fold_rows, strengths, tolerance=tolerance, max_rounds=max_rounds, stopped=stopped)
-            theta = torch.stack([fold_rows.theta(u) for u in found.u.flatten(0, 1)]).view_as(found.u)
-            return FoldPaths(*(t.expand(len(l1_ratios), *t.shape) for t in (theta, found.rounds, found.converged)))
-        fits = FoldFits(fold_rows, max_rounds=max_rounds)
-        return _fold_paths(fits, l1_ratios, strengths, stopped)
+        if any(l1_ratios) or not bool((strengths > 0).all()):
+            return _fold_paths(FoldFits(fold_rows, max_rounds=max_rounds), l1_ratios, strengths, stopped)
+        if can_be_rotated(fold_rows):
+            fold_rows = RotatedRows(fold_rows)
+        if not worth_all_at_once(fold_rows, len(strengths)):
+            return _fold_paths(FoldFits(fold_rows, max_rounds=max_rounds), l1_ratios, strengths, stopped)
+        found = fit_ridges(fold_rows, strengths, tolerance=tolerance, max_rounds=max_rounds, stopped=stopped)
+        theta = torch.stack([fold_rows.theta(u) for u in found.u.flatten(0, 1)]).unflatten(0, found.u.shape[:2])
+        return FoldPaths(*(t.expand(len(l1_ratios), *t.shape) for t in (theta, found.rounds, found.converged)))
 
     return on_one_thread(work, threads)
 

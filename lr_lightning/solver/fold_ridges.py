@@ -23,6 +23,7 @@ _OVERSHOT = 0.5  # slope at the end of a step relative to that at its beginning,
 _ALIKE = 0.03  # difference of the rows' curvatures relative to themselves, up to which two points share a Hessian
 _COMPARED = 1000  # rows by which that is decided
 _OF_EACH = 2**26  # multiplications up to which every fit has a Hessian of its own, at the cost of little but calls
+_ROWS_A_COLUMN = 30  # from which on folds are near one another
 _LARGE = 2**21  # elements of the rows, from which on they are multiplied in float32 where digits do not matter
 _MEMORY = 2**29  # bytes that the factors of Hessians may take
 
@@ -47,9 +48,9 @@ def fit_ridges(
 ) -> RidgeFits:
     """Minimise mean losses plus L2 penalties by Newton's method, from a sample to all rows to all but each fold.
 
-    A fit ends when half the squared Newton decrement, which is about the loss that is left to gain, falls below a
-    tolerance: 1e-10 without a fold, 1e-13 of all rows, 1e-16 of any where rows are few. That of the point where the
-    last step leads is not measured, but taken to shrink as it did in that step.
+    A fit ends when half the squared Newton decrement, which is about what is left to gain, falls below a tolerance
+    times the objective: 1e-10 without a fold, 1e-13 of all rows, 1e-16 of any where rows are few. That of the point
+    where the last step leads is not measured, but taken to shrink as it did in that step.
 
     Args:
         rows: the rows.
@@ -61,6 +62,12 @@ def fit_ridges(
     at_once = max(1, _MEMORY // (8 * rows.m * (rows.d + 1) ** 2))
     found = [_fit(rows, part, tolerance, max_rounds, stopped) for part in strengths.split(at_once)]
     return RidgeFits(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def worth_all_at_once(rows: FoldRows, p: int) -> bool:
+    """Whether `fit_ridges` is fast: a Hessian costs nothing, or rows are so many that one serves all folds."""
+    k = rows.d + 1
+    return p * rows.m * rows.n * k * k <= _OF_EACH or rows.n >= _ROWS_A_COLUMN * k
 
 
 def _fit(
@@ -142,9 +149,10 @@ class _Newton:
             if self._stopped():
                 raise InterruptedError
             self.rounds += pending
-            gradient = self._gradient(pending)
+            gradient, objective = self._gradient(pending)
+            enough = tolerance * objective
             slope = (gradient * step).sum(2)
-            steep = pending & (slope > _OVERSHOT * before) & (before > tolerance)
+            steep = pending & (slope > _OVERSHOT * before) & (before > enough)
             # A step that was too long is taken back to where a line through the slopes at both ends is 0.
             part = torch.where(steep, before / (before + slope), 1.0).clamp_min(0.1)
             self.u = self.u - (1 - part)[..., None] * step
@@ -153,19 +161,22 @@ class _Newton:
             pending &= ~steep
             direction = self._direction(gradient, pending)
             decrement = -(direction * gradient).sum(2)
-            slow = pending & (decrement > (_SLOW_EACH if self._of_each else _SLOW) * before) & (decrement > tolerance)
+            slow = pending & (decrement > (_SLOW_EACH if self._of_each else _SLOW) * before) & (decrement > enough)
             if bool(slow.any()):
                 self._renew(slow)
                 direction = self._direction(gradient, pending)
                 decrement = -(direction * gradient).sum(2)
             left = torch.where(slow | before.isinf(), 1.0, decrement / before).clamp_max(1)
-            self.converged |= pending & (0.5 * decrement * left <= tolerance)
+            self.converged |= pending & (0.5 * decrement * left <= enough)
             self.u = torch.where(pending[..., None], self.u + direction, self.u)
             step = torch.where(pending[..., None], direction, step)
             before = torch.where(pending, decrement, before)
 
-    def _gradient(self, pending: Tensor) -> Tensor:
-        """Of the pending fits, 0 of the others, (p, m, d + 1); each fit has a point of its own afterwards."""
+    def _gradient(self, pending: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of each pending fit (p, m, d + 1), 0 of the others, and about its objective (p, m), not more.
+
+        Each fit has a point of its own afterwards.
+        """
         rows, gradient = self._rows, torch.zeros_like(self._ridge)
         number, fit = pending.nonzero().unbind(1)
         if self.u.shape[1] < rows.m:
@@ -176,9 +187,12 @@ class _Newton:
             of_folds, place = rows.fold_gradients(self.u[number, fit], dtype), torch.arange(len(fit))
         sums, left_out = of_folds.sum(0)[place], fit > 0
         sums[left_out] -= of_folds[fit[left_out] - 1, place[left_out]]
-        gradient[number, fit] = sums / rows.weight[fit, None] + (self._ridge * self.u)[number, fit]
+        means, shrinking = sums / rows.weight[fit, None], self._ridge * self.u
+        gradient[number, fit] = means[:, :-1] + shrinking[number, fit]
         gradient[..., rows.absent] = 0
-        return gradient
+        objective = 0.5 * (shrinking * self.u).sum(2)
+        objective[number, fit] += means[:, -1]
+        return gradient, objective
 
     def _direction(self, gradient: Tensor, pending: Tensor) -> Tensor:
         direction = torch.zeros_like(gradient)

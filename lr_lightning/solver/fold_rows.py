@@ -231,7 +231,9 @@ class FoldRows:
         return torch.cat([slopes, residual[:, None]], 1) / self.weight[fits, None]
 
     def fold_gradients(self, u: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Gradients of the summed losses of each fold's rows at q points, in one sweep, (K, q, d + 1), float64.
+        """Gradients of the summed losses of each fold's rows at q points, in one sweep, (K, q, d + 2), float64.
+
+        The last entry is the sum of the residuals' sizes, which is less than that of the losses.
 
         Args:
             u: (q, d + 1).
@@ -244,22 +246,24 @@ class FoldRows:
             parts[f].append(part)
         groups = math.ceil(_GROUPS / len(parts))
         stripes = [(f, of_fold[i::groups]) for f, of_fold in enumerate(parts) for i in range(min(groups, len(of_fold)))]
-        sums = torch.zeros(len(stripes), k, q, dtype=torch.float64)
+        sums = torch.zeros(len(stripes), k + 1, q, dtype=torch.float64)
         signed = (self._sign * self._v).to(dtype)[:, None]
+        sign = self._sign.to(dtype)
 
         def work(share: Iterator[int]) -> None:
             for stripe in share:
                 for part in stripes[stripe][1]:
                     design = self._design.take(part).astype(dtype)
                     r = self._residuals(design.matvec(w, b), part, signed[part])
-                    sums[stripe, :-1] += design.rmatvec(r)
-                    sums[stripe, -1] += r.sum(0, dtype=torch.float64)
+                    sums[stripe, :-2] += design.rmatvec(r)
+                    sums[stripe, -2] += r.sum(0, dtype=torch.float64)
+                    sums[stripe, -1] += sign[part] @ r
 
         share_out(work, len(stripes), self._sign, effort=q * k)
-        found = torch.zeros(len(parts), k, q, dtype=torch.float64)
+        found = torch.zeros(len(parts), k + 1, q, dtype=torch.float64)
         found = found.index_add_(0, torch.tensor([f for f, _ in stripes]), sums).mT
         mean, scale = self.standardization
-        found[..., :-1] = (found[..., :-1] - found[..., -1:] * mean) / scale
+        found[..., :-2] = (found[..., :-2] - found[..., -2:-1] * mean) / scale
         return found
 
     def _residuals(self, z: Tensor, part: Tensor | slice, signed: Tensor) -> Tensor:

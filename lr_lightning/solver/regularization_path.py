@@ -22,6 +22,7 @@ from lr_lightning.model.threads import on_one_thread
 from lr_lightning.solver.fold_fits import FoldCoefficients, FoldFits
 from lr_lightning.solver.fold_rows import FoldRows, Losses
 from lr_lightning.solver.path_blocks import Solutions, solve_nearby
+from lr_lightning.solver.rotated_rows import RotatedRows, can_be_rotated
 
 log = logging.getLogger("lr_lightning")
 
@@ -257,15 +258,20 @@ class _Fitted(NamedTuple):
 
 def _fit_sequence(fits: FoldFits, start: tuple[Tensor, Tensor], penalties: Sequence[_Penalty], tell: _Tell) -> _Fitted:
     """The fits at each penalty from the one before, and at the first of each l1_ratio from `start`, without penalty."""
-    rounding = _ROUNDING * fits.largest_gradient
     theta, losses, converged, of_folds = [], [], [], []
-    for _, group in groupby(penalties, lambda penalty: penalty.l1_ratio):
-        fits.move_to(start)
-        for value, found, of_losses in _fitted(fits, list(group), rounding):
+    for l1_ratio, group in groupby(penalties, lambda penalty: penalty.l1_ratio):
+        if l1_ratio == 0 and fits.rows.d > _MANY_COLUMNS and can_be_rotated(fits.rows):
+            own = FoldFits(RotatedRows(fits.rows))
+            own.fit_unpenalised()
+        else:
+            own = fits
+            own.move_to(start)
+        rounding = _ROUNDING * own.largest_gradient
+        for value, found, of_losses in _fitted(own, list(group), rounding):
             converged.append(found)
-            theta.append(fits.theta())
+            theta.append(own.theta())
             losses.append(of_losses)
-            of_folds.append(fits.of_folds())
+            of_folds.append(own.of_folds())
             tell(value, theta[-1], losses[-1])
     return _Fitted(torch.stack(theta), losses, torch.tensor(converged), of_folds)
 

@@ -511,6 +511,9 @@ def test_a_fold_that_holds_all_of_a_class_is_refused() -> None:
 def test_more_columns_than_memory_are_refused_in_a_line() -> None:
     x = torch.randn(6, 40_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     rows = Rows(x, torch.tensor([0.0, 1.0] * 3, dtype=torch.float64))
+    # A ridge of dense rows has no more coordinates than rows; sparse ones are not turned, which would fill them.
+    sparse = rows._replace(x=Csr.of(csr_array(x.numpy())))
     with pytest.raises(InputError, match=r"40000 columns whose coefficients are not 0 need 24 GiB.*l1_ratio"):
-        path(rows, l1_ratio=0.0, n_lambda=2, folds=torch.tensor([0, 0, 0, 0, 1, 1]))
+        path(sparse, l1_ratio=0.0, n_lambda=2, folds=torch.tensor([0, 0, 0, 0, 1, 1]))
+    assert path(rows, l1_ratio=0.0, n_lambda=2).nonzero.tolist() == [40_000] * 2
     assert int(path(rows, n_lambda=2, min_ratio=0.9).nonzero[-1]) > 0
