@@ -15,7 +15,7 @@ _SAMPLE_A_COLUMN = 100  # rows of the sample
 _LEAST_SAMPLE = 2000
 _NEGLIGIBLE = 0.01  # of the error of a sample
 _TOLERANCE = 1e-10  # of fits that leave a fold out
-_EXACT = 1e-13  # of fits of all rows
+_EXACT = 3e-13  # of fits of all rows
 _FINE = 1e-16  # of all fits where a sweep costs next to nothing
 _SLOW = 0.1  # decrement relative to that of the step before, both squared, from which on the Hessian is taken anew
 _SLOW_EACH = 0.01  # the same where every fit has a Hessian of its own
@@ -49,7 +49,7 @@ def fit_ridges(
     """Minimise mean losses plus L2 penalties by Newton's method, from a sample to all rows to all but each fold.
 
     A fit ends when half the squared Newton decrement, which is about what is left to gain, falls below a tolerance
-    times the objective: 1e-10 without a fold, 1e-13 of all rows, 1e-16 of any where rows are few. That of the point
+    times the objective: 1e-10 without a fold, 3e-13 of all rows, 1e-16 of any where rows are few. That of the point
     where the last step leads is not measured, but taken to shrink as it did in that step.
 
     Args:
