@@ -108,7 +108,10 @@ class FoldFits:
 
     def out_of_fold(self, coefficients: FoldCoefficients) -> Tensor:
         """The logit of each row by the fit that leaves its fold out, (n,), with its offset."""
-        return self.rows.out_of_fold(self.rows.columns(coefficients.index), coefficients.u)
+        columns = self.rows.in_use(coefficients.index)
+        u = torch.zeros(self.n_folds, self.rows.d + 1, dtype=torch.float64)
+        u[:, coefficients.index], u[:, -1] = coefficients.u[:, :-1], coefficients.u[:, -1]
+        return self.rows.out_of_fold(columns, u[:, self.rows.places(columns)])
 
     def fit_null(self) -> float:
         """Move to the fits of the intercept and the offset alone; the mean loss of all rows."""
@@ -182,8 +185,9 @@ class FoldFits:
         new = chosen.nonzero()[:, 0]
         if not len(new):
             return False
-        if len(index) + len(new) > _ALL_FROM * self.rows.d:
-            self._columns, self._curvature = self.rows.every, None
+        both = self.rows.in_use(torch.cat([index, new]), _ALL_FROM)
+        if len(both.index) == self.rows.d:
+            self._columns, self._curvature = both, None
             return True
         added = self.rows.columns(new)
         if self._curvature is not None:
@@ -191,7 +195,7 @@ class FoldFits:
             for fit, curvature in self._own.items():
                 more[fit] = self.rows.more_of_hessian(self._columns, added, curvature, fit)
             self._curvature.grow(more)
-        self._columns = self.rows.columns(torch.cat([index, new]))
+        self._columns = both
         return True
 
     def _renew(self) -> FoldCurvature:

@@ -26,6 +26,7 @@ _BLOCK = 2**18  # elements of the columns: a block stays in a core's cache betwe
 _SPARSE_ROWS = 2**16  # of a storage that has blocks of its own
 _GROUPS = 16  # partial sums, whatever the number of threads
 _GATHERED = 2**24  # elements of a fold's rows that are copied at a time
+_COPIED = 2**28  # elements of columns that are copied, at most
 _NEARLY_CONSTANT = 1e-10  # share of a column's variance that is left of it in a fold's training rows
 
 
@@ -159,6 +160,11 @@ class FoldRows:
     def columns(self, index: Tensor) -> ColumnsInUse:
         """ColumnsInUse by their numbers."""
         return ColumnsInUse(self._design if len(index) == self.d else self._design.columns(index), index)
+
+    def in_use(self, index: Tensor, share: float = 1.0) -> ColumnsInUse:
+        """Some columns; all where these are more than a share of them, or too large to be copied to memory."""
+        too_large = isinstance(self._design, Dense) and self.n * len(index) > _COPIED
+        return self.every if too_large or len(index) > share * self.d else self.columns(index)
 
     def places(self, columns: ColumnsInUse) -> Tensor:
         """Numbers of their coordinates and the intercept's, (c + 1,)."""

@@ -253,8 +253,8 @@ def _models(
 
 
 def _columns_in_use(rows: FoldRows, wanted: Tensor) -> ColumnsInUse:
-    index = wanted[:-1].nonzero()[:, 0]
-    return rows.every if len(index) > _ALL_FROM * rows.d else rows.columns(index)
+    """Those of wanted coordinates (d + 1,), or all."""
+    return rows.in_use(wanted[:-1].nonzero()[:, 0], _ALL_FROM)
 
 
 class _Block:

@@ -251,10 +251,12 @@ def test_a_fold_is_fitted_as_the_other_rows_would_be(n: int, d: int, monkeypatch
         assert_allclose(found.cross_validation.logits[folds == fold], z[:, best], atol=1e-7)
 
 
-@pytest.mark.parametrize(("n", "d", "part"), [(300, 6, 10**9), (300, 6, 60), (60, 90, 10**9)])
-@pytest.mark.parametrize("rounds", [16, 1])
+@pytest.mark.parametrize(
+    ("n", "d", "part", "rounds", "copied"),
+    [(300, 6, 10**9, 16, 10**9), (300, 6, 60, 16, 0), (300, 6, 10**9, 1, 0), (60, 90, 10**9, 16, 10**9)],
+)
 def test_fits_at_many_penalties_at_once_are_exact(
-    n: int, d: int, part: int, rounds: int, monkeypatch: pytest.MonkeyPatch
+    n: int, d: int, part: int, rounds: int, copied: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # From a sample or all rows, by their Hessian or few rows themselves; what one round leaves is fitted alone.
     rows, folds = table(n, d), torch.arange(n) % 3
@@ -265,6 +267,7 @@ def test_fits_at_many_penalties_at_once_are_exact(
     monkeypatch.setattr(FoldFits, "fit", lambda fits, *args: fitted_alone.append(1) or fit(fits, *args))
     monkeypatch.setattr("lr_lightning.solver.regularization_path._LARGE", 0)
     monkeypatch.setattr("lr_lightning.solver.path_blocks._FITS", 16)
+    monkeypatch.setattr("lr_lightning.solver.fold_rows._COPIED", copied)  # as where a table is larger than memory
     monkeypatch.setattr("lr_lightning.solver.path_blocks._ROUNDS", rounds)
     monkeypatch.setattr("lr_lightning.solver.regularization_path._SAMPLE", part)
     monkeypatch.setattr("lr_lightning.solver.regularization_path._SAMPLE_OF_COLUMNS", 0)
