@@ -172,6 +172,8 @@ def path(
     _refuse_out_of_range(ratios, n_lambda, min_ratio, given, penalty_factors, rows.design.shape[1])
     if folds is not None:
         refuse_poor_folds(rows, folds)
+    elif not 0 < _share_of_positive(rows) < 1:
+        raise InputError("the rows hold one class only, so that there is no penalty to choose")
     objective = Objective(standardize=standardize, fit_intercept=fit_intercept, penalty_factors=penalty_factors)
 
     def work(stopped: Callable[[], bool]) -> Path:
@@ -447,6 +449,11 @@ def refuse_poor_folds(rows: Rows, folds: Tensor) -> None:
             raise InputError(f"fold {fold} has no rows of positive weight")
         if not 0 < rest_ones < rest:
             raise InputError(f"without fold {fold} the rows hold one class only; take fewer folds, or others")
+
+
+def _share_of_positive(rows: Rows) -> float:
+    v = torch.ones(len(rows.y), dtype=torch.float64) if rows.weight is None else rows.weight.double()
+    return float(v @ rows.y.to(v) / v.sum())
 
 
 def _refuse_out_of_range(

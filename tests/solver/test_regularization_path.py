@@ -505,6 +505,12 @@ def test_what_it_refuses(options: dict[str, object], message: str) -> None:
         path(table(), **options)  # pyright: ignore[reportArgumentType]
 
 
+def test_rows_of_one_class_are_refused() -> None:
+    rows = table()
+    with pytest.raises(InputError, match="one class only"):
+        path(rows._replace(y=torch.ones(60, dtype=torch.float64)))
+
+
 def test_a_fold_that_holds_all_of_a_class_is_refused() -> None:
     rows = table()
     with pytest.raises(InputError, match="without fold 0 the rows hold one class only"):
