@@ -167,9 +167,10 @@ class Dense(Design):
         return total[0] if r.ndim == 1 else total.T
 
     @override
-    def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        r = self.matvec(w, shift).mul_(v.to(w))
-        return self.rmatvec(r), r.sum(dtype=torch.float64)
+    def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        product = self.matvec(w, shift)
+        r = product * v.to(w)
+        return self.rmatvec(r), r.sum(dtype=torch.float64), product
 
     @torch.no_grad()
     @override

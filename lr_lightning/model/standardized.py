@@ -102,11 +102,11 @@ class Standardized(Design):
 
     @torch.no_grad()
     @override
-    def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         u = w.detach().to(self.scale) / self.scale
         shift = -(self.center @ u) if shift is None else shift.detach().to(u) - self.center @ u
-        sums, total = self.x.hessian_product(v, u, shift)
-        return (sums - self.center * total) / self.scale, total
+        sums, total, product = self.x.hessian_product(v, u, shift)
+        return (sums - self.center * total) / self.scale, total, product
 
     @torch.no_grad()
     @override

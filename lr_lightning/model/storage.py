@@ -58,8 +58,8 @@ class Design(Protocol):
         """
         ...
 
-    def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``x.T @ r``, (d,), and the sum of r, float64, for ``r = v * (x @ w + shift)``; in one pass.
+    def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """``x.T @ r``, (d,), the sum of r, and z, (n,), for ``r = v * z`` and ``z = x @ w + shift``; in one pass.
 
         Args:
             v: (n,), of a floating dtype.

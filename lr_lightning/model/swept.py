@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 _BLOCK = 2**18  # stored numbers: about what a core's cache holds between a block's two products
 _DEVICE_BLOCK = 2**26  # an accelerator wants few and large kernels
 _BLOCK_OF_SUMS = 2  # stored numbers for each sum of a gradient, at least: a block adds all of its sums to the others
-_MAX_GROUPS = 8
+_MIN_GROUPS, _MAX_GROUPS = 2, 8
+_WORTH_A_GROUP = 32  # stored numbers for each sum
 _FILLED_BLOCK = 2**20  # numbers
 _WORTH_FILLING = 12  # columns for each stored number of a row, up to which a filled product takes less time
 _TILE = 128  # columns
@@ -176,29 +178,29 @@ class Swept(Design):
 
     @torch.no_grad()
     @override
-    def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def hessian_product(self, v: Tensor, w: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         slots = self.to_slots(w.detach().to(self.device, torch.float64))
-        shift = slots.new_zeros(()) if shift is None else shift.detach().to(slots)
         blocks = self.blocks()
-        totals = slots.new_zeros(len(blocks))
+        products, totals = slots.new_empty(self.shape[0]), slots.new_zeros(len(blocks))
 
         def add(k: int, out: Tensor) -> None:
             rows = blocks[k]
-            r = shift.repeat(rows.stop - rows.start)
-            self.add_product(rows, slots, r)
-            r.mul_(v[rows].to(r))
+            product = products[rows].fill_(0.0 if shift is None else shift)
+            self.add_product(rows, slots, product)
+            r = product * v[rows].to(product)
             self.add_transposed(rows, r, out)
             totals[k] = r.sum()
 
         total = self._summed(len(blocks), (self.n_slots,), add)
-        return self.from_slots(total), totals.sum()
+        return self.from_slots(total), totals.sum(), products
 
     def _summed(self, n_blocks: int, shape: tuple[int, ...], add: Callable[[int, Tensor], None]) -> Tensor:
         """The sum (shape) of what ``add`` adds for each block.
 
         Every group of blocks has a sum of its own, so that the result does not depend on the number of workers.
         """
-        groups = min(n_blocks, _MAX_GROUPS)
+        sums = math.prod(shape)
+        groups = min(n_blocks, max(_MIN_GROUPS, min(_MAX_GROUPS, self.stored.numel() // (_WORTH_A_GROUP * max(sums, 1)))))
         partial = torch.zeros(groups, *shape, dtype=torch.float64, device=self.device)
 
         def work(share: Iterator[int]) -> None:

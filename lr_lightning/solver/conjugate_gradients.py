@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lr_lightning.model.losses import Outcomes, residuals
 from lr_lightning.model.storage import Design
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.curvature import PointwiseCurvature
+
+_SAME_DIRECTION = 1e-10  # what rounding leaves of the difference of two steps, relative to them and the point
 
 
 class ConjugateGradientCurvature(PointwiseCurvature):
@@ -23,8 +28,10 @@ class ConjugateGradientCurvature(PointwiseCurvature):
 
     Args:
         x: (n, d), all rows, standardised.
+        outcomes: of the rows.
+        total: Σv.
         l2: (k,), as the coefficients; k is d + 1 with an intercept, and d without.
-        row_curvature: function from a point (k,) to h, (n,).
+        row_curvature: function from the rows' logits to h, (n,).
         diagonal: function from h to the Hessian's diagonal (k,), positive.
         point: (k,), where the Hessian is taken.
         tol: decrement, relative to the objective, at which the fit ends; where it is looser than the default, so are
@@ -37,6 +44,8 @@ class ConjugateGradientCurvature(PointwiseCurvature):
     def __init__(
         self,
         x: Design,
+        outcomes: Outcomes,
+        total: float,
         l2: Tensor,
         row_curvature: Callable[[Tensor], Tensor],
         diagonal: Callable[[Tensor], Tensor],
@@ -46,55 +55,119 @@ class ConjugateGradientCurvature(PointwiseCurvature):
         super().__init__(point)
         is_loose = tol > thresholds.SPARSE_TOLERANCE
         self._finest = thresholds.STEP_TO_TOLERANCE * tol if is_loose else thresholds.FINEST_STEP
-        self._x = x
-        self._l2 = l2
+        self._x, self._outcomes, self._total, self._l2 = x, outcomes, total, l2
         self._row_curvature = row_curvature
-        self._diagonal = diagonal
-        self._known: tuple[Tensor, Tensor, float] | None = None  # gradient, step, and what the step has left over
+        self._diagonal_of = diagonal
+        self._diagonal: Tensor | None = None
+        self._logits: Tensor | None = None  # at the point
+        self._last: _Step | None = None
 
     def update(self, s: Tensor, y: Tensor, *, accepted: bool = True) -> None:
         """Move by an accepted step ``s`` (k,)."""
-        super().update(s, y, accepted=accepted)
-        if accepted:
-            self._known = None
+        if not accepted:
+            return
+        if self._logits is not None and (last := self._last) is not None:
+            share = float(s @ last.p) / float(last.p @ last.p)
+            rest = float((s - share * last.p).norm())
+            if rest <= _SAME_DIRECTION * (float(last.p.norm()) + float(self._point.norm())):
+                self._logits.add_(last.moved, alpha=share)
+            else:
+                self._logits = None
+            if last.change > thresholds.OLD_DIAGONAL:
+                self._diagonal = None
+        self._last = None
+        super().update(s, y)
 
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor, ridge: float = 0.0) -> Tensor:
         """The Newton step (k,) from ``point`` (k,), which is where the curvature has come; ``l1`` is zero."""
-        if self._known is None or not torch.equal(self._known[0], gradient):
-            self._known = gradient, *self._solve(gradient)
-        _, p, self.left_out = self._known
-        return p
+        if self._last is None or not torch.equal(self._last.gradient, gradient):
+            self._last = self._solve(gradient)
+        self.left_out = self._last.left_out
+        return self._last.p
 
-    def _solve(self, gradient: Tensor) -> tuple[Tensor, float]:
-        h = self._row_curvature(self._point)
-        scale, diagonal = float(h.sum(dtype=torch.float64)), self._diagonal(h)
-        p, residual = torch.zeros_like(gradient), -gradient
-        direction = conditioned = residual / diagonal
+    def _solve(self, gradient: Tensor) -> _Step:
+        z = self._logits = self._linear_predictor() if self._logits is None else self._logits
+        h = self._row_curvature(z)
+        diagonal = self._diagonal = self._diagonal_of(h) if self._diagonal is None else self._diagonal
+        scale = float(h.sum(dtype=torch.float64))
+        p, moved, residual = torch.zeros_like(gradient), torch.zeros_like(h), -gradient
+        conditioned = residual / diagonal
+        direction = conditioned.clone()
         left = first = float(residual @ conditioned)
         exactness = min(thresholds.LOOSEST_STEP, (first / scale) ** 0.5) if scale > 0 else 0.0
         enough = max(exactness**2 * first, self._finest * scale)
         for _ in range(thresholds.CONJUGATE_GRADIENTS):
             if not left > enough:
                 break
-            product = self._product(h, direction)
+            product, of_rows = self._product(h, direction)
             bend = float(direction @ product)
             if not bend > 0:
                 break
             length = left / bend
-            p = p + length * direction
-            residual = residual - length * product
-            conditioned = residual / diagonal
+            p.add_(direction, alpha=length)
+            moved.add_(of_rows, alpha=length)
+            residual.sub_(product, alpha=length)
+            torch.div(residual, diagonal, out=conditioned)
             before, left = left, float(residual @ conditioned)
-            direction = conditioned + (left / before) * direction
-        return p, left / 2
+            direction.mul_(left / before).add_(conditioned)
+        change = (float(h @ moved.square()) / scale) ** 0.5 if scale > 0 else 0.0
+        if change > thresholds.STRAIGHT:
+            length = self._length(z, moved, p, -float(gradient @ p))
+            p, moved, change = length * p, length * moved, length * change
+        return _Step(gradient, p, moved, change, left / 2)
 
-    def _product(self, h: Tensor, vector: Tensor) -> Tensor:
-        """The Hessian times a vector (k,)."""
+    def _length(self, z: Tensor, moved: Tensor, p: Tensor, decrement: float) -> float:
+        """How long a step p should be, which moves the logits z: where the objective is least along it."""
+        y, v, *_ = self._outcomes
+        y = y.to(z)
+        of_point, of_step = float(self._l2 @ (self._point * p)), float(self._l2 @ p.square())
+        low, high, t = 0.0, math.inf, 1.0
+        for _ in range(thresholds.LENGTHS):
+            ahead = torch.add(z, moved, alpha=t)
+            r = residuals(ahead, y)
+            slope = float((r if v is None else r * v) @ moved) / self._total + of_point + t * of_step
+            if abs(slope) <= thresholds.LEVEL * decrement:
+                break
+            low, high = (t, high) if slope < 0 else (low, t)
+            bend = float(self._row_curvature(ahead) @ moved.square()) + of_step
+            t = t - slope / bend if bend > 0 else math.inf
+            if not low < t < high:
+                t = (low + high) / 2 if high < math.inf else 2 * low
+            t = min(t, 2 * low) if low else t
+        return t
+
+    def _linear_predictor(self) -> Tensor:
+        d = self._x.shape[1]
+        w, offset = self._point.to(self._x.device), self._outcomes.offset
+        z = self._x.matvec(w[:d], w[d] if len(w) > d else None)
+        return z if offset is None else z.add_(offset)
+
+    def _product(self, h: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """The Hessian times a vector (k,), and the rows times it, (n,)."""
         d = self._x.shape[1]
         has_intercept = len(vector) > d
-        of_features, of_intercept = self._x.hessian_product(h, vector[:d], vector[d] if has_intercept else None)
+        shift = vector[d] if has_intercept else None
+        of_features, of_intercept, of_rows = self._x.hessian_product(h, vector[:d], shift)
         product = self._l2 * vector
         product[:d] += of_features.cpu()
         if has_intercept:
             product[d] += of_intercept.cpu()
-        return product
+        return product, of_rows
+
+
+class _Step(NamedTuple):
+    """A Newton step.
+
+    Attributes:
+        gradient: that it answers, (k,).
+        p: the step, (k,).
+        moved: by how much it moves the rows' logits, (n,).
+        change: the root of their mean square, weighted by the rows' curvatures.
+        left_out: what it leaves over of the decrease.
+    """
+
+    gradient: Tensor
+    p: Tensor
+    moved: Tensor
+    change: float
+    left_out: float

@@ -169,7 +169,10 @@ class SampleProblem:
 
     def _row_curvature(self, point: Tensor) -> Tensor:
         """Each row's factor (m,) in the Hessian of the mean loss."""
-        z = self._linear_predictor(self._x, point)
+        return self._row_curvature_of(self._linear_predictor(self._x, point))
+
+    def _row_curvature_of(self, z: Tensor) -> Tensor:
+        """The same at logits z (m,)."""
         found = curvature_of(z)
         # Badly misclassified rows have almost no curvature, which gives unbounded steps; use the curvature of the
         # quadratic bound of the loss (Jaakkola & Jordan 2000).
@@ -198,8 +201,9 @@ class SampleProblem:
             return GramCurvature(self._x, self._l2, self._gram, self._row_curvature, point)
         if self._x.is_sparse:
             return ConjugateGradientCurvature(
-                self._x, self._l2, self._row_curvature, self._diagonal_of, point, self._tol
-            )
+                self._x, self._outcomes, self._total, self._l2,
+                self._row_curvature_of, self._diagonal_of, point, self._tol,
+            )  # fmt: skip
         return LimitedMemoryCurvature(self._diagonal(point), history_size)
 
     @cached_property
@@ -377,6 +381,9 @@ class SampleProblem:
             history_size: See `curvature`.
             newton: Whether ``step`` already is that of this point's own Hessian.
         """
+        largest = float(step[-1].abs() + step[:-1].norm() * (len(self._y) * self.size) ** 0.5)
+        if self._sample_weight is None and largest < 0.02:
+            return False
         logits = self.logits(point).abs()
         if not newton:
             calm = bool((self.logits(step).abs() < 0.02 + 0.001 * logits).all())

@@ -131,9 +131,16 @@ PART_ROWS = 40_000
 # Residual at which a step is exact enough, relative to that of no step, however far the minimum is.
 LOOSEST_STEP = 0.1
 # The same squared, relative to the rows' mean curvature, with which a level of curvature 1e-6 has ten digits.
-FINEST_STEP = 1e-26
+FINEST_STEP = 1e-25
 # The same for a looser tolerance than the default, and relative to it: the mean curvature is of the objective's size.
 STEP_TO_TOLERANCE = 0.1
+# Root mean square by which a step moves the logits, from which on the Hessian's diagonal is computed anew.
+OLD_DIAGONAL = 0.3
+# The same, from which on the length of a step is looked for along it.
+STRAIGHT = 0.03
+# Slope at the end of a step, relative to that at its start, at which it is long enough; and lengths that are tried.
+LEVEL = 0.1
+LENGTHS = 8
 # Products with the Hessian for a step, at most.
 CONJUGATE_GRADIENTS = 200
 
