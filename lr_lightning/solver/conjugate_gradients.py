@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lr_lightning.model.losses import Outcomes, residuals
 from lr_lightning.model.storage import Design
+from lr_lightning.model.threads import serial_operations
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.curvature import PointwiseCurvature
 
@@ -73,7 +74,7 @@ class ConjugateGradientCurvature(PointwiseCurvature):
                 self._logits.add_(last.moved, alpha=share)
             else:
                 self._logits = None
-            if last.change > thresholds.OLD_DIAGONAL:
+            if share * float(last.moved.abs().max()) > thresholds.OLD_DIAGONAL:
                 self._diagonal = None
         self._last = None
         super().update(s, y)
@@ -81,21 +82,25 @@ class ConjugateGradientCurvature(PointwiseCurvature):
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor, ridge: float = 0.0) -> Tensor:
         """The Newton step (k,) from ``point`` (k,), which is where the curvature has come; ``l1`` is zero."""
         if self._last is None or not torch.equal(self._last.gradient, gradient):
-            self._last = self._solve(gradient)
+            with serial_operations():  # there is no matrix to factorise, and the products share out their blocks
+                self._last = self._solve(gradient)
         self.left_out = self._last.left_out
         return self._last.p
 
     def _solve(self, gradient: Tensor) -> _Step:
         z = self._logits = self._linear_predictor() if self._logits is None else self._logits
         h = self._row_curvature(z)
-        diagonal = self._diagonal = self._diagonal_of(h) if self._diagonal is None else self._diagonal
+        self._diagonal = self._diagonal_of(h) if self._diagonal is None else self._diagonal
         scale = float(h.sum(dtype=torch.float64))
+        first = float(gradient @ (gradient / self._diagonal))
+        distance = first / scale if scale > 0 else 0.0  # about the mean square by which a step moves the logits
+        damping = thresholds.DAMPING * scale * min(1.0, distance)
+        h, diagonal = h + damping / max(len(h), 1), self._diagonal + damping
         p, moved, residual = torch.zeros_like(gradient), torch.zeros_like(h), -gradient
         conditioned = residual / diagonal
         direction = conditioned.clone()
         left = first = float(residual @ conditioned)
-        exactness = min(thresholds.LOOSEST_STEP, (first / scale) ** 0.5) if scale > 0 else 0.0
-        enough = max(exactness**2 * first, self._finest * scale)
+        enough = max(min(thresholds.LOOSEST_STEP**2, distance) * first, self._finest * scale)
         for _ in range(thresholds.CONJUGATE_GRADIENTS):
             if not left > enough:
                 break
@@ -110,11 +115,10 @@ class ConjugateGradientCurvature(PointwiseCurvature):
             torch.div(residual, diagonal, out=conditioned)
             before, left = left, float(residual @ conditioned)
             direction.mul_(left / before).add_(conditioned)
-        change = (float(h @ moved.square()) / scale) ** 0.5 if scale > 0 else 0.0
-        if change > thresholds.STRAIGHT:
+        if distance > thresholds.STRAIGHT:
             length = self._length(z, moved, p, -float(gradient @ p))
-            p, moved, change = length * p, length * moved, length * change
-        return _Step(gradient, p, moved, change, left / 2)
+            p, moved = length * p, length * moved
+        return _Step(gradient, p, moved, left / 2)
 
     def _length(self, z: Tensor, moved: Tensor, p: Tensor, decrement: float) -> float:
         """How long a step p should be, which moves the logits z: where the objective is least along it."""
@@ -162,12 +166,10 @@ class _Step(NamedTuple):
         gradient: that it answers, (k,).
         p: the step, (k,).
         moved: by how much it moves the rows' logits, (n,).
-        change: the root of their mean square, weighted by the rows' curvatures.
         left_out: what it leaves over of the decrease.
     """
 
     gradient: Tensor
     p: Tensor
     moved: Tensor
-    change: float
     left_out: float
