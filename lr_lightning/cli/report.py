@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
@@ -10,7 +9,7 @@ from jsonargparse import ArgumentParser
 from lr_lightning.cli.parse import parse, refuse_impossible_level
 from lr_lightning.errors import InputError
 from lr_lightning.serving.predictor import load
-from lr_lightning.statistics.render import as_csv, as_text, effects_as_csv
+from lr_lightning.statistics.render import as_csv, as_json, as_text, effects_as_csv
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -23,7 +22,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.effects and options.format != "json" and report.average_marginal_effects is None:
         raise InputError("the checkpoint has no average marginal effects; fit again to have them")
     if options.format == "json":
-        print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        print(as_json(report))
     elif options.format == "csv":
         print(effects_as_csv(report) if options.effects else as_csv(report), end="")
     else:

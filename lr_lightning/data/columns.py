@@ -80,6 +80,8 @@ def coded(array: pa.Array) -> tuple[list[Level | None], np.ndarray]:
         shape (n,), -1 for a missing value.
     """
     values, places = _dictionary_of(array)
+    if set(map(type, values)) == {str}:
+        return [value.strip() or None for value in values], places
     return [level_of(value) for value in values], places
 
 

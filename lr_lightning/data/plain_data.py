@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -29,7 +29,8 @@ def misfit(value: Any, kind: Any, name: str = "it") -> str | None:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             return f"{name} is {_shown(value)}"
-        return next((words for item in value if (words := misfit(item, arguments[0], name))), None)
+        items = _of_each_type(value) if _decided_by_type(arguments[0]) else value
+        return next((words for item in items if (words := misfit(item, arguments[0], name))), None)
     if origin in (Union, UnionType):
         found = [misfit(value, option, name) for option in arguments]
         return None if None in found else found[0]
@@ -40,6 +41,16 @@ def misfit(value: Any, kind: Any, name: str = "it") -> str | None:
     else:
         fits = type(value) is (NoneType if kind is None else kind)
     return None if fits else f"{name} is {_shown(value)}"
+
+
+def _decided_by_type(kind: Any) -> bool:
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return all(option in (str, int, float, bool, NoneType) for option in options)
+
+
+def _of_each_type(values: Sequence[Any]) -> list[Any]:
+    """One value of each type, and every float: whether another one fits is known then."""
+    return list({value if type(value) is float else type(value): value for value in values}.values())
 
 
 def from_plain(value: Any, kind: Any) -> Any:

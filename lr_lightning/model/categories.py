@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -112,7 +113,9 @@ class Categories(Swept):
         return csr_array((np.ones(len(column)), column, ends), shape=(len(has_feature), len(self.slots)))
 
     def _with(self, codes: Tensor) -> Categories:
-        return Categories(codes, self.levels, self.slots.to(codes.device))
+        other = copy(self)  # without another look at which categories are used
+        other.codes, other.slots = codes, self.slots.to(codes.device)
+        return other
 
     @override
     def take(self, rows: Tensor | slice) -> Categories:

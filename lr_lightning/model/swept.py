@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _BLOCK = 2**18  # stored numbers: about what a core's cache holds between a block's two products
 _DEVICE_BLOCK = 2**26  # an accelerator wants few and large kernels
 _BLOCK_OF_SUMS = 2  # stored numbers for each sum of a gradient, at least: a block adds all of its sums to the others
-_MIN_GROUPS, _MAX_GROUPS = 2, 8
-_WORTH_A_GROUP = 32  # stored numbers for each sum
+_MIN_GROUPS, _MAX_GROUPS = 2, 8  # of blocks, each with sums of its own
+_WORTH_A_GROUP = 32  # stored numbers for each sum of a group: its memory has to be brought in, and its sums be added
 _FILLED_BLOCK = 2**20  # numbers
 _WORTH_FILLING = 12  # columns for each stored number of a row, up to which a filled product takes less time
 _TILE = 128  # columns
@@ -199,8 +199,8 @@ class Swept(Design):
 
         Every group of blocks has a sum of its own, so that the result does not depend on the number of workers.
         """
-        sums = math.prod(shape)
-        groups = min(n_blocks, max(_MIN_GROUPS, min(_MAX_GROUPS, self.stored.numel() // (_WORTH_A_GROUP * max(sums, 1)))))
+        worth = self.stored.numel() // (_WORTH_A_GROUP * max(1, math.prod(shape)))
+        groups = min(n_blocks, max(_MIN_GROUPS, min(worth, _MAX_GROUPS)))
         partial = torch.zeros(groups, *shape, dtype=torch.float64, device=self.device)
 
         def work(share: Iterator[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from lr_lightning.model.losses import Outcomes, residuals
 from lr_lightning.model.storage import Design
 from lr_lightning.model.threads import serial_operations
 from lr_lightning.solver import thresholds
-from lr_lightning.solver.curvature import PointwiseCurvature
+from lr_lightning.solver.curvature import Curvature, PointwiseCurvature
 
 _SAME_DIRECTION = 1e-10  # what rounding leaves of the difference of two steps, relative to them and the point
 
@@ -26,6 +26,10 @@ class ConjugateGradientCurvature(PointwiseCurvature):
     preconditioner (Hsia, Chiang & Lin 2018, "Preconditioned conjugate gradient methods in truncated Newton frameworks
     for large-scale linear classification"). A step is the less exact the farther the minimum is (Dembo, Eisenstat &
     Steihaug 1982, "Inexact Newton methods"); what it leaves over counts against convergence.
+
+    The products tell how a step moves the rows' logits, so that its best length costs no pass, nor do the logits at
+    its end. Far from the minimum h is damped (Marquardt 1963, "An algorithm for least-squares estimation of nonlinear
+    parameters").
 
     Args:
         x: (n, d), all rows, standardised.
@@ -68,16 +72,20 @@ class ConjugateGradientCurvature(PointwiseCurvature):
         if not accepted:
             return
         if self._logits is not None and (last := self._last) is not None:
-            share = float(s @ last.p) / float(last.p @ last.p)
+            square = float(last.p @ last.p)
+            share = float(s @ last.p) / square if square else 0.0
             rest = float((s - share * last.p).norm())
-            if rest <= _SAME_DIRECTION * (float(last.p.norm()) + float(self._point.norm())):
-                self._logits.add_(last.moved, alpha=share)
-            else:
-                self._logits = None
-            if share * float(last.moved.abs().max()) > thresholds.OLD_DIAGONAL:
+            follows = rest <= _SAME_DIRECTION * (square**0.5 + float(self._point.norm()))
+            self._logits = self._logits.add_(last.moved, alpha=share) if follows else None
+            if not follows or abs(share) * float(last.moved.abs().max()) > thresholds.OLD_DIAGONAL:
                 self._diagonal = None
         self._last = None
         super().update(s, y)
+
+    def load(self, state: dict[str, Any]) -> Curvature:
+        """Take over what `state` gave."""
+        self._logits = self._diagonal = self._last = None
+        return super().load(state)
 
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor, ridge: float = 0.0) -> Tensor:
         """The Newton step (k,) from ``point`` (k,), which is where the curvature has come; ``l1`` is zero."""
@@ -95,7 +103,9 @@ class ConjugateGradientCurvature(PointwiseCurvature):
         first = float(gradient @ (gradient / self._diagonal))
         distance = first / scale if scale > 0 else 0.0  # about the mean square by which a step moves the logits
         damping = thresholds.DAMPING * scale * min(1.0, distance)
-        h, diagonal = h + damping / max(len(h), 1), self._diagonal + damping
+        v = self._outcomes.weight
+        h = h + damping / self._total * (1 if v is None else v)
+        diagonal = self._diagonal + damping  # for standardised features have a mean square of 1
         p, moved, residual = torch.zeros_like(gradient), torch.zeros_like(h), -gradient
         conditioned = residual / diagonal
         direction = conditioned.clone()
@@ -138,6 +148,8 @@ class ConjugateGradientCurvature(PointwiseCurvature):
             if not low < t < high:
                 t = (low + high) / 2 if high < math.inf else 2 * low
             t = min(t, 2 * low) if low else t
+        else:
+            return low
         return t
 
     def _linear_predictor(self) -> Tensor:

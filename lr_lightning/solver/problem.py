@@ -381,8 +381,8 @@ class SampleProblem:
             history_size: See `curvature`.
             newton: Whether ``step`` already is that of this point's own Hessian.
         """
-        largest = float(step[-1].abs() + step[:-1].norm() * (len(self._y) * self.size) ** 0.5)
-        if self._sample_weight is None and largest < 0.02:
+        longest_row = (len(self._y) * self.size) ** 0.5  # at most, because every column has a mean square of 1
+        if self._sample_weight is None and float(step.norm()) * longest_row < 0.02:
             return False
         logits = self.logits(point).abs()
         if not newton:

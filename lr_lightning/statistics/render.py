@@ -1,9 +1,10 @@
-"""Rendering of a report: as text for a terminal, and its coefficient table as CSV."""
+"""Rendering of a report: as text for a terminal, as JSON, and its coefficient table as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
@@ -18,6 +19,19 @@ from lr_lightning.statistics.report import Coefficient, Effect, Report
 _WIDTH = 100
 _NONE = "NA"  # as R prints it
 _SMALLEST_P = 2e-16  # as R prints it
+
+
+def as_json(report: Report) -> str:
+    """The whole report as strict JSON; of more than 4096 coefficients each stands on a line of its own."""
+    values = report.to_dict()
+    if not report.is_wide:
+        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    # The encoder that indents is Python's own, and slow.
+    encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+    lines = ",\n    ".join(map(encoder.encode, values["coefficients"]))
+    text = json.dumps({**values, "coefficients": []}, indent=2, ensure_ascii=False, allow_nan=False)
+    head, _, tail = text.partition('"coefficients": []')
+    return f'{head}"coefficients": [\n    {lines}\n  ]{tail}'
 
 
 def as_csv(report: Report) -> str:

@@ -230,7 +230,7 @@ def summarize(
             low, high = bounds[:, columns[j]].tolist()
             at = low if abs(estimates[j] - low) <= abs(estimates[j] - high) else high
             rows[columns[j]] = Coefficient.of(names[j], at, None, confidence_level, float(inflation[j]))
-    table = [rows.get(j, Coefficient(name, None)) for j, name in enumerate(feature_names)]
+    table = [rows.get(j) or Coefficient(name, None) for j, name in enumerate(feature_names)]
     if fit_intercept:
         table.insert(0, row(k, "(Intercept)"))
 

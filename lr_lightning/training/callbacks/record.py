@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from lr_lightning import plots
 from lr_lightning.files import write_whole
 from lr_lightning.statistics.held_out import MEASURES, has_both_classes, weighted_rows
-from lr_lightning.statistics.render import as_text
+from lr_lightning.statistics.render import as_json, as_text
 from lr_lightning.statistics.report import Inference, Report
 from lr_lightning.statistics.summary import refuse_without_groups
 from lr_lightning.statistics.wald import CovarianceType
@@ -112,7 +111,7 @@ class RunRecord(Callback):
                 told=self.told if trainer.is_global_zero else None,
             ).report
             held_out = pl_module.predicted_validation_rows() or self.out_of_fold
-            points = None if pl_module.predictor().curve is None else data.points()
+            points = None if data.curve() is None else data.points()
             if trainer.is_global_zero:
                 self._write(trainer, pl_module, data, self.report, held_out, points)
 
@@ -125,7 +124,7 @@ class RunRecord(Callback):
         held_out: tuple[Tensor, Tensor, Tensor] | None,
         points: tuple[np.ndarray, np.ndarray] | None,
     ) -> None:
-        text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = as_json(report) + "\n"
         write_whole(self.run.report, lambda path: path.write_text(text, encoding="utf-8"))
         events = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         last_epoch = trainer.current_epoch - 1
@@ -161,8 +160,8 @@ class RunRecord(Callback):
             yield "loss", plots.loss(train, None if np.isnan(val).all() else val)
         behind_intercept = len(report.coefficients) - len(data.schema.feature_names)
         slopes = report.coefficients[behind_intercept:]
-        columns = [[row.estimate, row.ci_low, row.ci_high] for row in slopes]
-        estimates, low, high = np.array(columns, dtype=float).reshape(-1, 3).T  # None becomes NaN
+        columns = ([getattr(row, name) for row in slopes] for name in ("estimate", "ci_low", "ci_high"))
+        estimates, low, high = (np.array(column, dtype=float) for column in columns)  # None becomes NaN
         if not np.isnan(estimates).all():
             names = [row.name for row in slopes]
             limits = (None, None) if np.isnan(low).all() else (low, high)
