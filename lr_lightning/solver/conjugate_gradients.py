@@ -110,9 +110,11 @@ class ConjugateGradientCurvature(PointwiseCurvature):
         conditioned = residual / diagonal
         direction = conditioned.clone()
         left = first = float(residual @ conditioned)
-        enough = max(min(thresholds.LOOSEST_STEP**2, distance) * first, self._finest * scale)
+        finest = self._finest * scale
+        enough = max(min(thresholds.LOOSEST_STEP**2, distance) * first, finest)
         for _ in range(thresholds.CONJUGATE_GRADIENTS):
-            if not left > enough:
+            is_flat = enough == finest and float(conditioned.abs().max()) > thresholds.FLAT_STEP
+            if not left > (thresholds.FLATTEST * finest if is_flat else enough):
                 break
             product, of_rows = self._product(h, direction)
             bend = float(direction @ product)

@@ -131,8 +131,8 @@ class SampleProblem:
         if self._has_intercept:
             diagonal[d] = float(h.sum(dtype=torch.float64))
         diagonal += self._l2
-        floor = 1e-6 * float(diagonal.max())
-        return diagonal.clamp(min=max(floor, 1e-300))
+        least = 1e-14 if self._x.is_sparse else 1e-6  # conjugate gradients take flat directions as they are
+        return diagonal.clamp(min=max(least * float(diagonal.max()), 1e-300))
 
     def _block(self, point: Tensor, index: Tensor) -> Tensor:
         """Block of the objective's Hessian for the coordinates in ``index``, which is sorted."""

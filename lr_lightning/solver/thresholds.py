@@ -132,6 +132,10 @@ PART_ROWS = 40_000
 LOOSEST_STEP = 0.1
 # The same squared, relative to the rows' mean curvature, with which a level of curvature 1e-6 has ten digits.
 FINEST_STEP = 1e-25
+# What a last step may leave over of a standardised coefficient, where it is the least curvature that leaves something,
+# and the part of that residual at which all digits are there.
+FLAT_STEP = 1e-11
+FLATTEST = 1e-6
 # The same for a looser tolerance than the default, and relative to it: the mean curvature is of the objective's size.
 STEP_TO_TOLERANCE = 0.1
 # Part of the rows' mean curvature that is added to each, far from the minimum: else rows that are predicted well, of
