@@ -22,14 +22,14 @@ class ConjugateGradientCurvature(PointwiseCurvature):
     r"""The Hessian of the whole problem, inverted by conjugate gradients; for wide sparse tables.
 
     With the rows' curvatures :math:`h = v_i \sigma(z_i) \sigma(-z_i) / \sum v` the Hessian is
-    :math:`X^\top \mathrm{diag}(h) X + \Lambda`, and a product with it one pass over the rows. Its diagonal is the
-    preconditioner (Hsia, Chiang & Lin 2018, "Preconditioned conjugate gradient methods in truncated Newton frameworks
-    for large-scale linear classification"). A step is the less exact the farther the minimum is (Dembo, Eisenstat &
-    Steihaug 1982, "Inexact Newton methods"); what it leaves over counts against convergence.
+    :math:`X^\top \mathrm{diag}(h) X + \Lambda`, and a product with it one pass over the rows. The preconditioner is its
+    diagonal (Hsia, Chiang & Lin 2018, "Preconditioned conjugate gradient methods in truncated Newton frameworks for
+    large-scale linear classification"), of features about the means that h weighs. A step is the less exact the farther
+    the minimum is (Dembo, Eisenstat & Steihaug 1982, "Inexact Newton methods"); what it leaves over counts against
+    convergence.
 
     The products tell how a step moves the rows' logits, so that its best length costs no pass, nor do the logits at
-    its end. Far from the minimum h is damped (Marquardt 1963, "An algorithm for least-squares estimation of nonlinear
-    parameters").
+    its end.
 
     Args:
         x: (n, d), all rows, standardised.
@@ -58,12 +58,12 @@ class ConjugateGradientCurvature(PointwiseCurvature):
         tol: float = 0.0,
     ) -> None:
         super().__init__(point)
-        is_loose = tol > thresholds.SPARSE_TOLERANCE
-        self._finest = thresholds.STEP_TO_TOLERANCE * tol if is_loose else thresholds.FINEST_STEP
+        self._is_loose = tol > thresholds.SPARSE_TOLERANCE
+        self._finest = thresholds.STEP_TO_TOLERANCE * tol if self._is_loose else thresholds.FINEST_STEP
         self._x, self._outcomes, self._total, self._l2 = x, outcomes, total, l2
         self._row_curvature = row_curvature
         self._diagonal_of = diagonal
-        self._diagonal: Tensor | None = None
+        self._preconditioner: _Preconditioner | None = None
         self._logits: Tensor | None = None  # at the point
         self._last: _Step | None = None
 
@@ -78,13 +78,13 @@ class ConjugateGradientCurvature(PointwiseCurvature):
             follows = rest <= _SAME_DIRECTION * (square**0.5 + float(self._point.norm()))
             self._logits = self._logits.add_(last.moved, alpha=share) if follows else None
             if not follows or abs(share) * float(last.moved.abs().max()) > thresholds.OLD_DIAGONAL:
-                self._diagonal = None
+                self._preconditioner = None
         self._last = None
         super().update(s, y)
 
     def load(self, state: dict[str, Any]) -> Curvature:
         """Take over what `state` gave."""
-        self._logits = self._diagonal = self._last = None
+        self._logits = self._preconditioner = self._last = None
         return super().load(state)
 
     def step(self, point: Tensor, gradient: Tensor, l1: Tensor, ridge: float = 0.0) -> Tensor:
@@ -98,22 +98,18 @@ class ConjugateGradientCurvature(PointwiseCurvature):
     def _solve(self, gradient: Tensor) -> _Step:
         z = self._logits = self._linear_predictor() if self._logits is None else self._logits
         h = self._row_curvature(z)
-        self._diagonal = self._diagonal_of(h) if self._diagonal is None else self._diagonal
+        preconditioner = self._preconditioner = self._preconditioner or self._preconditioner_at(h)
         scale = float(h.sum(dtype=torch.float64))
-        first = float(gradient @ (gradient / self._diagonal))
+        first = float(gradient @ (gradient / preconditioner.whole))
         distance = first / scale if scale > 0 else 0.0  # about the mean square by which a step moves the logits
-        damping = thresholds.DAMPING * scale * min(1.0, distance)
-        v = self._outcomes.weight
-        h = h + damping / self._total * (1 if v is None else v)
-        diagonal = self._diagonal + damping  # for standardised features have a mean square of 1
         p, moved, residual = torch.zeros_like(gradient), torch.zeros_like(h), -gradient
-        conditioned = residual / diagonal
-        direction = conditioned.clone()
+        direction = conditioned = preconditioner.solve(residual)
         left = first = float(residual @ conditioned)
         finest = self._finest * scale
         enough = max(min(thresholds.LOOSEST_STEP**2, distance) * first, finest)
         for _ in range(thresholds.CONJUGATE_GRADIENTS):
-            is_flat = enough == finest and float(conditioned.abs().max()) > thresholds.FLAT_STEP
+            is_last = enough == finest and not self._is_loose
+            is_flat = is_last and float(conditioned.abs().max()) > thresholds.FLAT_STEP
             if not left > (thresholds.FLATTEST * finest if is_flat else enough):
                 break
             product, of_rows = self._product(h, direction)
@@ -124,13 +120,22 @@ class ConjugateGradientCurvature(PointwiseCurvature):
             p.add_(direction, alpha=length)
             moved.add_(of_rows, alpha=length)
             residual.sub_(product, alpha=length)
-            torch.div(residual, diagonal, out=conditioned)
+            conditioned = preconditioner.solve(residual)
             before, left = left, float(residual @ conditioned)
-            direction.mul_(left / before).add_(conditioned)
+            direction = torch.add(conditioned, direction, alpha=left / before)
         if distance > thresholds.STRAIGHT:
             length = self._length(z, moved, p, -float(gradient @ p))
             p, moved = length * p, length * moved
         return _Step(gradient, p, moved, left / 2)
+
+    def _preconditioner_at(self, h: Tensor) -> _Preconditioner:
+        diagonal, d = self._diagonal_of(h), self._x.shape[1]
+        if len(diagonal) == d:
+            return _Preconditioner(diagonal, diagonal, None)
+        scale = diagonal[d]
+        center = self._x.rmatvec(h).cpu() / scale
+        about = (diagonal[:d] - scale * center.square()).clamp(min=1e-14 * float(diagonal.max()))
+        return _Preconditioner(torch.cat([about, scale[None]]), diagonal, center)
 
     def _length(self, z: Tensor, moved: Tensor, p: Tensor, decrement: float) -> float:
         """How long a step p should be, which moves the logits z: where the objective is least along it."""
@@ -171,6 +176,30 @@ class ConjugateGradientCurvature(PointwiseCurvature):
         if has_intercept:
             product[d] += of_intercept.cpu()
         return product, of_rows
+
+
+class _Preconditioner(NamedTuple):
+    """The diagonal of the Hessian with features about their means that the rows' curvatures weigh.
+
+    Where rows of a feature are predicted well, that mean is not the mean of the rows, and the feature would be a
+    multiple of the intercept.
+
+    Attributes:
+        diagonal: (k,), the intercept's last.
+        whole: the diagonal of the Hessian itself, (k,).
+        center: these means, (d,); None without an intercept.
+    """
+
+    diagonal: Tensor
+    whole: Tensor
+    center: Tensor | None
+
+    def solve(self, r: Tensor) -> Tensor:
+        if self.center is None:
+            return r / self.diagonal
+        p = torch.cat([torch.sub(r[:-1], self.center * r[-1]), r[-1:]]).div_(self.diagonal)
+        p[-1] -= self.center @ p[:-1]
+        return p
 
 
 class _Step(NamedTuple):

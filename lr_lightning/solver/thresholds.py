@@ -132,21 +132,18 @@ PART_ROWS = 40_000
 LOOSEST_STEP = 0.1
 # The same squared, relative to the rows' mean curvature, with which a level of curvature 1e-6 has ten digits.
 FINEST_STEP = 1e-25
-# What a last step may leave over of a standardised coefficient, where it is the least curvature that leaves something,
-# and the part of that residual at which all digits are there.
+# What a last step may leave over of any standardised coefficient; and the part of the residual above with which it has
+# all digits that rounding leaves.
 FLAT_STEP = 1e-11
 FLATTEST = 1e-6
 # The same for a looser tolerance than the default, and relative to it: the mean curvature is of the objective's size.
 STEP_TO_TOLERANCE = 0.1
-# Part of the rows' mean curvature that is added to each, far from the minimum: else rows that are predicted well, of
-# almost no curvature, move for nothing and have to be brought back (100 000 separated rows: 15 passes instead of 26).
-DAMPING = 0.3
 # Mean square by which a step moves the logits, from which on its length is looked for.
 STRAIGHT = 1e-3
 # Slope at the end of a step, relative to that at its start, at which it is long enough; and lengths that are tried.
 LEVEL = 0.1
 LENGTHS = 30
-# Move of a row's logit from which on the Hessian's diagonal is computed anew.
+# Move of a row's logit from which on the preconditioner is computed anew.
 OLD_DIAGONAL = 0.5
 # Products with the Hessian for a step, at most.
 CONJUGATE_GRADIENTS = 200

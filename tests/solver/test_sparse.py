@@ -223,6 +223,21 @@ def test_a_looser_tolerance_takes_fewer_products_and_keeps_its_gap(monkeypatch):
     assert 0 <= objectives[1] - objectives[0] < 1e-7 * objectives[0]
 
 
+@pytest.mark.parametrize("seed", [47, 191, 300])
+def test_hardly_a_penalty_leaves_all_digits(seed):
+    """Values of 1 000 whose rows are predicted well: the features are nearly multiples of the intercept there."""
+    rng = np.random.default_rng(seed)
+    n = rng.integers(5, 60)
+    words = np.where(rng.random((n, 5)) < 0.3, 1e3 * rng.normal(size=(n, 5)), 0)
+    words[:, rng.integers(5)] = 0
+    y = torch.from_numpy(rng.integers(0, 2, n).astype(float))
+    y[:2] = torch.tensor([0.0, 1.0])
+    objective = Objective(l2=1e-3, standardize=bool(rng.integers(2)))
+    thresholds.DENSE_LIMIT = 4
+    found = solve(Rows(Csr.of(sp.csr_array(words)), y), objective)
+    np.testing.assert_allclose(found.theta.numpy(), newton(words, y, objective), rtol=0, atol=1e-11)
+
+
 @st.composite
 def tables(draw):
     """Features in a sparse storage and the same written out, rows that weigh, and what is minimised."""
