@@ -93,6 +93,8 @@ def test_indices_count_from_one_unless_one_is_zero(write):
 def test_comments_blank_lines_and_other_ends_of_lines(write):
     path = write("t.svm", "# a file\r\n\r\n+1 1:5 2:0 # the first\r\n  \n-1\t2:6\n-1")
     assert fitted(path).train_rows.x.dense().tolist() == [[5, 0], [0, 6], [0, 0]]
+    marked = write("marked.svm", "\ufeff1 1:5\n0 1:6\n")  # as editors on Windows write it
+    assert fitted(marked).train_rows.x.dense().tolist() == [[5], [6]]
 
 
 def test_rows_of_a_query_may_be_a_group(write, messages):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ class SvmlightFile:
                 compression = compression_of(file.read(8))
             with io.BufferedReader(open_bytes(self.path, compression), _BUFFER_BYTES) as stream:
                 while lines := list(islice(stream, _BLOCK_LINES)):
+                    if not start:
+                        lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
                     yield self._rows(lines, start)
                     start += len(lines)
         except (OSError, pa.ArrowException) as error:
