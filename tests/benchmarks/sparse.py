@@ -262,7 +262,7 @@ def clicks(sizes: list[int], threads: int) -> None:
     """13 numbers and 26 categories of 10 to 300 000 levels, from a Parquet file to the report, by the command."""
     levels = [int(size) for size in np.geomspace(10, 300_000, 26)]
     print(f"\nclick log: 13 numbers, 26 categories, {sum(levels)} levels, Parquet to report, L2 with C = 1")
-    print(f"  {'rows':>10} {'CPU s':>7} {'seconds':>8} {'memory, GB':>11} {'file, GB':>9}")
+    print(f"  {'rows':>10} {'CPU s':>7} {'seconds':>8} {'memory, GiB':>11} {'file, GB':>9}")
     for n in sizes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "clicks.parquet"
