@@ -115,7 +115,7 @@ class Decoded:
 
     @classmethod
     def of_first(cls, decode: Callable[[], Decoded], processes: Processes, *, mistaken: bool = False) -> Decoded:
-        """What the first process decodes, which hands the others their shares of its rows.
+        """A table that the first process decodes; the others get their shares of its rows from it.
 
         Args:
             decode: decodes the whole table.

@@ -28,7 +28,7 @@ def rows_of_all(rows: Rows, processes: Processes) -> Rows:
 
 
 def table_of_all(rows: Rows, processes: Processes, what: str) -> Rows:
-    """The same for `what`, which takes a whole table in every process; a message says so if it has many rows."""
+    """The rows of all processes, for `what`, which needs them in each; a message says so if they are many."""
     if processes.count > 1 and (total := processes.place(len(rows.y)).total) > MANY_ROWS:
         log.info("%s: each of %d processes holds all %d rows", what, processes.count, total)
     return rows_of_all(rows, processes)

@@ -138,7 +138,7 @@ class ConjugateGradientCurvature(PointwiseCurvature):
         return _Preconditioner(torch.cat([about, scale[None]]), diagonal, center)
 
     def _length(self, z: Tensor, moved: Tensor, p: Tensor, decrement: float) -> float:
-        """How long a step p should be, which moves the logits z: where the objective is least along it."""
+        """Length of a step p, which moves the logits z, at which the objective is least along it."""
         y, v, *_ = self._outcomes
         y = y.to(z)
         of_point, of_step = float(self._l2 @ (self._point * p)), float(self._l2 @ p.square())

@@ -124,7 +124,7 @@ class FoldRows:
 
     @cached_property
     def fixed(self) -> Tensor:
-        """Which coordinates stay at 0 in each fit, (m, d + 1): the absent ones, and columns that its rows do not vary.
+        """Mask of the coordinates that stay at 0 in each fit, (m, d + 1): absent ones, and columns constant in them.
 
         A column that is penalised stays at 0 by itself there, unless the intercept is missing.
         """

@@ -53,7 +53,7 @@ class Solutions:
 
 
 class Penalties(NamedTuple):
-    """Of fits on each coordinate, (…, k).
+    """Penalties of fits on each coordinate, (…, k).
 
     Attributes:
         l1: strengths, infinite where a coordinate stays at 0.
@@ -66,12 +66,12 @@ class Penalties(NamedTuple):
     tolerance: Tensor
 
     def at(self, fits: Tensor, places: Tensor | slice = slice(None)) -> Penalties:
-        """Those of some of the fits, (P, k), on some coordinates."""
+        """The penalties of some fits, (P, k), on some coordinates."""
         return Penalties(*(t[fits][:, places] for t in self))
 
 
 def violations(u: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
-    """How far the optimality conditions are from being met, (f, k)."""
+    """Violation of the optimality conditions, (f, k)."""
     gradient = gradient + l2 * u
     on = (gradient + torch.where(u != 0, l1 * u.sign(), 0.0)).abs()
     off = (gradient.abs() - l1).clamp_min(0)
@@ -79,7 +79,7 @@ def violations(u: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
 
 
 def penalties_of(rows: FoldRows, l1: Tensor, l2: Tensor, least_tolerance: float) -> Penalties:
-    """Those of the fits of some rows, (…, m, d + 1).
+    """The penalties of the fits of some rows, (…, m, d + 1).
 
     Args:
         rows: of m fits.
@@ -253,7 +253,7 @@ def _models(
 
 
 def _columns_in_use(rows: FoldRows, wanted: Tensor) -> ColumnsInUse:
-    """Those of wanted coordinates (d + 1,), or all."""
+    """The columns of wanted coordinates (d + 1,), or all columns."""
     return rows.in_use(wanted[:-1].nonzero()[:, 0], _ALL_FROM)
 
 

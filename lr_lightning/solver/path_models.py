@@ -28,7 +28,7 @@ class Model(ABC):
 
     @abstractmethod
     def _product(self, w: Tensor) -> Tensor:
-        """Of vectors (b, k) with the Hessian of the losses."""
+        """Products of vectors (b, k) with the Hessian of the losses."""
 
     @abstractmethod
     def _block(self, index: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Model(ABC):
 
 
 class MatrixModel(Model):
-    """By the matrix."""
+    """The model by the Hessian itself."""
 
     def __init__(self, hessian: Tensor, l2: Tensor) -> None:
         super().__init__(l2)

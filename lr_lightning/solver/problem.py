@@ -172,7 +172,7 @@ class SampleProblem:
         return self._row_curvature_of(self._linear_predictor(self._x, point))
 
     def _row_curvature_of(self, z: Tensor) -> Tensor:
-        """The same at logits z (m,)."""
+        """Each row's factor in the Hessian of the mean loss at logits z (m,), (m,)."""
         found = curvature_of(z)
         # Badly misclassified rows have almost no curvature, which gives unbounded steps; use the curvature of the
         # quadratic bound of the loss (Jaakkola & Jordan 2000).

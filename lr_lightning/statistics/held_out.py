@@ -94,7 +94,7 @@ class HeldOutRows(NamedTuple):
         return self.logits, self.y, self.weight
 
     def of_all(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Those of all rows, brought together in each process."""
+        """Logits, targets and weights of all rows, brought together in each process."""
         logits, y, weight = map(self.processes.joined, self.columns)
         return logits, y, weight
 
@@ -200,7 +200,7 @@ class Ranking(NamedTuple):
 
     @classmethod
     def of_part(cls, score: Tensor, signed: Tensor) -> Ranking:
-        """The same of rows that may lack a class; the weights (n,) of negative rows have a minus sign."""
+        """Rank rows that may lack a class; the weights (n,) of negative rows have a minus sign."""
         score, order = score.sort(descending=True, stable=True)
         signed = signed[order]
         del order

@@ -755,7 +755,7 @@ class LogisticRegression(LightningModule):
         return summary._replace(report=summary.report.with_held_out(calibration, threshold, words, held_out))
 
     def _predicted(self, data: FitData, rows: Rows) -> HeldOutRows:
-        """What is known of the held-out rows of which this process has `rows`."""
+        """The held-out rows of which this process has `rows`, with their logits."""
         return of_all_processes(*predicted(self.linear_sigmoid, data.served, rows), data.processes)
 
     def predicted_validation_rows(self) -> tuple[Tensor, Tensor, Tensor] | None:
