@@ -19,13 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
+from sklearn.preprocessing import StandardScaler
 
 from lr_lightning import LogisticRegressionClassifierCV
+from lr_lightning.model.csr import Csr
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver import Path, path
+from tests.benchmarks.sparse import zipf_table
 
 FOLDS = 10
 
@@ -47,11 +51,12 @@ def cancer() -> tuple[np.ndarray, np.ndarray]:
     return data.data, 1.0 - data.target
 
 
-TASKS: dict[str, tuple[Callable[[], tuple[np.ndarray, np.ndarray]], int, float]] = {
+TASKS: dict[str, tuple[Callable[[], tuple[Any, np.ndarray]], int, float]] = {
     "cancer": (cancer, 60, 1e-3),
     "correlated": (lambda: correlated(5000, 500), 100, 1e-3),
     "tall": (lambda: correlated(200_000, 200), 100, 1e-3),
     "wide": (lambda: correlated(500, 20_000), 100, 0.05),
+    "sparse": (zipf_table, 50, 0.05),
 }
 
 
@@ -61,13 +66,14 @@ def timed(run: Callable[[], Any]) -> tuple[float, float, Any]:
     return time.process_time() - cpu, time.perf_counter() - wall, found
 
 
-def objective(x: np.ndarray, y: np.ndarray, theta: np.ndarray, value: float) -> float:
-    """Of a lasso on standardised columns."""
+def objective(x: Any, y: np.ndarray, theta: np.ndarray, value: float) -> float:
+    """The objective of a lasso on standardised columns."""
     z = (1 - 2 * y) * (x @ theta[:-1] + theta[-1])
-    return float(np.logaddexp(0, z).mean() + value * np.abs(theta[:-1] * x.std(0)).sum())
+    scale = StandardScaler(with_mean=False).fit(x).scale_  # 1 for a column of zeros, whose coefficient is 0
+    return float(np.logaddexp(0, z).mean() + value * np.abs(theta[:-1] * scale).sum())
 
 
-def glmnet(x: np.ndarray, y: np.ndarray, lambdas: np.ndarray, folds: np.ndarray | None) -> list[np.ndarray] | None:
+def glmnet(x: Any, y: np.ndarray, lambdas: np.ndarray, folds: np.ndarray | None) -> list[np.ndarray] | None:
     """Coefficients (p, d + 1) of all rows, by python-glmnet at its default tolerance; also fitted without each fold."""
     try:
         model = importlib.import_module("glmnet").LogitNet
@@ -88,7 +94,8 @@ def measure(name: str) -> None:
     make, n_lambda, min_ratio = TASKS[name]
     x, y = make()
     folds = np.arange(len(y)) % FOLDS
-    rows = Rows(torch.from_numpy(np.ascontiguousarray(x)), torch.from_numpy(y))
+    features = Csr.of(x) if issparse(x) else torch.from_numpy(np.ascontiguousarray(x))
+    rows = Rows(features, torch.from_numpy(y))
     print(f"{name}: {x.shape[0]} x {x.shape[1]}, {n_lambda} penalties down to {min_ratio:g}")
 
     def ours(of: np.ndarray | None) -> Path:
