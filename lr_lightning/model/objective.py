@@ -12,6 +12,7 @@ from lr_lightning.errors import InputError
 from lr_lightning.model.design import Design, as_design
 from lr_lightning.model.losses import Outcomes, curvature
 from lr_lightning.model.penalty import Penalty
+from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 
@@ -121,18 +122,24 @@ class StandardizedObjective:
     penalty: Penalty
 
     def value_and_gradient(
-        self, rows: Rows, weight: Tensor, bias: Tensor, *, shares: bool | None = None
+        self,
+        rows: Rows,
+        weight: Tensor,
+        bias: Tensor,
+        *,
+        shares: bool | None = None,
+        processes: Processes = ALONE,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean loss plus L2 penalty, and its gradient by the weights (d,) and the bias (), float64, on their device.
 
-        `shares` is that of `Outcomes`.
+        `shares` is that of `Outcomes`; `processes` have the rows, of which these are those of this one.
         """
         mean, scale = self.as_served
         served = weight / scale
         outcomes = Outcomes(rows.y, rows.weight, rows.offset, shares)
         sums = rows.design.value_and_gradient(outcomes, served, bias - mean @ served)
+        *sums, total = processes.sums(*sums, float(rows.total_weight))
         loss, gradient, residual = (part.to(weight.device) for part in sums)  # rows may lie on another device
-        total = float(rows.total_weight)
         value = loss / total + self.penalty.smooth(weight)
         return value, (gradient - mean * residual) / (scale * total) + self.penalty.l2 * weight, residual / total
 

@@ -13,6 +13,7 @@ from lr_lightning.errors import InputError
 from lr_lightning.model.design import Dense
 from lr_lightning.model.losses import has_shares
 from lr_lightning.model.objective import Objective, StandardizedObjective
+from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
 from lr_lightning.model.threads import on_one_thread
@@ -48,6 +49,7 @@ def solve(
     tol: float | None = None,
     max_passes: int = 100,
     threads: int | None = None,
+    processes: Processes = ALONE,
 ) -> Solution:
     """Minimise an objective over rows by `SubsampledNewton`, or by `FullNewton` with Firth's penalty or bounds.
 
@@ -64,6 +66,8 @@ def solve(
         tol: of the solver; None leaves it to the solver.
         max_passes: at most so many passes over the rows; after 0 of them the start, or 0, is returned.
         threads: that share a sweep; None takes torch's number of them in the calling thread.
+        processes: that have the rows, of which these are those of this one; they call this together, and not with
+            Firth's penalty or bounds.
 
     Raises:
         InputError: if the start does not fit the rows.
@@ -80,7 +84,9 @@ def solve(
     """
     if start is not None and start.shape != (rows.design.shape[1] + 1,):
         raise InputError(f"start has {len(start) - 1} entries, but the data have {rows.design.shape[1]} features")
-    solution = on_one_thread(lambda stopped: _solve(rows, objective, start, tol, max_passes, stopped), threads)
+    solution = on_one_thread(
+        lambda stopped: _solve(rows, objective, start, tol, max_passes, processes, stopped), threads
+    )
     return replace(solution, theta=solution.theta.clone())  # autograd refuses what was made in inference mode
 
 
@@ -91,6 +97,7 @@ def _solve(
     start: Tensor | None,
     tol: float | None,
     max_passes: int,
+    processes: Processes,
     stopped: Callable[[], bool],
 ) -> Solution:
     d = rows.design.shape[1]
@@ -100,11 +107,13 @@ def _solve(
     weight_scale = 1.0
     if rows.weight is not None:
         # The mean does not depend on the scale of the weights, but its sums must not overflow.
-        weight, weight_scale = scaled_weights(rows.weight)
+        own = float(rows.weight.max()) if len(rows.weight) else 0.0
+        weight, weight_scale = scaled_weights(rows.weight, processes.most(own))
         rows = rows._replace(weight=weight)
-    training = moments([(rows.x, rows.weight)]).to("cpu")
+    training = moments([(rows.x, rows.weight)], processes).to("cpu")
     served = standardization_to_serve(training, is_sparse=rows.design.is_sparse)
-    if isinstance(rows.design, Dense) and rows.design.is_small and not needs_all_rows(objective):
+    is_small = processes.all(isinstance(rows.design, Dense) and rows.design.is_small)
+    if is_small and not needs_all_rows(objective):
         served = training.divisible()  # the sample and the passes then share one matrix
     if served is not None:
         # Centred in float64 before they are rounded, the features keep digits that a large mean would cost.
@@ -116,12 +125,14 @@ def _solve(
     if start is not None:
         problem.read(start, weight, bias)
     parameters = [weight, bias] if objective.fit_intercept else [weight]
-    solver = _solver(parameters, rows, objective, problem, served, weight_scale, start, tol)
+    solver = _solver(parameters, rows, objective, problem, served, weight_scale, start, tol, processes)
 
-    shares = has_shares(rows.y)
+    shares = processes.any(has_shares(rows.y))
 
     def closure() -> Tensor:
-        value, weight.grad, bias.grad = problem.value_and_gradient(rows, weight, bias, shares=shares)
+        value, weight.grad, bias.grad = problem.value_and_gradient(
+            rows, weight, bias, shares=shares, processes=processes
+        )
         return value
 
     if isinstance(solver, FullNewton):
@@ -140,6 +151,7 @@ def _solver(
     weight_scale: float,
     start: Tensor | None,
     tol: float | None,
+    processes: Processes,
 ) -> SubsampledNewton | FullNewton:
     if needs_all_rows(objective):
         return FullNewton(
@@ -160,10 +172,11 @@ def _solver(
             rows._replace(y=rows.y.to(rows.design.dtype)),
             center=None if is_standardized else mean,
             scale=None if is_standardized else scale,
+            processes=processes,
         ),
         l1=problem.penalty.l1,
         l2=problem.penalty.l2,
         tol=tol,
         warm_start=start is not None,
-        n_rows=rows.design.shape[0],
+        n_rows=processes.place(len(rows.y)).total,
     )

@@ -18,9 +18,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from lr_lightning.errors import InputError
 from lr_lightning.model.linear_sigmoid import LinearSigmoid
+from lr_lightning.model.objective import Objective
 from lr_lightning.model.processes import ALONE, Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
+from lr_lightning.solver.fit import solve
 
 MEASURES = ("loss", "accuracy", "auroc", "average_precision", "f1", "brier", "calibration_error")
 N_BINS = 15
@@ -30,8 +32,6 @@ MOST_DRAWN = 1_000_000
 """Up to so many rows of several processes are brought together for a picture; beyond, they are merged likewise."""
 _BINS, _REACH = 2**20, 20.0  # of asinh(logit); sinh(20) is 2.4·10⁸
 _TOLERANCE = 1e-18  # relative, of the objective; the intercept and the slope are then exact to rounding
-_MOST_STEPS, _ROUNDING = 100, 1e-14  # of a sum
-_BLOCK_ROWS = 1 << 17
 THRESHOLD_RULES = "a number between 0 and 1, f1, youden, or cost=R (a false negative costs R false positives)"
 
 
@@ -417,8 +417,6 @@ def calibrate(
 def recalibration(z: Tensor, y: Tensor, v: Tensor, processes: Processes = ALONE) -> tuple[float, float] | None:
     """Intercept and slope of the logistic regression of y (n,) on the logits z (n,), with weights v (n,) (Cox 1958).
 
-    Newton's method on the sums over the processes that have the rows, a step that does not help being halved.
-
     Returns:
         None if there is no unique finite estimate: the classes are separated, or the logits are constant.
     """
@@ -427,40 +425,9 @@ def recalibration(z: Tensor, y: Tensor, v: Tensor, processes: Processes = ALONE)
     least_low, least_high, most_low, most_high = processes.least(np.array(ends)).tolist()
     if not (-most_low > least_high and -most_high > least_low):
         return None  # one class, separated, or constant logits
-    total, center = processes.sums(float(v.sum()), float((v * z).sum()))
-    center /= total
-    (square,) = processes.sums(float((v * (z - center).square()).sum()))
-    scale = math.sqrt(square / total)
-    t, v = (z - center) / scale, v / total
-    best, theta, step = math.inf, np.zeros(2), np.zeros(2)
-    for _ in range(_MOST_STEPS):
-        blocks = zip(t.split(_BLOCK_ROWS), y.split(_BLOCK_ROWS), v.split(_BLOCK_ROWS), strict=True)
-        (sums,) = processes.sums(
-            sum((_terms_of_line(*block, *(theta + step)) for block in blocks), torch.zeros(6).double())
-        )
-        loss, g0, g1, h00, h01, h11 = sums.tolist()
-        if not loss <= best + _ROUNDING * abs(best):
-            step = step / 2
-            continue
-        theta, best = theta + step, loss
-        gradient, hessian = np.array([g0, g1]), np.array([[h00, h01], [h01, h11]])
-        if not h00 * h11 > h01**2:
-            return None
-        step = -np.linalg.solve(hessian, gradient)
-        if -gradient @ step <= _TOLERANCE * best:
-            intercept, slope = (theta + step).tolist()
-            return intercept - slope * center / scale, slope / scale
-    return None
-
-
-def _terms_of_line(t: Tensor, y: Tensor, v: Tensor, intercept: float, slope: float) -> Tensor:
-    """Loss, gradient (2,) and the three entries of the Hessian of a line, summed over rows (n,), (6,) on the CPU."""
-    logit = intercept + slope * t
-    p = torch.sigmoid(logit)
-    residual, curvature = v * (p - y), v * p * (1 - p)
-    losses = v * binary_cross_entropy_with_logits(logit, y, reduction="none")
-    terms = (losses, residual, residual * t, curvature, curvature * t, curvature * t.square())
-    return torch.stack([term.sum() for term in terms]).cpu()
+    solution = solve(Rows(z[:, None], y, v), Objective(), tol=_TOLERANCE, processes=processes)
+    slope, intercept = solution.theta.tolist()
+    return (intercept, slope) if solution.converged else None
 
 
 def choose_threshold(probability: Any, y: Any, criterion: str | float, weight: Any = None) -> float:
