@@ -81,7 +81,7 @@ class FoldFits:
 
     @property
     def _places(self) -> Tensor:
-        return torch.cat([self._columns.index, torch.tensor([self.rows.d])])
+        return self.rows.places(self._columns)
 
     @property
     def n_folds(self) -> int:
