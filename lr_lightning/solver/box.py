@@ -8,11 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.quadratic import solve_spd
 from lr_lightning.solver.thresholds import EQUATION_RANK_TOLERANCE
-
-_SWEEPS = 3  # of coordinate descent, which find most of the bounds that hold
-_ROUNDING = 1e-12
 
 
 def minimize_in_box(
@@ -47,7 +45,7 @@ def minimize_in_box(
     """
     u = _coordinate_descent(matrix, gradient, start, l1, lower, upper)
     r = gradient + matrix @ (u - start)
-    tolerance = _ROUNDING * torch.maximum(l1, gradient.abs().max())
+    tolerance = thresholds.BOUND_ROUNDING * torch.maximum(l1, gradient.abs().max())
     free = _inside(u, l1, lower, upper)
     sign = u.sign()
     for _ in range(20 * len(u) + 100):
@@ -99,7 +97,7 @@ def _coordinate_descent(
 ) -> Tensor:
     rows, r, u = matrix.numpy(), gradient.numpy().copy(), start.numpy().copy()
     penalty, low, high = l1.numpy(), lower.numpy(), upper.numpy()
-    for _ in range(_SWEEPS):
+    for _ in range(thresholds.BOUND_SWEEPS):
         for j in range(len(u)):
             h = rows[j, j]
             if h <= 0:

@@ -15,8 +15,6 @@ from lr_lightning.model.threads import serial_operations
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.curvature import Curvature, PointwiseCurvature
 
-_SAME_DIRECTION = 1e-10  # what rounding leaves of the difference of two steps, relative to them and the point
-
 
 class ConjugateGradientCurvature(PointwiseCurvature):
     r"""The Hessian of the whole problem, inverted by conjugate gradients; for wide sparse tables.
@@ -75,7 +73,7 @@ class ConjugateGradientCurvature(PointwiseCurvature):
             square = float(last.p @ last.p)
             share = float(s @ last.p) / square if square else 0.0
             rest = float((s - share * last.p).norm())
-            follows = rest <= _SAME_DIRECTION * (square**0.5 + float(self._point.norm()))
+            follows = rest <= thresholds.SAME_DIRECTION * (square**0.5 + float(self._point.norm()))
             self._logits = self._logits.add_(last.moved, alpha=share) if follows else None
             if not follows or abs(share) * float(last.moved.abs().max()) > thresholds.OLD_DIAGONAL:
                 self._preconditioner = None

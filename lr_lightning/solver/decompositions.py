@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lr_lightning.errors import InputError
+from lr_lightning.solver import thresholds
 
-_LARGE = 256  # size of a triangular matrix from which on SciPy's inverse saves time
 _NotConverged = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage]
 
 
@@ -114,7 +114,7 @@ def inverse_root(matrix: Tensor) -> InverseRoot | None:
 
 def inverse_of_lower(matrix: Tensor) -> Tensor:
     """The inverse of a lower triangular matrix, (k, k)."""
-    if len(matrix) > _LARGE and matrix.device.type == "cpu" and matrix.dtype == torch.float64:
+    if len(matrix) > thresholds.LARGE_TRIANGLE and matrix.device.type == "cpu" and matrix.dtype == torch.float64:
         from scipy.linalg import get_lapack_funcs
 
         upper = matrix.contiguous().numpy().T

@@ -8,13 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.quadratic import minimize_l1, solve_spd
-
-_BATCHED = 64  # coordinates up to which the systems of all fits are factorised as one batch
-_FEW = 0.1  # of the active coordinates, up to which holding some costs less than to factorise the others' block
-_SETTLING = 30  # steps of the active-set method for all fits; one that has not settled then gets its own
-_ROUNDING = 1e-14  # of a model's gradient, relative to what it is the difference of
-_LEAST_CURVATURE = 1e-20  # along a step; below, rounding decides about the difference of two gradients
 
 
 class FoldCurvature:
@@ -43,7 +38,7 @@ class FoldCurvature:
         self._active = torch.zeros(m, k, dtype=torch.bool)
         self._known = torch.zeros(m, dtype=torch.bool)  # whether there is a factor for the active coordinates
         self._ridge = torch.zeros(m, k, dtype=torch.float64)
-        self._factor = torch.zeros(m, k, k, dtype=torch.float64) if k <= _BATCHED else torch.empty(0)
+        self._factor = torch.zeros(m, k, k, dtype=torch.float64) if k <= thresholds.BATCHED else torch.empty(0)
         self._factors: dict[int, tuple[Tensor, Tensor | None, Tensor]] = {}
 
     def grow(self, more: Tensor) -> None:
@@ -74,8 +69,8 @@ class FoldCurvature:
         """Learn from steps (f, k) and the changes (f, k) of the gradients of the losses along them."""
         product = (step * change).sum(1)
         usable = torch.zeros(len(self.matrices), dtype=torch.bool)
-        usable[fits] = product > _LEAST_CURVATURE
-        root = product.clamp_min(_LEAST_CURVATURE).rsqrt()[:, None]
+        usable[fits] = product > thresholds.LEAST_CURVATURE_OF_FOLDS
+        root = product.clamp_min(thresholds.LEAST_CURVATURE_OF_FOLDS).rsqrt()[:, None]
         s, y = torch.zeros(2, *self.matrices.shape[:2], dtype=torch.float64)
         s[fits], y[fits] = step * root, change * root
         self._steps.append((s, y, usable))
@@ -164,7 +159,7 @@ class FoldCurvature:
         new = (~same).nonzero()[:, 0]
         fits, active, l2 = fits[new], active[new], l2[new]
         self._active[fits], self._known[fits], self._ridge[fits] = active, True, l2
-        if self.size <= _BATCHED:
+        if self.size <= thresholds.BATCHED:
             on = active.double()
             block = self.matrices[fits] * on[:, :, None] * on[:, None]
             block.diagonal(dim1=1, dim2=2).add_(l2 * on + (1 - on))
@@ -188,7 +183,7 @@ class FoldCurvature:
 
     def _solve(self, fits: Tensor, rhs: Tensor) -> Tensor:
         """The inverses of the active blocks times right-hand sides (f, k) that are 0 elsewhere."""
-        if self.size <= _BATCHED and not self._factors:
+        if self.size <= thresholds.BATCHED and not self._factors:
             factor = self._factor if len(fits) == len(self._factor) else self._factor[fits]
             return torch.cholesky_solve(rhs[:, :, None], factor)[:, :, 0]
         out = torch.zeros_like(rhs)
@@ -214,8 +209,8 @@ class FoldCurvature:
         level = self._times(fits, u) + l2 * u - gradient  # the gradient of the models is Q u + l2 u - level
         finite = torch.where(l1.isinf(), 0.0, l1)
         tolerance = 1e-12 * torch.maximum(finite, gradient.abs().max(1, keepdim=True).values)
-        tolerance += _ROUNDING * level.abs().max(1, keepdim=True).values
-        for _ in range(_SETTLING):
+        tolerance += thresholds.MODEL_ROUNDING * level.abs().max(1, keepdim=True).values
+        for _ in range(thresholds.FOLD_MODEL_STEPS):
             of, u_of, strength, ridge = fits[pending], out[pending], finite[pending], l2[pending]
             allowed, penalised = l1[pending].isfinite(), strength > 0
             nonzero = u_of != 0
@@ -261,7 +256,7 @@ class FoldCurvature:
             if not bool(wrong.any()):
                 return p
             held |= wrong
-            few = (held.sum(1) <= _FEW * active.sum(1)) & (self.size > _BATCHED)
+            few = (held.sum(1) <= thresholds.FEW_HELD * active.sum(1)) & (self.size > thresholds.BATCHED)
             for i in (wrong.any(1) & few).nonzero()[:, 0].tolist():
                 p[i] = self._held_at_zero(int(fits[i]), p[i], held[i].nonzero()[:, 0])
             rest = (wrong.any(1) & ~few).nonzero()[:, 0]

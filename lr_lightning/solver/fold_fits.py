@@ -10,22 +10,12 @@ import torch
 from torch import Tensor
 
 from lr_lightning.errors import InputError
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_curvature import FoldCurvature
 from lr_lightning.solver.fold_rows import FoldRows, Losses
 from lr_lightning.solver.path_blocks import penalties_of, violations
 
-_EXACT = 1e-15  # violation of the optimality conditions that is rounding
-_ROUNDS = 100
-_PATIENCE = 4  # rounds without progress, after which a fit gets a Hessian of its own
-_PROGRESS = 0.3  # of the largest violation of the optimality conditions
-_ALL_FROM = 0.5  # share of the columns in use, from which on all are
-_COLUMNS_A_ROUND = 128  # of which a Hessian costs as much as a round
-_OF_EACH = 2**24  # products up to which every fit gets a Hessian of its own, at the cost of little but calls
 _FASTEST, _SLOWEST = 1e-3, 0.95  # what a round may be expected to leave of a violation
-_OVERSHOT = 0.5  # slope at the end of a step relative to that at its beginning, from which on it is too long
-_SHORTENINGS = 40
-_MEMORY = 2**33  # bytes that the Hessians may take
-_ROUNDED = 100  # violation relative to the tolerance, up to which rounding may decide about slopes
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class FoldFits:
         rounds: that each of the last fits took, (m,), at most `max_rounds`.
     """
 
-    def __init__(self, rows: FoldRows, *, max_rounds: int = _ROUNDS) -> None:
+    def __init__(self, rows: FoldRows, *, max_rounds: int = thresholds.FOLD_ROUNDS) -> None:
         self.rows = rows
         self._max_rounds = max_rounds
         m, d = self.rows.m, self.rows.d
@@ -128,7 +118,7 @@ class FoldFits:
         free[:, -1] = True
         l1 = torch.full_like(self.u, torch.inf)
         l1[free & ~self.rows.fixed] = 0
-        self._converge(l1, torch.zeros_like(l1), torch.full_like(l1, _EXACT), l1 == 0)
+        self._converge(l1, torch.zeros_like(l1), torch.full_like(l1, thresholds.FOLD_EXACT), l1 == 0)
 
     def move_to(self, solution: Sequence[Tensor]) -> None:
         """Take back coefficients and gradients."""
@@ -185,7 +175,7 @@ class FoldFits:
         new = chosen.nonzero()[:, 0]
         if not len(new):
             return False
-        both = self.rows.in_use(torch.cat([index, new]), _ALL_FROM)
+        both = self.rows.in_use(torch.cat([index, new]), thresholds.FOLDS_OF_ALL)
         if len(both.index) == self.rows.d:
             self._columns, self._curvature = both, None
             return True
@@ -200,14 +190,14 @@ class FoldFits:
 
     def _renew(self) -> FoldCurvature:
         k = len(self._columns.index) + 1
-        if 16 * self.rows.m * k * k > _MEMORY:  # with the sums that they are made of
+        if 16 * self.rows.m * k * k > thresholds.FOLD_MEMORY:  # with the sums that they are made of
             fits, folds = (f", in {self.rows.m} fits at once,", ", or fewer folds") if self.n_folds else ("", "")
             raise InputError(
                 f"{k - 1} columns whose coefficients are not 0{fits} need {16 * self.rows.m * k * k / 2**30:.0f} GiB; "
                 f"take an l1_ratio nearer to 1, or a stronger weakest penalty (min_ratio){folds}"
             )
         rows, every, u = self.rows, torch.arange(self.rows.m), self.u[:, self._places]
-        if rows.m * len(rows.y) * k * k <= _OF_EACH:
+        if rows.m * len(rows.y) * k * k <= thresholds.HESSIAN_OF_EACH:
             of_each = rows.curvature(self._columns, every, u)
             self._shared, self._own = of_each[:, 0], dict(enumerate(of_each.unbind(1)))
             self._curvature = FoldCurvature(rows.hessians_of_each(self._columns, of_each, every))
@@ -244,12 +234,14 @@ class FoldFits:
             point = curvature.minimize(of, start, gradient[of], l1[of], l2[of])
             before = _slope(start, point - start, gradient[of], finite[of], l2[of], end=False)
             found, length = self.rows.gradients(self._columns, of, point), torch.ones_like(before)
-            for _ in range(_SHORTENINGS):
+            for _ in range(thresholds.SHORTENINGS):
                 after = _slope(point, point - start, found, finite[of], l2[of], end=True)
-                steep = (after > -_OVERSHOT * before * length) & (violation[of] > _ROUNDED)
+                steep = (after > -thresholds.OVERSHOT * before * length) & (
+                    violation[of] > thresholds.ROUNDED_VIOLATION
+                )
                 if not bool(steep.any()):
                     break
-                stalled[of[steep]] += _PATIENCE
+                stalled[of[steep]] += thresholds.PATIENCE
                 # To where a line through both slopes is 0.
                 part = (before * length / (before * length - after)).clamp(0.1, 0.7)
                 length = torch.where(steep, length * part, length)
@@ -267,10 +259,10 @@ class FoldFits:
                 continue
             if renewals == 1:
                 self._rate_with_new[of], renewals = rate[of], 2
-            better = violation[of] <= _PROGRESS * mark[of]
+            better = violation[of] <= thresholds.PROGRESS * mark[of]
             mark[of] = torch.where(better, violation[of], mark[of])
             stalled[of] = torch.where(better, 0, stalled[of] + 1)
-            for fit in of[(stalled[of] >= _PATIENCE) & (violation[of] > 1)].tolist():
+            for fit in of[(stalled[of] >= thresholds.PATIENCE) & (violation[of] > 1)].tolist():
                 self._renew_own(curvature, fit, u[fit])
                 stalled[fit], mark[fit] = 0, violation[fit]
         self._rounds_with_new = min(self._rounds_with_new, taken / self.rows.m)
@@ -284,7 +276,7 @@ class FoldFits:
 
     @property
     def _worth_of_hessian(self) -> float:
-        return max(1.0, len(self._columns.index) / _COLUMNS_A_ROUND)
+        return max(1.0, len(self._columns.index) / thresholds.COLUMNS_A_ROUND)
 
 
 def _slope(u: Tensor, step: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor, *, end: bool) -> Tensor:

@@ -18,9 +18,6 @@ from lr_lightning.solver.fold_ridges import fit_ridges, worth_all_at_once
 from lr_lightning.solver.fold_rows import FoldRows
 from lr_lightning.solver.rotated_rows import RotatedRows, can_be_rotated
 
-_TOLERANCE = 1e-10  # violation of the optimality conditions relative to the largest gradient
-_LEAST_REACH = 0.5  # of the penalty: of strengths far apart the strong rule would take all columns
-
 
 @dataclass(frozen=True)
 class FoldPaths:
@@ -87,7 +84,7 @@ def fold_paths(
 def _fold_paths(
     fits: FoldFits, l1_ratios: Sequence[float], strengths: Tensor, stopped: Callable[[], bool]
 ) -> FoldPaths:
-    start, least = fits.fit_unpenalised(), _TOLERANCE * fits.largest_gradient
+    start, least = fits.fit_unpenalised(), thresholds.ALONE_VIOLATION * fits.largest_gradient
     theta, rounds, converged = [], [], []
     for ratio in l1_ratios:
         fits.move_to(start)
@@ -95,7 +92,7 @@ def _fold_paths(
         for value in strengths:
             if stopped():
                 raise InterruptedError
-            reach = torch.maximum(2 * value - before, _LEAST_REACH * value) * ratio
+            reach = torch.maximum(2 * value - before, thresholds.LEAST_REACH * value) * ratio
             converged.append(fits.fit(value * ratio, value * (1 - ratio), reach, least))
             theta.append(fits.thetas())
             rounds.append(fits.rounds)

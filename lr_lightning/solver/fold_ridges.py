@@ -11,22 +11,6 @@ from torch import Tensor
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_rows import FoldRows
 
-_SAMPLE_A_COLUMN = 100  # rows of the sample
-_LEAST_SAMPLE = 2000
-_NEGLIGIBLE = 0.01  # of the error of a sample
-_TOLERANCE = 1e-10  # of fits that leave a fold out
-_EXACT = 3e-13  # of fits of all rows
-_FINE = 1e-16  # of all fits where a sweep costs next to nothing
-_SLOW = 0.1  # decrement relative to that of the step before, both squared, from which on the Hessian is taken anew
-_SLOW_EACH = 0.01  # the same where every fit has a Hessian of its own
-_OVERSHOT = 0.5  # slope at the end of a step relative to that at its beginning, from which on it is too long
-_ALIKE = 0.03  # difference of the rows' curvatures relative to themselves, up to which two points share a Hessian
-_COMPARED = 1000  # rows by which that is decided
-_OF_EACH = 2**26  # multiplications up to which every fit has a Hessian of its own, at the cost of little but calls
-_ROWS_A_COLUMN = 30  # from which on folds are near one another
-_LARGE = 2**21  # elements of the rows, from which on they are multiplied in float32 where digits do not matter
-_MEMORY = 2**29  # bytes that the factors of Hessians may take
-
 
 @dataclass(frozen=True)
 class RidgeFits:
@@ -59,7 +43,7 @@ def fit_ridges(
         max_rounds: at most so many sweeps for a fit.
         stopped: says whether to stop.
     """
-    at_once = max(1, _MEMORY // (8 * rows.m * (rows.d + 1) ** 2))
+    at_once = max(1, thresholds.RIDGE_MEMORY // (8 * rows.m * (rows.d + 1) ** 2))
     found = [_fit(rows, part, tolerance, max_rounds, stopped) for part in strengths.split(at_once)]
     return RidgeFits(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
@@ -67,27 +51,29 @@ def fit_ridges(
 def worth_all_at_once(rows: FoldRows, p: int) -> bool:
     """Whether `fit_ridges` is fast: a Hessian costs nothing, or rows are so many that one serves all folds."""
     k = rows.d + 1
-    return p * rows.m * rows.n * k * k <= _OF_EACH or rows.n >= _ROWS_A_COLUMN * k
+    return p * rows.m * rows.n * k * k <= thresholds.RIDGE_HESSIAN_OF_EACH or rows.n >= thresholds.ROWS_A_COLUMN * k
 
 
 def _fit(
     rows: FoldRows, strengths: Tensor, tolerance: float, max_rounds: int, stopped: Callable[[], bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     p, k = len(strengths), rows.d + 1
-    fine = p * rows.m * rows.n * k * k <= _OF_EACH
-    of_each = torch.full((rows.m,), min(tolerance, _FINE if fine else _TOLERANCE), dtype=torch.float64)
-    of_each[0] = min(tolerance, _FINE if fine else _EXACT)
+    fine = p * rows.m * rows.n * k * k <= thresholds.RIDGE_HESSIAN_OF_EACH
+    of_each = torch.full(
+        (rows.m,), min(tolerance, thresholds.RIDGE_FINE if fine else thresholds.RIDGE_TOLERANCE), dtype=torch.float64
+    )
+    of_each[0] = min(tolerance, thresholds.RIDGE_FINE if fine else thresholds.RIDGE_EXACT)
     start, factor = torch.zeros(p, 1, k, dtype=torch.float64), None
-    size = max(_LEAST_SAMPLE, _SAMPLE_A_COLUMN * k)
+    size = max(thresholds.LEAST_RIDGE_SAMPLE, thresholds.RIDGE_SAMPLE_A_COLUMN * k)
     if 2 * size < rows.n:
         sample = _Newton(rows.sample(size), strengths[:, :1], start, stopped)
-        sample.run(_NEGLIGIBLE * k / size, max_rounds)
+        sample.run(thresholds.NEGLIGIBLE_OF_SAMPLE * k / size, max_rounds)
         start, factor = sample.u, sample.factor
     whole = _Newton(rows.without_folds(), strengths[:, :1], start, stopped, factor=factor, is_start=rows.m > 1)
     if rows.m == 1:
         whole.run(of_each, max_rounds)
         return whole.u, whole.rounds, whole.converged
-    whole.run(_NEGLIGIBLE * k / rows.n, max_rounds)
+    whole.run(thresholds.NEGLIGIBLE_OF_SAMPLE * k / rows.n, max_rounds)
     every = _Newton(rows, strengths, whole.u, stopped)
     every.rounds += whole.rounds
     every.run(of_each, max_rounds)
@@ -129,8 +115,8 @@ class _Newton:
         self._rows, self._stopped, self._is_start = rows, stopped, is_start
         self._ridge = strengths[:, :, None] * rows.l2_unit
         p, m, k = self._ridge.shape
-        self._of_each = m > 1 and p * m * rows.n * k * k <= _OF_EACH
-        self._rough = torch.float32 if rows.is_dense and rows.n * k >= _LARGE else torch.float64
+        self._of_each = m > 1 and p * m * rows.n * k * k <= thresholds.RIDGE_HESSIAN_OF_EACH
+        self._rough = torch.float32 if rows.is_dense and rows.n * k >= thresholds.LARGE_RIDGE else torch.float64
         self.u = u
         self.rounds = torch.zeros(p, m, dtype=torch.long)
         self.converged = torch.zeros(p, m, dtype=torch.bool)
@@ -152,7 +138,7 @@ class _Newton:
             gradient, objective = self._gradient(pending)
             enough = tolerance * objective
             slope = (gradient * step).sum(2)
-            steep = pending & (slope > _OVERSHOT * before) & (before > enough)
+            steep = pending & (slope > thresholds.RIDGE_OVERSHOT * before) & (before > enough)
             # A step that was too long is taken back to where a line through the slopes at both ends is 0.
             part = torch.where(steep, before / (before + slope), 1.0).clamp_min(0.1)
             self.u = self.u - (1 - part)[..., None] * step
@@ -161,7 +147,11 @@ class _Newton:
             pending &= ~steep
             direction = self._direction(gradient, pending)
             decrement = -(direction * gradient).sum(2)
-            slow = pending & (decrement > (_SLOW_EACH if self._of_each else _SLOW) * before) & (decrement > enough)
+            slow = (
+                pending
+                & (decrement > (thresholds.SLOW_RIDGE_OF_EACH if self._of_each else thresholds.SLOW_RIDGE) * before)
+                & (decrement > enough)
+            )
             if bool(slow.any()):
                 self._renew(slow)
                 direction = self._direction(gradient, pending)
@@ -218,7 +208,7 @@ class _Newton:
         numbers = (slow & ~own).any(1).nonzero()[:, 0]
         if len(numbers):
             u = self.u[numbers, 0]
-            places, place = _alike(rows.some_curvatures(u, _COMPARED)).unique(return_inverse=True)
+            places, place = _alike(rows.some_curvatures(u, thresholds.COMPARED_ROWS)).unique(return_inverse=True)
             hessians = rows.hessians_at(u[places], self._rough)[place]
             self.factor[numbers] = self._factor_of(hessians, self._ridge[numbers])
             self._renewed[numbers] = rows.m > 1
@@ -246,6 +236,6 @@ def _alike(curvature: Tensor) -> Tensor:
     """For each column (r, q) the number of the first one that is nearly the same, (q,)."""
     found = list(range(curvature.shape[1]))
     for i, own in enumerate(curvature.T):
-        near = (curvature[:, :i] - own[:, None]).abs().sum(0) <= _ALIKE * own.sum()
+        near = (curvature[:, :i] - own[:, None]).abs().sum(0) <= thresholds.ALIKE * own.sum()
         found[i] = next((found[j] for j in near.nonzero()[:, 0].tolist()), i)
     return torch.tensor(found)

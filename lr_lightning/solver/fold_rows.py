@@ -20,14 +20,8 @@ from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
 from lr_lightning.model.threads import share_out
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.sampling import draw_sample
-
-_BLOCK = 2**18  # elements of the columns: a block stays in a core's cache between the products with it
-_SPARSE_ROWS = 2**16  # of a storage that has blocks of its own
-_GROUPS = 16  # partial sums, whatever the number of threads
-_GATHERED = 2**24  # elements of a fold's rows that are copied at a time
-_COPIED = 2**28  # elements of columns that are copied, at most
-_NEARLY_CONSTANT = 1e-10  # share of a column's variance that is left of it in a fold's training rows
 
 
 @dataclass(frozen=True)
@@ -150,7 +144,7 @@ class FoldRows:
         if not fit_intercept:  # then a column that does not vary is one like the others
             return relative
         for f in range(self._folds):
-            doubtful = ((variance[f + 1] <= _NEARLY_CONSTANT) & ~constant).nonzero()[:, 0]
+            doubtful = ((variance[f + 1] <= thresholds.NEARLY_CONSTANT) & ~constant).nonzero()[:, 0]
             if len(doubtful):
                 training = torch.where(self._fold == f, 0.0, self._v)
                 own = moments([(self._design.columns(doubtful), training)]).scale
@@ -163,7 +157,7 @@ class FoldRows:
 
     def in_use(self, index: Tensor, share: float = 1.0) -> ColumnsInUse:
         """Some columns; all where these are more than a share of them, or too large to be copied to memory."""
-        too_large = isinstance(self._design, Dense) and self.n * len(index) > _COPIED
+        too_large = isinstance(self._design, Dense) and self.n * len(index) > thresholds.COPIED_ELEMENTS
         return self.every if too_large or len(index) > share * self.d else self.columns(index)
 
     def places(self, columns: ColumnsInUse) -> Tensor:
@@ -205,7 +199,7 @@ class FoldRows:
         w, b = self._raw(columns, u)
         left_out = fits - 1
         blocks = self._blocks(max(c, len(columns.index)))
-        groups = min(_GROUPS, len(blocks))
+        groups = min(thresholds.FOLD_GROUPS, len(blocks))
         gradient = torch.zeros(groups, c, f, dtype=torch.float64)
         sums = torch.zeros(groups, f, dtype=torch.float64)
         signed = (self._sign * self._v)[:, None]
@@ -248,9 +242,9 @@ class FoldRows:
         q, k = u.shape
         w, b = (t.to(dtype) for t in self._raw(self.every, u))
         parts: list[list[Tensor | slice]] = [[] for _ in range(max(1, self._folds))]
-        for f, part in self._parts(k, _BLOCK // 2):
+        for f, part in self._parts(k, thresholds.FOLD_BLOCK // 2):
             parts[f].append(part)
-        groups = math.ceil(_GROUPS / len(parts))
+        groups = math.ceil(thresholds.FOLD_GROUPS / len(parts))
         stripes = [(f, of_fold[i::groups]) for f, of_fold in enumerate(parts) for i in range(min(groups, len(of_fold)))]
         sums = torch.zeros(len(stripes), k + 1, q, dtype=torch.float64)
         signed = (self._sign * self._v).to(dtype)[:, None]
@@ -292,7 +286,7 @@ class FoldRows:
         w, b = self._raw(columns, u.flatten(0, -2))
         f = len(b)
         blocks = self._blocks(max(f, len(columns.index)))
-        groups = min(_GROUPS, len(blocks))
+        groups = min(thresholds.FOLD_GROUPS, len(blocks))
         sums = torch.zeros(groups, f, dtype=torch.float64)
         held = torch.zeros(groups, self._folds, f // self.m, dtype=torch.float64)
 
@@ -394,7 +388,7 @@ class FoldRows:
         """
         w, b = (t.to(dtype) for t in self._raw(self.every, u))
         raw = torch.zeros(len(u), max(1, self._folds), self.d + 1, self.d + 1, dtype=torch.float64)
-        for f, part in self._parts(self.d, _BLOCK):
+        for f, part in self._parts(self.d, thresholds.FOLD_BLOCK):
             design = self._design.take(part).astype(dtype)
             z = design.matvec(w, b)
             if self._offset is not None:
@@ -452,12 +446,12 @@ class FoldRows:
 
     def _blocks(self, width: int) -> list[slice]:
         """Rows to be worked on at a time, where `width` columns are read."""
-        n, size = len(self._sign), _SPARSE_ROWS
+        n, size = len(self._sign), thresholds.FOLD_BLOCK_ROWS
         if isinstance(self._design, Dense):
-            size = max(256, _BLOCK // max(1, width))
+            size = max(256, thresholds.FOLD_BLOCK // max(1, width))
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
-    def _parts(self, width: int, elements: int = _GATHERED) -> Iterator[tuple[int, Tensor | slice]]:
+    def _parts(self, width: int, elements: int = thresholds.GATHERED_ELEMENTS) -> Iterator[tuple[int, Tensor | slice]]:
         """Every fold and rows of it, few enough to be copied."""
         n, size = len(self._sign), max(1024, elements // max(1, width))
         if self._fold is None:

@@ -23,12 +23,6 @@ from lr_lightning.solver.likelihood import Derivatives, Likelihood
 from lr_lightning.solver.newton import CONVERGED, DIVERGING, NO_DECREASE, NOT_FINITE, PRECISION_LIMIT
 from lr_lightning.solver.quadratic import newton_length
 
-_TOLERANCE = 1e-16  # half the squared Newton decrement, relative to the objective; a last step squares it
-_MAX_REJECTIONS = 50
-_FAR = 1e-3  # half the squared decrement, relative to the objective, above which a longer step is looked for
-_CALM = 1.0  # half the squared decrement of Σv times the objective, below which a step tells of the curvature
-_STEPS = 2  # steps whose changes of the penalty's gradient are kept
-
 
 def needs_all_rows(objective: Objective) -> bool:
     """Whether an objective is minimised by `FullNewton`: Firth's, and those with bounds."""
@@ -84,7 +78,7 @@ class FullNewton(torch.optim.Optimizer):
         weight_scale: float = 1.0,
         tol: float | None = None,
     ) -> None:
-        super().__init__(params, {"tol": _TOLERANCE if tol is None else tol})
+        super().__init__(params, {"tol": thresholds.FULL_TOLERANCE if tol is None else tol})
         self._coefficients = Coefficients(self.param_groups)
         scale = standardization.scale.cpu()
         columns = scale.isfinite().nonzero()[:, 0]
@@ -257,9 +251,14 @@ class FullNewton(torch.optim.Optimizer):
         """
         assert found.of_penalty is not None  # noqa: S101
         before, self._best_of_penalty = self._best_of_penalty, found.of_penalty[:, 0]
-        is_calm = self.newton_decrement * self._total < _CALM and not self._likelihood.has_curvature_of_penalty
+        is_calm = (
+            self.newton_decrement * self._total < thresholds.CALM and not self._likelihood.has_curvature_of_penalty
+        )
         if is_calm and before is not None and self._best is not None:
-            self._steps = [*self._steps[1 - _STEPS :], (point - self._best, self._best_of_penalty - before)]
+            self._steps = [
+                *self._steps[1 - thresholds.REMEMBERED_STEPS :],
+                (point - self._best, self._best_of_penalty - before),
+            ]
         self._root, pairs = found.roots[0], [(s, found.hessians[0] @ s + change) for s, change in self._steps]
         self._pairs = [(s, y) for s, y in pairs if float(s @ y) > 0]
 
@@ -300,7 +299,7 @@ class FullNewton(torch.optim.Optimizer):
                 self._best = self._into_box(best + self._p)
                 self._stop(CONVERGED, converged=True)
         else:
-            if self._objective_is_firth and self.newton_decrement > _FAR * abs(self.objective):
+            if self._objective_is_firth and self.newton_decrement > thresholds.FAR_FROM_MAXIMUM * abs(self.objective):
                 slope_there = float(self._likelihood.plain_gradient(best + self._p) @ self._p) / self._total
                 self._length = newton_length(-slope_there, -slope)
             self._next = self._into_box(best + self._length * self._p)
@@ -319,7 +318,7 @@ class FullNewton(torch.optim.Optimizer):
         self._rejections += 1
         if self.newton_decrement <= 1e-12 * abs(self.objective):
             self._stop(PRECISION_LIMIT, converged=True)
-        elif self._rejections > _MAX_REJECTIONS:
+        elif self._rejections > thresholds.MAX_HALVINGS:
             self._stop(NO_DECREASE, converged=False)
         else:
             self._length /= 2

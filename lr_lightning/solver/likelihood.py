@@ -12,11 +12,8 @@ from lr_lightning.model.losses import curvature, losses_of_shares, residuals
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import share_out
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.decompositions import InverseRoot, inverse_root
-
-_BLOCK = 2**18  # elements of the widest matrix of a block, which then stays in the cache
-_SMALL = 2**18  # elements of a table that is standardised once instead of in each product
-_CHEAP = 2**24  # multiplications for the curvature of Firth's penalty, which is left out where it takes more
 
 
 class Derivatives(NamedTuple):
@@ -84,9 +81,11 @@ class Likelihood:
         parts = list(batches) if isinstance(batches, list) else []
         self._has_offset = not parts or any(rows.offset is not None for rows in parts)
         n_rows = sum(len(rows.y) for rows in parts)
-        if parts and n_rows * max(1, self.size) <= _SMALL:
+        if parts and n_rows * max(1, self.size) <= thresholds.STANDARDIZED_ONCE:
             self._batches, self._fold, self._all = [self._standardized(parts)], None, None
-        self.has_curvature_of_penalty = self._fold is None and n_rows * n_rows * self.size <= _CHEAP
+        self.has_curvature_of_penalty = (
+            self._fold is None and n_rows * n_rows * self.size <= thresholds.CHEAP_PENALTY_CURVATURE
+        )
 
     @property
     def size(self) -> int:
@@ -205,7 +204,7 @@ class Likelihood:
         return Rows(x, y, weight, offset)  # type: ignore[arg-type]
 
     def _blocks(self, width: int) -> Iterator[Rows]:
-        size = max(128, _BLOCK // max(1, width, self.size))
+        size = max(128, thresholds.LIKELIHOOD_BLOCK // max(1, width, self.size))
         for rows in self._batches:
             if len(rows.y) <= size:
                 yield rows

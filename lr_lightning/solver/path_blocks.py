@@ -15,24 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_rows import ColumnsInUse, FoldRows, Losses
 from lr_lightning.solver.path_models import MatrixModel, Model, RowsModel, settle
-
-TOLERANCE = 1e-10  # violation of the optimality conditions relative to the penalty
-_WIDTH = 2.0  # ratio of strengths that share a Hessian
-_WIDTH_OF_WIDE = 1.1  # with more columns than rows, of which too many would be taken into use at once
-_SHARING = 10  # at most so many of them
-_FITS = 48  # about so many are worth a sweep
-_ROUNDS = 16
-_SAMPLED_ROUNDS = 2  # by the Hessians of a sample
-_ROUGH = 1e-2  # violation of the optimality conditions relative to the penalty
-_FAR = 3e7  # violation relative to the tolerance, from which on sums in float32 tell enough
-_ENTERING = 0.1  # of the coordinates in use, where many more would enter than stay
-_LEAST_CURVATURE = 1e-25  # along a step
-_NEAR = 0.9  # of the penalty: a gradient from which on a coefficient may leave 0
-_ALL_FROM = 0.7  # share of the columns in use, from which on all are
-_RETRIES = 2  # with columns that turn out to be in use
-_MEMORY = 2**31  # bytes of Hessians
 
 
 @dataclass(frozen=True)
@@ -89,7 +74,7 @@ def penalties_of(rows: FoldRows, l1: Tensor, l2: Tensor, least_tolerance: float)
     """
     l1, l2 = l1[..., None], l2[..., None]
     unit = torch.where(rows.l1_unit > 0, rows.l1_unit.clamp_max(1), 1.0)
-    tolerance = (TOLERANCE * (l1 + l2) * unit).clamp_min(least_tolerance)
+    tolerance = (thresholds.PATH_VIOLATION * (l1 + l2) * unit).clamp_min(least_tolerance)
     first, second = l1 * rows.l1_unit, l2 * rows.l2_unit
     return Penalties(torch.where(rows.fixed, torch.inf, first), torch.where(rows.fixed, 0.0, second), tolerance)
 
@@ -97,9 +82,9 @@ def penalties_of(rows: FoldRows, l1: Tensor, l2: Tensor, least_tolerance: float)
 def sharing(strengths: Sequence[float], *, wide: bool) -> list[range]:
     """Numbers of falling strengths, cut where a Hessian is to be another."""
     parts: list[range] = []
-    width = _WIDTH_OF_WIDE if wide else _WIDTH
+    width = thresholds.SHARED_HESSIAN_OF_WIDE if wide else thresholds.SHARED_HESSIAN
     for number, value in enumerate(strengths):
-        if parts and strengths[parts[-1].start] < width * value and len(parts[-1]) < _SHARING:
+        if parts and strengths[parts[-1].start] < width * value and len(parts[-1]) < thresholds.MOST_SHARING:
             parts[-1] = range(parts[-1].start, number + 1)
         else:
             parts.append(range(number, number + 1))
@@ -124,7 +109,7 @@ def solve_nearby(
     last = None
     while parts:
         of_parts = list(accumulate(len(part) * rows.m for part in parts))
-        count = max(1, sum(fits <= _FITS for fits in of_parts))
+        count = max(1, sum(fits <= thresholds.FITS_A_SWEEP for fits in of_parts))
         block, parts = parts[:count], parts[count:]
         here = slice(block[0].start, block[-1].stop)
         begin = whole[here, None].expand(-1, rows.m, -1)
@@ -143,7 +128,7 @@ def _rough(sample: FoldRows, u: Tensor, parts: list[range], l1: Tensor, l2: Tens
     known = sorted({0, last, *(part[len(part) // 2] for part in parts)})
     found = []
     for number in known:
-        tolerance = _ROUGH * float(l1[number] + l2[number])
+        tolerance = thresholds.ROUGH_VIOLATION * float(l1[number] + l2[number])
         at = slice(number, number + 1)
         u = _solve_block(sample, [range(1)], u[None, None], l1[at], l2[at], tolerance, sample, rough=True)[0][0, 0]
         found.append(u)
@@ -196,26 +181,26 @@ def _solve_block(
     u = start.flatten(0, 1)[order]
     columns = _columns_in_use(rows, (u != 0).any(0))
     gradient = rows.gradients(columns, of, u[:, rows.places(columns)], rows.every, rounded=True)
-    wanted = ((u != 0) | (gradient.abs() > _NEAR * penalties.l1)).any(0)
+    wanted = ((u != 0) | (gradient.abs() > thresholds.NEAR_PENALTY * penalties.l1)).any(0)
     pending = torch.arange(len(u))
-    for _ in range(1 + _RETRIES):
+    for _ in range(1 + thresholds.BLOCK_RETRIES):
         columns = _columns_in_use(rows, wanted)
         places = rows.places(columns)
-        if rows.n > len(places) and 8 * len(parts) * m * len(places) ** 2 > _MEMORY:
+        if rows.n > len(places) and 8 * len(parts) * m * len(places) ** 2 > thresholds.BLOCK_MEMORY:
             break
         of_block = u[pending][:, places], gradient[pending][:, places], penalties.at(pending, places)
         block = _Block(rows, columns, of[pending], by[pending], *of_block)
         at = start[:, 0, places]
         if sample.n < rows.n:
             of_sample = _models(sample, rows, columns, at, parts, l2)
-            block.run(of_sample, _SAMPLED_ROUNDS, rounded=True, enough=_FAR)
+            block.run(of_sample, thresholds.SAMPLED_ROUNDS, rounded=True, enough=thresholds.FAR_VIOLATION)
             at = u[:, places]
             at[pending] = block.u
             at = at[order.argsort()][::m]
         models = _models(rows, rows, columns, at, parts, l2)
-        block.run(models, _ROUNDS, rounded=True, enough=1.0 if rough else _FAR)
+        block.run(models, thresholds.BLOCK_ROUNDS, rounded=True, enough=1.0 if rough else thresholds.FAR_VIOLATION)
         if not rough:
-            block.run(models, _ROUNDS, rounded=False)
+            block.run(models, thresholds.BLOCK_ROUNDS, rounded=False)
         u[pending] = 0.0
         u[pending[:, None], places] = block.u
         gradient[pending] = rows.gradients(columns, of[pending], block.u, rows.every, rounded=rough)
@@ -254,7 +239,7 @@ def _models(
 
 def _columns_in_use(rows: FoldRows, wanted: Tensor) -> ColumnsInUse:
     """The columns of wanted coordinates (d + 1,), or all columns."""
-    return rows.in_use(wanted[:-1].nonzero()[:, 0], _ALL_FROM)
+    return rows.in_use(wanted[:-1].nonzero()[:, 0], thresholds.BLOCK_OF_ALL)
 
 
 class _Block:
@@ -291,7 +276,7 @@ class _Block:
         self.violation = torch.full((len(u),), torch.inf, dtype=torch.float64)
         self._measure(torch.arange(len(u)))
         self._models: list[Model] = []
-        self._share = _ENTERING if rows.d > rows.n else 1.0
+        self._share = thresholds.ENTERING if rows.d > rows.n else 1.0
 
     def run(self, models: list[Model], rounds: int, *, rounded: bool, enough: float = 1.0) -> None:
         """Move to the optima, in rounds of a sweep for all fits and a quadratic problem of each.
@@ -381,7 +366,7 @@ class _Block:
         on = (point != 0) | (l1 == 0)
         change = torch.where(on, self.gradient[of] - gradient + l2 * step, 0.0)
         product = (step * change).sum(1)
-        usable = (product > _LEAST_CURVATURE) & ~((step != 0) & ~on).any(1)
+        usable = (product > thresholds.LEAST_CURVATURE_OF_BLOCK) & ~((step != 0) & ~on).any(1)
         s, y = torch.zeros(2, *self.u.shape, dtype=torch.float64)
         inverse = torch.zeros(len(self.u), dtype=torch.float64)
         s[of], y[of], inverse[of] = step, change, torch.where(usable, 1 / product, 0.0)

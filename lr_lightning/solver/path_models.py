@@ -10,8 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-_SETTLING = 12
-_FEW = 16  # coordinates that may enter in any step
+from lr_lightning.solver import thresholds
 
 
 class Model(ABC):
@@ -127,10 +126,10 @@ def settle(model: Model, u: Tensor, level: Tensor, sign: Tensor, l1: Tensor, sha
     free, finite = l1 == 0, torch.where(l1.isinf(), 0.0, l1)
     point, done = u.clone(), torch.zeros(len(u), dtype=torch.bool)
     pending, residual, leaving = torch.arange(len(u)), level, torch.zeros_like(free)
-    for _ in range(_SETTLING):
+    for _ in range(thresholds.MODEL_STEPS):
         on = (sign[pending] != 0) | free[pending]
         excess = torch.where(on, 0.0, residual.abs() - l1[pending])
-        entering = _largest(excess, (share * on.sum(1)).long() + _FEW)
+        entering = _largest(excess, (share * on.sum(1)).long() + thresholds.FEW_ENTERING)
         of_pending = torch.where(leaving, 0.0, torch.where(entering, residual.sign(), sign[pending]))
         sign[pending] = of_pending
         on = (of_pending != 0) | free[pending]

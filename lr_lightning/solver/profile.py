@@ -14,18 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.likelihood import Likelihood
 from lr_lightning.solver.thresholds import CHEAP_HESSIAN
-
-_MATRICES = 2**24  # elements of the Hessians that are kept at a time
-_MOST_AT_ONCE = 128  # points of a sweep
-_MOST_STEPS = 200
-_MOST_HALVINGS = 60
-_END = 1e-5  # last move of an end, in standard errors: the next one would be its square, or a hundredth with BFGS
-_REFIT = 1e-7  # twice the log-likelihood that a refit has left to gain, at an end
-_TEST = 1e-10  # the same of a test
-_SLOW = 0.25  # ratio of two decrements, above which a Hessian is computed anew
-_FARTHEST = 4.0  # times the distance from the optimum, that an end may move in one step
 
 
 class Task(NamedTuple):
@@ -62,13 +53,13 @@ def optimum(likelihood: Likelihood, start: Tensor) -> Optimum:
     """Newton's method to the last digits, from a point (p,) that is near; steps are halved where the value rises."""
     point = start
     value, gradient, hessian = likelihood.at(point)
-    for _ in range(_MOST_STEPS):
+    for _ in range(thresholds.PROFILE_STEPS):
         p = -_Factor(hessian[None]).solve(gradient[:, None, None])[:, 0, 0]
         decrement = -float(gradient @ p)
         if not decrement > 1e-14 * (1 + abs(value)):
             return Optimum(point, value, hessian, math.isfinite(value))
         t = 1.0
-        for _ in range(_MOST_HALVINGS):
+        for _ in range(thresholds.PROFILE_HALVINGS):
             candidate = likelihood.at(point + t * p)
             if candidate[0] <= value + 1e-13 * abs(value):
                 break
@@ -113,7 +104,7 @@ def profile(
         For an end the value of the coefficient there; for a refit minus the logarithm of its likelihood.
     """
     p = likelihood.size
-    size = max(1, min(_MOST_AT_ONCE, _MATRICES // p**2))
+    size = max(1, min(thresholds.PROFILE_POINTS, thresholds.PROFILE_HESSIANS // p**2))
     exact = likelihood.firth or n_rows * p**2 * min(size, len(tasks)) <= 4 * CHEAP_HESSIAN
     parts = []
     for start in range(0, len(tasks), size):
@@ -184,7 +175,7 @@ class _Search:
         """Search for all tasks; return what `profile` returns."""
         m = len(self.found)
         active = torch.arange(m)
-        for _ in range(_MOST_STEPS):
+        for _ in range(thresholds.PROFILE_STEPS):
             active = self._sweep(active)
             tell(m - len(active))
             if not len(active):
@@ -210,7 +201,7 @@ class _Search:
         self.halvings[rejected] += 1
         # Towards its value a refit is led in parts, if it has to be.
         self.length[rejected] /= 2
-        failed = rejected[self.halvings[rejected] > _MOST_HALVINGS]
+        failed = rejected[self.halvings[rejected] > thresholds.PROFILE_HALVINGS]
         for task in failed.tolist():
             if self.side[task] == 0 and self.decrement[task] <= 1e-6:  # rounding
                 self.found[task] = self.base_value[task]
@@ -233,7 +224,9 @@ class _Search:
         c, side = self.c[:, at], self.side[at]
         of_c, of_g, cc, cg, gg, inner = self._solved(at, c, gradients)
         slow = (
-            (inner > _SLOW * self.decrement[at]) & (inner > _TEST) if hessians is None else torch.zeros_like(inner) > 0
+            (inner > thresholds.SLOW_PROFILE * self.decrement[at]) & (inner > thresholds.PROFILE_TEST)
+            if hessians is None
+            else torch.zeros_like(inner) > 0
         )
         if bool(slow.any()):
             renewed = slow.nonzero()[:, 0]
@@ -245,21 +238,21 @@ class _Search:
         distance = (side * ((c * points).sum(0) - self.centre[at])).clamp(min=0)
         left = 2 * (self.limit - values) + gg
         move = side * ((left.clamp(min=0) / cc).sqrt() * cc) - cg
-        settled = inner <= _REFIT + 0.01 * (values - self.limit).abs()
+        settled = inner <= thresholds.PROFILE_REFIT + 0.01 * (values - self.limit).abs()
         self.inside[at] = torch.where(values <= self.limit, torch.maximum(self.inside[at], distance), self.inside[at])
         is_out = settled & (values - 0.5 * inner > self.limit)
         self.outside[at] = torch.where(is_out, torch.minimum(self.outside[at], distance), self.outside[at])
         done = torch.where(
             side == 0,
-            inner <= _TEST,
-            (inner <= _REFIT) & (move.abs() <= _END * self.error[at]) & (left >= 0),
+            inner <= thresholds.PROFILE_TEST,
+            (inner <= thresholds.PROFILE_REFIT) & (move.abs() <= thresholds.PROFILE_END * self.error[at]) & (left >= 0),
         )
         results = torch.where(side == 0, values - 0.5 * inner, (c * points).sum(0) + move)
         self.found[at[done]] = results[done]
 
         goal = distance + side * move
         goal = torch.where(left < 0, distance / 2, goal)
-        goal = goal.minimum(_FARTHEST * torch.maximum(distance, self.error[at]))
+        goal = goal.minimum(thresholds.FARTHEST_END * torch.maximum(distance, self.error[at]))
         enclosed = (goal > self.inside[at]) & (goal < self.outside[at])
         middle = (self.inside[at] + self.outside[at]) / 2
         goal = torch.where(enclosed | ~middle.isfinite() | (self.inside[at] >= self.outside[at]), goal, middle)

@@ -19,22 +19,13 @@ from lr_lightning.model.objective import Objective, refuse_impossible_factors
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import on_one_thread
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_fits import FoldCoefficients, FoldFits
 from lr_lightning.solver.fold_rows import FoldRows, Losses
 from lr_lightning.solver.path_blocks import Solutions, solve_nearby
 from lr_lightning.solver.rotated_rows import RotatedRows, can_be_rotated
 
 log = logging.getLogger("lr_lightning")
-
-LEAST_L1_RATIO = 1e-3  # a ridge sets no coefficient to 0: its strongest penalty is that of this share of L1
-_ROUNDING = 1e-14  # of a gradient, relative to the largest one
-_MANY_COLUMNS = 512  # from which on, where rows are fewer, the Hessians cost more than shared sweeps save
-_LARGE = 2**17  # elements of the rows, from which on sweeps cost more than calls
-_SAMPLE = 10_000  # rows, at least, where the path is looked for at first
-_SAMPLE_OF_COLUMNS = 20  # of them for each column
-_WORTH_SAMPLE = 4  # times as many rows
-_LEAST_PENALTIES = 10  # that are worth a rough path
-_EXPLAINED = 0.999  # share of the deviance, beyond which the rows are nearly separated
 
 
 @dataclass(frozen=True)
@@ -179,7 +170,7 @@ def path(
     def work(stopped: Callable[[], bool]) -> Path:
         alone = None
         n, d = rows.design.shape
-        if folds is not None and (features_of_fold is not None or d > max(n, _MANY_COLUMNS)):
+        if folds is not None and (features_of_fold is not None or d > max(n, thresholds.MANY_COLUMNS)):
             features = features_of_fold or (lambda _: rows.x)
             alone = _FoldsAlone(rows, folds, features, objective, served)
         fits = FoldFits(FoldRows(rows, None if alone else folds, objective, served))
@@ -206,7 +197,7 @@ def _path(
     penalties = [
         _Penalty(ratio, value, before)
         for ratio in ratios
-        for value, before in _sequence(given, strongest / max(ratio, LEAST_L1_RATIO), n_lambda, min_ratio)
+        for value, before in _sequence(given, strongest / max(ratio, thresholds.LEAST_L1_RATIO), n_lambda, min_ratio)
     ]
     tell.total = len(penalties) * (1 if alone is None else 1 + len(alone.weight))
     fitted = _fit_sequence(fits, start, penalties, tell)
@@ -262,13 +253,13 @@ def _fit_sequence(fits: FoldFits, start: tuple[Tensor, Tensor], penalties: Seque
     """The fits at each penalty from the one before, and at the first of each l1_ratio from `start`, without penalty."""
     theta, losses, converged, of_folds = [], [], [], []
     for l1_ratio, group in groupby(penalties, lambda penalty: penalty.l1_ratio):
-        if l1_ratio == 0 and fits.rows.d > _MANY_COLUMNS and can_be_rotated(fits.rows):
+        if l1_ratio == 0 and fits.rows.d > thresholds.MANY_COLUMNS and can_be_rotated(fits.rows):
             own = FoldFits(RotatedRows(fits.rows))
             own.fit_unpenalised()
         else:
             own = fits
             own.move_to(start)
-        rounding = _ROUNDING * own.largest_gradient
+        rounding = thresholds.PATH_ROUNDING * own.largest_gradient
         for value, found, of_losses in _fitted(own, list(group), rounding):
             converged.append(found)
             theta.append(own.theta())
@@ -301,16 +292,16 @@ def _fitted(fits: FoldFits, penalties: list[_Penalty], rounding: float) -> Itera
 
 def _worth_blocks(rows: FoldRows, penalties: list[_Penalty]) -> bool:
     """Whether to fit at several penalties at once: coefficients are 0 there, and calls cost less than sweeps."""
-    many = len(penalties) >= _LEAST_PENALTIES and len(rows.y) * rows.d >= _LARGE
-    return many and penalties[0].l1_ratio >= LEAST_L1_RATIO
+    many = len(penalties) >= thresholds.LEAST_PENALTIES and len(rows.y) * rows.d >= thresholds.LARGE_ROWS
+    return many and penalties[0].l1_ratio >= thresholds.LEAST_L1_RATIO
 
 
 def _solved_in_blocks(fits: FoldFits, penalties: list[_Penalty], rounding: float) -> Iterator[Solutions]:
     """By the path of a sample of the rows, or the rough path of all of them, as `solve_nearby`."""
     l1 = torch.tensor([penalty.l1 for penalty in penalties], dtype=torch.float64)
     l2 = torch.tensor([penalty.l2 for penalty in penalties], dtype=torch.float64)
-    rows, size = fits.rows, max(_SAMPLE, _SAMPLE_OF_COLUMNS * fits.rows.d)
-    sample = rows.sample(size) if rows.n >= _WORTH_SAMPLE * size else rows.without_folds()
+    rows, size = fits.rows, max(thresholds.PATH_SAMPLE, thresholds.PATH_SAMPLE_A_COLUMN * fits.rows.d)
+    sample = rows.sample(size) if rows.n >= thresholds.WORTH_SAMPLE * size else rows.without_folds()
     start, _ = FoldFits(sample).fit_unpenalised()
     return solve_nearby(rows, sample, start[0], l1, l2, rounding)
 
@@ -487,7 +478,7 @@ def _warn(found: Path) -> None:
     missed = int((~found.converged).sum())
     if missed:
         log.warning("%d of %d penalties: a fit has not converged", missed, len(found.converged))
-    explained = (found.deviance_ratio > _EXPLAINED).nonzero()[:, 0]
+    explained = (found.deviance_ratio > thresholds.EXPLAINED).nonzero()[:, 0]
     if len(explained):
         log.warning(
             "from λ = %.4g on the fits explain more than 99.9 %% of the deviance: the classes are separated, and "

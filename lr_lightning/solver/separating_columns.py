@@ -19,11 +19,10 @@ from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardized import Standardized
 from lr_lightning.model.storage import Design
 from lr_lightning.model.swept import Swept
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.coefficients import Coefficients
 from lr_lightning.solver.thresholds import DENSE_LIMIT, DEPENDENT_COLUMN, SEPARATED_MARGIN, SUSPECT_COLUMN
 
-_TWO_VALUED = 1e-12  # spread of a sparse column's values beside its least one, relative to their squares: rounding
-_BLOCK = 2**24  # numbers of a product with many vectors
 Blocks = Callable[[], Iterable[tuple[Design, Tensor]]]  # features (r, d), and which rows are positive, (r,)
 
 
@@ -196,7 +195,7 @@ def _two_valued(x: Design, low: Tensor, high: Tensor) -> Tensor:
         values = x.dense()
         return ((values == low.to(x.device)) | (values == high.to(x.device))).all(0).cpu()
     first, second = x.sums_about(low.to(x.device), None).cpu()
-    return ((high - low) * first - second).abs() <= _TWO_VALUED * second
+    return ((high - low) * first - second).abs() <= thresholds.TWO_VALUED * second
 
 
 def _bounds_by_outcome(
@@ -385,7 +384,7 @@ def independent_columns(x: Design) -> Tensor:
     rest = torch.zeros(c, c - rank, dtype=torch.float64)  # what makes a suspect less its relation to the others
     rest[kept] = -torch.linalg.solve_triangular(lower[:rank, :rank].T, lower[rank:, :rank].T, upper=True)
     rest[suspects] += torch.eye(c - rank, dtype=torch.float64)
-    parts = rest.to(x.device).split(max(1, _BLOCK // max(n, 1)), 1)
+    parts = rest.to(x.device).split(max(1, thresholds.SEPARATING_BLOCK // max(n, 1)), 1)
     left = torch.cat([torch.linalg.vector_norm(x.matvec(part), dim=0).cpu() for part in parts])
     return torch.cat([kept, suspects[left > DEPENDENT_COLUMN]]).sort().values
 

@@ -108,6 +108,8 @@ DESCENT_SWEEPS = 30
 # Move of a sweep relative to the first, and coefficient, that only a matrix left indefinite by rounding gives.
 DIVERGING_SWEEP = 1e6
 LARGEST_COEFFICIENT = 1e100
+# Size of a triangular matrix from which on SciPy's inverse saves time.
+LARGE_TRIANGLE = 256
 
 # The rows' Gram matrix.
 
@@ -147,6 +149,8 @@ LENGTHS = 30
 OLD_DIAGONAL = 0.5
 # Products with the Hessian for a step, at most.
 CONJUGATE_GRADIENTS = 200
+# What rounding leaves of the difference of two steps, relative to them and the point.
+SAME_DIRECTION = 1e-10
 
 # Drawing a sample.
 
@@ -163,3 +167,193 @@ SEPARATED_MARGIN = 40.0
 SUSPECT_COLUMN = 1e-10
 # Share of a column's length that the other columns do not explain, below which it depends on them.
 DEPENDENT_COLUMN = 1e-10
+# Spread of a sparse column's values beside its least one, relative to their squares, that is rounding.
+TWO_VALUED = 1e-12
+# Numbers of a product with many vectors.
+SEPARATING_BLOCK = 2**24
+
+# Bounds.
+
+# Sweeps of coordinate descent before the exact steps; they find most of the bounds that hold.
+BOUND_SWEEPS = 3
+# Violation of the optimality conditions that is rounding, relative to the penalty or the largest gradient.
+BOUND_ROUNDING = 1e-12
+
+# Newton's method on all rows, and Firth's penalty.
+
+# Elements of the widest matrix of a block, which then stays in the cache.
+LIKELIHOOD_BLOCK = 2**18
+# Elements of a table that is standardised once instead of in each product.
+STANDARDIZED_ONCE = 2**18
+# Multiplications for the curvature of Firth's penalty, which is left out where it takes more.
+CHEAP_PENALTY_CURVATURE = 2**24
+# Half the squared Newton decrement, relative to the objective, at which the method ends; a last step squares it.
+FULL_TOLERANCE = 1e-16
+# Rejected proposals in a row after which nothing decreases the objective.
+MAX_HALVINGS = 50
+# Half the squared decrement, relative to the objective, above which a longer step is looked for.
+FAR_FROM_MAXIMUM = 1e-3
+# Half the squared decrement of Σv times the objective, below which a step tells of the penalty's curvature.
+CALM = 1.0
+# Steps whose changes of the penalty's gradient are kept.
+REMEMBERED_STEPS = 2
+
+# Profiles of the likelihood.
+
+# Elements of the Hessians that are kept at a time.
+PROFILE_HESSIANS = 2**24
+# Points of a sweep.
+PROFILE_POINTS = 128
+# Steps of a search, at most.
+PROFILE_STEPS = 200
+# Halvings of a step, at most.
+PROFILE_HALVINGS = 60
+# Last move of an end, in standard errors: the next one would be its square, or a hundredth with BFGS.
+PROFILE_END = 1e-5
+# Twice the log-likelihood that a refit has left to gain, at an end.
+PROFILE_REFIT = 1e-7
+# The same of a test.
+PROFILE_TEST = 1e-10
+# Ratio of two decrements, above which a Hessian is computed anew.
+SLOW_PROFILE = 0.25
+# Times the distance from the optimum, that an end may move in one step.
+FARTHEST_END = 4.0
+
+# The path of penalties.
+
+# A ridge sets no coefficient to 0: its strongest penalty is that of this share of L1.
+LEAST_L1_RATIO = 1e-3
+# Violation of the optimality conditions that is rounding, relative to the largest gradient.
+PATH_ROUNDING = 1e-14
+# Columns from which on, where rows are fewer, the Hessians cost more than shared sweeps save.
+MANY_COLUMNS = 512
+# Elements of the rows, from which on sweeps cost more than calls.
+LARGE_ROWS = 2**17
+# Rows, at least, where the path is looked for at first.
+PATH_SAMPLE = 10_000
+# The same for each column.
+PATH_SAMPLE_A_COLUMN = 20
+# Times as many rows as that sample, from which on it is taken.
+WORTH_SAMPLE = 4
+# Penalties that are worth a rough path.
+LEAST_PENALTIES = 10
+# Share of the deviance, beyond which the rows are nearly separated.
+EXPLAINED = 0.999
+# Violation of the optimality conditions relative to the penalty.
+PATH_VIOLATION = 1e-10
+# Ratio of strengths that share a Hessian.
+SHARED_HESSIAN = 2.0
+# The same with more columns than rows, of which too many would be taken into use at once.
+SHARED_HESSIAN_OF_WIDE = 1.1
+# Strengths that share a Hessian, at most.
+MOST_SHARING = 10
+# Fits that are worth a sweep.
+FITS_A_SWEEP = 48
+# Rounds of a block, at most.
+BLOCK_ROUNDS = 16
+# Rounds by the Hessians of a sample.
+SAMPLED_ROUNDS = 2
+# Violation of the optimality conditions of a rough path, relative to the penalty.
+ROUGH_VIOLATION = 1e-2
+# Violation relative to the tolerance, from which on sums in float32 tell enough.
+FAR_VIOLATION = 3e7
+# Share of the coordinates in use that may enter at once, where many more would enter than stay.
+ENTERING = 0.1
+# Curvature along a step of a block; below, rounding decides.
+LEAST_CURVATURE_OF_BLOCK = 1e-25
+# Gradient relative to the penalty, from which on a coefficient may leave 0.
+NEAR_PENALTY = 0.9
+# Share of the columns in use by a block, from which on all are.
+BLOCK_OF_ALL = 0.7
+# Attempts with columns that turn out to be in use.
+BLOCK_RETRIES = 2
+# Bytes of a block's Hessians.
+BLOCK_MEMORY = 2**31
+# Steps of the active-set method for the model of a block, at most.
+MODEL_STEPS = 12
+# Coordinates that may enter in any step.
+FEW_ENTERING = 16
+# Violation of the optimality conditions of folds that are fitted by themselves, relative to the largest gradient.
+ALONE_VIOLATION = 1e-10
+# Bound of the strong rule, relative to the penalty: for strengths far apart it would take all columns.
+LEAST_REACH = 0.5
+
+# Fits of folds at once.
+
+# Elements of the columns: a block stays in a core's cache between the products with it.
+FOLD_BLOCK = 2**18
+# Rows of a block of a storage that has blocks of its own.
+FOLD_BLOCK_ROWS = 2**16
+# Partial sums, whatever the number of threads.
+FOLD_GROUPS = 16
+# Elements of a fold's rows that are copied at a time.
+GATHERED_ELEMENTS = 2**24
+# Elements of columns that are copied, at most.
+COPIED_ELEMENTS = 2**28
+# Share of a column's variance that is left of it in a fold's training rows.
+NEARLY_CONSTANT = 1e-10
+# Violation of the optimality conditions that is rounding.
+FOLD_EXACT = 1e-15
+# Rounds, at most.
+FOLD_ROUNDS = 100
+# Rounds without progress, after which a fit gets a Hessian of its own.
+PATIENCE = 4
+# Largest violation relative to that before, which is progress.
+PROGRESS = 0.3
+# Share of the columns in use, from which on all are.
+FOLDS_OF_ALL = 0.5
+# Columns of which a Hessian costs as much as a round.
+COLUMNS_A_ROUND = 128
+# Products up to which every fit gets a Hessian of its own, at the cost of little but calls.
+HESSIAN_OF_EACH = 2**24
+# Slope at the end of a step relative to that at its beginning, from which on it is too long.
+OVERSHOT = 0.5
+# Halvings of such a step, at most.
+SHORTENINGS = 40
+# Bytes that the Hessians of folds may take.
+FOLD_MEMORY = 2**33
+# Violation relative to the tolerance, up to which rounding may decide about slopes.
+ROUNDED_VIOLATION = 100
+# Coordinates up to which the systems of all fits are factorised as one batch.
+BATCHED = 64
+# Share of the active coordinates, up to which holding some costs less than to factorise the others' block.
+FEW_HELD = 0.1
+# Steps of the active-set method for all fits; one that has not settled then gets its own.
+FOLD_MODEL_STEPS = 30
+# Rounding of a model's gradient, relative to what it is the difference of.
+MODEL_ROUNDING = 1e-14
+# Curvature along a step; below, rounding decides about the difference of two gradients.
+LEAST_CURVATURE_OF_FOLDS = 1e-20
+
+# Ridges of folds.
+
+# Rows of the sample for each column.
+RIDGE_SAMPLE_A_COLUMN = 100
+# Rows of the sample, at least.
+LEAST_RIDGE_SAMPLE = 2000
+# Decrement relative to the error of a sample, at which the sample has told all.
+NEGLIGIBLE_OF_SAMPLE = 0.01
+# Decrement of fits that leave a fold out.
+RIDGE_TOLERANCE = 1e-10
+# Decrement of fits of all rows.
+RIDGE_EXACT = 3e-13
+# Decrement of all fits where a sweep costs next to nothing.
+RIDGE_FINE = 1e-16
+# Decrement relative to that of the step before, both squared, from which on the Hessian is taken anew.
+SLOW_RIDGE = 0.1
+# The same where every fit has a Hessian of its own.
+SLOW_RIDGE_OF_EACH = 0.01
+# Slope at the end of a step relative to that at its beginning, from which on it is too long.
+RIDGE_OVERSHOT = 0.5
+# Difference of the rows' curvatures relative to themselves, up to which two points share a Hessian.
+ALIKE = 0.03
+# Rows by which that is decided.
+COMPARED_ROWS = 1000
+# Multiplications up to which every fit has a Hessian of its own, at the cost of little but calls.
+RIDGE_HESSIAN_OF_EACH = 2**26
+# Rows for each column, from which on folds are near one another.
+ROWS_A_COLUMN = 30
+# Elements of the rows, from which on they are multiplied in float32 where digits do not matter.
+LARGE_RIDGE = 2**21
+# Bytes that the factors of Hessians may take.
+RIDGE_MEMORY = 2**29

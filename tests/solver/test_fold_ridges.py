@@ -12,7 +12,7 @@ from torch import Tensor
 from lr_lightning.model.csr import Csr
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
-from lr_lightning.solver import fold_ridges
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_paths import FoldPaths, fold_paths
 from lr_lightning.solver.fold_rows import FoldRows
 
@@ -34,8 +34,10 @@ def fitted(rows: Rows, folds: Tensor, strengths: Tensor) -> FoldPaths:
 
 def as_of_a_large_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a sample, float32 and Hessians that many fits share serve a small table too."""
-    for name, value in {"_OF_EACH": 0, "_LARGE": 0, "_LEAST_SAMPLE": 20, "_SAMPLE_A_COLUMN": 10}.items():
-        monkeypatch.setattr(fold_ridges, name, value)
+    monkeypatch.setattr(thresholds, "RIDGE_HESSIAN_OF_EACH", 0)
+    monkeypatch.setattr(thresholds, "LARGE_RIDGE", 0)
+    monkeypatch.setattr(thresholds, "LEAST_RIDGE_SAMPLE", 20)
+    monkeypatch.setattr(thresholds, "RIDGE_SAMPLE_A_COLUMN", 10)
 
 
 def excess(rows: Rows, left_out: Tensor, theta: Tensor, strength: float) -> float:

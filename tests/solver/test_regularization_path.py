@@ -237,7 +237,7 @@ def test_every_fit_is_exact(l1_ratio: float, standardize: bool) -> None:
 
 @pytest.mark.parametrize(("n", "d"), [(60, 6), (60, 150)])
 def test_a_fold_is_fitted_as_the_other_rows_would_be(n: int, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lr_lightning.solver.regularization_path._MANY_COLUMNS", 100)  # then folds share no sweep
+    monkeypatch.setattr("lr_lightning.solver.thresholds.MANY_COLUMNS", 100)  # then folds share no sweep
     rows, folds = table(n, d), torch.arange(n) % 3
     found = path(rows, l1_ratio=0.7, n_lambda=8, min_ratio=0.01, folds=folds)
     for fold in range(3):
@@ -265,12 +265,12 @@ def test_fits_at_many_penalties_at_once_are_exact(
     fitted_alone = []
     fit = FoldFits.fit
     monkeypatch.setattr(FoldFits, "fit", lambda fits, *args: fitted_alone.append(1) or fit(fits, *args))
-    monkeypatch.setattr("lr_lightning.solver.regularization_path._LARGE", 0)
-    monkeypatch.setattr("lr_lightning.solver.path_blocks._FITS", 16)
-    monkeypatch.setattr("lr_lightning.solver.fold_rows._COPIED", copied)  # as where a table is larger than memory
-    monkeypatch.setattr("lr_lightning.solver.path_blocks._ROUNDS", rounds)
-    monkeypatch.setattr("lr_lightning.solver.regularization_path._SAMPLE", part)
-    monkeypatch.setattr("lr_lightning.solver.regularization_path._SAMPLE_OF_COLUMNS", 0)
+    monkeypatch.setattr("lr_lightning.solver.thresholds.LARGE_ROWS", 0)
+    monkeypatch.setattr("lr_lightning.solver.thresholds.FITS_A_SWEEP", 16)
+    monkeypatch.setattr("lr_lightning.solver.thresholds.COPIED_ELEMENTS", copied)  # as of a table on disk
+    monkeypatch.setattr("lr_lightning.solver.thresholds.BLOCK_ROUNDS", rounds)
+    monkeypatch.setattr("lr_lightning.solver.thresholds.PATH_SAMPLE", part)
+    monkeypatch.setattr("lr_lightning.solver.thresholds.PATH_SAMPLE_A_COLUMN", 0)
     found = path(rows, **options)
     assert found.converged.all()
     assert (len(fitted_alone) < 12) == (rounds > 1)
@@ -295,7 +295,7 @@ def test_a_row_far_from_the_others_keeps_the_path_exact() -> None:
 
 
 def test_a_ridge_takes_few_rounds_at_each_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lr_lightning.solver.fold_fits._OF_EACH", 0)  # one Hessian for all fits
+    monkeypatch.setattr("lr_lightning.solver.thresholds.HESSIAN_OF_EACH", 0)  # one Hessian for all fits
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3000, 10, generator=generator, dtype=torch.float64) @ (torch.eye(10, dtype=torch.float64) + 0.3)
     y = (3 * x[:, 0] + torch.randn(3000, generator=generator, dtype=torch.float64) > 0).double()

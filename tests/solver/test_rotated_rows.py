@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 
 from lr_lightning import LogisticRegressionClassifierCV
 from lr_lightning.model.rows import Rows
-from lr_lightning.solver import path, regularization_path
+from lr_lightning.solver import path, thresholds
 from lr_lightning.solver.rotated_rows import RotatedRows
 
 
@@ -28,7 +28,7 @@ def wide(n: int = 40, d: int = 90) -> Rows:
 def test_the_optimality_conditions_hold(
     monkeypatch: pytest.MonkeyPatch, standardize: bool, fit_intercept: bool, factors: float | None
 ) -> None:
-    monkeypatch.setattr(regularization_path, "_MANY_COLUMNS", 10)
+    monkeypatch.setattr(thresholds, "MANY_COLUMNS", 10)
     turned = []
     own = RotatedRows.__init__
     monkeypatch.setattr(RotatedRows, "__init__", lambda *arguments: turned.append(1) or own(*arguments))
@@ -64,7 +64,7 @@ def test_the_optimality_conditions_hold(
 
 
 def test_scikit_learn_finds_the_same_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(regularization_path, "_MANY_COLUMNS", 10)
+    monkeypatch.setattr(thresholds, "MANY_COLUMNS", 10)
     rows = wide()
     found = path(rows, l1_ratio=[0.5, 0.0], lambdas=[0.5, 0.01], standardize=False)
     x, y, v = (np.asarray(part) for part in rows[:3])
