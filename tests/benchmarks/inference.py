@@ -14,7 +14,7 @@ import argparse
 import importlib
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -106,35 +106,42 @@ def firth() -> None:
         report(f"Firth, {n} x {d}", found, {k: distance(x, y, v[1]) for k, v in found.items()})
 
 
-def profiles() -> None:
-    x, y = table(100_000, 30)
+def profiles_of(x: np.ndarray, y: np.ndarray, *, firth: bool, columns: Iterable[int]) -> torch.Tensor:
+    """Both ends of the intervals and the tests of some coefficients, by a fit of all rows."""
     rows, d = Rows(torch.from_numpy(x), torch.from_numpy(y)), x.shape[1]
     mean, scale = torch.from_numpy(x.mean(0)), torch.from_numpy(x.std(0))
+    likelihood = Likelihood([rows], Standardization(mean, scale), firth=firth)
+    theta = solve(rows, Objective()).theta
+    start = torch.cat([theta[:-1] * scale, (theta[-1] + mean @ theta[:-1])[None]])
+    of_original = torch.zeros(d + 1, d + 1, dtype=torch.float64)
+    of_original[:d, :d] = (1 / scale).diag()
+    of_original[:, d] = torch.cat([-mean / scale, torch.ones(1, dtype=torch.float64)])
+    tasks = [Task(of_original[:, j], side) for j in columns for side in (-1, 1, 0)]
+    return profile(likelihood, optimum(likelihood, start), tasks, DROP, n_rows=len(x))
 
-    def ours(*, firth: bool = False, columns: list[int] | None = None) -> torch.Tensor:
-        likelihood = Likelihood([rows], Standardization(mean, scale), firth=firth)
-        theta = solve(rows, Objective()).theta
-        start = torch.cat([theta[:-1] * scale, (theta[-1] + mean @ theta[:-1])[None]])
-        of_original = torch.zeros(d + 1, d + 1, dtype=torch.float64)
-        of_original[:d, :d] = (1 / scale).diag()
-        of_original[:, d] = torch.cat([-mean / scale, torch.ones(1, dtype=torch.float64)])
-        tasks = [Task(of_original[:, j], side) for j in columns or range(d + 1) for side in (-1, 1, 0)]
-        return profile(likelihood, optimum(likelihood, start), tasks, DROP, n_rows=len(x))
 
-    runs = {"a plain fit": lambda: solve(rows, Objective()), "intervals and tests of all 31 coefficients": ours}
+def profiles() -> None:
+    x, y = table(100_000, 30)
+    rows = Rows(torch.from_numpy(x), torch.from_numpy(y))
+    runs = {
+        "a plain fit": lambda: solve(rows, Objective()),
+        "intervals and tests of all 31 coefficients": lambda: profiles_of(x, y, firth=False, columns=range(31)),
+    }
     report("profile likelihood, 100 000 x 30", best(runs, 3))
     if (peer := _firthmodels()) is None:
         return
-    x, y = x[:5000, :10], y[:5000]
-    rows, d, mean, scale = Rows(torch.from_numpy(x), torch.from_numpy(y)), 10, mean[:10], scale[:10]
+    of_peer_x, of_peer_y, d = x[:5000, :10], y[:5000], 10
 
     def of_peer() -> np.ndarray:
-        model = peer().fit(x, y)
+        model = peer().fit(of_peer_x, of_peer_y)
         ends = model.conf_int(method="pl")
         model.lrt()
         return ends
 
-    found = best({"ours": lambda: ours(firth=True), "firthmodels": of_peer}, 3)
+    def ours() -> torch.Tensor:
+        return profiles_of(of_peer_x, of_peer_y, firth=True, columns=range(d + 1))
+
+    found = best({"ours": ours, "firthmodels": of_peer}, 3)
     ends = found["ours"][1].reshape(d + 1, 3)[:, :2].numpy()
     apart = {"firthmodels": float(np.abs(found["firthmodels"][1] / ends - 1).max())}
     report("profile likelihood under Firth, 5 000 x 10 (last column: relative to ours)", found, apart)
