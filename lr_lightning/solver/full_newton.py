@@ -119,7 +119,7 @@ class FullNewton(torch.optim.Optimizer):
         self._curvature = DenseCurvature(torch.eye(len(self._places), dtype=torch.float64))
         self._predicted, self._rate = 0.0, math.inf
         self._best_of_penalty: Tensor | None = None
-        self._steps: list[tuple[Tensor, Tensor]] = []  # the last steps, and the changes of the penalty's gradient
+        self._steps: list[tuple[Tensor, Tensor]] = []  # the last step, and the change of the penalty's gradient
         self._root: InverseRoot | None = None  # of Firth's Hessian, without its corrections by
         self._pairs: list[tuple[Tensor, Tensor]] = []  # steps and changes of the gradient
         self._length, self._rejections = 1.0, 0
@@ -244,21 +244,17 @@ class FullNewton(torch.optim.Optimizer):
         return DenseCurvature(matrix)
 
     def _renew(self, found: Derivatives, point: Tensor) -> None:
-        """Keep Firth's Hessian at an accepted point: I, and the change of the penalty's gradient over the last steps.
+        """Keep Firth's Hessian at an accepted point: I, and the change of the penalty's gradient over the last step.
 
         So the curvature of ℓ is that of the present point, and the penalty's alone is approximated (structured BFGS:
         Dennis, Gay & Welsch 1981; Al-Baali & Fletcher 1985).
         """
         assert found.of_penalty is not None  # noqa: S101
         before, self._best_of_penalty = self._best_of_penalty, found.of_penalty[:, 0]
-        is_calm = (
-            self.newton_decrement * self._total < thresholds.CALM and not self._likelihood.has_curvature_of_penalty
-        )
+        is_calm = self.newton_decrement * self._total < thresholds.CALM
+        is_calm &= not self._likelihood.has_curvature_of_penalty
         if is_calm and before is not None and self._best is not None:
-            self._steps = [
-                *self._steps[1 - thresholds.REMEMBERED_STEPS :],
-                (point - self._best, self._best_of_penalty - before),
-            ]
+            self._steps = [(point - self._best, self._best_of_penalty - before)]
         self._root, pairs = found.roots[0], [(s, found.hessians[0] @ s + change) for s, change in self._steps]
         self._pairs = [(s, y) for s, y in pairs if float(s @ y) > 0]
 

@@ -185,18 +185,19 @@ BOUND_ROUNDING = 1e-12
 LIKELIHOOD_BLOCK = 2**18
 # Elements of a table that is standardised once instead of in each product.
 STANDARDIZED_ONCE = 2**18
-# Multiplications for the curvature of Firth's penalty, which is left out where it takes more.
-CHEAP_PENALTY_CURVATURE = 2**24
 # Half the squared Newton decrement, relative to the objective, at which the method ends; a last step squares it.
 FULL_TOLERANCE = 1e-16
 # Rejected proposals in a row after which nothing decreases the objective.
 MAX_HALVINGS = 50
-# Half the squared decrement, relative to the objective, above which a longer step is looked for.
+# Multiplications for the curvature of Firth's penalty, which is left out where it takes more. On small tables it costs
+# a sixth of a fit, and brings nine right digits of coefficients where seven are.
+CHEAP_PENALTY_CURVATURE = 2**24
+# Half the squared decrement, relative to the objective, above which a longer step is looked for: without it Firth's
+# estimate of 1 000 x 50 takes 1.19 times as long.
 FAR_FROM_MAXIMUM = 1e-3
-# Half the squared decrement of Σv times the objective, below which a step tells of the penalty's curvature.
+# Half the squared decrement of Σv times the objective, below which a step tells of the curvature of Firth's penalty:
+# with every step 1 000 x 50 takes 6 passes instead of 5, with none 240 tables take 1.3 times as many.
 CALM = 1.0
-# Steps whose changes of the penalty's gradient are kept.
-REMEMBERED_STEPS = 2
 
 # Profiles of the likelihood.
 
