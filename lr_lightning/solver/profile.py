@@ -252,7 +252,6 @@ class _Search:
 
         goal = distance + side * move
         goal = torch.where(left < 0, distance / 2, goal)
-        goal = goal.minimum(thresholds.FARTHEST_END * torch.maximum(distance, self.error[at]))
         enclosed = (goal > self.inside[at]) & (goal < self.outside[at])
         middle = (self.inside[at] + self.outside[at]) / 2
         goal = torch.where(enclosed | ~middle.isfinite() | (self.inside[at] >= self.outside[at]), goal, middle)

@@ -174,7 +174,8 @@ SEPARATING_BLOCK = 2**24
 
 # Bounds.
 
-# Sweeps of coordinate descent before the exact steps; they find most of the bounds that hold.
+# Sweeps of coordinate descent before the exact steps; they find most of the bounds that hold: without them 1 000 x 50
+# within bounds takes 1.8 times as long.
 BOUND_SWEEPS = 3
 # Violation of the optimality conditions that is rounding, relative to the penalty or the largest gradient.
 BOUND_ROUNDING = 1e-12
@@ -183,7 +184,8 @@ BOUND_ROUNDING = 1e-12
 
 # Elements of the widest matrix of a block, which then stays in the cache.
 LIKELIHOOD_BLOCK = 2**18
-# Elements of a table that is standardised once instead of in each product.
+# Elements of a table that is standardised once instead of in each product, which takes Firth's estimate and profiles of
+# 200 x 5 and 1 000 x 50 1.8 times as long.
 STANDARDIZED_ONCE = 2**18
 # Half the squared Newton decrement, relative to the objective, at which the method ends; a last step squares it.
 FULL_TOLERANCE = 1e-16
@@ -201,9 +203,9 @@ CALM = 1.0
 
 # Profiles of the likelihood.
 
-# Elements of the Hessians that are kept at a time.
+# Elements of the Hessians that are kept at a time, 128 MiB.
 PROFILE_HESSIANS = 2**24
-# Points of a sweep.
+# Points of a sweep: one by one 20 000 x 50 take 11 times as long, all 153 of 1 000 x 50 at once 1.14 times.
 PROFILE_POINTS = 128
 # Steps of a search, at most.
 PROFILE_STEPS = 200
@@ -215,10 +217,9 @@ PROFILE_END = 1e-5
 PROFILE_REFIT = 1e-7
 # The same of a test.
 PROFILE_TEST = 1e-10
-# Ratio of two decrements, above which a Hessian is computed anew.
+# Ratio of two decrements, above which a Hessian is computed anew: never, 20 000 x 40 very skewed take 25 sweeps instead
+# of 11 and 1.16 times as long; in every step, 20 000 x 50 take 1.15 to 3 times as long.
 SLOW_PROFILE = 0.25
-# Times the distance from the optimum, that an end may move in one step.
-FARTHEST_END = 4.0
 
 # The path of penalties.
 
