@@ -109,7 +109,7 @@ class Dense(Design):
 
     @override
     def for_many_products(self) -> Design:
-        return _SmallDense(self.tensor) if self.is_small else self
+        return SmallDense(self.tensor) if self.is_small else self
 
     @override
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -432,17 +432,17 @@ class Dense(Design):
         return rows if rows < _TERMS else rows - rows % _TERMS
 
 
-class _SmallDense(Dense):
-    """A small table in float64 on the CPU, which also holds each column in a row: products take a third less time."""
+class SmallDense(Dense):
+    """A small table in float64 on the CPU, each column in a row, with ones as a last one: products take less time."""
 
     __slots__ = ("_columns",)
 
     def __init__(self, tensor: Tensor):
-        super().__init__(tensor)
-        n, d = self.shape
+        n, d = tensor.shape
         self._columns = torch.empty(d + 1, n, dtype=tensor.dtype)
-        self._columns[:-1] = self.tensor.T
+        self._columns[:-1] = tensor.detach().T
         self._columns[-1] = 1
+        super().__init__(self._columns[:-1].T)
 
     @override
     def astype(self, dtype: torch.dtype) -> Dense:
@@ -456,8 +456,12 @@ class _SmallDense(Dense):
     def matvec(self, w: Tensor, shift: Tensor | None = None) -> Tensor:
         if w.dtype != torch.float64:
             return super().matvec(w, shift)
-        z = self.tensor @ w
+        z = self.tensor @ w if w.ndim == 1 else (w.T @ self._columns[:-1]).T
         return z if shift is None else z.add_(shift)
+
+    @override
+    def rmatvec(self, r: Tensor) -> Tensor:
+        return self._columns[:-1] @ r.double()
 
     @override
     def sandwich(self, v: Tensor, columns: Tensor | None = None, *, intercept: bool = False) -> Tensor:

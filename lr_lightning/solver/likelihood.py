@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lr_lightning.model.design import SmallDense
 from lr_lightning.model.losses import curvature, losses_of_shares, residuals
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
@@ -142,14 +143,11 @@ class Likelihood:
         """‖x̃‖ of the rows, (n,)."""
         parts = []
         for rows in self._blocks(1):
-            x = self._matrix(rows)
-            if x is not None:
-                parts.append(x.square().sum(1))
+            if self._fold is None:
+                parts.append(rows.design.square_norms(None, None))
                 continue
-            assert self._fold is not None  # noqa: S101
-            mean, scale = self._fold
             design = rows.design if self._all is None else rows.design.columns(self._all)
-            parts.append(design.square_norms(mean, scale) + self.intercept)
+            parts.append(design.square_norms(*self._fold) + self.intercept)
         return torch.cat(parts).sqrt() if parts else torch.zeros(0, dtype=torch.float64)
 
     def intercept_shift(self, point: Tensor) -> float:
@@ -192,7 +190,6 @@ class Likelihood:
             x, part = design.dense(torch.float64), slice(start, start + len(rows.y))
             torch.sub(x.T, mean[:, None], out=columns[:k, part]).div_(scale[:, None])
             start = part.stop
-        x = columns.T  # with each column in a row products take a fifth less time
         y, weight, offset = (
             None if all(part is None for part in column) else torch.cat([part.double() for part in filled])
             for column, filled in (
@@ -201,12 +198,12 @@ class Likelihood:
                 ([rows.offset for rows in parts], [_or(rows.offset, rows.y, 0.0) for rows in parts]),
             )
         )
-        return Rows(x, y, weight, offset)  # type: ignore[arg-type]
+        return Rows(SmallDense(columns.T), y, weight, offset)  # type: ignore[arg-type]
 
     def _blocks(self, width: int) -> Iterator[Rows]:
         size = max(128, thresholds.LIKELIHOOD_BLOCK // max(1, width, self.size))
         for rows in self._batches:
-            if len(rows.y) <= size:
+            if self._fold is None or len(rows.y) <= size:
                 yield rows
                 continue
             for start in range(0, len(rows.y), size):
@@ -229,13 +226,8 @@ class Likelihood:
 
     def _logits(self, rows: Rows, points: Tensor) -> Tensor:
         """Logits (r, m) at points (p, m)."""
-        x = self._matrix(rows)
-        z = rows.design.matvec(*self._served(points)) if x is None else x @ points
+        z = rows.design.matvec(*self._served(points))
         return z if rows.offset is None else z + rows.offset.double()[:, None]
-
-    def _matrix(self, rows: Rows) -> Tensor | None:
-        """The standardised columns and ones of a small table, whose products need no layer in between; else None."""
-        return rows.x if self._fold is None and isinstance(rows.x, Tensor) else None
 
     def _weight(self, rows: Rows) -> Tensor | None:
         if rows.weight is None:
@@ -293,8 +285,7 @@ class Likelihood:
                 rows = blocks[b]
                 z = self._logits(rows, point) if known is None else known[0]
                 bend = curvature(z, self._weight(rows)) if known is None else known[1]
-                x = self._matrix(rows)
-                lengths = rows.design.matvec(*served).T if x is None else root.T @ x.T
+                lengths = rows.design.matvec(*served).T
                 leverage = bend * lengths.square_().sum(0)[:, None]
                 parts[b] = self._scores(rows, leverage.mul_(torch.tanh(0.5 * z)))[:, 0]
 
@@ -324,11 +315,9 @@ class Likelihood:
 
     def _scores(self, rows: Rows, residual: Tensor) -> Tensor:
         """Σ r x̃ of a block, (p, m), for residuals r (r, m)."""
-        x = self._matrix(rows)
-        if x is not None:
-            return x.T @ residual
-        assert self._fold is not None  # noqa: S101
         products = rows.design.rmatvec(residual)
+        if self._fold is None:
+            return products
         mean, scale = self._fold
         total = residual.sum(0)
         products = products if self._all is None else products[self._all]
@@ -337,10 +326,8 @@ class Likelihood:
 
     def _sandwich(self, rows: Rows, curvature: Tensor) -> Tensor:
         """Σ c x̃ x̃ᵀ of a block, (p, p), for c (r,)."""
-        x = self._matrix(rows)
-        if x is not None:
-            return (x * curvature[:, None]).T @ x
-        assert self._fold is not None  # noqa: S101
+        if self._fold is None:
+            return rows.design.sandwich(curvature)
         (mean, scale), k = self._fold, len(self.columns)
         raw = rows.design.sandwich(curvature, self._all, intercept=True)
         edge = raw[:k, k] - raw[k, k] * mean

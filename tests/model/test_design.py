@@ -96,7 +96,8 @@ def test_a_small_table_laid_out_for_many_products_gives_the_same(weighted, offse
             *(design.value_and_gradient(Outcomes(y, v, o), w, shift) for design in (small, x)), strict=True
         ):
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    for found, expected in zip(*([design.matvec(w, bias), design.rmatvec(y)] for design in (small, x)), strict=True):
+    products = ([design.matvec(w, bias), design.rmatvec(y.double())] for design in (small, x))
+    for found, expected in zip(*products, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     for intercept in (False, True):
         found, expected = (design.sandwich(y.double(), intercept=intercept) for design in (small, x))
