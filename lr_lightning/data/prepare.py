@@ -51,7 +51,7 @@ class Split:
     rule: str | None = None
 
 
-NUMBER = "number"  # name of the tensors of row numbers
+NUMBER = "number"  # name of the tensor of the training rows' numbers
 FILLED = "filled"  # name of the tensor of the values that were missing
 
 
@@ -227,8 +227,8 @@ class Sweeps:
                     found[f"{part}.codes"] = torch.empty(len(self.layout.levels), size, dtype=torch.int32).T
                 for name in ("y", *self.scan.beside):
                     found[f"{part}.{name}"] = torch.empty(size, dtype=dtype)
-                if self.numbered:
-                    found[f"{part}.{NUMBER}"] = torch.empty(size, dtype=torch.int64)
+        if self.numbered and self.partition.totals[0]:
+            found[f"train.{NUMBER}"] = torch.empty(sizes[0], dtype=torch.int64)
         if self.filled:
             found[f"train.{FILLED}"] = torch.empty(sizes[0], len(self.filled), dtype=torch.bool)
         return found | {f"train.{role}": torch.empty(sizes[0], dtype=torch.int32) for role in self.scan.codes}
@@ -254,8 +254,8 @@ class Sweeps:
             dtype: float32 or float64. All are computed in float64 and rounded once.
             append: called with the name of a tensor (`train.x`, `train.codes`, `train.y`, `train.weight`, `val.x`, …)
                 and its next rows; it must copy them. Groups (`train.groups`) and folds are those of training rows
-                alone, int32, and so is `train.filled`, boolean, (r, q): which values of the columns `filled` were
-                missing.
+                alone, int32, and so are `train.number`, the numbers of the rows in the table, int64, (r,), and
+                `train.filled`, boolean, (r, q): which values of the columns `filled` were missing.
             batches: the rows of named columns, instead of the source's.
 
         Raises:
@@ -287,7 +287,7 @@ class Sweeps:
             if self.filled:
                 of_training[FILLED] = missing[self.filled].T[in_use]
             if self.numbered:
-                arrays[NUMBER] = self.partition.place.start + block.rows.start + np.flatnonzero(in_use)
+                of_training[NUMBER] = self.partition.place.start + block.rows.start + np.flatnonzero(in_use)
             for code, part in enumerate(PARTS):
                 index = np.flatnonzero(of_row == code)
                 if len(index):

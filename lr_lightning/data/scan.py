@@ -322,7 +322,7 @@ class _Scanner:
         """The findings about the columns, for a `merge`; None if a column of text has too many texts to keep."""
         if self.evidence:
             return None
-        kept = ("n_rows", "single", "kinds", "levels", "texts", "largest", "measured", "lost")
+        kept = ("n_rows", "single", "kinds", "levels", "texts", "largest", "measured")
         counts = {value: self.counts.get(code, 0) for value, code in self.labels.items()}
         return {name: getattr(self, name) for name in kept} | {"labels": counts}
 
@@ -369,7 +369,7 @@ class _Scanner:
                 self.of_levels.add(name)
         if self.source.missing is not None:
             self.source.missing.merge(processes)
-        table = np.array([*(self.labels[value] for value in own), -1], dtype=np.int16)
+        table = np.array([self.labels[value] for value in own], dtype=np.uint8 if len(self.labels) < 256 else np.int16)
         self.targets = [table[codes] for codes in self.targets]
         self.roles.merge(processes)
 

@@ -46,15 +46,15 @@ def weighted_rows(score: Any, y: Any, weight: Any = None) -> tuple[Tensor, Tenso
         weight: sample weights, (n,), not negative; None for ones.
     """
     of_rows = _float64(score)
-    v = torch.ones_like(of_rows) if weight is None else _float64(weight).to(of_rows)
+    v = _ones(of_rows) if weight is None else _float64(weight).to(of_rows)
     rows = Rows(of_rows[:, None], _float64(y).to(of_rows), v).by_outcome()
     columns = (rows.design.dense()[:, 0], rows.y, v if rows.weight is None else rows.weight)
     counts = columns[2] > 0
     return columns if bool(counts.all()) else tuple(column[counts] for column in columns)  # type: ignore[return-value]
 
 
-def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, targets and weights of rows, float64, each (n,), on the CPU; targets may be shares of successes.
+def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Logits, float64, targets and weights of rows, each (n,), on the CPU; targets may be shares of successes.
 
     Args:
         model: the fitted model, on any device.
@@ -64,7 +64,7 @@ def predicted(model: LinearSigmoid, served: Standardization, rows: Rows) -> tupl
     rows = rows.to(torch.device("cpu"))
     affine = (t.detach() for t in model.cpu_copy().served_affine(served))
     logits = rows.logits(*affine)
-    return logits, rows.y.double(), torch.ones_like(logits) if rows.weight is None else rows.weight.double()
+    return logits, rows.y, rows.weight
 
 
 class HeldOutRows(NamedTuple):
@@ -112,7 +112,7 @@ class HeldOutRows(NamedTuple):
 
 
 def of_all_processes(
-    logits: Tensor, y: Tensor, weight: Tensor, processes: Processes = ALONE, most: int = MOST_ROWS
+    logits: Tensor, y: Tensor, weight: Tensor | None, processes: Processes = ALONE, most: int = MOST_ROWS
 ) -> HeldOutRows:
     """The held-out rows of this process, or what stands for those of all where they are more than `most`.
 
@@ -124,12 +124,13 @@ def of_all_processes(
     Args:
         logits: of the rows of this process, (n,), as the others.
         y: targets 0 or 1, or shares of successes.
-        weight: not negative.
+        weight: not negative; None for ones.
         processes: that have the rows.
         most: rows that are ranked one by one.
     """
-    n_rows, n_observations = processes.sums(len(y), int((weight > 0).sum()))
-    columns = logits.double(), y.double(), weight.double()
+    logits, y = logits.double(), y.double()
+    columns = logits, y, _ones(logits) if weight is None else weight.double()
+    n_rows, n_observations = processes.sums(len(y), int((columns[2] > 0).sum()))
     if n_rows <= most:
         return HeldOutRows(*columns, n_rows=n_rows, n_observations=n_observations, processes=processes)
     z, outcome, v = weighted_rows(*columns)
@@ -174,101 +175,94 @@ def mean(values: Tensor, weight: Tensor, processes: Processes = ALONE) -> float:
 
 
 class Ranking(NamedTuple):
-    """The weights of the rows at or above each distinct score; each (m,), float64.
+    """The weights of the rows above each distinct score, of one process that has all of them or its range of scores.
 
     Attributes:
-        score: the distinct scores, descending.
-        positive: total weight of the positive rows at or above the score.
-        negative: total weight of the negative rows at or above the score.
+        score: the distinct scores, descending, (m,).
+        positive: total weight of the positive rows above all of these scores, and then at or above each, (m + 1,),
+            float64.
+        negative: total weight of the negative rows, likewise.
+        total_positive: total weight of the positive rows of all processes.
+        total_negative: total weight of the negative ones.
     """
 
     score: Tensor
     positive: Tensor
     negative: Tensor
+    total_positive: float
+    total_negative: float
 
     @classmethod
-    def by(cls, score: Tensor, y: Tensor, weight: Tensor) -> Ranking:
-        """Rank rows by a score (n,), with targets (n,) and weights (n,).
+    def by(cls, score: Tensor, y: Tensor, weight: Tensor, processes: Processes = ALONE, most: int = 1000) -> Ranking:
+        """Rank rows by a score (n,), with targets 0 or 1 (n,) and weights (n,).
+
+        Several processes exchange their rows, so that each has those of a range of scores, the first process the
+        highest. What it has to know of the others is the weight above its range.
+
+        Args:
+            score: of the rows of this process, as the others.
+            y: targets.
+            weight: positive.
+            processes: that have the rows.
+            most: scores of each process, of which the limits of the ranges are chosen.
 
         Raises:
             ValueError: if the rows do not hold both classes.
         """
-        found = cls.of_part(score, torch.where(y > 0.5, weight, -weight))
-        if not (len(score) and found.positive[-1] > 0 and found.negative[-1] > 0):
-            raise ValueError("ranking needs rows of both classes")
-        return found
-
-    @classmethod
-    def of_part(cls, score: Tensor, signed: Tensor) -> Ranking:
-        """Rank rows that may lack a class; the weights (n,) of negative rows have a minus sign."""
+        signed = torch.where(y > 0.5, 1.0, -1.0) * weight
+        if processes.count > 1:
+            order, sizes = _by_range(score, processes, most)
+            score = processes.exchanged(score[order], sizes)  # a column by itself takes less memory than both
+            signed = processes.exchanged(signed[order], sizes)
+            del order
         score, order = score.sort(descending=True, stable=True)
         signed = signed[order]
         del order
-        positive, negative = signed.clamp(min=0).cumsum_(0), (-signed).clamp_(min=0).cumsum_(0)
+        positive, negative = signed.new_zeros(2, len(signed) + 1)
+        torch.clamp(signed, min=0, out=positive[1:]).cumsum_(0)
+        torch.clamp(signed, max=0, out=negative[1:]).neg_().cumsum_(0)
         del signed
-        last = torch.ones_like(score, dtype=torch.bool)  # the last row of each distinct score
-        last[:-1] = score[1:] != score[:-1]
-        return cls(score[last], positive[last], negative[last])
+        last = torch.ones_like(positive, dtype=torch.bool)  # the last row of each distinct score
+        last[1:-1] = score[1:] != score[:-1]
+        if not bool(last.all()):
+            score, positive, negative = score[last[1:]], positive[last], negative[last]
+        of_all = processes.joined(torch.stack([positive[-1], negative[-1]])[None])
+        if not bool((of_all.sum(0) > 0).all()):
+            raise ValueError("ranking needs rows of both classes")
+        above = of_all[: processes.rank].sum(0)
+        return cls(score, positive.add_(above[0]), negative.add_(above[1]), *of_all.sum(0).tolist())
 
     def roc(self) -> tuple[Tensor, Tensor]:
         """False and true positive rate, from (0, 0) to (1, 1), each (m + 1,)."""
-        return _from_zero(self.negative) / self.negative[-1], _from_zero(self.positive) / self.positive[-1]
+        return self.negative / self.total_negative, self.positive / self.total_positive
 
     def precision_recall(self) -> tuple[Tensor, Tensor]:
         """Precision and recall at each score, each (m,)."""
-        return self.positive / (self.positive + self.negative), self.positive / self.positive[-1]
+        positive, negative = self.positive[1:], self.negative[1:]
+        return positive / (positive + negative), positive / self.total_positive
 
     def auroc(self) -> float:
-        """The area under the ROC curve by the trapezoidal rule; a tie counts half."""
-        false, true = self.roc()
-        return min(1.0, float(torch.trapezoid(true, false)))
+        """The area under the ROC curve by the trapezoidal rule, or this process's part of it; a tie counts half."""
+        height = (self.positive[1:] + self.positive[:-1]).div_(2 * self.total_positive)
+        return float(height @ self.negative.diff()) / self.total_negative
 
     def average_precision(self) -> float:
-        """The average precision: Σ (recall_k − recall_{k−1})·precision_k, without interpolation."""
-        precision, recall = self.precision_recall()
-        return min(1.0, float(precision @ _from_zero(recall).diff()))
+        """Σ (recall_k − recall_{k−1})·precision_k, without interpolation, or this process's part of it."""
+        positive = self.positive[1:]
+        precision = (positive + self.negative[1:]).reciprocal_().mul_(positive)
+        return float(precision @ self.positive.diff()) / self.total_positive
 
 
-def ranked(
-    logits: Tensor, y: Tensor, weight: Tensor, processes: Processes = ALONE, most: int = 1000
-) -> tuple[float, float]:
-    """AUROC and average precision of the rows of several processes, which together hold both classes.
-
-    They exchange their rows, so that each has those of a range of logits, the first process the highest. What it has to
-    know of the others is the weight above its range. So both measures are sums over the processes.
-
-    Args:
-        logits: of the rows of this process, (n,), as the others; `weighted_rows`.
-        y: targets 0 or 1.
-        weight: positive.
-        processes: that have the rows.
-        most: logits of each process, of which the limits of the ranges are chosen.
-    """
-    if processes.count == 1:
-        ranking = Ranking.by(logits, y, weight)
-        return ranking.auroc(), ranking.average_precision()
-    signed = torch.where(y > 0.5, weight, -weight)
-    logits, order = logits.sort(descending=True)
-    step = -(-processes.place(len(logits)).total // most)
-    sample = processes.joined(logits[::step]).sort(descending=True).values
-    limits = sample[[len(sample) * rank // processes.count for rank in range(1, processes.count)]]
-    ends = torch.searchsorted(-logits, -limits).tolist()  # a limit itself is in the range below it
-    rows = torch.stack([logits, signed[order]], dim=1)
-    del signed, order
-    score, signed = processes.exchanged(rows, np.diff([0, *ends, len(logits)]).tolist()).T
-    del rows, logits
-    ranking = Ranking.of_part(score, signed)
-    del score, signed
-    own = torch.stack([column[-1:].sum() for column in (ranking.positive, ranking.negative)])
-    of_all = processes.joined(own[None])
-    above, (positive, negative) = of_all[: processes.rank].sum(0), of_all.sum(0)
-    true, false = (
-        torch.cat([before[None], column + before]) / total
-        for column, before, total in zip(ranking[1:], above, (positive, negative), strict=True)
-    )
-    precision = (ranking.positive + above[0]) / (ranking.positive + above[0] + ranking.negative + above[1])
-    auroc, average_precision = processes.sums(float(torch.trapezoid(true, false)), float(precision @ true.diff()))
-    return min(1.0, auroc), min(1.0, average_precision)
+def _by_range(score: Tensor, processes: Processes, most: int) -> tuple[Tensor, list[int]]:
+    """The scores' (n,) order by the process in whose range they are, and how many are in each; ranges are alike."""
+    step = max(1, -(-processes.place(len(score)).total // most))
+    sample = processes.joined(score[::step]).sort(descending=True).values
+    limits = sample[[len(sample) * rank // processes.count for rank in range(1, processes.count)]].tolist()
+    of_row = torch.zeros_like(score, dtype=torch.uint8 if processes.count < 256 else torch.int32)
+    for limit in limits:
+        of_row += score <= limit
+    sizes = torch.bincount(of_row, minlength=processes.count).tolist()
+    return of_row.argsort(stable=True), sizes
 
 
 def measures(
@@ -288,7 +282,10 @@ def measures(
     values = {}
     both = has_both_classes(y, processes)
     if both:
-        values["auroc"], values["average_precision"] = ranked(logits, y, weight, processes)
+        ranking = Ranking.by(logits, y, weight, processes)
+        parts = processes.sums(ranking.auroc(), ranking.average_precision())
+        del ranking  # and its memory, before the others need theirs
+        values["auroc"], values["average_precision"] = (min(1.0, part) for part in parts)
     probability = torch.sigmoid(logits)
     (found,) = processes.sums(confusion(probability, y, weight, threshold))
     (true_negative, false_positive), (false_negative, true_positive) = found.tolist()
@@ -317,7 +314,7 @@ def brier(probability: Tensor, y: Tensor, weight: Tensor, processes: Processes =
 
 def confusion(probability: Tensor, y: Tensor, weight: Tensor, threshold: float) -> Tensor:
     """The confusion matrix: total weight by actual label (rows) and predicted label (columns), (2, 2), on the CPU."""
-    cell = 2 * (y > 0.5).long() + (probability > threshold).long()
+    cell = 2 * (y > 0.5).int() + (probability > threshold).int()
     return _sums(cell, weight, 4).reshape(2, 2)
 
 
@@ -346,9 +343,10 @@ def reliability(
 ) -> Bins:
     """Predicted and observed shares in bins [a, b) of equal width; the last bin includes 1."""
     edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float64, device=probability.device)
-    index = torch.bucketize(probability, edges[1:-1], right=True)
+    index = torch.bucketize(probability, edges[1:-1], right=True, out_int32=True)
+    factors = None, probability, y, weight
     total, prediction, outcome, squares = processes.sums(
-        *(_sums(index, values, n_bins) for values in (weight, weight * probability, weight * y, weight.square()))
+        *(_sums(index, weight if factor is None else weight * factor, n_bins) for factor in factors)
     )
     return Bins(total, prediction / total, outcome / total, total.square() / squares)
 
@@ -450,8 +448,7 @@ def choose_threshold(probability: Any, y: Any, criterion: str | float, weight: A
     if not has_both_classes(rows[1]):
         raise ValueError("a threshold can be chosen only on rows of both classes")
     # Cut k is below the k highest distinct probabilities, which are predicted positive.
-    p, true_positive, false_positive = (column.cpu().numpy() for column in Ranking.by(*rows))
-    true_positive, false_positive = np.append(0.0, true_positive), np.append(0.0, false_positive)
+    p, true_positive, false_positive = (column.cpu().numpy() for column in Ranking.by(*rows)[:3])
     positive, negative = true_positive[-1], false_positive[-1]
     half_way = (p[:-1] + p[1:]) / 2
     half_way = np.where(half_way < p[:-1], half_way, p[1:])  # adjacent floats have no midpoint
@@ -514,5 +511,6 @@ def _float64(values: Any) -> Tensor:
     return values.double().reshape(-1)
 
 
-def _from_zero(values: Tensor) -> Tensor:
-    return torch.nn.functional.pad(values, (1, 0))
+def _ones(like: Tensor) -> Tensor:
+    """Ones of this shape that take no memory, and must not be written to."""
+    return like.new_ones(()).expand_as(like)

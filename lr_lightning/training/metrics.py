@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,15 +22,19 @@ class HeldOutBatches:
     """
 
     def __init__(self) -> None:
-        self._batches: list[Tensor] = []
+        self._batches: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self.one_class_told = self.error_told = False
 
     def add(self, logits: Tensor, y: Tensor, weight: Tensor | None) -> None:
-        """Add rows: logits (n,), 0/1 targets (n,), weights (n,) or None."""
-        columns = (logits, y, torch.ones_like(logits) if weight is None else weight)
-        self._batches.append(torch.stack([column.double() for column in columns], dim=1))
+        """Add rows: logits (n,), 0/1 targets (n,), weights (n,) or None, as all other batches."""
+        self._batches.append((logits, y, weight))
 
     def take(self, processes: Processes) -> HeldOutRows:
         """The rows added since the last call, in all processes; the same in each."""
-        rows, self._batches = torch.cat(self._batches), []
-        return of_all_processes(rows[:, 0], rows[:, 1], rows[:, 2], processes)
+        columns, self._batches = list(zip(*self._batches, strict=True)), []
+        return of_all_processes(*(_joined(column) for column in columns), processes)  # type: ignore[arg-type]
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """A column of all batches; of a single batch the column itself, which needs no copy."""
+    return parts[0] if parts[0] is None or len(parts) == 1 else torch.cat(parts)  # type: ignore[arg-type]

@@ -542,7 +542,7 @@ class LogisticRegression(LightningModule):
         if self.threshold_rule is not None and data.val_rows is not None:
             with serial_operations():
                 held_out = self._predicted(data, data.val_rows)
-                self.threshold = threshold_by_rule(self.threshold_rule, *held_out.columns)
+                self.threshold = threshold_by_rule(self.threshold_rule, *held_out.of_all())
         self._is_reported = False
 
     def on_train_end(self) -> None:

@@ -72,7 +72,7 @@ def report_of(name, processes):
     held_out = {"val_fraction": 0.2, "test_fraction": 0.1} if n_rows > 100 else {}
     trainer, model = trainer_for(processes, max_epochs=100), LogisticRegression(**options)
     trainer.fit(model, TensorDataModule(x, y, **of_data, **held_out))
-    return dict(leaves(model.infer(**of_report).to_dict()))
+    return {"threshold in use": model.threshold, **dict(leaves(model.infer(**of_report).to_dict()))}
 
 
 def reports(processes):

@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from lr_lightning.data.readers.base import (
     KIND_IN_WORDS,
-    STREAM_BATCH_ROWS,
     MemorySource,
     MissingTexts,
     Source,
@@ -150,17 +149,17 @@ class FolderSource(Source):
         known = [size for size in sizes if size is not None]
         return sum(known) if len(known) == len(sizes) else None
 
-    def rows(
-        self, columns: Sequence[str], start: int, stop: int, most: int = STREAM_BATCH_ROWS
-    ) -> Iterator[pa.RecordBatch]:
+    def rows(self, columns: Sequence[str], start: int, stop: int, *, to_keep: bool = False) -> Iterator[pa.RecordBatch]:
         """The rows from `start` to `stop`; only files that hold some of them are opened."""
         sizes, kinds, first = [part.n_rows() or 0 for part in self.parts], _Kinds(self.parts, self._told), 0
         self._rows = sizes
         for part, size in zip(self.parts, sizes, strict=True):
             low, high = max(start - first, 0), min(stop - first, size)
-            for batch in part.rows(columns, low, high, most) if low < high else ():
+            for batch in part.rows(columns, low, high, to_keep=to_keep) if low < high else ():
                 kinds.check(part, batch.schema)
                 yield batch
+            if to_keep:
+                pa.default_memory_pool().release_unused()  # what decoding needed, before the next file
             first += size
 
     def load(self, columns: Sequence[str]) -> MemorySource:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lr_lightning.data.readers.base import BATCH_ROWS, STREAM_BATCH_ROWS, MemorySource, Source, cut
+from lr_lightning.data.readers.base import BATCH_ROWS, LOADED_BATCH_ROWS, STREAM_BATCH_ROWS, MemorySource, Source, cut
 from lr_lightning.data.readers.csv import DelimitedSource
 from lr_lightning.data.readers.folder import FolderSource, files_in
 from lr_lightning.data.readers.memory import to_arrow
@@ -65,9 +65,7 @@ class ParquetSource(_FileSource):
         """Number of rows according to the file's metadata."""
         return self._n_rows
 
-    def rows(
-        self, columns: Sequence[str], start: int, stop: int, most: int = STREAM_BATCH_ROWS
-    ) -> Iterator[pa.RecordBatch]:
+    def rows(self, columns: Sequence[str], start: int, stop: int, *, to_keep: bool = False) -> Iterator[pa.RecordBatch]:
         """The rows from `start` to `stop`; only row groups that hold some of them are decoded."""
         with _explained(self.name, "Parquet"), self._open(pre_buffer=False, buffer_size=1 << 20) as file:
             groups, first, skipped = [], 0, 0
@@ -78,6 +76,7 @@ class ParquetSource(_FileSource):
                 elif first < stop:
                     groups.append(number)
                 first += size
+            most = LOADED_BATCH_ROWS if to_keep else STREAM_BATCH_ROWS
             parts = file.iter_batches(most, row_groups=groups, columns=list(columns))
             for batch in cut(parts, start - skipped, stop - skipped):
                 yield self._cleaned_batch(batch.select(list(columns)))
@@ -118,9 +117,7 @@ class ArrowSource(_FileSource):
         with _explained(self.name, "Arrow"), self._open() as reader:
             return sum(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))
 
-    def rows(
-        self, columns: Sequence[str], start: int, stop: int, most: int = STREAM_BATCH_ROWS
-    ) -> Iterator[pa.RecordBatch]:
+    def rows(self, columns: Sequence[str], start: int, stop: int, *, to_keep: bool = False) -> Iterator[pa.RecordBatch]:
         """The rows from `start` to `stop`; of the others only the places in the file are looked up."""
         with _explained(self.name, "Arrow"), self._open() as reader:
             for batch in cut(map(reader.get_batch, range(reader.num_record_batches)), start, stop):
