@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +23,8 @@ from lr_lightning.statistics.wald import CovarianceType
 from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.optimizers import EXACT
 from lr_lightning.training.run_folder import RunFolder
+
+log = logging.getLogger("lr_lightning")
 
 COVARIANCES: dict[str, CovarianceType] = {
     "nonrobust": "nonrobust",
@@ -51,6 +54,8 @@ def settings_and_origin(
         parser.set_defaults({} if origin is None else origin.defaults())
         config = parse(parser, arguments)
     unfinished = newest_unfinished(experiment_name(config)) if config.resume else after_restart(experiment_name(config))
+    if config.resume and unfinished is None and not config.quiet:
+        log.info("the run has no checkpoint yet, and begins anew")
     if unfinished is not None:
         origin, parser = unfinished, make_parser()
         parser.set_defaults(origin.defaults())
@@ -136,6 +141,8 @@ def chosen_settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]
 def changed_settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """The settings that differ from the defaults, by their options; classes under the names of their groups.
 
+    A dict that an option takes, such as penalty factors by the names of columns, stays one.
+
     Args:
         parser: without defaults of its own.
         config: the settings.
@@ -145,10 +152,10 @@ def changed_settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of every leaf, with class_path and init_args left out of the names."""
+    """Dotted name and value of every option, with class_path and init_args left out of the names."""
     for key, value in tree.items():
         name = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".strip(".")
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (key == "init_args" or name in PARTS or "class_path" in value):
             yield from _flat(value, name)
         else:
             yield name, value

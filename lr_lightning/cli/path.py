@@ -14,7 +14,9 @@ from lr_lightning.cli import fit, fit_settings
 from lr_lightning.cli.first_look import CHOSEN
 from lr_lightning.cli.fit_settings import changed_settings
 from lr_lightning.cli.yaml import as_written
+from lr_lightning.data.folds import refuse_few_folds
 from lr_lightning.errors import InputError
+from lr_lightning.solver.regularization_path import refuse_impossible_penalties
 from lr_lightning.training.callbacks.penalty import RULES, Choice, PenaltyChoice
 from lr_lightning.training.callbacks.record import RunRecord
 from lr_lightning.training.data_modules import TableDataModule
@@ -56,7 +58,14 @@ class PathCommand(fit.Command):
         return [self._choice]
 
     def refuse(self, config: Namespace) -> None:
-        """Raise InputError for penalties that are given twice."""
+        """Raise InputError for penalties that are impossible or given twice, and for less than two folds."""
+        ratios = config.path.l1_ratio if isinstance(config.path.l1_ratio, list) else [config.path.l1_ratio]
+        try:
+            refuse_impossible_penalties(ratios, config.path.n_lambda, config.path.min_ratio, config.path.lambdas)
+        except InputError as error:
+            raise InputError(f"option path.{error}") from None
+        if config.cv.fold_column is None:
+            refuse_few_folds(config.cv.folds)
         defaults = self.make_parser().get_defaults().path
         if config.path.lambdas is not None:
             for name in ("n_lambda", "min_ratio"):
@@ -75,11 +84,12 @@ class PathCommand(fit.Command):
     def _fit_with(self, config: Namespace, choice: Choice) -> str:
         """The command line of `fit` with a penalty."""
         settings = changed_settings(fit_settings.make_parser(), _of_fit(config))
-        of_class = {group: settings.pop(group) for group in ("data",) if group in settings}
-        settings |= {"model.l1": choice.l1, "model.l2": choice.l2}
+        of_class = {"data": settings.pop("data", TABLE)}  # the class comes before its arguments
+        penalties = {"model.l1": choice.l1, "model.l2": choice.l2}
+        given = {**of_class, **settings, **{name: value for name, value in penalties.items() if value}}
         words = ["lr-lightning", "fit"]
-        for name, value in {**of_class, **settings}.items():
-            if (value is not None and value != 0.0) or name.endswith("val_fraction"):
+        for name, value in given.items():
+            if (name, value) != ("data", TABLE):
                 words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
         return shlex.join(words)
 

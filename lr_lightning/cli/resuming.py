@@ -103,16 +103,24 @@ def from_checkpoint(path: Path) -> Origin:
     return origin
 
 
-def newest_unfinished(experiment: str) -> Origin:
-    """To go on in the newest run of an experiment that has a checkpoint and has not come to its end.
+def newest_unfinished(experiment: str) -> Origin | None:
+    """To go on in the newest run of an experiment that has not come to its end.
+
+    Returns:
+        None where the run was killed before its first checkpoint. Then nothing of it is left, and it begins anew.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or a process is still at work in it.
     """
     for run in RunFolder.versions(experiment):
+        if not run.last.exists() and not run.report.exists():
+            run.occupy()
+            run.remove_unless_resumable()
+            run.release()
+            return None
         if (origin := _unfinished(run)) is not None:
             return origin
-    raise InputError(f"option resume: there is no unfinished run with a checkpoint in runs/{experiment}; leave it out")
+    raise InputError(f"option resume: there is no unfinished run in runs/{experiment}; leave it out")
 
 
 def after_restart(experiment: str) -> Origin | None:

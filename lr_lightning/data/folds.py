@@ -14,13 +14,20 @@ from lr_lightning.model.rows import Rows
 log = logging.getLogger("lr_lightning")
 
 
+def refuse_few_folds(n_folds: int) -> None:
+    """Raise InputError for less than two folds."""
+    if n_folds < 2:
+        raise InputError(f"option cv.folds: a cross-validation needs at least 2 folds, not {n_folds}")
+
+
 def stratified_folds(rows: Rows, n_folds: int, *, seed: int, groups: Tensor | None = None) -> Tensor:
     """Deal the rows out at random, those of each class by themselves, or their groups whole.
 
-    Rows without weight are dealt out by themselves too, so that no fold is made of them.
+    Rows of both classes, such as counts of successes, are dealt out between those of one, and rows without weight by
+    themselves, so that no fold is made of them.
 
     Args:
-        rows: n rows; of their targets those above 0.5 count as positive.
+        rows: n rows; a target between 0 and 1 is one of both classes.
         n_folds: K, at least 2; fewer where a class has fewer rows of positive weight, and then a message says so.
         seed: the same seed, targets, weights and groups give the same folds on every machine.
         groups: number of each row's group, (n,); the rows of a group come into one fold, and the folds are as alike in
@@ -32,11 +39,10 @@ def stratified_folds(rows: Rows, n_folds: int, *, seed: int, groups: Tensor | No
     Raises:
         InputError: if a class has one row only, or there is one group only.
     """
-    if n_folds < 2:
-        raise InputError(f"option cv.folds: a cross-validation needs at least 2 folds, not {n_folds}")
-    positive = (rows.y > 0.5).cpu().numpy()
-    weighs = np.ones(len(positive), bool) if rows.weight is None else (rows.weight > 0).cpu().numpy()
-    rarest = min(int((positive[weighs] == of_class).sum()) for of_class in (False, True))
+    refuse_few_folds(n_folds)
+    y = rows.y.cpu().numpy()
+    weighs = np.ones(len(y), bool) if rows.weight is None else (rows.weight > 0).cpu().numpy()
+    rarest = min(int((weighs & of_class).sum()) for of_class in (y < 1, y > 0))
     if rarest < 2:
         raise InputError(
             f"a class has {rarest} training row{'' if rarest == 1 else 's'} of positive weight, and a cross-validation "
@@ -47,9 +53,9 @@ def stratified_folds(rows: Rows, n_folds: int, *, seed: int, groups: Tensor | No
         n_folds = rarest
     generator = torch.Generator().manual_seed(seed % 2**64)
     if groups is not None:
-        return torch.from_numpy(_of_groups(groups.cpu().numpy(), weighs & positive, weighs, n_folds, generator))
-    folds, dealt = np.empty(len(positive), np.int64), 0
-    for stratum in (weighs & positive, weighs & ~positive, ~weighs):
+        return torch.from_numpy(_of_groups(groups.cpu().numpy(), y, weighs, n_folds, generator))
+    folds, dealt = np.empty(len(y), np.int64), 0
+    for stratum in (weighs & (y == 1), weighs & (y > 0) & (y < 1), weighs & (y == 0), ~weighs):
         index = np.flatnonzero(stratum)
         order = torch.randperm(len(index), generator=generator).numpy()
         # The next stratum goes on with the fold after, so that the folds differ by a row at most.
@@ -59,11 +65,11 @@ def stratified_folds(rows: Rows, n_folds: int, *, seed: int, groups: Tensor | No
 
 
 def _of_groups(
-    groups: np.ndarray, positive: np.ndarray, weighs: np.ndarray, n_folds: int, generator: torch.Generator
+    groups: np.ndarray, y: np.ndarray, weighs: np.ndarray, n_folds: int, generator: torch.Generator
 ) -> np.ndarray:
     """Each group, the largest first, goes into the fold that lacks most of its rows."""
     number, of_row = np.unique(groups, return_inverse=True)
-    counts = np.stack([np.bincount(of_row, of_class) for of_class in (positive, weighs & ~positive)], 1)
+    counts = np.stack([np.bincount(of_row, weighs * of_class) for of_class in (y, 1 - y)], 1)
     heavy = int((counts.sum(1) > 0).sum())
     if heavy < 2:
         raise InputError("data.groups: the training rows are of one group, and a cross-validation needs 2")

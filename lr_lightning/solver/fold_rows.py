@@ -88,6 +88,11 @@ class FoldRows:
         self.y, self._shares = rows.y.double(), has_shares(rows.y)
         self._sign = 1 - 2 * self.y
         self._v = torch.ones(n, dtype=torch.float64) if rows.weight is None else rows.weight.double()
+        self._offset_mean = 0.0
+        if rows.offset is not None and objective.fit_intercept:
+            # Without their mean, which the intercept takes, no row is far from where the fits begin.
+            self._offset_mean = float(self._v @ rows.offset.double() / self._v.sum())
+            self._offset = rows.offset.double() - self._offset_mean
         self._fold = None if fold is None else fold.long()
         self._folds = 0 if fold is None else int(fold.max()) + 1
         self.m = 1 + self._folds
@@ -166,7 +171,7 @@ class FoldRows:
 
     def theta(self, u: Tensor) -> Tensor:
         """Coefficients (d + 1,) of u (d + 1,) for the original features, the intercept last."""
-        return self._problem.theta(u[:-1], u[-1])
+        return self._problem.theta(u[:-1], u[-1] - self._offset_mean)
 
     @property
     def every(self) -> ColumnsInUse:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
@@ -160,7 +159,11 @@ def path(
     """
     ratios = [float(ratio) for ratio in ([l1_ratio] if isinstance(l1_ratio, float | int) else l1_ratio)]
     given = None if lambdas is None else [float(value) for value in lambdas]
-    _refuse_out_of_range(ratios, n_lambda, min_ratio, given, penalty_factors, rows.design.shape[1])
+    refuse_impossible_penalties(ratios, n_lambda, min_ratio, given)
+    if penalty_factors is not None:
+        refuse_impossible_factors(penalty_factors, rows.design.shape[1])
+        if not bool(penalty_factors.any()):
+            raise InputError("penalty_factors: all are 0, so that no penalty has an effect; leave some out")
     if folds is not None:
         refuse_poor_folds(rows, folds)
     elif not 0 < _share_of_positive(rows) < 1:
@@ -194,6 +197,8 @@ def _path(
     strongest = fits.strongest()
     if given is None and strongest == 0:
         raise InputError("no penalised column is related to the target, so that there is no penalty to choose")
+    if not strongest <= thresholds.LARGEST_PENALTY:
+        raise InputError(f"penalty_factors: too small, the strongest penalty would be {strongest:g}")
     penalties = [
         _Penalty(ratio, value, before)
         for ratio in ratios
@@ -206,17 +211,19 @@ def _path(
     found = Path(l1_ratio, lambdas, fitted.theta, loss, null_loss, fitted.converged)
     if fits.n_folds:
         fold_loss, weight = torch.stack([losses.held_out for losses in fitted.losses]), fits.fold_weight
+        least = torch.stack([losses.training[1:].min() for losses in fitted.losses])
         mean, se, *chosen = choose(fold_loss, weight, l1_ratio, lambdas)
         logits = [fits.out_of_fold(fitted.of_folds[number]) for number in chosen]
     elif alone is not None:
         fold_loss, weight, converged = alone.fit(penalties, tell), alone.weight, alone.converged
+        least = alone.least_loss
         found = replace(found, converged=found.converged & converged)
         mean, se, *chosen = choose(fold_loss, weight, l1_ratio, lambdas)
         logits = [alone.out_of_fold(number) for number in chosen]
     else:
-        _warn(found)
+        _warn(found, found.loss)
         return found
-    _warn(found)
+    _warn(found, least)
     (best, one_se), (best_logits, one_se_logits) = chosen, logits
     by_folds = CrossValidation(fold_loss, weight, mean, se, best, one_se, best_logits, one_se_logits)
     return replace(found, cross_validation=by_folds)
@@ -319,6 +326,7 @@ class _FoldsAlone:
     Attributes:
         weight: Σ v of each fold, (K,).
         converged: whether all fits of each penalty are the optimum, (p,).
+        least_loss: of the training rows of the fits of each penalty, (p,).
     """
 
     def __init__(
@@ -339,6 +347,7 @@ class _FoldsAlone:
         """The mean loss of each fold at each penalty by the fit of the other rows, (p, K)."""
         losses = []
         self.converged = torch.ones(len(penalties), dtype=torch.bool)
+        self.least_loss = torch.full((len(penalties),), torch.inf, dtype=torch.float64)
         for fold, weight in enumerate(self.weight):
             # A row without weight takes no part in means, scales and sums.
             others = torch.where(self._folds == fold, 0.0, self._v)
@@ -347,6 +356,7 @@ class _FoldsAlone:
             fitted = _fit_sequence(fits, fits.fit_unpenalised(), penalties, tell)
             self._theta.append(fitted.theta.to_sparse())
             self.converged &= fitted.converged
+            self.least_loss = self.least_loss.minimum(torch.stack([of.training[0] for of in fitted.losses]))
             held = self._folds == fold
             y, v = (t[held].double()[:, None] for t in (rows.y, self._v))
             losses.append(losses_of_shares(self._logits(rows.take(held), fitted.theta), y, v)[0].sum(0) / weight)
@@ -418,12 +428,13 @@ def choose(
     return mean, se, best, one_se
 
 
-def refuse_poor_folds(rows: Rows, folds: Tensor) -> None:
+def refuse_poor_folds(rows: Rows, folds: Tensor, names: Sequence[object] | None = None) -> None:
     """Raise InputError unless there are two folds at least, and each leaves rows of both classes to be fitted.
 
     Args:
         rows: the rows.
         folds: number of each row's fold, (n,), integers from 0 without gaps.
+        names: of the folds, for messages; None for their numbers.
     """
     if folds.dtype.is_floating_point or folds.shape != (len(rows.y),) or not len(folds) or int(folds.min()) < 0:
         raise InputError("folds: expected an integer of at least 0 for each row")
@@ -434,7 +445,7 @@ def refuse_poor_folds(rows: Rows, folds: Tensor) -> None:
     positive.index_add_(0, folds.long(), v * rows.y)
     if count < 2:
         raise InputError("cross-validation needs at least 2 folds")
-    for fold, (weight, ones) in enumerate(zip(of_fold.tolist(), positive.tolist(), strict=True)):
+    for fold, weight, ones in zip(names or range(count), of_fold.tolist(), positive.tolist(), strict=True):
         rest, rest_ones = float(of_fold.sum()) - weight, float(positive.sum()) - ones
         if not weight > 0:
             raise InputError(f"fold {fold} has no rows of positive weight")
@@ -447,14 +458,10 @@ def _share_of_positive(rows: Rows) -> float:
     return float(v @ rows.y.to(v) / v.sum())
 
 
-def _refuse_out_of_range(
-    ratios: list[float],
-    n_lambda: int,
-    min_ratio: float,
-    given: list[float] | None,
-    factors: Tensor | None,
-    n_features: int,
+def refuse_impossible_penalties(
+    ratios: Sequence[float], n_lambda: int, min_ratio: float, given: Sequence[float] | None
 ) -> None:
+    """Raise InputError, which begins with the name of the argument of `path`, if one is out of its range."""
     if not ratios or not all(0 <= ratio <= 1 for ratio in ratios):
         raise InputError(f"l1_ratio: expected numbers from 0 to 1, not {ratios}")
     if len(set(ratios)) < len(ratios):
@@ -464,24 +471,33 @@ def _refuse_out_of_range(
     if not 0 < min_ratio < 1:
         raise InputError(f"min_ratio: must lie between 0 and 1, not {min_ratio}")
     if given is not None:
-        if not given or not all(math.isfinite(value) and value >= 0 for value in given):
-            raise InputError(f"lambdas: expected numbers of at least 0, not {given}")
+        if not given or not all(0 <= value <= thresholds.LARGEST_PENALTY for value in given):
+            raise InputError(f"lambdas: expected numbers from 0 to {thresholds.LARGEST_PENALTY:g}, not {given}")
         if any(after >= before for before, after in pairwise(given)):
             raise InputError(f"lambdas: must fall strictly, the strongest first; not {given}")
-    if factors is not None:
-        refuse_impossible_factors(factors, n_features)
-        if not bool(factors.any()):
-            raise InputError("penalty_factors: all are 0, so that no penalty has an effect; leave some out")
 
 
-def _warn(found: Path) -> None:
+def _warn(found: Path, least_loss: Tensor) -> None:
+    """Say which fits have not converged, and from which penalty on classes are separated.
+
+    Args:
+        found: the path.
+        least_loss: the mean loss of the fit, of those without a fold, that has the least, (p,).
+    """
     missed = int((~found.converged).sum())
     if missed:
         log.warning("%d of %d penalties: a fit has not converged", missed, len(found.converged))
     explained = (found.deviance_ratio > thresholds.EXPLAINED).nonzero()[:, 0]
+    in_a_fold = (1 - least_loss / found.null_loss > thresholds.EXPLAINED).nonzero()[:, 0]
     if len(explained):
         log.warning(
             "from λ = %.4g on the fits explain more than 99.9 %% of the deviance: the classes are separated, and "
             "coefficients grow without end as λ falls",
             float(found.lambdas[explained[0]]),
+        )
+    elif len(in_a_fold):
+        log.warning(
+            "from λ = %.4g on a fit without one of the folds explains more than 99.9 %% of the deviance: its rows are "
+            "separated, and its coefficients, and the loss of the fold, grow without end as λ falls",
+            float(found.lambdas[in_a_fold[0]]),
         )

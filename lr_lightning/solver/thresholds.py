@@ -241,6 +241,8 @@ WORTH_SAMPLE = 4
 LEAST_PENALTIES = 10
 # Share of the deviance, beyond which the rows are nearly separated.
 EXPLAINED = 0.999
+# Strongest penalty: axes of pictures, which go a few decades further, and squares of it stay finite.
+LARGEST_PENALTY = 1e150
 # Violation of the optimality conditions relative to the penalty.
 PATH_VIOLATION = 1e-10
 # Ratio of strengths that share a Hessian.

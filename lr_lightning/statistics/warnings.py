@@ -224,7 +224,10 @@ def of_counts(positive: float, negative: float, slopes: int, *, penalized: bool,
     warnings = []
     far_off = "estimates may be far off and intervals too narrow: use fewer columns or a penalty"
     if penalized:
-        far_off = "the estimates depend much on the penalty: let lr-lightning path choose it, or use fewer columns"
+        far_off = (
+            "the estimates depend much on the penalty, which lr-lightning path chooses by cross-validation; "
+            "with fewer columns they depend less on it"
+        )
     elif firth:
         far_off = "estimates may be far off in spite of Firth's penalty: heed the intervals, or use fewer columns"
     events = min(positive, negative)

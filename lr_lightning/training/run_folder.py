@@ -131,6 +131,7 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):  # there is another run in it, or there has just come one
             self.path.parent.rmdir()
+            self.path.parent.parent.rmdir()
 
     def logger(self, first_epoch: int | None = None) -> RunLogger:
         """A TensorBoard logger that writes into this folder.

@@ -390,7 +390,7 @@ def test_each_warning_once_and_in_plain_words():
     ("options", "words"),
     [
         ({}, "intervals too narrow: use fewer columns or a penalty"),
-        ({"penalized": True}, "depend much on the penalty: let lr-lightning path choose it"),
+        ({"penalized": True}, "depend much on the penalty, which lr-lightning path chooses by cross-validation"),
         ({"firth": True}, "heed the intervals, or use fewer columns"),
     ],
 )

@@ -20,7 +20,7 @@ from lr_lightning.errors import InputError
 from lr_lightning.files import write_whole
 from lr_lightning.model.gathering import rows_of_all, table_of_all
 from lr_lightning.model.rows import Rows
-from lr_lightning.solver.regularization_path import CrossValidation, Path, path
+from lr_lightning.solver.regularization_path import CrossValidation, Path, path, refuse_poor_folds
 from lr_lightning.statistics.held_out import measures, weighted_rows
 from lr_lightning.training.callbacks.progress import PathProgress
 from lr_lightning.training.callbacks.record import RunRecord, save_figure
@@ -121,6 +121,7 @@ class PenaltyChoice(Callback):
             present, folds = train_folds.long().unique(return_inverse=True)
             assert isinstance(data, TableDataModule)  # noqa: S101 (no other has a column of folds)
             values = [data.fold_values[number] for number in present.tolist()]
+            _refuse_column_of_folds(str(data.fold_column), weighted, folds, values, groups)
         objective, fills = pl_module.objective, None
         if data.train_filled is not None:
             filled = data.train_filled._replace(of_rows=of_all.joined(data.train_filled.of_rows))
@@ -146,6 +147,7 @@ class PenaltyChoice(Callback):
             for rule, number in zip(RULES, (validation.best, validation.one_se), strict=True)
         }
         chosen = self.choices[self._rule]
+        _warn_of_end(found, validation.best)
         l1, l2 = trainer.strategy.broadcast((chosen.l1, chosen.l2))  # unlike processors differ in the last digits
         # A fit that is resumed keeps its penalty to the bit.
         if (objective.l1, objective.l2) == (0.0, 0.0):
@@ -217,6 +219,33 @@ class PenaltyChoice(Callback):
                 chosen=chosen,
             ),
         )
+
+
+def _warn_of_end(found: Path, best: int) -> None:
+    """Say so where the loss still falls at the end of the path."""
+    own = found.lambdas[found.l1_ratio == found.l1_ratio[best]]
+    if len(own) > 1 and 0 < float(found.lambdas[best]) == float(own[-1]):
+        log.warning(
+            "the loss of the rows left out is lowest at the weakest penalty of the path; a weaker one may do better "
+            "(path.min_ratio, path.lambdas)"
+        )
+
+
+def _refuse_column_of_folds(
+    name: str, rows: Rows, folds: torch.Tensor, values: Sequence[Any], groups: torch.Tensor | None
+) -> None:
+    """Raise InputError for folds that cannot be left out, and say so where they part the rows of a group."""
+    option = f"option cv.fold_column: {name}"
+    if len(values) < 2:
+        raise InputError(f"{option}: all training rows hold the same value, and a cross-validation needs 2 folds")
+    try:
+        refuse_poor_folds(rows, folds, values)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from None
+    if groups is not None:
+        of_groups, count = groups.unique(), len(torch.stack([groups.to(folds), folds], 1).unique(dim=0))
+        if count > len(of_groups):
+            log.warning("%s parts the rows of groups, which is left as it is", option)
 
 
 def _choice(rule: str, found: Path, validation: CrossValidation, number: int) -> Choice:
