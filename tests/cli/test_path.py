@@ -149,7 +149,8 @@ def test_weights_missing_rows_factors_and_class_weights_reach_the_path(run, tmp_
 def test_the_last_lines_name_both_choices_and_the_command_of_the_other(run, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ["--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop"]
-    code, _, err = run("path", *arguments, "--path.n_lambda", "10", "--cv.folds", "3", "--data.features", '["a", "b"]')
+    arguments += ["--data.features", '["a", "b", "colour"]', "--model.penalty_factors", '{"colour=g": 0, "a": 2}']
+    code, _, err = run("path", *arguments, "--path.n_lambda", "10", "--cv.folds", "3")
     assert code == 0, err
     lines = err.splitlines()
     taken, other, command, *_ = lines[-6:]
@@ -168,6 +169,7 @@ def test_the_last_lines_name_both_choices_and_the_command_of_the_other(run, tmp_
     }
     assert fitted.intercept == pytest.approx(expected.pop("(Intercept)"), rel=1e-6)
     assert {k: v for k, v in fitted.coefficients.items() if v} == pytest.approx(expected, rel=1e-6)
+    assert "colour=g" in expected
     assert run("path", "--config", "runs/t/version_0/config.yaml")[0] == 0
     first, again = (tmp_path / f"runs/t/version_{k}" for k in (0, 2))
     for name in ("path.csv", "coefficients.csv", "out_of_fold.csv", "report.json"):
@@ -221,12 +223,17 @@ def test_a_fit_that_was_stopped_goes_on_with_its_penalty(run, tmp_path, monkeypa
         (["--model.firth", "true"], "option model.firth: path chooses"),
         (["--model.bounds", '{"a": [0, null]}'], "option model.bounds: path knows no bounds"),
         (["--optimizer", "SGD"], "option optimizer: path fits by the exact solver"),
-        (["--path.l1_ratio", "2"], "l1_ratio"),
-        (["--path.n_lambda", "0"], "n_lambda"),
-        (["--path.min_ratio", "1"], "min_ratio"),
-        (["--path.lambdas", "[0.1, 0.2]"], "lambdas: must fall strictly"),
+        (["--path.l1_ratio", "2"], "option path.l1_ratio: expected numbers from 0 to 1"),
+        (["--path.l1_ratio", "[]"], "option path.l1_ratio"),
+        (["--path.n_lambda", "0"], "option path.n_lambda"),
+        (["--path.min_ratio", "1"], "option path.min_ratio"),
+        (["--path.lambdas", "[0.1, 0.2]"], "option path.lambdas: must fall strictly"),
+        (["--path.lambdas", "[1e300, 1]"], "option path.lambdas: expected numbers from 0 to 1e+150"),
         (["--path.lambdas", "[0.2, 0.1]", "--path.n_lambda", "3"], "path.n_lambda"),
-        (["--cv.folds", "1"], "cv.folds"),
+        (["--cv.folds", "1"], "option cv.folds"),
+        (["--cv.fold_column", "one"], "cv.fold_column: one: all training rows hold the same value"),
+        (["--cv.fold_column", "bought", "--data.target", "flag"], "cv.fold_column: bought: without fold n the rows hold"),
+        (["--model.penalty_factors", '{"a": 1e-200}'], "penalty_factors: too small"),
         (["--cv.rule", "best"], "cv.rule"),
         (["--model.penalty_factors", '{"colours": 0}'], "no feature colours; did you mean colour?"),
         (["--model.penalty_factors", '{"a": 0}', "--data.features", '["a"]'], "penalty_factors: all are 0"),
@@ -235,14 +242,34 @@ def test_a_fit_that_was_stopped_goes_on_with_its_penalty(run, tmp_path, monkeypa
 )
 def test_what_is_refused(run, tmp_path, monkeypatch, options: list[str], message: str) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(
-        "path", "--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop", *options
-    )
+    file = table(tmp_path)
+    lines = file.read_text().splitlines()
+    flags = ["flag,one", *(f"{line[-1] == 'y'},1" for line in lines[1:])]
+    file.write_text("".join(f"{line},{flag}\n" for line, flag in zip(lines, flags, strict=True)))
+    code, out, err = run("path", "--data.path", file, "--data.target", "bought", "--data.missing", "drop", *options)
     assert (code, out) == (2, "")
     last = err.splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
-    assert not any((tmp_path / "runs").glob("*"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_path_that_was_killed_begins_anew(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    killed = tmp_path / "runs" / "t" / "version_0"
+    killed.mkdir(parents=True)
+    (killed / "events.out.tfevents.1").write_text("half an event")
+    arguments = ["path", "--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop"]
+    arguments += ["--path.l1_ratio", "0", "--path.lambdas", "[10, 9]", "--cv.folds", "2"]
+    code, _, err = run(*arguments, "--resume")
+    assert code == 0, err
+    assert "has no checkpoint yet, and begins anew" in err
+    assert "lowest at the weakest penalty of the path" in err
+    assert sorted(path.name for path in killed.parent.iterdir()) == ["version_0"]
+    assert not (killed / "events.out.tfevents.1").exists()
+    code, _, err = run(*arguments, "--resume")
+    assert code == 2
+    assert "there is no unfinished run" in err
 
 
 def test_rare_classes_get_fewer_folds_or_are_refused(run, tmp_path, monkeypatch) -> None:

@@ -51,6 +51,15 @@ def test_few_groups_and_rare_classes_give_fewer_folds(caplog: pytest.LogCaptureF
     assert "3 folds instead of 10: the rarer class" in caplog.text
 
 
+def test_counts_of_successes_are_rows_of_both_classes() -> None:
+    y = torch.tensor([0.1, 0.2, 0.3, 0.4] * 5 + [1.0, 0.0])
+    counts = Rows(torch.zeros(22, 1), y)
+    assert stratified_folds(counts, 5, seed=0).bincount().tolist() == [5, 5, 4, 4, 4]
+    folds = stratified_folds(counts, 3, seed=0, groups=torch.arange(22) // 4)
+    assert folds.unique().tolist() == [0, 1, 2]
+    assert [float(y[folds == fold].sum()) for fold in range(3)] == pytest.approx([2.0, 2.0, 2.0], abs=0.1)
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(InputError, match="at least 2 folds, not 1"):
         stratified_folds(rows(), 1, seed=0)

@@ -440,6 +440,29 @@ def test_separated_rows_stay_finite_and_it_is_said(caplog: pytest.LogCaptureFixt
     assert "the classes are separated" in caplog.text
 
 
+def test_a_fold_whose_other_rows_are_separated_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.arange(12, dtype=torch.float64)[:, None]
+    y = (x[:, 0] > 5).double()
+    y[0] = 1
+    folds = torch.arange(12) // 4
+    assert bool(path(Rows(x, y), lambdas=[0.01, 0.0], folds=folds).theta.isfinite().all())
+    assert "from λ = 0 on a fit without one of the folds explains more than 99.9 %" in caplog.text
+
+
+@pytest.mark.parametrize("l1_ratio", [1.0, 0.0])
+def test_what_is_added_to_all_offsets_is_taken_off_the_intercept(l1_ratio: float) -> None:
+    rows, folds = table(), torch.arange(60) % 4
+    found = path(rows, l1_ratio=l1_ratio, n_lambda=5, folds=folds)
+    assert rows.offset is not None
+    moved = path(rows._replace(offset=rows.offset - 600), l1_ratio=l1_ratio, n_lambda=5, folds=folds)
+    torch.testing.assert_close(moved.theta[:, -1] - 600, found.theta[:, -1], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(moved.theta[:, :-1], found.theta[:, :-1], rtol=1e-8, atol=1e-9)
+    assert moved.cross_validation is not None
+    assert found.cross_validation is not None
+    torch.testing.assert_close(moved.cross_validation.mean, found.cross_validation.mean)
+    torch.testing.assert_close(moved.cross_validation.logits, found.cross_validation.logits, rtol=1e-8, atol=1e-8)
+
+
 def test_threads_do_not_change_it() -> None:
     one, two = (path(table(n=4000, d=20), n_lambda=10, threads=threads) for threads in (1, 2))
     assert torch.equal(one.theta, two.theta)
