@@ -47,6 +47,7 @@ NOT_OF_PATH = {
     "model.firth": "path chooses the strength of another penalty; leave it out, or use fit",
     "model.bounds": "path knows no bounds; leave it out, or use fit",
     "optimizer": "path fits by the exact solver; leave it out, or use fit",
+    "ckpt_path": "path chooses the penalty from the beginning; leave it out, or use fit",
 }
 SPECIFICATION = {"", "class_path", "init_args", "dict_kwargs", "help"}  # of a class that an option names
 TABLE = "TableDataModule"

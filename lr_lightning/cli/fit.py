@@ -64,8 +64,8 @@ class Command:
     def __init__(self, name: str, make_parser: Callable[[], ArgumentParser]):
         self.name, self.make_parser = name, make_parser
 
-    def refuse(self, config: Namespace) -> None:
-        """Raise InputError for settings that the command cannot use."""
+    def refuse(self, config: Namespace, origin: Origin | None) -> None:
+        """Raise InputError for settings that the command cannot use, or not with what it goes on from."""
 
     def prepare(self, config: Namespace, data: LightningDataModule) -> None:
         """Tell the data module what it has to know before it reads anything."""
@@ -82,7 +82,7 @@ class Command:
         """Fit, write the run folder, and say where things are; return the exit code."""
         parser, config, origin = settings_and_origin(arguments, self.make_parser)
         refuse_impossible_level(config.level)
-        self.refuse(config)
+        self.refuse(config, origin)
         if config.quiet:
             logging.getLogger("lr_lightning").setLevel(logging.WARNING)
         with damage_in_words(None if origin is None else origin.path):  # the settings may come from it

@@ -58,6 +58,7 @@ def settings_and_origin(
         log.info("the run has no checkpoint yet, and begins anew")
     if unfinished is not None:
         origin, parser = unfinished, make_parser()
+        unfinished.refuse_another_command(parser.prog)
         parser.set_defaults(origin.defaults())
         config = parse(parser, arguments)
     elif config.ckpt_path is not None and origin is None:  # named in a configuration file

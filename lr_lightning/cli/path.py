@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule
 from lr_lightning.cli import fit, fit_settings
 from lr_lightning.cli.first_look import CHOSEN
 from lr_lightning.cli.fit_settings import changed_settings
+from lr_lightning.cli.resuming import Origin
 from lr_lightning.cli.yaml import as_written
 from lr_lightning.data.folds import refuse_few_folds
 from lr_lightning.errors import InputError
@@ -20,6 +21,7 @@ from lr_lightning.solver.regularization_path import refuse_impossible_penalties
 from lr_lightning.training.callbacks.penalty import RULES, Choice, PenaltyChoice
 from lr_lightning.training.callbacks.record import RunRecord
 from lr_lightning.training.data_modules import TableDataModule
+from lr_lightning.training.resume import refuse_differences
 from lr_lightning.training.run_folder import RunFolder
 
 TABLE = "lr_lightning.TableDataModule"
@@ -57,8 +59,14 @@ class PathCommand(fit.Command):
         )
         return [self._choice]
 
-    def refuse(self, config: Namespace) -> None:
-        """Raise InputError for penalties that are impossible or given twice, and for less than two folds."""
+    def refuse(self, config: Namespace, origin: Origin | None) -> None:
+        """Raise InputError for penalties that are impossible or given twice, less than two folds, and other choices."""
+        if origin is not None:
+            saved = origin.defaults()
+            for part in ("path", "cv"):
+                ours = config[part].as_dict()
+                theirs = {name: saved.get(f"{part}.{name}", value) for name, value in ours.items()}
+                refuse_differences(str(origin.path), part, theirs, ours)
         ratios = config.path.l1_ratio if isinstance(config.path.l1_ratio, list) else [config.path.l1_ratio]
         try:
             refuse_impossible_penalties(ratios, config.path.n_lambda, config.path.min_ratio, config.path.lambdas)

@@ -61,6 +61,12 @@ class Origin:
             settings["trainer"] = {"precision": precision}
         return _flat(settings)
 
+    def refuse_another_command(self, command: str) -> None:
+        """Raise InputError where a run was begun by another command than `lr-lightning fit` or `lr-lightning path`."""
+        began = "lr-lightning path" if any(name.startswith("path.") for name in self.defaults()) else "lr-lightning fit"
+        if command != began:
+            raise InputError(f"option resume: {self.path.parent.parent} was begun by {began}; go on with that command")
+
     def refuse_if_done(self, max_epochs: int | None) -> None:
         """Raise InputError where no epoch is left to do."""
         solver = self.checkpoint["optimizer_states"][0].get("solver", {})

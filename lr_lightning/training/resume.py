@@ -71,16 +71,17 @@ def refuse_other_settings(
         trainer: that will fit.
     """
     theirs = defaults_of(module_class) | checkpoint.get("hyper_parameters", {})
-    _compare(name, "model", *map(_model_settings, (theirs, hparams)))
-    _compare(name, "optimizer", *map(_optimizer_settings, (theirs, hparams)))
+    refuse_differences(name, "model", *map(_model_settings, (theirs, hparams)))
+    refuse_differences(name, "optimizer", *map(_optimizer_settings, (theirs, hparams)))
     progress = checkpoint.get("progress", {})
-    _compare(name, "trainer", progress, {key: v for key, v in fit_settings(trainer).items() if key in progress})
+    of_trainer = {key: value for key, value in fit_settings(trainer).items() if key in progress}
+    refuse_differences(name, "trainer", progress, of_trainer)
     if isinstance(data, TensorDataModule) and checkpoint.get("data"):
         theirs, ours = (
             {"": public_path(settings["class_path"]), **defaults_of(type(data)), **settings["init_args"]}
             for settings in (checkpoint["data"], data.settings())
         )
-        _compare(name, "data", theirs, ours)
+        refuse_differences(name, "data", theirs, ours)
 
 
 def refuse_other_rows(
@@ -139,7 +140,8 @@ def _optimizer_settings(hparams: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _compare(name: str, part: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+def refuse_differences(name: str, part: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raise InputError where a setting of some part contradicts that of the checkpoint of some name."""
     for key in ours:
         if key not in FREE and not _equal(theirs.get(key), ours[key]):
             _refuse(name, f"{part}.{key}".rstrip("."), theirs.get(key), ours[key])

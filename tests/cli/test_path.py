@@ -209,6 +209,16 @@ def test_a_fit_that_was_stopped_goes_on_with_its_penalty(run, tmp_path, monkeypa
     monkeypatch.setattr(LogisticRegression, "training_step", original)
     assert "lr-lightning path --data.path" in err
     assert "--resume" in err
+    for options, message in (
+        (["--path.n_lambda", "6"], "option path.n_lambda: 6 contradicts 5 of runs/t/version_0/checkpoints/last.ckpt"),
+        (["--cv.rule", "1se"], "option cv.rule: 1se contradicts min"),
+    ):
+        code, _, err = run(*arguments, "--resume", *options)
+        assert code == 2
+        assert message in err.splitlines()[-1]
+    code, _, err = run("fit", *arguments[1:5], "--resume")
+    assert code == 2
+    assert "runs/t/version_0 was begun by lr-lightning path" in err.splitlines()[-1]
     code, _, err = run(*arguments, "--resume")
     assert code == 0, err
     assert "penalty min" in err
@@ -223,6 +233,7 @@ def test_a_fit_that_was_stopped_goes_on_with_its_penalty(run, tmp_path, monkeypa
         (["--model.firth", "true"], "option model.firth: path chooses"),
         (["--model.bounds", '{"a": [0, null]}'], "option model.bounds: path knows no bounds"),
         (["--optimizer", "SGD"], "option optimizer: path fits by the exact solver"),
+        (["--ckpt_path", "t.ckpt"], "option ckpt_path: path chooses the penalty from the beginning"),
         (["--path.l1_ratio", "2"], "option path.l1_ratio: expected numbers from 0 to 1"),
         (["--path.l1_ratio", "[]"], "option path.l1_ratio"),
         (["--path.n_lambda", "0"], "option path.n_lambda"),
@@ -232,7 +243,7 @@ def test_a_fit_that_was_stopped_goes_on_with_its_penalty(run, tmp_path, monkeypa
         (["--path.lambdas", "[0.2, 0.1]", "--path.n_lambda", "3"], "path.n_lambda"),
         (["--cv.folds", "1"], "option cv.folds"),
         (["--cv.fold_column", "one"], "cv.fold_column: one: all training rows hold the same value"),
-        (["--cv.fold_column", "bought", "--data.target", "flag"], "cv.fold_column: bought: without fold n the rows hold"),
+        (["--cv.fold_column", "bought", "--data.target", "flag"], "fold_column: bought: without fold n the rows"),
         (["--model.penalty_factors", '{"a": 1e-200}'], "penalty_factors: too small"),
         (["--cv.rule", "best"], "cv.rule"),
         (["--model.penalty_factors", '{"colours": 0}'], "no feature colours; did you mean colour?"),
