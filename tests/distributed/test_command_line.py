@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -137,15 +138,26 @@ def test_the_first_process_is_found_in_the_environment(environment, first, first
 
 
 def test_a_path_of_several_processes_is_that_of_one(project, run):
-    line = ["path", "--data.path", SAMPLE, "--data.target", "diagnosis", "--trainer.precision", "64-true"]
-    line += ["--path.n_lambda", "5", "--cv.folds", "3"]
-    assert run(*line)[0] == 0
+    header, *rows = (project / SAMPLE).read_text().splitlines()
+    holes = [row if i % 5 else row[row.index(",") :] for i, row in enumerate(rows)]
+    (project / "holes.csv").write_text("\n".join([header, *holes]))
+    common = ["--data.target", "diagnosis", "--trainer.precision", "64-true", "--path.n_lambda", "5", "--cv.folds", "3"]
+    lines = [
+        ["path", "--data.path", SAMPLE, *common],
+        ["path", "--data.path", "holes.csv", *common, "--data.missing", "impute"],
+    ]
+    for line in lines:
+        assert run(*line)[0] == 0
     (project / "several").mkdir()
-    (project / "several/conf").symlink_to("../conf")
-    ((code, *_),), _ = in_processes(2, commands, project / "several", [*line, *DDP])
-    assert code == 0
-    folders = [project / folder / "runs/breast_cancer/version_0" for folder in (".", "several")]
-    for name in ("path.csv", "coefficients.csv", "out_of_fold.csv"):
+    for name in ("conf", "holes.csv"):
+        (project / "several" / name).symlink_to(f"../{name}")
+    said, _ = in_processes(2, commands, project / "several", *([*line, *DDP] for line in lines))
+    assert [code for code, *_ in said] == [0, 0]
+    assert "filled in anew without each fold" in said[1][2]
+    for run_folder, name in product(
+        ("breast_cancer/version_0", "holes/version_0"), ("path.csv", "coefficients.csv", "out_of_fold.csv")
+    ):
+        folders = [project / folder / "runs" / run_folder for folder in (".", "several")]
         (header, *alone), (expected, *together) = (
             [row.split(",") for row in (folder / name).read_text().splitlines()] for folder in folders
         )
