@@ -210,7 +210,7 @@ def killed_and_resumed(
             start(folder, [*arguments, "--resume"]), folder, replace(case, phase="any moment"), duration, chance
         )
     resumed = wait(start(folder, [*arguments, "--resume"]))
-    if resumed == 2:  # it was killed before there was a checkpoint, or after the last one
+    if resumed == 2:  # it was killed before there was a run, or after the last checkpoint
         log = (folder / "log.txt").read_text()
         assert log.splitlines()[-1].startswith("error: option resume: there is no unfinished run"), log
         finished = [run for run in (folder / "runs").glob("*/version_*") if (run / "checkpoints/last.ckpt").exists()]

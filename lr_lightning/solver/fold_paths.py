@@ -16,7 +16,7 @@ from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_fits import FoldFits
 from lr_lightning.solver.fold_ridges import fit_ridges, worth_all_at_once
 from lr_lightning.solver.fold_rows import FoldRows
-from lr_lightning.solver.rotated_rows import RotatedRows, can_be_rotated
+from lr_lightning.solver.wide_ridges import WideRidges, is_wide
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,29 @@ def fold_paths(
         fold_rows = FoldRows(rows, folds, objective)
         if any(l1_ratios) or not bool((strengths > 0).all()):
             return _fold_paths(FoldFits(fold_rows, max_rounds=max_rounds), l1_ratios, strengths, stopped)
-        if can_be_rotated(fold_rows):
-            fold_rows = RotatedRows(fold_rows)
-        if not worth_all_at_once(fold_rows, len(strengths)):
+        if is_wide(fold_rows):
+            u, rounds, converged = _wide(fold_rows, strengths, max_rounds, stopped)
+        elif worth_all_at_once(fold_rows, len(strengths)):
+            found = fit_ridges(fold_rows, strengths, tolerance=tolerance, max_rounds=max_rounds, stopped=stopped)
+            u, rounds, converged = found.u, found.rounds, found.converged
+        else:
             return _fold_paths(FoldFits(fold_rows, max_rounds=max_rounds), l1_ratios, strengths, stopped)
-        found = fit_ridges(fold_rows, strengths, tolerance=tolerance, max_rounds=max_rounds, stopped=stopped)
-        theta = torch.stack([fold_rows.theta(u) for u in found.u.flatten(0, 1)]).unflatten(0, found.u.shape[:2])
-        return FoldPaths(*(t.expand(len(l1_ratios), *t.shape) for t in (theta, found.rounds, found.converged)))
+        theta = torch.stack([fold_rows.theta(one) for one in u.flatten(0, 1)]).unflatten(0, u.shape[:2])
+        return FoldPaths(*(t.expand(len(l1_ratios), *t.shape) for t in (theta, rounds, converged)))
 
     return on_one_thread(work, threads)
+
+
+def _wide(
+    rows: FoldRows, strengths: Tensor, max_rounds: int, stopped: Callable[[], bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    parts = []
+    for part in WideRidges(rows).fits(strengths, max_rounds):
+        if stopped():
+            raise InterruptedError
+        parts.append(part)
+    u, rounds, converged = (torch.stack(t) for t in zip(*parts, strict=True))
+    return u, rounds, converged
 
 
 def _fold_paths(

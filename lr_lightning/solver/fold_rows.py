@@ -358,6 +358,16 @@ class FoldRows:
         out[:-1] = ((x - mean) / scale).T
         return out
 
+    @property
+    def weights(self) -> Tensor:
+        """Weights v of the rows in each fit, (m, n)."""
+        return self.without_fold(self._v)
+
+    @property
+    def offset(self) -> Tensor | None:
+        """Offsets of the rows, without what the intercept takes, (n,)."""
+        return self._offset
+
     def without_fold(self, v: Tensor) -> Tensor:
         """Of numbers (n,) of the rows those of each fit, (m, n), the others being 0."""
         if self._fold is None:

@@ -22,7 +22,7 @@ from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_fits import FoldCoefficients, FoldFits
 from lr_lightning.solver.fold_rows import FoldRows, Losses
 from lr_lightning.solver.path_blocks import Solutions, solve_nearby
-from lr_lightning.solver.rotated_rows import RotatedRows, can_be_rotated
+from lr_lightning.solver.wide_ridges import WideRidges, is_wide
 
 log = logging.getLogger("lr_lightning")
 
@@ -260,20 +260,28 @@ def _fit_sequence(fits: FoldFits, start: tuple[Tensor, Tensor], penalties: Seque
     """The fits at each penalty from the one before, and at the first of each l1_ratio from `start`, without penalty."""
     theta, losses, converged, of_folds = [], [], [], []
     for l1_ratio, group in groupby(penalties, lambda penalty: penalty.l1_ratio):
-        if l1_ratio == 0 and fits.rows.d > thresholds.MANY_COLUMNS and can_be_rotated(fits.rows):
-            own = FoldFits(RotatedRows(fits.rows))
-            own.fit_unpenalised()
+        of_ratio = list(group)
+        if l1_ratio == 0 and of_ratio[-1].value > 0 and fits.rows.d > thresholds.MANY_COLUMNS and is_wide(fits.rows):
+            fitted = _fitted_ridges(fits, of_ratio)
         else:
-            own = fits
-            own.move_to(start)
-        rounding = thresholds.PATH_ROUNDING * own.largest_gradient
-        for value, found, of_losses in _fitted(own, list(group), rounding):
+            fits.move_to(start)
+            fitted = _fitted(fits, of_ratio, thresholds.PATH_ROUNDING * fits.largest_gradient)
+        for value, found, of_losses in fitted:
             converged.append(found)
-            theta.append(own.theta())
+            theta.append(fits.theta())
             losses.append(of_losses)
-            of_folds.append(own.of_folds())
+            of_folds.append(fits.of_folds())
             tell(value, theta[-1], losses[-1])
     return _Fitted(torch.stack(theta), losses, torch.tensor(converged), of_folds)
+
+
+def _fitted_ridges(fits: FoldFits, penalties: list[_Penalty]) -> Iterator[tuple[float, bool, Losses]]:
+    """Move to the ridges of a wide table: as `_fitted`, but without gradients."""
+    values = torch.tensor([penalty.value for penalty in penalties], dtype=torch.float64)
+    found = WideRidges(fits.rows).fits(values[:, None].expand(-1, fits.rows.m), thresholds.FOLD_ROUNDS)
+    for penalty, (u, _, converged) in zip(penalties, found, strict=True):
+        fits.u = u
+        yield penalty.value, bool(converged.all()), fits.rows.losses(fits.rows.every, u)
 
 
 def _fitted(fits: FoldFits, penalties: list[_Penalty], rounding: float) -> Iterator[tuple[float, bool, Losses]]:

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from lr_lightning import LogisticRegressionClassifierCV
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver import path, thresholds
-from lr_lightning.solver.rotated_rows import RotatedRows
+from lr_lightning.solver.wide_ridges import WideRidges
 
 
 def wide(n: int = 40, d: int = 90) -> Rows:
@@ -30,8 +30,8 @@ def test_the_optimality_conditions_hold(
 ) -> None:
     monkeypatch.setattr(thresholds, "MANY_COLUMNS", 10)
     turned = []
-    own = RotatedRows.__init__
-    monkeypatch.setattr(RotatedRows, "__init__", lambda *arguments: turned.append(1) or own(*arguments))
+    own = WideRidges.__init__
+    monkeypatch.setattr(WideRidges, "__init__", lambda *arguments: turned.append(1) or own(*arguments))
     rows, folds = wide(), torch.arange(40) % 2
     factor = np.ones(90)
     if factors is not None:
