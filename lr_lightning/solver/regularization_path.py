@@ -260,13 +260,10 @@ def _fit_sequence(fits: FoldFits, start: tuple[Tensor, Tensor], penalties: Seque
     """The fits at each penalty from the one before, and at the first of each l1_ratio from `start`, without penalty."""
     theta, losses, converged, of_folds = [], [], [], []
     for l1_ratio, group in groupby(penalties, lambda penalty: penalty.l1_ratio):
-        of_ratio = list(group)
-        if l1_ratio == 0 and of_ratio[-1].value > 0 and fits.rows.d > thresholds.MANY_COLUMNS and is_wide(fits.rows):
-            fitted = _fitted_ridges(fits, of_ratio)
-        else:
-            fits.move_to(start)
-            fitted = _fitted(fits, of_ratio, thresholds.PATH_ROUNDING * fits.largest_gradient)
-        for value, found, of_losses in fitted:
+        fits.move_to(start)
+        is_ridge = l1_ratio == 0 and fits.rows.d > thresholds.MANY_COLUMNS and is_wide(fits.rows)
+        rounding = thresholds.PATH_ROUNDING * fits.largest_gradient
+        for value, found, of_losses in (_fitted_ridges if is_ridge else _fitted)(fits, list(group), rounding):
             converged.append(found)
             theta.append(fits.theta())
             losses.append(of_losses)
@@ -275,9 +272,10 @@ def _fit_sequence(fits: FoldFits, start: tuple[Tensor, Tensor], penalties: Seque
     return _Fitted(torch.stack(theta), losses, torch.tensor(converged), of_folds)
 
 
-def _fitted_ridges(fits: FoldFits, penalties: list[_Penalty]) -> Iterator[tuple[float, bool, Losses]]:
+def _fitted_ridges(fits: FoldFits, penalties: list[_Penalty], rounding: float) -> Iterator[tuple[float, bool, Losses]]:
     """Move to the ridges of a wide table: as `_fitted`, but without gradients."""
-    values = torch.tensor([penalty.value for penalty in penalties], dtype=torch.float64)
+    # The gradient of no penalty is that of a penalty which is rounding.
+    values = torch.tensor([max(penalty.value, rounding) for penalty in penalties], dtype=torch.float64)
     found = WideRidges(fits.rows).fits(values[:, None].expand(-1, fits.rows.m), thresholds.FOLD_ROUNDS)
     for penalty, (u, _, converged) in zip(penalties, found, strict=True):
         fits.u = u

@@ -23,10 +23,11 @@ class WideRidges:
 
     With s_j the penalty's unit on column j, the penalised coefficients are diag(1/s) X̃ᵀ α, as their gradient is 0 at
     the optimum; α has a number a row, and λ α is the residual there. So everything is said by K = X̃ diag(1/s) X̃ᵀ
-    (n, n), and by the columns without penalty and the intercept, which stay as they are. A Newton step solves
-    (D^½ K D^½ + λ Σv) γ = …, α = D^½ γ, D the curvatures of the rows; rows of weight 0, as those of the fold that is
-    left out, have α = 0. Hastie & Tibshirani 2004, "Efficient quadratic regularization for expression arrays";
-    Rasmussen & Williams 2006, "Gaussian processes for machine learning", algorithm 3.1.
+    (n, n), and by the columns without penalty and the intercept, which stay as they are. A Newton step takes α to what
+    the residual says, plus D^½ (D^½ K D^½ + λ Σv)⁻¹ D^½ times what is left, D the curvatures of the rows; rows of
+    weight 0, as those of the fold that is left out, have α = 0. Hastie & Tibshirani 2004, "Efficient quadratic
+    regularization for expression arrays"; Rasmussen & Williams 2006, "Gaussian processes for machine learning",
+    algorithm 3.1.
 
     Args:
         rows: of m fits.
@@ -69,53 +70,53 @@ class WideRidges:
 
     def _fit(self, fit: int, value: float, point: Tensor, max_rounds: int) -> tuple[Tensor, int, bool]:
         """The fit at a strength: α and the coefficients without penalty, the number of steps, and whether it is it."""
-        kernel, beside, n = self._kernels[fit], self._beside[fit], self._rows.n
-        v = self._weights[fit][:, None]
-        both = torch.cat([kernel, beside], 1)
-        total = float(v.sum())
+        kernel, beside, v = self._kernels[fit], self._beside[fit], self._weights[fit]
+        n, total = len(v), float(v.sum())
         rounding = thresholds.PATH_ROUNDING * float(kernel.diagonal().mean()) ** 0.5
         enough = max(thresholds.PATH_VIOLATION * value, rounding)
 
-        def objective(point: Tensor, shrunk: Tensor) -> tuple[Tensor, Tensor, float]:
-            z = (both @ point)[:, None] if self._rows.offset is None else (both @ point + self._rows.offset)[:, None]
-            losses, residual = losses_of_shares(z, self._rows.y[:, None], v)
-            return z, residual[:, 0], float(losses.sum()) / total + 0.5 * value * float(point[:n] @ shrunk)
+        def evaluate(point: Tensor) -> tuple[float, Tensor, Tensor]:
+            """The objective, and derivatives and logits of the rows."""
+            shrunk = kernel @ point[:n]
+            z = shrunk + beside @ point[n:]
+            z = z if self._rows.offset is None else z + self._rows.offset
+            losses, residual = losses_of_shares(z, self._rows.y, v)
+            return float(losses.sum()) / total + 0.5 * value * float(point[:n] @ shrunk), residual, z
 
-        shrunk = kernel @ point[:n]
-        z, residual, height = objective(point, shrunk)
-        for taken in range(max_rounds + 1):
-            left = residual / total + value * point[:n]
-            violation = max(float(left @ (kernel @ left)), 0.0) ** 0.5
-            violation = max(violation, float((beside.T @ residual).abs().max()) / total if beside.shape[1] else 0.0)
-            if violation <= enough or taken == max_rounds:
-                return point, min(taken + 1, max_rounds), violation <= enough
-            proposal = self._step(kernel, beside, curvature_of(z, v)[:, 0], point, residual, value * total)
+        height, residual, z = evaluate(point)
+        taken = 0
+        while True:
+            left = residual / total + value * point[:n]  # whose products with the scaled columns are the gradient
+            product, beside_left = kernel @ left, beside.T @ residual / total
+            violation = max(float(left @ product), 0.0) ** 0.5
+            violation = max(violation, *beside_left.abs().tolist(), 0.0)
+            if violation <= enough or taken >= max_rounds:
+                return point, taken, violation <= enough
+            root = curvature_of(z, v).sqrt_()
+            factor = _factor(root[:, None] * kernel * root, value * total)
+            sides = root[:, None] * torch.cat([product[:, None] / value, beside], 1)
+            solved = torch.cholesky_solve(sides, factor)
+            gram = sides[:, 1:].T @ solved
+            move = gram[:, 0] - beside_left / value
+            move = torch.linalg.lstsq(gram[:, 1:], move).solution if len(move) else move
+            step = torch.cat([root * (solved[:, 0] - solved[:, 1:] @ move) - left / value, move])
+            taken += 1
             length = 1.0
             while True:
-                there = point + length * (proposal - point)
-                shrunk = kernel @ there[:n]
-                z_there, residual_there, height_there = objective(there, shrunk)
-                if height_there <= height + 1e-12 * abs(height) or length < thresholds.SHORTEST_STEP:
+                found = evaluate(point + length * step)
+                if found[0] <= height + 1e-12 * abs(height) or length < thresholds.SHORTEST_STEP:
                     break
                 length /= 2
-            point, z, residual, height = there, z_there, residual_there, height_there
-        raise AssertionError
+            point, (height, residual, z) = point + length * step, found
 
-    @staticmethod
-    def _step(kernel: Tensor, beside: Tensor, d: Tensor, point: Tensor, residual: Tensor, ridge: float) -> Tensor:
-        """The minimiser of the quadratic model about a point."""
-        n = len(d)
-        root = d.sqrt()
-        matrix = root[:, None] * kernel * root
-        matrix.diagonal().add_(ridge)
+
+def _factor(matrix: Tensor, ridge: float) -> Tensor:
+    """The Cholesky factor of a matrix plus a ridge, which grows where rounding leaves the matrix indefinite."""
+    more = torch.finfo(matrix.dtype).eps * float(matrix.diagonal().max())
+    matrix.diagonal().add_(ridge)
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    while info:
+        matrix.diagonal().add_(more)
+        more *= 10
         factor, info = torch.linalg.cholesky_ex(matrix)
-        if info:  # by rounding
-            matrix.diagonal().add_(n * torch.finfo(matrix.dtype).eps * float(matrix.diagonal().max()))
-            factor = torch.linalg.cholesky(matrix)
-        target = root * (kernel @ point[:n] + beside @ point[n:])
-        target -= torch.where(d > 0, residual / root, 0.0)
-        sides = torch.cat([target[:, None], root[:, None] * beside], 1)
-        solved = torch.cholesky_solve(sides, factor)
-        gram = sides[:, 1:].T @ solved
-        found = torch.linalg.lstsq(gram[:, 1:], gram[:, 0]).solution if beside.shape[1] else d[:0]
-        return torch.cat([root * (solved[:, 0] - solved[:, 1:] @ found), found])
+    return factor
