@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.data reading [--rows 1000000] [--columns 30]
     python -m tests.benchmarks.data serving
-    python -m tests.benchmarks.data memory [--limit 1.0] [--folder /tmp] [--path]
+    python -m tests.benchmarks.data memory [--limit 1.0] [--folder /tmp]
 
 Everything is printed as a ratio to a bare reference that runs in the same process, alternating with it, so
 that the figures mean something on a busy machine. `memory` needs Linux.
@@ -104,20 +104,18 @@ def serving(rows: int = 100_000, columns: int = 20, batch_size: int = 256) -> No
     report(f"an epoch of {rows} x {columns} in shuffled batches of {batch_size}", alternate(cases))
 
 
-def memory(limit: float, folder: str, path_too: bool) -> None:
-    """A fit, or a path, under a hard limit on a process's memory, of a table of four times that size."""
-    columns = 200 if path_too else 30  # targets, weights, folds and curvatures take some 50 bytes a row
+def memory(limit: float, folder: str, columns: int = 30) -> None:
+    """A fit under a hard limit on a process's memory, of a table of four times that size."""
     rows = int(4 * limit * 2**30 / (4 * columns))
-    path = Path(folder) / f"larger_than_memory_{rows}_{columns}.parquet"
+    path = Path(folder) / f"larger_than_memory_{rows}.parquet"
     if not path.exists():
         rng = np.random.default_rng(0)
         beta = rng.normal(size=columns) / 5
         names = [f"x{j}" for j in range(columns)]
         schema = pa.schema([(name, pa.float32()) for name in names] + [("y", pa.int8())])
         with parquet.ParquetWriter(path, schema, compression="none") as writer:
-            block = (1 << 25) // columns
-            for start in range(0, rows, block):
-                x = rng.standard_normal((min(block, rows - start), columns), dtype=np.float32)
+            for start in range(0, rows, 1 << 20):
+                x = rng.standard_normal((min(1 << 20, rows - start), columns), dtype=np.float32)
                 y = rng.random(len(x)) < 1 / (1 + np.exp(-(x @ beta)))
                 arrays = {name: x[:, j] for j, name in enumerate(names)} | {"y": y.astype(np.int8)}
                 writer.write_table(pa.table(arrays, schema))
@@ -128,7 +126,7 @@ def memory(limit: float, folder: str, path_too: bool) -> None:
         sys.executable,
         "-m",
         "tests.benchmarks.data",
-        "penalty" if path_too else "fit",
+        "fit",
         "--limit",
         str(limit),
         "--path",
@@ -138,47 +136,20 @@ def memory(limit: float, folder: str, path_too: bool) -> None:
     sys.exit(subprocess.run(command, env=environment, check=False).returncode)
 
 
-def _limit(limit: float) -> None:
-    """Bind this process's memory, once all is imported."""
+def fit(limit: float, path: str) -> None:
+    """The fit that `memory` measures."""
     import resource
+
+    from lightning.pytorch import Trainer
+
+    from lr_lightning import LogisticRegression
+    from lr_lightning.training.data_modules import TableDataModule
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lr_lightning").setLevel(logging.INFO)
     print(f"  the imports alone: VmData {_status('VmData'):.2f} GiB")
     n_bytes = int(limit * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (n_bytes, n_bytes))
-
-
-def _tell_memory() -> None:
-    for name in ("VmPeak", "VmData", "RssAnon", "RssFile", "VmHWM"):
-        print(f"  {name:8} {_status(name):6.2f} GiB")
-    print("  (the limit binds VmData; RssFile is page cache, which the system takes back when it has to)")
-
-
-def penalty(limit: float, path: str) -> None:
-    """The path that `memory` measures: the command, with 20 penalties and 5 folds."""
-    import lr_lightning.training.callbacks.penalty  # noqa: F401
-    from lr_lightning.cli.main import main
-
-    _limit(limit)
-    with tempfile.TemporaryDirectory(dir=Path(path).parent) as work:
-        os.environ["XDG_CACHE_HOME"] = work
-        os.chdir(work)
-        start, cpu = time.perf_counter(), time.process_time()
-        options = ["--path.n_lambda", "20", "--cv.folds", "5"]
-        code = main(["path", "--data.path", str(Path(path).absolute()), "--data.target", "y", *options])
-        print(f"  exit code {code}, {time.perf_counter() - start:.0f} s, {time.process_time() - cpu:.0f} CPU s")
-    _tell_memory()
-
-
-def fit(limit: float, path: str) -> None:
-    """The fit that `memory` measures."""
-    from lightning.pytorch import Trainer
-
-    from lr_lightning import LogisticRegression
-    from lr_lightning.training.data_modules import TableDataModule
-
-    _limit(limit)
     with tempfile.TemporaryDirectory(dir=Path(path).parent) as cache:
         os.environ["XDG_CACHE_HOME"] = cache  # nothing says that the table is large: it is found out
         data = TableDataModule(path, "y", val_fraction=0.01)
@@ -191,7 +162,9 @@ def fit(limit: float, path: str) -> None:
         start = time.perf_counter()
         trainer.fit(LogisticRegression(), data)
         print(f"  fit in {time.perf_counter() - start:.0f} s, {trainer.current_epoch} passes")
-        _tell_memory()
+        for name in ("VmPeak", "VmData", "RssAnon", "RssFile", "VmHWM"):
+            print(f"  {name:8} {_status(name):6.2f} GiB")
+        print("  (the limit binds VmData; RssFile is page cache, which the system takes back when it has to)")
 
 
 def _status(field: str) -> float:
@@ -217,11 +190,8 @@ if __name__ == "__main__":
     command = commands.add_parser("memory")
     command.add_argument("--limit", type=float, default=1.0, help="GiB")
     command.add_argument("--folder", default=tempfile.gettempdir())
-    command.add_argument("--path", dest="path_too", action="store_true", help="a path instead of a fit")
-    for name in ("fit", "penalty"):
-        command = commands.add_parser(name, help="what memory runs")
-        command.add_argument("--limit", type=float)
-        command.add_argument("--path")
+    command = commands.add_parser("fit", help="what memory runs")
+    command.add_argument("--limit", type=float)
+    command.add_argument("--path")
     options = vars(parser.parse_args())
-    run = {"reading": reading, "serving": serving, "memory": memory, "fit": fit, "penalty": penalty}
-    run[options.pop("command")](**options)
+    {"reading": reading, "serving": serving, "memory": memory, "fit": fit}[options.pop("command")](**options)
