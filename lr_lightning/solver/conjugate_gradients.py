@@ -56,8 +56,8 @@ class ConjugateGradientCurvature(PointwiseCurvature):
         tol: float = 0.0,
     ) -> None:
         super().__init__(point)
-        self._is_loose = tol > thresholds.SPARSE_TOLERANCE
-        self._finest = thresholds.STEP_TO_TOLERANCE * tol if self._is_loose else thresholds.FINEST_STEP
+        is_loose = tol > thresholds.SPARSE_TOLERANCE
+        self._finest = thresholds.STEP_TO_TOLERANCE * tol if is_loose else thresholds.FINEST_STEP
         self._x, self._outcomes, self._total, self._l2 = x, outcomes, total, l2
         self._row_curvature = row_curvature
         self._diagonal_of = diagonal
@@ -101,14 +101,11 @@ class ConjugateGradientCurvature(PointwiseCurvature):
         first = float(gradient @ (gradient / preconditioner.whole))
         distance = first / scale if scale > 0 else 0.0  # about the mean square by which a step moves the logits
         p, moved, residual = torch.zeros_like(gradient), torch.zeros_like(h), -gradient
-        direction = conditioned = preconditioner.solve(residual)
-        left = first = float(residual @ conditioned)
-        finest = self._finest * scale
-        enough = max(min(thresholds.LOOSEST_STEP**2, distance) * first, finest)
+        direction = preconditioner.solve(residual)
+        left = first = float(residual @ direction)
+        enough = max(min(thresholds.LOOSEST_STEP**2, distance) * first, self._finest * scale)
         for _ in range(thresholds.CONJUGATE_GRADIENTS):
-            is_last = enough == finest and not self._is_loose
-            is_flat = is_last and float(conditioned.abs().max()) > thresholds.FLAT_STEP
-            if not left > (thresholds.FLATTEST * finest if is_flat else enough):
+            if not left > enough:
                 break
             product, of_rows = self._product(h, direction)
             bend = float(direction @ product)

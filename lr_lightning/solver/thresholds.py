@@ -125,31 +125,34 @@ TOO_COARSE = 0.5
 GRAM_RIDGES = 12
 
 # Rows of a sparse table, whose Hessian is taken for that of all, if there are twice as many. With w coordinates in the
-# working set each pass divides the distance to the minimum by about the root of `rows / w`.
+# working set each pass divides the distance to the minimum by about the root of `rows / w`. From all rows an L1 fit of
+# the Zipf table at 1 % of λmax takes 1.44 times as long.
 PART_ROWS = 40_000
 
 # Conjugate gradients.
 
-# Residual at which a step is exact enough, relative to that of no step, however far the minimum is.
+# Residual at which a step is exact enough, relative to that of no step, however far the minimum is. With 0.01 the Zipf
+# table of 200 000 x 50 000 takes 1.12 times as long, with 0.5 1.04 times.
 LOOSEST_STEP = 0.1
-# The same squared, relative to the rows' mean curvature, with which a level of curvature 1e-6 has ten digits.
+# The same squared, relative to the rows' mean curvature, with which a level of curvature 1e-6 has ten digits;
+# without it the Zipf table takes 1.45 times as long.
 FINEST_STEP = 1e-25
-# What a last step may leave over of any standardised coefficient; and the part of the residual above with which it has
-# all digits that rounding leaves.
-FLAT_STEP = 1e-11
-FLATTEST = 1e-6
 # The same for a looser tolerance than the default, and relative to it: the mean curvature is of the objective's size.
 STEP_TO_TOLERANCE = 0.1
-# Mean square by which a step moves the logits, from which on its length is looked for.
+# Mean square by which a step moves the logits, from which on its length is looked for: if it is always 1,
+# 20 000 x 6 000 under a weak L2 penalty take 20 passes instead of 17, and 1.27 times as long.
 STRAIGHT = 1e-3
-# Slope at the end of a step, relative to that at its start, at which it is long enough; and lengths that are tried.
+# Slope at the end of a step, relative to that at its start, at which it is long enough; and lengths that are tried, at
+# most. With 0.5 the Zipf table takes 1.14 times as long.
 LEVEL = 0.1
 LENGTHS = 30
-# Move of a row's logit from which on the preconditioner is computed anew.
+# Move of a row's logit from which on the preconditioner is computed anew: never, the Zipf table takes 72 s in
+# standardised columns instead of 4.5; at every step, it and 2 500 levels take 1.1 times as long.
 OLD_DIAGONAL = 0.5
 # Products with the Hessian for a step, at most.
 CONJUGATE_GRADIENTS = 200
-# What rounding leaves of the difference of two steps, relative to them and the point.
+# What rounding leaves of the difference of two steps, relative to them and the point; were it 0, the logits would be
+# computed anew after each step, and the Zipf table take 1.17 times as long.
 SAME_DIRECTION = 1e-10
 
 # Drawing a sample.
