@@ -414,24 +414,18 @@ class SampleProblem:
         objective, gradient = self._tilted(point, tilt)
         curvature = self.curvature(point, history_size)
         moved: tuple[Tensor, Tensor] | None = None  # the last step and change of gradient, not yet in the curvature
-        is_old = False
         decrement, first = math.inf, 0.0
-
-        def step() -> tuple[Tensor, float]:
-            p = self._limited_step(curvature, point, gradient, start, trust_radius)
-            slope = float(gradient @ p)
-            return p, slope + float(self._l1 @ ((point + p).abs() - point.abs())) if self._has_l1 else slope
 
         for _ in range(limit):
             if moved and (self.exact or self.size <= thresholds.FEW_COEFFICIENTS):
-                curvature, moved, is_old = self.curvature(point, history_size), None, False
+                curvature, moved = self.curvature(point, history_size), None
             elif moved:
                 curvature.update(*moved)
                 moved = None
-            p, slope = step()
-            if is_old and self.is_dense and -slope > thresholds.OLD_HESSIAN * decrement:
-                curvature, is_old = self.curvature(point, history_size), False
-                p, slope = step()
+            p = self._limited_step(curvature, point, gradient, start, trust_radius)
+            slope = float(gradient @ p)
+            if self._has_l1:
+                slope += float(self._l1 @ ((point + p).abs() - point.abs()))
             before, decrement = decrement, -slope
             first = first or decrement
             if decrement / 2 <= thresholds.NEGLIGIBLE * abs(objective) or (
@@ -454,7 +448,7 @@ class SampleProblem:
                     its_objective, its_gradient = self._tilted(farther, tilt)
                     if its_objective < new_objective:
                         t, candidate, new_objective, new_gradient = length, farther, its_objective, its_gradient
-            moved, is_old = (candidate - point, new_gradient - gradient), True
+            moved = (candidate - point, new_gradient - gradient)
             point, gradient, objective = candidate, new_gradient, new_objective
             if t == 1 and curvature.left_out + decrement / 2 <= tolerance:
                 break
