@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import re
+import socket
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from traceback import walk_tb
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -17,11 +22,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
+from torch import distributed
 
 from lr_lightning.cli.jsonargparse_internals import objection_of_class
 from lr_lightning.cli.parse import add_custom_classes_option
 from lr_lightning.cli.yaml import as_written
 from lr_lightning.errors import InputError, ProcessLostError
+from lr_lightning.model.processes import SeveralProcesses
 from lr_lightning.training.checkpoint_io import SafeCheckpointIO
 from lr_lightning.training.data_modules import HoursDataModule, TableDataModule
 from lr_lightning.training.refusals import refuse_imprecise
@@ -160,21 +168,82 @@ _OF_COMMUNICATION = re.compile(r"gloo|nccl|c10d|TCPStore|distributed", re.IGNORE
 _ADDRESS = re.compile(r"peer \[([^\]]+)\]")  # gloo's
 
 
+class _Member(NamedTuple):
+    """What one process tells the others of itself at the start, so that they can name it when it is lost."""
+
+    host: str
+    pid: int
+    addresses: list[str]
+
+
 @contextmanager
 def plain_if_a_process_is_lost(trainer: Trainer) -> Iterator[None]:
     """Within, an error of the communication between processes becomes a ProcessLostError.
 
     Raises:
-        ProcessLostError: where another of several processes has ended or does not answer.
+        ProcessLostError: where another of several processes has ended or does not answer; it names the process and its
+            host, as far as they can be known.
     """
+    if trainer.world_size > 1:
+        # A partial can be pickled, as Lightning does to start processes from a notebook.
+        trainer.strategy.setup_environment = partial(_connect, trainer.strategy)
     try:
         yield
     except RuntimeError as error:
         if trainer.world_size == 1 or not _OF_COMMUNICATION.search(str(error)):
             raise
-        rank, count = trainer.global_rank, trainer.world_size
-        other, address = f"process {2 - rank}" if count == 2 else "another process", _ADDRESS.search(str(error))
-        where = "" if address is None else f", at {address[1]},"
+        rank, count, address = trainer.global_rank, trainer.world_size, _ADDRESS.search(str(error))
+        members: list[_Member] = getattr(trainer.strategy, "members", [])
+        lost = _lost(members, rank, None if address is None else address[1])
+        if lost:
+            other = " or ".join(f"process {number + 1}, on {members[number].host}," for number in lost)
+        else:
+            other = f"process {2 - rank}" if count == 2 else "another process"
         raise ProcessLostError(
-            f"process {rank + 1} of {count}, on {platform.node()}, ends: {other}{where} has ended or no longer answers"
+            f"process {rank + 1} of {count}, on {platform.node()}, ends: {other} has ended or no longer answers"
         ) from error
+
+
+def _connect(strategy: Strategy) -> None:
+    """Connect the processes of a strategy, and note who they are."""
+    type(strategy).setup_environment(strategy)
+    if distributed.is_initialized():
+        member = _Member(platform.node(), os.getpid(), _own_addresses())
+        strategy.members = SeveralProcesses(strategy.root_device).objects(member)  # type: ignore[attr-defined]
+
+
+def _own_addresses() -> list[str]:
+    """The addresses by which others may know this process: that of its name, and that from which it calls the first."""
+    found = []
+    with suppress(OSError):
+        found.append(socket.gethostbyname(socket.gethostname()))
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # connects, but sends nothing
+        probe.connect((os.environ.get("MASTER_ADDR", ""), 1))
+        found.append(probe.getsockname()[0])
+    return found
+
+
+def _lost(members: Sequence[_Member], rank: int, address: str | None) -> list[int]:
+    """The ranks of the processes that may be lost, for the process `rank`, which has lost the one at an address.
+
+    Of its own host it knows which have ended. Of others it knows the address alone, which several may share.
+    """
+    others = [number for number in range(len(members)) if number != rank]
+    elsewhere = [number for number in others if members[number].host != members[rank].host]
+    here = [number for number in others if number not in elsewhere]
+    at_address = [number for number in elsewhere if address in members[number].addresses]
+    for _ in range(20):  # its connection may end a moment before the process does
+        if ended := [number for number in here if not _runs(members[number].pid)]:
+            return ended
+        if at_address or not here:
+            break
+        time.sleep(0.1)
+    return at_address or elsewhere
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this host runs; one that has ended, and whose parent has not looked yet, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return not Path("/proc").exists()

@@ -21,7 +21,7 @@ from lr_lightning.data.features import Layout
 from lr_lightning.data.imputation import Filled
 from lr_lightning.data.mistakes import NotMergedError, mistakes_in_all, refused_together
 from lr_lightning.data.prepare import FILLED, NUMBER, PARTS, Split, Sweeps
-from lr_lightning.data.readers.base import LARGE, MissingTexts, PartOfSource, Source
+from lr_lightning.data.readers.base import KIND_IN_WORDS, LARGE, MissingTexts, PartOfSource, Source, kind_of
 from lr_lightning.data.readers.csv import DelimitedSource
 from lr_lightning.data.readers.csv_part import PartOfDelimited
 from lr_lightning.data.readers.open import open_source
@@ -280,6 +280,9 @@ class Decoder:
                     f"process {rank + 1} of {processes.count}, on {host}: {self.source.name} has not the columns that "
                     f"it has on {told[0][0]}: they differ in {differing}"
                 )
+        self.source.names = list(told[0][1])
+        if self._given is None:
+            self._columns = _expect(self.source, self._choices)  # the features are in one order on all machines
         try:
             own = processes.share(int(n_rows or 0), of_machine=True)
             return self._share(dtype, PartOfSource(self.source, own.start, own.stop), processes)
@@ -287,10 +290,26 @@ class Decoder:
             with refused_together(processes):
                 if mistake := str(error):
                     raise InputError(mistake) from None
+        self._refuse_other_kinds(processes)
         raise InputError(
             f"--data.local_files: {self.source.name} does not tell on one machine what its columns hold on all: one "
-            "holds text here and other values there, or too many texts; store it with one type"
+            "holds too many texts; store numbers, dates and times as such"
         )
+
+    def _refuse_other_kinds(self, processes: Processes) -> None:
+        """Raise InputError if a column holds other things in the files of one machine than in those of another."""
+        types = [batch.schema for batch in self.source.rows(self._columns, 0, 1)]
+        kinds = {field.name: kind_of(field.type) or f"{field.type}" for schema in types for field in schema}
+        known: dict[str, tuple[str, str]] = {}
+        for rank, (host, of_host) in enumerate(processes.objects((platform.node(), kinds))):
+            for name, kind in of_host.items():
+                other, first = known.setdefault(name, (kind, host)) if kind != "missing" else (kind, host)
+                if kind != other:
+                    found, expected = (KIND_IN_WORDS.get(k, k) for k in (kind, other))
+                    raise InputError(
+                        f"process {rank + 1} of {processes.count}, on {host}: {self.source.name}: column {name} holds "
+                        f"{found}, on {first} {expected}; store it with one type"
+                    )
 
     def _share(self, dtype: torch.dtype, part: Source, processes: Processes) -> Decoded:
         """The share of this process, a part of the source.

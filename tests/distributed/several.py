@@ -38,7 +38,10 @@ def as_machines(rank, n):
 
 
 def in_processes(n, function, *arguments, environment=as_torchrun):
-    """What `function(*arguments)` returns in each of `n` processes that find each other as under torchrun."""
+    """What `function(*arguments)` returns in each of `n` processes that find each other as under torchrun.
+
+    Of a process that ends in the middle it is None.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     with socket.socket() as free:
@@ -59,7 +62,10 @@ def in_processes(n, function, *arguments, environment=as_torchrun):
         for rank, pipe in enumerate(pipes):
             if not pipe.poll(TIMEOUT):
                 raise TimeoutError(f"process {rank} did not answer")
-            ok, value = pipe.recv()
+            try:
+                ok, value = pipe.recv()
+            except EOFError:  # it has ended without an answer
+                ok, value = True, None
             if not ok:
                 raise RuntimeError(f"process {rank}: {value}")
             results.append(value)

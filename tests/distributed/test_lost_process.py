@@ -11,9 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Callback
 
-from lr_lightning import load
+from lr_lightning import LogisticRegression, TensorDataModule, load
+from lr_lightning.cli.trainer import _lost, _Member, plain_if_a_process_is_lost
+from lr_lightning.errors import ProcessLostError
 from tests.conftest import ROOT
+from tests.distributed.several import in_processes
+from tests.distributed.test_fit import table, trainer_for
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +106,7 @@ def test_the_other_process_of_the_launcher_ends_in_one_line(project, script, vic
     survivor = 1 - victim
     lines = (project / "stderr").read_text().splitlines()
     said = rf"error: process {survivor + 1} of 2, on {re.escape(platform.node())}, ends: "
-    said += rf"process {victim + 1}(, at [0-9a-f.:]+,)? has ended or no longer answers"
+    said += rf"process {victim + 1}, on {re.escape(platform.node())}, has ended or no longer answers"
     assert re.fullmatch(said, lines[-1])
     assert "Traceback" not in "".join(lines)
     assert len([line for line in lines if "error" in line]) == 1
@@ -110,6 +115,46 @@ def test_the_other_process_of_the_launcher_ends_in_one_line(project, script, vic
         assert main.returncode == 1
     assert set(load(checkpoint).coefficients) > {"mean radius"}
     assert [path.name for path in checkpoint.parent.iterdir() if path.suffix != ".ckpt"] == []
+
+
+class Ends(Callback):
+    """The second of three processes ends: in a pass, or as it reads its share."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.global_rank == 1 and trainer.current_epoch == 1:
+            os._exit(9)
+
+
+def the_second_of_three_ends(hosts, where):
+    rank = int(os.environ["RANK"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(platform, "node", lambda: hosts[rank])
+        if where == "reading" and rank == 1:
+            patch.setattr(TensorDataModule, "setup", lambda self, stage: os._exit(9))
+        trainer = trainer_for(3, max_epochs=5, callbacks=[Ends()])
+        x, y, _ = table(60_000)
+        with pytest.raises(ProcessLostError) as lost, plain_if_a_process_is_lost(trainer):
+            trainer.fit(LogisticRegression(), TensorDataModule(x, y))
+        time.sleep(2)  # or another would find that this one has ended, too
+    return str(lost.value)
+
+
+@pytest.mark.parametrize("where", ["a pass", "reading"])
+def test_a_lost_process_is_named_with_its_host(where):
+    """The address does not tell the three apart: here all have the same one."""
+    first, second, third = in_processes(3, the_second_of_three_ends, ["ada"] * 3, where)
+    assert first == "process 1 of 3, on ada, ends: process 2, on ada, has ended or no longer answers"
+    assert second is None
+    assert third == "process 3 of 3, on ada, ends: process 2, on ada, has ended or no longer answers"
+
+
+def test_a_process_of_another_host_is_known_by_its_address():
+    members = [_Member("ada", 1, ["10.0.0.1"]), _Member("bob", 2, ["10.0.0.2", "10.1.0.2"]), _Member("cy", 3, [])]
+    assert _lost(members, 0, "10.1.0.2") == [1]
+    assert _lost(members, 2, "10.0.0.1") == [0]
+    assert _lost(members, 0, "10.9.9.9") == [1, 2]
+    members.append(_Member("ada", os.getpid(), ["10.0.0.1"]))
+    assert _lost(members, 0, "10.0.0.2") == [1]
 
 
 @pytest.mark.parametrize("code", [1, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,26 @@ _SUFFIXES = (
     ".zst",
 )
 
+_PARTITION = re.compile(r"[^=]+=.+")
+
 
 def files_in(folder: Path, name: str) -> list[Path]:
     """The data files directly in a folder, sorted by name; hidden files (`.x`, `_x`) are ignored.
 
     Raises:
         InputError: if there are none, or one is a link to a file outside of the folder, to another of the files, or to
-            nothing.
+            nothing; or if folders inside are partitions, such as `year=2024`, whose columns are in no file.
     """
     inside = folder.resolve()
     found: list[Path] = []
     for entry in sorted(folder.iterdir()):
+        if _PARTITION.fullmatch(entry.name) and entry.is_dir():
+            column = entry.name.partition("=")[0]
+            raise InputError(
+                f"{name}/{entry.name} is a partition, and the column {column} is in no file; write all of them as one "
+                "folder of files first, in Python: from pyarrow import dataset; dataset.write_dataset(dataset.dataset("
+                "FOLDER, partitioning='hive'), OTHER_FOLDER, format='parquet')"
+            )
         if entry.name.startswith((".", "_")) or not entry.name.lower().endswith(_SUFFIXES):
             continue
         if entry.is_symlink():

@@ -46,7 +46,7 @@ class ParquetSource(_FileSource):
     def _open(self, **options: Any) -> Any:
         from pyarrow import parquet
 
-        return parquet.ParquetFile(self.path, **options)
+        return parquet.ParquetFile(self.path, page_checksum_verification=True, **options)
 
     def decoded_bytes(self, columns: Sequence[str]) -> int:
         """Eight bytes a value."""

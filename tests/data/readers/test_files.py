@@ -252,8 +252,16 @@ class TestFolder:
 
     def test_without_data_is_refused(self, tmp_path):
         assert refusal(str(tmp_path)).endswith("without data files (.parquet, .pq, .csv, …)")
-        (tmp_path / "year=2024").mkdir()
+        (tmp_path / "archive").mkdir()
         assert refusal(str(tmp_path)).endswith("; folders inside it are not looked into")
+
+    def test_partitions_are_refused_with_what_to_do(self, tmp_path):
+        """Also beside a file, of which a fit would else be, without a word about the partitions."""
+        save(TABLE, str(tmp_path / "a.parquet"))
+        (tmp_path / "year=2024").mkdir()
+        said = refusal(str(tmp_path))
+        assert "/year=2024 is a partition, and the column year is in no file" in said
+        assert "partitioning='hive'" in said
 
 
 @pytest.mark.parametrize("text", ['{"a": 1, "y": 0}\n{"a": 2, "y": 1}\n', '[{"a": 1, "y": 0}]', '[{\n"a": 1}]\n'])
