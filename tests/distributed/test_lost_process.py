@@ -125,7 +125,7 @@ class Ends(Callback):
             os._exit(9)
 
 
-def the_second_of_three_ends(hosts, where, folder):
+def the_second_of_three_ends(hosts, where):
     rank = int(os.environ["RANK"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(platform, "node", lambda: hosts[rank])
@@ -135,18 +135,21 @@ def the_second_of_three_ends(hosts, where, folder):
         x, y, _ = table(60_000)
         with pytest.raises(ProcessLostError) as lost, plain_if_a_process_is_lost(trainer):
             trainer.fit(LogisticRegression(), TensorDataModule(x, y))
-        (folder / str(rank)).touch()  # or the other would find that this one has ended, too
-        wait_until(lambda: len(list(folder.iterdir())) == 2, "the other's answer")
     return str(lost.value)
 
 
 @pytest.mark.parametrize("where", ["a pass", "reading"])
-def test_a_lost_process_is_named_with_its_host(where, tmp_path):
-    """The address does not tell the three apart: here all have the same one."""
-    first, second, third = in_processes(3, the_second_of_three_ends, ["ada"] * 3, where, tmp_path)
-    assert first == "process 1 of 3, on ada, ends: process 2, on ada, has ended or no longer answers"
+def test_a_lost_process_is_named_with_its_host(where):
+    """The address does not tell the three apart: here all have the same one.
+
+    One of the two others may meet the loss only as the other ends, and then names both.
+    """
+    first, second, third = in_processes(3, the_second_of_three_ends, ["ada"] * 3, where)
     assert second is None
-    assert third == "process 3 of 3, on ada, ends: process 2, on ada, has ended or no longer answers"
+    end = "process 2, on ada, {}has ended or no longer answers"
+    assert first in ("process 1 of 3, on ada, ends: " + end.format(late) for late in ("", "or process 3, on ada, "))
+    early = "process 3 of 3, on ada, ends: {}" + end.format("")
+    assert third in (early.format(late) for late in ("", "process 1, on ada, or "))
 
 
 def test_a_process_of_another_host_is_known_by_its_address():
