@@ -58,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError:
             _discard_output()
         return _mistake(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
+    except (MemoryError, RuntimeError) as error:
+        of_torch = any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+        if not isinstance(error, MemoryError) and not of_torch:
+            raise
+        print("error: there is not enough memory; leave out columns or rows, or end other programs", file=sys.stderr)
+        return FAILURE
     except KeyboardInterrupt:
         if is_first_process():
             print("interrupted", file=sys.stderr)

@@ -478,6 +478,22 @@ def test_a_folder_in_which_nothing_can_be_made(project, run, monkeypatch, code):
     assert os.strerror(code) in line
 
 
+@pytest.mark.parametrize("of_arrow", [True, False])
+def test_too_little_memory_is_told_in_one_line(project, run, monkeypatch, of_arrow):
+    pq.write_table(pa.table({"x": [0.0, 1.0, 2.0, 3.0] * 5, "y": [0, 1, 0, 1] * 5}), project / "base.parquet")
+
+    def fail(*arguments, **options):
+        if of_arrow:
+            raise pa.ArrowMemoryError("malloc of size 64 failed")
+        torch.empty(2**55)  # more than there are addresses
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
+    code, out, err = run("fit", "--data.path", "base.parquet", "--data.target", "y")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("error: there is not enough memory")
+    assert not (project / "runs").exists()
+
+
 NAMES = [".csv", "x" * 251 + ".csv", "a\nb\x1b[2J.csv", "-a.csv", "[a]*?%s{} .csv", "~.csv"]
 
 

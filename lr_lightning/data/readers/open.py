@@ -48,13 +48,17 @@ class ParquetSource(_FileSource):
 
         return parquet.ParquetFile(self.path, page_checksum_verification=True, **options)
 
+    def _streamed(self, columns: Sequence[str]) -> Any:
+        """The file, to be read piece by piece: every column has a buffer, and all together take 32 MiB at most."""
+        return self._open(pre_buffer=False, buffer_size=min(1 << 20, max(1 << 14, (1 << 25) // max(1, len(columns)))))
+
     def decoded_bytes(self, columns: Sequence[str]) -> int:
         """Eight bytes a value."""
         return 8 * self._n_rows * len(columns)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Batches of rows, without whole row groups in memory."""
-        with _explained(self.name, "Parquet"), self._open(pre_buffer=False, buffer_size=1 << 20) as file:
+        with _explained(self.name, "Parquet"), self._streamed(columns) as file:
             n_rows = 0
             for batch in file.iter_batches(STREAM_BATCH_ROWS, columns=list(columns)):
                 n_rows += batch.num_rows
@@ -67,7 +71,7 @@ class ParquetSource(_FileSource):
 
     def rows(self, columns: Sequence[str], start: int, stop: int, *, to_keep: bool = False) -> Iterator[pa.RecordBatch]:
         """The rows from `start` to `stop`; only row groups that hold some of them are decoded."""
-        with _explained(self.name, "Parquet"), self._open(pre_buffer=False, buffer_size=1 << 20) as file:
+        with _explained(self.name, "Parquet"), self._streamed(columns) as file:
             groups, first, skipped = [], 0, 0
             for number in range(file.num_row_groups):
                 size = file.metadata.row_group(number).num_rows
@@ -141,6 +145,8 @@ def _explained(name: str, format_name: str) -> Iterator[None]:
     """Raise pyarrow's exceptions as InputError with the name of the file."""
     try:
         yield
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{name} is truncated, damaged or not {format_name} after all ({reason})") from None
