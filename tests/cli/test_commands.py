@@ -487,7 +487,7 @@ def test_too_little_memory_is_told_in_one_line(project, run, monkeypatch, of_arr
             raise pa.ArrowMemoryError("malloc of size 64 failed")
         torch.empty(2**55)  # more than there are addresses
 
-    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
+    monkeypatch.setattr(pq.ParquetFile, "read", fail)
     code, out, err = run("fit", "--data.path", "base.parquet", "--data.target", "y")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1].startswith("error: there is not enough memory")
