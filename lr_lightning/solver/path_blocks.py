@@ -79,12 +79,15 @@ def penalties_of(rows: FoldRows, l1: Tensor, l2: Tensor, least_tolerance: float)
     return Penalties(torch.where(rows.fixed, torch.inf, first), torch.where(rows.fixed, 0.0, second), tolerance)
 
 
-def sharing(strengths: Sequence[float], *, wide: bool) -> list[range]:
+def sharing(strengths: Sequence[float]) -> list[range]:
     """Numbers of falling strengths, cut where a Hessian is to be another."""
     parts: list[range] = []
-    width = thresholds.SHARED_HESSIAN_OF_WIDE if wide else thresholds.SHARED_HESSIAN
     for number, value in enumerate(strengths):
-        if parts and strengths[parts[-1].start] < width * value and len(parts[-1]) < thresholds.MOST_SHARING:
+        if (
+            parts
+            and strengths[parts[-1].start] < thresholds.SHARED_HESSIAN * value
+            and len(parts[-1]) < thresholds.MOST_SHARING
+        ):
             parts[-1] = range(parts[-1].start, number + 1)
         else:
             parts.append(range(number, number + 1))
@@ -104,7 +107,7 @@ def solve_nearby(
         l2: likewise, not negative.
         least_tolerance: violation of the optimality conditions that is rounding.
     """
-    parts = sharing(l1.tolist(), wide=rows.d > rows.n)
+    parts = sharing(l1.tolist())
     whole = _rough(sample, start, parts, l1, l2)
     last = None
     while parts:
@@ -181,7 +184,7 @@ def _solve_block(
     u = start.flatten(0, 1)[order]
     columns = _columns_in_use(rows, (u != 0).any(0))
     gradient = rows.gradients(columns, of, u[:, rows.places(columns)], rows.every, rounded=True)
-    wanted = ((u != 0) | (gradient.abs() > thresholds.NEAR_PENALTY * penalties.l1)).any(0)
+    wanted = ((u != 0) | (gradient.abs() > penalties.l1)).any(0)
     pending = torch.arange(len(u))
     for _ in range(1 + thresholds.BLOCK_RETRIES):
         columns = _columns_in_use(rows, wanted)

@@ -238,17 +238,19 @@ SLOW_PROFILE = 0.25
 LEAST_L1_RATIO = 1e-3
 # Violation of the optimality conditions that is rounding, relative to the largest gradient.
 PATH_ROUNDING = 1e-14
-# Columns from which on, where rows are fewer, the Hessians cost more than shared sweeps save.
+# Columns from which on, where rows are fewer, the Hessians cost more than shared sweeps save: 100 x 300 with folds
+# takes 2.7 times as long if folds share none.
 MANY_COLUMNS = 512
-# Elements of the rows, from which on sweeps cost more than calls.
-LARGE_ROWS = 2**17
+# Elements of the rows, from which on sweeps cost more than calls: with folds breast cancer, which has 17 000, takes 2.4
+# times as long if they are always taken to, 1 000 x 100 0.7 times; 5 000 x 500 takes 1.6 times as long if never.
+LARGE_ROWS = 2**16
 # Rows, at least, where the path is looked for at first.
 PATH_SAMPLE = 10_000
 # The same for each column.
 PATH_SAMPLE_A_COLUMN = 20
 # Times as many rows as that sample, from which on it is taken.
 WORTH_SAMPLE = 4
-# Penalties that are worth a rough path.
+# Penalties that are worth a rough path: with one, 5 of 1 000 x 400 take 1.4 times as long.
 LEAST_PENALTIES = 10
 # Share of the deviance, beyond which the rows are nearly separated.
 EXPLAINED = 0.999
@@ -258,11 +260,9 @@ LARGEST_PENALTY = 1e150
 PATH_VIOLATION = 1e-10
 # Ratio of strengths that share a Hessian.
 SHARED_HESSIAN = 2.0
-# The same with more columns than rows, of which too many would be taken into use at once.
-SHARED_HESSIAN_OF_WIDE = 1.1
-# Strengths that share a Hessian, at most.
+# Strengths that share a Hessian, at most: without a limit 5 000 x 500 takes 1.14 times as long.
 MOST_SHARING = 10
-# Fits that are worth a sweep.
+# Fits that are worth a sweep: all in one, 5 000 x 500 takes 1.12 times as long.
 FITS_A_SWEEP = 48
 # Rounds of a block, at most.
 BLOCK_ROUNDS = 16
@@ -270,15 +270,16 @@ BLOCK_ROUNDS = 16
 SAMPLED_ROUNDS = 2
 # Violation of the optimality conditions of a rough path, relative to the penalty.
 ROUGH_VIOLATION = 1e-2
-# Violation relative to the tolerance, from which on sums in float32 tell enough.
+# Violation relative to the tolerance, from which on sums in float32 tell enough: with sums in float64 alone 5 000 x 500
+# takes 2.4 times as long, 100 000 x 50 3.6 times.
 FAR_VIOLATION = 3e7
-# Share of the coordinates in use that may enter at once, where many more would enter than stay.
+# Share of the coordinates in use that may enter at once, where many more would enter than stay: without it
+# 200 x 3 000 takes 5.5 times as long.
 ENTERING = 0.1
 # Curvature along a step of a block; below, rounding decides.
 LEAST_CURVATURE_OF_BLOCK = 1e-25
-# Gradient relative to the penalty, from which on a coefficient may leave 0.
-NEAR_PENALTY = 0.9
-# Share of the columns in use by a block, from which on all are.
+# Share of the columns in use by a block, from which on all are: with 1 1 000 x 100 takes 1.2 times as long, with 0
+# 200 x 3 000 1.8 times.
 BLOCK_OF_ALL = 0.7
 # Attempts with columns that turn out to be in use.
 BLOCK_RETRIES = 2
@@ -286,7 +287,7 @@ BLOCK_RETRIES = 2
 BLOCK_MEMORY = 2**31
 # Steps of the active-set method for the model of a block, at most.
 MODEL_STEPS = 12
-# Coordinates that may enter in any step.
+# Coordinates that may enter in any step: if all may, 200 x 3 000 takes 43 times as long.
 FEW_ENTERING = 16
 # Violation of the optimality conditions of folds that are fitted by themselves, relative to the largest gradient.
 ALONE_VIOLATION = 1e-10
@@ -317,9 +318,10 @@ PATIENCE = 4
 PROGRESS = 0.3
 # Share of the columns in use, from which on all are.
 FOLDS_OF_ALL = 0.5
-# Columns of which a Hessian costs as much as a round.
+# Columns of which a Hessian costs as much as a round: with 1 breast cancer takes 1.6 times as long.
 COLUMNS_A_ROUND = 128
-# Products up to which every fit gets a Hessian of its own, at the cost of little but calls.
+# Products up to which every fit gets a Hessian of its own, at the cost of little but calls: without,
+# breast cancer takes 1.75 times as long.
 HESSIAN_OF_EACH = 2**24
 # Slope at the end of a step relative to that at its beginning, from which on it is too long.
 OVERSHOT = 0.5
@@ -327,11 +329,13 @@ OVERSHOT = 0.5
 SHORTENINGS = 40
 # Bytes that the Hessians of folds may take.
 FOLD_MEMORY = 2**33
-# Violation relative to the tolerance, up to which rounding may decide about slopes.
+# Violation relative to the tolerance, up to which rounding may decide about slopes: with 0
+# 1 000 x 100 and 200 x 3 000 take 1.2 to 1.3 times as long.
 ROUNDED_VIOLATION = 100
 # Coordinates up to which the systems of all fits are factorised as one batch.
 BATCHED = 64
-# Share of the active coordinates, up to which holding some costs less than to factorise the others' block.
+# Share of the active coordinates, up to which holding some costs less than to factorise the others'
+# block: without it an elastic net of 2 000 x 200 takes 1.2 times as long.
 FEW_HELD = 0.1
 # Steps of the active-set method for all fits; one that has not settled then gets its own.
 FOLD_MODEL_STEPS = 30
