@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 import lr_lightning.solver
+from lr_lightning import LogisticRegressionClassifierCV
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver import path, solve
@@ -100,6 +101,14 @@ def of_path() -> Iterator[tuple[str, Run]]:
         yield name, run
 
 
+def of_ridges() -> Iterator[tuple[str, Run]]:
+    """The estimator's ridges of all folds at once; the sum of its coefficients stands for the result."""
+    for n, d in ((569, 30), (5000, 100), (100_000, 50), (20_000, 300)):
+        x, y = paths.correlated(n, d)
+        model = LogisticRegressionClassifierCV(Cs=10, cv=5, l1_ratios=(0,), scoring=None, use_legacy_attributes=False)
+        yield f"{n} x {d}", lambda x=x, y=y, model=model: float(abs(model.fit(x, y).coefs_paths_).sum())
+
+
 @contextmanager
 def changed(values: dict[str, float]) -> Iterator[None]:
     """Other thresholds, wherever a module of the solver has taken them over."""
@@ -122,7 +131,7 @@ def measured(run: Run) -> tuple[float, float]:
     return time.process_time() - start, value
 
 
-GROUPS = {"dense": of_dense, "sparse": of_sparse, "inference": of_inference, "path": of_path}
+GROUPS = {"dense": of_dense, "sparse": of_sparse, "inference": of_inference, "path": of_path, "ridges": of_ridges}
 
 
 def main() -> None:
