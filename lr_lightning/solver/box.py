@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.quadratic import solve_spd
-from lr_lightning.solver.thresholds import EQUATION_RANK_TOLERANCE
 
 
 def minimize_in_box(
@@ -20,7 +19,7 @@ def minimize_in_box(
     l1: Tensor,
     lower: Tensor,
     upper: Tensor,
-    rank_tolerance: float = EQUATION_RANK_TOLERANCE,
+    rank_tolerance: float = thresholds.EQUATION_RANK_TOLERANCE,
 ) -> Tensor:
     r"""Minimises a quadratic model plus L1 penalty within bounds by an active-set method; bounds and zeros are exact.
 

@@ -15,8 +15,6 @@ from lr_lightning.solver.fold_curvature import FoldCurvature
 from lr_lightning.solver.fold_rows import FoldRows, Losses
 from lr_lightning.solver.path_blocks import penalties_of, violations
 
-_FASTEST, _SLOWEST = 1e-3, 0.95  # what a round may be expected to leave of a violation
-
 
 @dataclass(frozen=True)
 class FoldCoefficients:
@@ -57,7 +55,7 @@ class FoldFits:
         self._own: dict[int, Tensor] = {}
         self._rounds_with_new = math.inf
         self._excess = 0.0
-        self._rate_with_new = torch.full((m,), _FASTEST, dtype=torch.float64)
+        self._rate_with_new = torch.full((m,), thresholds.FASTEST, dtype=torch.float64)
         self.rounds = torch.zeros(m, dtype=torch.long)
         self.gradient = self._gradient_of_all()
 
@@ -222,7 +220,7 @@ class FoldFits:
         violation = (violations(u, gradient, l1, l2) / tolerance).max(1).values
         mark, stalled = violation.clone(), torch.zeros(self.rows.m)
         taken, renewals = 0, 0
-        rate = torch.full_like(violation, _SLOWEST)
+        rate = torch.full_like(violation, thresholds.SLOWEST)
 
         while True:
             of = ((violation > 1) & (self.rounds < self._max_rounds)).nonzero()[:, 0]
@@ -251,7 +249,7 @@ class FoldFits:
             u[of], gradient[of] = point, found
             previous = violation[of]
             violation[of] = (violations(point, found, l1[of], l2[of]) / tolerance[of]).max(1).values
-            rate[of] = (violation[of] / previous).clamp(_FASTEST, _SLOWEST)
+            rate[of] = (violation[of] / previous).clamp(thresholds.FASTEST, thresholds.SLOWEST)
             if renewals == 0 and self._saved_by_new(violation, rate) > 2 * self._worth_of_hessian:
                 self.u[:, places], renewals = u, 1
                 curvature = self._renew()

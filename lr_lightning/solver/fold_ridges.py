@@ -138,7 +138,7 @@ class _Newton:
             gradient, objective = self._gradient(pending)
             enough = tolerance * objective
             slope = (gradient * step).sum(2)
-            steep = pending & (slope > thresholds.RIDGE_OVERSHOT * before) & (before > enough)
+            steep = pending & (slope > thresholds.OVERSHOT * before) & (before > enough)
             # A step that was too long is taken back to where a line through the slopes at both ends is 0.
             part = torch.where(steep, before / (before + slope), 1.0).clamp_min(0.1)
             self.u = self.u - (1 - part)[..., None] * step

@@ -158,7 +158,8 @@ class FoldRows:
 
     def columns(self, index: Tensor) -> ColumnsInUse:
         """ColumnsInUse by their numbers."""
-        return ColumnsInUse(self._design if len(index) == self.d else self._design.columns(index), index)
+        is_every = torch.equal(index, torch.arange(self.d))
+        return ColumnsInUse(self._design if is_every else self._design.columns(index), index)
 
     def in_use(self, index: Tensor, share: float = 1.0) -> ColumnsInUse:
         """Some columns; all where these are more than a share of them, or too large to be copied to memory."""

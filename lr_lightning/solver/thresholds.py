@@ -323,8 +323,11 @@ COLUMNS_A_ROUND = 128
 # Products up to which every fit gets a Hessian of its own, at the cost of little but calls: without,
 # breast cancer takes 1.75 times as long.
 HESSIAN_OF_EACH = 2**24
-# Slope at the end of a step relative to that at its beginning, from which on it is too long.
+# Slope at the end of a step relative to that at its beginning, from which on it is too long: if none is, ridges of
+# separated 2 000 x 30 take 1.3 times as long.
 OVERSHOT = 0.5
+# What a round may be expected to leave of a violation.
+FASTEST, SLOWEST = 1e-3, 0.95
 # Halvings of such a step, at most.
 SHORTENINGS = 40
 # Bytes that the Hessians of folds may take.
@@ -364,9 +367,6 @@ RIDGE_FINE = 1e-16
 SLOW_RIDGE = 0.1
 # The same where every fit has a Hessian of its own: with 0.1 or never 569 x 30 takes 1.2 times as long.
 SLOW_RIDGE_OF_EACH = 0.01
-# Slope at the end of a step relative to that at its beginning, from which on it is too long: if none is, separated
-# 2 000 x 30 takes 1.3 times as long.
-RIDGE_OVERSHOT = 0.5
 # Difference of the rows' curvatures relative to themselves, up to which two points share a Hessian: if
 # none do 20 000 x 300 takes 1.75 times as long, if all do 7 times.
 ALIKE = 0.03
