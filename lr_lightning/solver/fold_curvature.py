@@ -17,14 +17,14 @@ class FoldCurvature:
 
     A correction is that of BFGS. While the support of a fit and its signs stay, its corrections of the inverse are
     applied one after another (the two-loop recursion of Nocedal 1980) to one Cholesky factor of the support's block.
-    Else they enter the matrix at once, in their compact form (Byrd, Nocedal & Schnabel 1994).
+    Else they enter the matrix. When coordinates are added, whose part in them is not known, they are dropped.
 
     Args:
         matrices: (m, k, k).
     """
 
     def __init__(self, matrices: Tensor) -> None:
-        self.matrices = matrices
+        self._uncorrected = self.matrices = matrices
         self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._forget()
 
@@ -39,7 +39,7 @@ class FoldCurvature:
         self._known = torch.zeros(m, dtype=torch.bool)  # whether there is a factor for the active coordinates
         self._ridge = torch.zeros(m, k, dtype=torch.float64)
         self._factor = torch.zeros(m, k, k, dtype=torch.float64) if k <= thresholds.BATCHED else torch.empty(0)
-        self._factors: dict[int, tuple[Tensor, Tensor | None, Tensor]] = {}
+        self._factors: dict[int, tuple[Tensor, Tensor]] = {}
 
     def grow(self, more: Tensor) -> None:
         """Take coordinates in, before the last one.
@@ -47,20 +47,21 @@ class FoldCurvature:
         Args:
             more: their columns of the Hessians, (m, k + a, a).
         """
-        self._absorb(torch.arange(len(self.matrices)))
+        # Corrected and uncorrected parts would not make a positive definite whole.
+        self.matrices = self._uncorrected
         (m, k, _), a = self.matrices.shape, more.shape[2]
         grown = torch.empty(m, k + a, k + a, dtype=torch.float64)
         old, new = slice(k - 1), slice(k - 1, k - 1 + a)
         grown[:, old, old], grown[:, -1, -1] = self.matrices[:, :-1, :-1], self.matrices[:, -1, -1]
         grown[:, old, -1], grown[:, -1, old] = self.matrices[:, :-1, -1], self.matrices[:, -1, :-1]
         grown[:, :, new], grown[:, new, :] = more, more.mT
-        self.matrices = grown
+        self._uncorrected = self.matrices = grown
         self._steps = []
         self._forget()
 
     def replace(self, fit: int, matrix: Tensor) -> None:
         """A fit's Hessian, anew."""
-        self.matrices[fit] = matrix
+        self.matrices[fit] = self._uncorrected[fit] = matrix
         self._known[fit] = False
         for _, _, usable in self._steps:
             usable[fit] = False
@@ -125,25 +126,26 @@ class FoldCurvature:
         steps = [step for step in self._steps if bool(step[2][fits].any())]
         if not steps:
             return
+        # Each correction adds y yᵀ, as sᵀy is 1, and takes off b bᵀ / sᵀb, where b = B s by the matrix B before it. The
+        # vectors b come first, so that all corrections enter in one product.
         whole = len(fits) == len(self.matrices)
-        b = self.matrices if whole else self.matrices[fits]
-        usable = torch.stack([one[fits] for _, _, one in steps], 1)
-        s, y = (torch.stack([step[i][fits] for step in steps], 2) * usable[:, None] for i in (0, 1))
-        bs = torch.bmm(b, s)
-        products = torch.bmm(s.mT, y)
-        lower = products.tril(-1)
-        eye = torch.diag_embed((~usable).double())
-        diagonal = torch.diag_embed(usable.double())
-        middle = torch.cat(
-            [torch.cat([torch.bmm(s.mT, bs) + eye, lower], 2), torch.cat([lower.mT, -diagonal - eye], 2)], 1
-        )
-        both = torch.cat([bs, y], 2)
-        solved, info = torch.linalg.solve_ex(middle, both.mT)
-        good = (info == 0) & solved.isfinite().all(2).all(1)
-        solved[~good] = 0
-        b = b.baddbmm_(both, solved, alpha=-1) if whole else torch.baddbmm(b, both, solved, alpha=-1)
-        if not whole:
-            self.matrices[fits] = b
+        matrices = self.matrices if whole else self.matrices[fits]
+        s, y = (torch.stack([step[i][fits] for step in steps], 1) for i in (0, 1))
+        usable = torch.stack([one[fits] for _, _, one in steps], 1)[..., None]
+        s, y = s * usable, y * usable
+        b = torch.bmm(s, matrices)
+        for i in range(len(steps)):
+            one = s[:, i, :, None]
+            b[:, i] += torch.bmm((y[:, :i] @ one).mT, y[:, :i])[:, 0] - torch.bmm((b[:, :i] @ one).mT, b[:, :i])[:, 0]
+            curvature = torch.bmm(b[:, i, None], one)[:, 0]
+            b[:, i] *= torch.where(curvature > 0, curvature.rsqrt(), 0.0)
+        matrices = torch.baddbmm(matrices, y.mT, y).baddbmm_(b.mT, b, alpha=-1)
+        if self.matrices is self._uncorrected and not whole:
+            self.matrices = self._uncorrected.clone()
+        if whole:
+            self.matrices = matrices
+        else:
+            self.matrices[fits] = matrices
         self._known[fits] = False
         for _, _, one in self._steps:
             one[fits] = False
@@ -154,48 +156,33 @@ class FoldCurvature:
     def _factorise(self, fits: Tensor, active: Tensor, l2: Tensor) -> None:
         """Factorise the blocks of the active coordinates (f, k), where that has not been done."""
         same = self._known[fits] & (self._active[fits] == active).all(1) & (self._ridge[fits] == l2).all(1)
-        if bool(same.all()):
-            return
         new = (~same).nonzero()[:, 0]
         fits, active, l2 = fits[new], active[new], l2[new]
-        self._active[fits], self._known[fits], self._ridge[fits] = active, True, l2
+        self._active[fits], self._ridge[fits] = active, l2
         if self.size <= thresholds.BATCHED:
             on = active.double()
             block = self.matrices[fits] * on[:, :, None] * on[:, None]
             block.diagonal(dim1=1, dim2=2).add_(l2 * on + (1 - on))
-            factor, info = torch.linalg.cholesky_ex(block)
-            self._factor[fits] = factor
-            for fit in fits[info > 0].tolist():
-                self._factors[fit] = self._factor_of(fit)
-            for fit in fits[info == 0].tolist():
-                self._factors.pop(fit, None)
+            self._factor[fits], info = torch.linalg.cholesky_ex(block)
+            self._known[fits] = info == 0
             return
         for fit in fits.tolist():
-            self._factors[fit] = self._factor_of(fit)
-
-    def _factor_of(self, fit: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Numbers of the active coordinates, the factor of their block, and the block for where there is none."""
-        index = self._active[fit].nonzero()[:, 0]
-        block = self.matrices[fit].index_select(0, index).index_select(1, index)
-        block.diagonal().add_(self._ridge[fit, index])
-        factor, info = torch.linalg.cholesky_ex(block)
-        return (index, None, block) if info else (index, factor, factor)
+            index = self._active[fit].nonzero()[:, 0]
+            block = self.matrices[fit].index_select(0, index).index_select(1, index)
+            block.diagonal().add_(self._ridge[fit, index])
+            factor, info = torch.linalg.cholesky_ex(block)
+            self._factors[fit], self._known[fit] = (index, factor), not info
 
     def _solve(self, fits: Tensor, rhs: Tensor) -> Tensor:
-        """The inverses of the active blocks times right-hand sides (f, k) that are 0 elsewhere."""
-        if self.size <= thresholds.BATCHED and not self._factors:
-            factor = self._factor if len(fits) == len(self._factor) else self._factor[fits]
-            return torch.cholesky_solve(rhs[:, :, None], factor)[:, :, 0]
+        """Inverses of the active blocks times right-hand sides (f, k) that are 0 elsewhere; 0 for a singular block."""
+        if self.size <= thresholds.BATCHED:
+            found = torch.cholesky_solve(rhs[:, :, None], self._factor[fits])[:, :, 0]
+            return torch.where(self._known[fits, None], found, 0.0)
         out = torch.zeros_like(rhs)
         for i, fit in enumerate(fits.tolist()):
-            if fit not in self._factors:
-                out[i] = torch.cholesky_solve(rhs[i, :, None], self._factor[fit])[:, 0]
-                continue
-            index, factor, block = self._factors[fit]
-            right = rhs[i, index]
-            out[i, index] = (
-                solve_spd(block, right) if factor is None else torch.cholesky_solve(right[:, None], factor)[:, 0]
-            )
+            if self._known[fit]:
+                index, factor = self._factors[fit]
+                out[i, index] = torch.cholesky_solve(rhs[i, index, None], factor)[:, 0]
         return out
 
     # ---- the L1 penalty
@@ -205,7 +192,7 @@ class FoldCurvature:
 
         The gradient is that of the losses and the L2 penalties.
         """
-        start, out, pending = u, u.clone(), torch.arange(len(fits))
+        start, out, pending, stuck = u, u.clone(), torch.arange(len(fits)), torch.zeros(len(fits), dtype=torch.bool)
         level = self._times(fits, u) + l2 * u - gradient  # the gradient of the models is Q u + l2 u - level
         finite = torch.where(l1.isinf(), 0.0, l1)
         tolerance = 1e-12 * torch.maximum(finite, gradient.abs().max(1, keepdim=True).values)
@@ -220,7 +207,8 @@ class FoldCurvature:
             slope = torch.where(free | entering, gradient + strength * sign, 0.0)
             rest = ~((slope.abs() <= tolerance[pending]) | ~free).all(1) | entering.any(1)
             if not bool(rest.any()):
-                return out
+                pending = pending[:0]
+                break
             if not bool(rest.all()):
                 keep = rest.nonzero()[:, 0]
                 pending, of, u_of, strength, ridge, free, entering, sign, slope, gradient = (
@@ -230,11 +218,10 @@ class FoldCurvature:
             kinked = (u_of != 0) & (strength > 0)
             product = self._times(of, p) + ridge * p
             moved, t = _line_minimum(u_of, p, strength, kinked, (slope * p).sum(1), (p * product).sum(1))
-            out[pending] = moved
-            if bool((t == 0).any()):
-                break
-            gradient = gradient + t[:, None] * product
-        for i in pending.tolist():
+            out[pending], stuck[pending] = moved, t == 0
+            gradient, pending = (gradient + t[:, None] * product)[t > 0], pending[t > 0]
+        stuck[pending] = True
+        for i in stuck.nonzero()[:, 0].tolist():
             index = l1[i].isfinite().nonzero()[:, 0]
             matrix = self.matrices[fits[i]].index_select(0, index).index_select(1, index)
             matrix.diagonal().add_(l2[i, index])
@@ -252,7 +239,7 @@ class FoldCurvature:
         p = -self._solve(fits, torch.where(active, slope, 0.0))
         held = torch.zeros_like(active)
         while True:
-            wrong = entering & ~held & (p * sign <= 0)
+            wrong = entering & ~held & (p * sign <= 0) & self._known[fits, None]
             if not bool(wrong.any()):
                 return p
             held |= wrong
@@ -270,14 +257,11 @@ class FoldCurvature:
 
         It costs a product with a few columns of the block's inverse, and no other factor.
         """
-        active, factor, block = self._factors[fit]
+        active, factor = self._factors[fit]
         at = torch.searchsorted(active, held)
         unit = torch.zeros(len(active), len(held), dtype=torch.float64)
         unit[at, torch.arange(len(held))] = 1
-        if factor is None:
-            inverse = torch.stack([solve_spd(block, one) for one in unit.unbind(1)], 1)
-        else:
-            inverse = torch.cholesky_solve(unit, factor)
+        inverse = torch.cholesky_solve(unit, factor)
         step = p.clone()
         step[active] -= inverse @ solve_spd(inverse[at], p[held])
         step[held] = 0

@@ -188,10 +188,11 @@ class FoldFits:
 
     def _renew(self) -> FoldCurvature:
         k = len(self._columns.index) + 1
-        if 16 * self.rows.m * k * k > thresholds.FOLD_MEMORY:  # with the sums that they are made of
+        needed = 24 * self.rows.m * k * k  # corrected, uncorrected, and while they are made
+        if needed > thresholds.FOLD_MEMORY:
             fits, folds = (f", in {self.rows.m} fits at once,", ", or fewer folds") if self.n_folds else ("", "")
             raise InputError(
-                f"{k - 1} columns whose coefficients are not 0{fits} need {16 * self.rows.m * k * k / 2**30:.0f} GiB; "
+                f"{k - 1} columns whose coefficients are not 0{fits} need {needed / 2**30:.0f} GiB; "
                 f"take an l1_ratio nearer to 1, or a stronger weakest penalty (min_ratio){folds}"
             )
         rows, every, u = self.rows, torch.arange(self.rows.m), self.u[:, self._places]

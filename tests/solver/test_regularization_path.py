@@ -545,7 +545,7 @@ def test_more_columns_than_memory_are_refused_in_a_line() -> None:
     rows = Rows(x, torch.tensor([0.0, 1.0] * 3, dtype=torch.float64))
     # A ridge of dense rows has no more coordinates than rows; sparse ones are not turned, which would fill them.
     sparse = rows._replace(x=Csr.of(csr_array(x.numpy())))
-    with pytest.raises(InputError, match=r"40000 columns whose coefficients are not 0 need 24 GiB.*l1_ratio"):
+    with pytest.raises(InputError, match=r"40000 columns whose coefficients are not 0 need 36 GiB.*l1_ratio"):
         path(sparse, l1_ratio=0.0, n_lambda=2, folds=torch.tensor([0, 0, 0, 0, 1, 1]))
     assert path(rows, l1_ratio=0.0, n_lambda=2).nonzero.tolist() == [40_000] * 2
     assert int(path(rows, n_lambda=2, min_ratio=0.9).nonzero[-1]) > 0
