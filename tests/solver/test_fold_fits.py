@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.special import expit
 from sklearn.datasets import load_breast_cancer
 
 from lr_lightning.model.objective import Objective
@@ -15,7 +16,7 @@ from lr_lightning.solver.fold_paths import fold_paths
 def violation(x: np.ndarray, y: np.ndarray, theta: np.ndarray, l1: float) -> float:
     """The largest violation of a lasso's optimality conditions, by the coefficients of standardised columns."""
     w, b = theta[:-1], theta[-1]
-    residual = 1 / (1 + np.exp(-(x @ w + b))) - y
+    residual = expit(x @ w + b) - y
     gradient = (x - x.mean(0)).T @ residual / len(y)
     off = np.where(w != 0, np.abs(gradient + l1 * np.sign(w)), np.abs(gradient) - l1)
     return float(max((off / x.std(0)).max(), abs(residual.mean())))
