@@ -71,7 +71,7 @@ class Command:
         """Tell the data module what it has to know before it reads anything."""
 
     def callbacks(self, config: Namespace, run_folder: RunFolder, record: RunRecord) -> list[Callback]:
-        """Callbacks of the command itself, which run before the others."""
+        """Callbacks of the command itself, which run after the others."""
         return []
 
     def last_words(self, config: Namespace) -> list[str]:
@@ -133,7 +133,7 @@ def _fit(
     told = None if config.quiet else ProfileProgress()
     covariance = COVARIANCES[config.covariance]
     record = RunRecord(run_folder, text, settings, covariance, config.level, config.inference, told)
-    callbacks = [*command.callbacks(config, run_folder, record), signals, checkpoints, record]
+    callbacks = [signals, checkpoints, record, *command.callbacks(config, run_folder, record)]
     resumed = origin is not None and origin.run is not None
     trainer = make_trainer(
         parser,

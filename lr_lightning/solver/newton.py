@@ -82,7 +82,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         tol: relative to the objective. By default 1e-14, or 1e-10 for a sample in float32; for sparse features, of
             which rare levels have little part in the objective, 1e-20.
         history_size: pairs in the L-BFGS memory, where there is one.
-        warm_start: start from the parameters as they are instead of the sample's solution.
+        warm_start: start from the parameters as they are instead of the sample's solution, unless they are far off.
         n_rows: number of rows of the whole table, or None if it is not known. A sample of as many is all rows:
             then it is solved exactly, and a pass confirms it.
 
@@ -156,6 +156,9 @@ class SubsampledNewton(torch.optim.Optimizer):
             point, self._curvature = self._problem.solve(self._problem.start(point), history_size)
             self._coefficients.write(point)
         else:
+            if self._problem is not None and point.any():
+                point = self._problem.start(point)
+                self._coefficients.write(point)
             self._curvature = self._curvature_at(point)
         self._is_free_and_sparse = rows is not None and rows.design.is_sparse and not penalised
         self._start = point
@@ -348,7 +351,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         """Propose the next step from the best point, or stop if its predicted decrease is negligible."""
         assert self._best is not None  # noqa: S101
         p = self._curvature.step(self._best, self._best_gradient, self._l1)
-        if not bool(p.isfinite().all()):
+        if not bool(p.isfinite().all()) or (not p.any() and self._is_far()):
             self._finish_at_best(NO_DECREASE, converged=False)
             return
         slope = float(self._best_gradient @ p + self._l1 @ ((self._best + p).abs() - self._best.abs()))
@@ -418,6 +421,17 @@ class SubsampledNewton(torch.optim.Optimizer):
     def _may_diverge(self) -> bool:
         """Whether to look at the rows early: without a penalty many levels are nearly always separated."""
         return self._is_free_and_sparse and self.newton_decrement <= thresholds.FEW_ROWS_LEFT * abs(self.objective)
+
+    def _is_far(self) -> bool:
+        """Whether the optimality conditions are violated beyond rounding, so that no step is a failure of the model."""
+        assert self._best is not None  # noqa: S101
+        subgradient = torch.where(
+            self._best == 0,
+            (self._best_gradient.abs() - self._l1).clamp(min=0),
+            (self._best_gradient + self._l1 * self._best.sign()).abs(),
+        )
+        largest = torch.maximum(self._best_gradient.abs().max(), self._l1.max())
+        return bool(subgradient.max() > thresholds.NO_STEP_VIOLATION * largest)
 
     def _stalled(self, before: float) -> bool:
         """Whether the decrement is within rounding and no longer shrinks."""

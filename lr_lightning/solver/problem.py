@@ -260,16 +260,30 @@ class SampleProblem:
     # Solution.
 
     def start(self, point: Tensor) -> Tensor:
-        """``point``; if it is zero, the optimal intercept for coefficients of zero."""
-        if not self._has_intercept or point.any():
-            return point
+        """``point``; if it is zero or far off, coefficients of zero with their optimal intercept."""
+        null = self._null(point)
+        is_far = not self._objective(point) <= thresholds.FAR_START * self._objective(null)
+        return null if is_far or not point.any() else point
+
+    def _objective(self, point: Tensor) -> float:
+        return self.smooth(point)[0] + float(self._l1 @ point.abs())
+
+    def _null(self, point: Tensor) -> Tensor:
+        """Coefficients (k,) of zero, and the intercept that is optimal for them without offsets, or with equal ones."""
+        null = torch.zeros_like(point)
+        if not self._has_intercept:
+            return null
         positive = self._y.double() if self._sample_weight is None else self._sample_weight.double() * self._y
         total = self._share * self._total
         half = 0.5 * total / len(self._y)  # half a row of either class keeps the odds finite
         positive = float(positive.sum())
-        point = point.clone()
-        point[-1] = math.log((positive + half) / (total - positive + half))
-        return point
+        null[-1] = math.log((positive + half) / (total - positive + half))
+        if self._offset is None:
+            return null
+        shifted = null.clone()
+        v = torch.ones_like(self._offset) if self._sample_weight is None else self._sample_weight.to(self._offset)
+        shifted[-1] -= float(v @ self._offset / v.sum())
+        return min(null, shifted, key=self._objective)
 
     def solve(self, start: Tensor, history_size: int) -> tuple[Tensor, Curvature]:
         """Minimise up to the sampling error; exactly, if the sample is the whole table and small.

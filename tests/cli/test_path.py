@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lr_lightning import LogisticRegression, load
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver import path
+from lr_lightning.training.callbacks import penalty, record
 from lr_lightning.training.callbacks.penalty import PenaltyChoice
 from tests.conftest import fit_in
 
@@ -281,6 +282,51 @@ def test_a_path_that_was_killed_begins_anew(run, tmp_path, monkeypatch) -> None:
     code, _, err = run(*arguments, "--resume")
     assert code == 2
     assert "there is no unfinished run" in err
+
+
+def test_a_rule_of_the_threshold_is_that_of_the_rows_left_out_too(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["path", "--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop"]
+    arguments += ["--path.n_lambda", "3", "--cv.folds", "2", "--model.threshold", "cost=9"]
+    assert run(*arguments, "--data.val_fraction", "0.3")[0] == 0
+    folder = tmp_path / "runs/t/version_0"
+    threshold = json.loads((folder / "report.json").read_text())["threshold"]
+    assert threshold != 0.5
+    rows = read(folder / "out_of_fold.csv")
+    bought = [row["bought"] == "y" for row in read(tmp_path / "t.csv")]
+    right = [(float(row["probability"]) > threshold) == bought[int(row["row"])] for row in rows]
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert events.Scalars("cv/accuracy")[-1].value == pytest.approx(np.mean(right), rel=1e-6)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the path was fitted first")
+
+    monkeypatch.setattr(penalty, "path", never)
+    for options, message in (
+        ((), "model.threshold cost=9 is chosen on validation rows"),
+        (("--data.val_fraction", "0.3", "--trainer.precision", "16-mixed"), "precision 16-mixed"),
+        (("--data.val_fraction", "0.3", "--covariance", "cluster"), "covariance cluster needs groups"),
+    ):
+        code, _, err = run(*arguments, *options)
+        assert code == 2
+        assert message in err.splitlines()[-1]
+
+
+def test_a_run_has_its_report_after_its_pictures(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    original = record.save_figure
+
+    def save_figure(figure: object, path: Path, *rest: object) -> None:
+        seen.append((path.parent.parent / "report.json").exists())
+        original(figure, path, *rest)
+
+    monkeypatch.setattr(record, "save_figure", save_figure)
+    fit = ["--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop", "--model.l2", "0.1"]
+    assert run("fit", *fit)[0] == 0
+    assert seen
+    assert not any(seen)  # a run that was killed among them has no report, and begins anew
 
 
 def test_rare_classes_get_fewer_folds_or_are_refused(run, tmp_path, monkeypatch) -> None:

@@ -8,8 +8,12 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from scipy import optimize
+from scipy.special import expit
+from sklearn.datasets import load_breast_cancer
 
 from lr_lightning import LogisticRegression, TensorDataModule
+from lr_lightning.solver import SubsampledNewton
+from lr_lightning.solver.curvature import DenseCurvature
 from tests.conftest import QUIET_TRAINER
 
 
@@ -113,6 +117,43 @@ def test_warm_start_at_the_optimum_takes_one_or_two_passes():
     assert again.converged
     assert trainer.current_epoch <= 2
     assert again.predictor().coefficients == pytest.approx(found.coefficients, rel=1e-9)
+
+
+@pytest.mark.parametrize("far", ["initial_weight", "initial_bias", "offset"])
+@pytest.mark.parametrize(("l1", "l2"), [(0.02, 0.0), (0.0, 0.02)])
+def test_a_start_at_which_no_row_has_curvature_does_not_matter(far, l1, l2):
+    x, y = load_breast_cancer(return_X_y=True)  # in units in which 0.5 of each makes logits of 1 000
+    y, n = 1.0 - y, len(y)
+    offset = np.full(n, 1000.0) if far == "offset" else None
+    given = {"initial_weight": {"initial_weight": 0.5}, "initial_bias": {"initial_bias": 1000.0}, "offset": {}}[far]
+    model = LogisticRegression(l1=l1, l2=l2, **given)
+    fit(model, TensorDataModule(x, y, offset=offset))
+    assert model.converged
+    found = model.predictor()
+    weight = np.array(list(found.coefficients.values())) * x.std(0)
+    z = (x - x.mean(0)) / x.std(0)
+    logit = x @ (weight / x.std(0)) + found.intercept + (0 if offset is None else offset)
+    residual = expit(logit) - y
+    gradient = z.T @ residual / n + l2 * weight
+    np.testing.assert_allclose(gradient[weight != 0], -l1 * np.sign(weight[weight != 0]), atol=1e-6)
+    assert (np.abs(gradient) <= l1 + 1e-6).all()
+    assert abs(residual.mean()) < 1e-6
+
+
+def test_no_step_where_the_optimality_conditions_are_violated_is_no_convergence():
+    x, y = (torch.tensor(part) for part in table(n=600))
+    x = (x - x.mean(0)) / x.std(0)
+    weight = torch.full((6,), 1000.0, dtype=torch.float64)
+    solver = SubsampledNewton([weight], l1=0.01)
+    solver._curvature = DenseCurvature(torch.full((6, 6), 1e-200, dtype=torch.float64))
+
+    def closure():
+        z = x @ weight
+        weight.grad = x.T @ (torch.sigmoid(z) - y) / len(y)
+        return torch.nn.functional.binary_cross_entropy_with_logits(z, y)
+
+    solver.step(closure)
+    assert (solver.converged, solver.status) == (False, "no step decreases the objective")
 
 
 @pytest.mark.parametrize("l1", [0.0, 0.01])

@@ -21,11 +21,11 @@ from lr_lightning.files import write_whole
 from lr_lightning.model.gathering import rows_of_all, table_of_all
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver.regularization_path import CrossValidation, Path, path, refuse_poor_folds
-from lr_lightning.statistics.held_out import measures, weighted_rows
 from lr_lightning.training.callbacks.progress import PathProgress
 from lr_lightning.training.callbacks.record import RunRecord, save_figure
 from lr_lightning.training.data_modules import TableDataModule, TensorDataModule
 from lr_lightning.training.module import LogisticRegression
+from lr_lightning.training.refusals import refuse_rule_without_rows, refuse_unfit_trainer
 from lr_lightning.training.run_folder import RunFolder, RunLogger
 
 RULES = ("min", "1se")
@@ -107,6 +107,9 @@ class PenaltyChoice(Callback):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, LogisticRegression) or not isinstance(data, TensorDataModule):
             raise InputError("a path needs a TensorDataModule or a TableDataModule")
+        refuse_unfit_trainer(trainer)  # what the model will refuse is refused before the path takes its time
+        if data.val_rows is None:
+            refuse_rule_without_rows(pl_module.threshold_rule)
         of_all = data.processes  # the path takes all rows in every process
         rows = table_of_all(data.train_rows, of_all, "path").to(torch.device("cpu"))
         weighted = rows_of_all(next(data.training_rows(pl_module.class_weight).weighted()), of_all)
@@ -159,19 +162,17 @@ class PenaltyChoice(Callback):
         if trainer.is_global_zero:
             names = folds.tolist() if values is None else [values[fold] for fold in folds.tolist()]
             numbers = torch.arange(len(rows.y)) if numbers is None else numbers
-            self._write(trainer, data, rows, found, validation, numbers, names, logits, pl_module.threshold)
+            self._write(trainer, data, found, validation, numbers, names, logits)
 
     def _write(
         self,
         trainer: Trainer,
         data: TensorDataModule,
-        rows: Rows,
         found: Path,
         validation: CrossValidation,
         numbers: torch.Tensor,
         folds: Sequence[Any],
         logits: torch.Tensor,
-        threshold: float,
     ) -> None:
         names, folder = list(data.schema.feature_names), self._run.path
         _write_csv(folder / "path.csv", *_path_table(found, validation))
@@ -184,7 +185,6 @@ class PenaltyChoice(Callback):
         events = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         for name, figure in self._figures(data, found, validation, names):
             save_figure(figure, self._run.figures / f"{name}.png", events, 0)
-        of_rows = measures(*weighted_rows(logits, rows.y, rows.weight), threshold)
         for logger in trainer.loggers:
             for step in range(len(found.lambdas)):
                 logger.log_metrics(
@@ -195,7 +195,6 @@ class PenaltyChoice(Callback):
                     },
                     step,
                 )
-            logger.log_metrics({f"cv/{name}": value for name, value in of_rows.items() if name != "loss"}, 0)
 
     def _figures(
         self, data: TensorDataModule, found: Path, validation: CrossValidation, names: list[str]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lr_lightning import plots
 from lr_lightning.files import write_whole
-from lr_lightning.statistics.held_out import MEASURES, has_both_classes, weighted_rows
+from lr_lightning.statistics.held_out import MEASURES, has_both_classes, measures, weighted_rows
 from lr_lightning.statistics.render import as_json, as_text
 from lr_lightning.statistics.report import Inference, Report
 from lr_lightning.statistics.summary import refuse_without_groups
@@ -124,13 +124,18 @@ class RunRecord(Callback):
         held_out: tuple[Tensor, Tensor, Tensor] | None,
         points: tuple[np.ndarray, np.ndarray] | None,
     ) -> None:
-        text = as_json(report) + "\n"
-        write_whole(self.run.report, lambda path: path.write_text(text, encoding="utf-8"))
         events = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         last_epoch = trainer.current_epoch - 1
         part = "cv" if data.val_rows is None else "val"
         for name, figure in self._figures(module, data, report, held_out, points):
             save_figure(figure, self.run.figures / f"{name}.png", events, last_epoch)
+        text = as_json(report) + "\n"
+        # A run with a report is not begun anew, so that a killed one must not have it before its pictures.
+        write_whole(self.run.report, lambda path: path.write_text(text, encoding="utf-8"))
+        if self.out_of_fold is not None:
+            of_rows = measures(*weighted_rows(*self.out_of_fold), report.threshold)
+            for logger in trainer.loggers:
+                logger.log_metrics({f"cv/{name}": of_rows[name] for name in of_rows if name != "loss"}, last_epoch)
         if events is None:
             return
         indented = "".join(f"    {line}\n" for line in as_text(report).splitlines())
