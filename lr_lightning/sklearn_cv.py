@@ -412,7 +412,7 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         number, of_all = _fold_numbers(folds, len(codes)), None
         (_, d), (r, p) = rows.design.shape, (len(grid.shares), len(grid.Cs))
         few = have_few_coordinates(rows, grid.shares.tolist(), penalised=bool(np.isfinite(grid.Cs).all()))
-        if not few and only.count(None) == len(folds):
+        if not (few and self.max_iter) and only.count(None) == len(folds):
             found = _Fits.of_intercept(0.0, (len(folds), r, p, d + 1), converged=False)
         elif number is not None and only.count(None) == len(folds):
             fits = self._fold_paths(rows, torch.from_numpy(number), [float(v.sum()), *totals], grid)

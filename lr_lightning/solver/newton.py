@@ -351,7 +351,7 @@ class SubsampledNewton(torch.optim.Optimizer):
         """Propose the next step from the best point, or stop if its predicted decrease is negligible."""
         assert self._best is not None  # noqa: S101
         p = self._curvature.step(self._best, self._best_gradient, self._l1)
-        if not bool(p.isfinite().all()) or (not p.any() and self._is_far()):
+        if not bool(p.isfinite().all()) or not (p.any() or self._is_stationary()):
             self._finish_at_best(NO_DECREASE, converged=False)
             return
         slope = float(self._best_gradient @ p + self._l1 @ ((self._best + p).abs() - self._best.abs()))
@@ -422,16 +422,15 @@ class SubsampledNewton(torch.optim.Optimizer):
         """Whether to look at the rows early: without a penalty many levels are nearly always separated."""
         return self._is_free_and_sparse and self.newton_decrement <= thresholds.FEW_ROWS_LEFT * abs(self.objective)
 
-    def _is_far(self) -> bool:
-        """Whether the optimality conditions are violated beyond rounding, so that no step is a failure of the model."""
+    def _is_stationary(self) -> bool:
+        """Whether the optimality conditions with L1 hold as far as an active set takes them; true without L1."""
         assert self._best is not None  # noqa: S101
-        subgradient = torch.where(
-            self._best == 0,
-            (self._best_gradient.abs() - self._l1).clamp(min=0),
-            (self._best_gradient + self._l1 * self._best.sign()).abs(),
-        )
+        if not self._l1.any():
+            return True
+        of_zeros = (self._best_gradient.abs() - self._l1).clamp(min=0)
+        violation = torch.where(self._best == 0, of_zeros, (self._best_gradient + self._l1 * self._best.sign()).abs())
         largest = torch.maximum(self._best_gradient.abs().max(), self._l1.max())
-        return bool(subgradient.max() > thresholds.NO_STEP_VIOLATION * largest)
+        return bool(violation.max() <= thresholds.NO_STEP_VIOLATION * largest)
 
     def _stalled(self, before: float) -> bool:
         """Whether the decrement is within rounding and no longer shrinks."""
