@@ -229,6 +229,17 @@ def test_classes_that_are_separated_converge_or_it_is_said(rows):
     assert any("2 of 2 fits of the folds" in str(w.message) for w in record)
 
 
+@pytest.mark.parametrize(("ratio", "solver"), [(0, "lbfgs"), (1, "saga")])
+def test_no_iterations_leave_coefficients_at_0(rows, ratio, solver):
+    X, y, _ = rows
+    options: dict[str, Any] = {**NEW, "l1_ratios": (ratio,), "solver": solver, "scoring": "neg_log_loss"}
+    with pytest.warns(ConvergenceWarning):
+        fitted = LogisticRegressionClassifierCV(**options, max_iter=0).fit(X, y)
+    assert not fitted.n_iter_.any()
+    assert not fitted.coef_.any()
+    assert_allclose(fitted.scores_, -np.log(2))
+
+
 def test_a_fold_without_one_of_the_classes(rows):
     X, y, _ = rows
     order = np.argsort(y, kind="stable")

@@ -260,9 +260,9 @@ class SampleProblem:
     # Solution.
 
     def start(self, point: Tensor) -> Tensor:
-        """``point``; if it is zero or far off, coefficients of zero with their optimal intercept."""
+        """``point``; if it is zero, or with L1 far off, coefficients of zero with their optimal intercept."""
         null = self._null(point)
-        is_far = not self._objective(point) <= thresholds.FAR_START * self._objective(null)
+        is_far = self._has_l1 and not self._objective(point) <= thresholds.FAR_START * self._objective(null)
         return null if is_far or not point.any() else point
 
     def _objective(self, point: Tensor) -> float:
