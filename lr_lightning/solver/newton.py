@@ -82,7 +82,8 @@ class SubsampledNewton(torch.optim.Optimizer):
         tol: relative to the objective. By default 1e-14, or 1e-10 for a sample in float32; for sparse features, of
             which rare levels have little part in the objective, 1e-20.
         history_size: pairs in the L-BFGS memory, where there is one.
-        warm_start: start from the parameters as they are instead of the sample's solution, unless with L1 they are far off.
+        warm_start: start from the parameters as they are instead of the sample's solution, unless there is an L1
+            penalty and they are far off.
         n_rows: number of rows of the whole table, or None if it is not known. A sample of as many is all rows:
             then it is solved exactly, and a pass confirms it.
 

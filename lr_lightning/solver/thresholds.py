@@ -62,8 +62,8 @@ UNDERSTEPPED = 0.1
 POLISHING_STEPS = 8
 # Violation of the optimality conditions that is rounding of the gradient, in standardised coefficients.
 GRADIENT_ROUNDING = 4 * _FLOAT64_EPS
-# Objective relative to that of the intercept alone, beyond which an L1 fit does not begin where it was told to. Breast cancer
-# with coefficients of 0.5 begins at 580 times; its logits are 1 000 there, and Hessians zero.
+# Objective relative to that of the intercept alone, beyond which an L1 fit does not begin where it was told to: breast
+# cancer with coefficients of 0.5 begins at 580 times, where logits are 1 000 and Hessians zero.
 FAR_START = 10.0
 # Violation of the optimality conditions relative to the largest gradient or penalty, beyond which a model that proposes
 # no step has failed: an active set ends at 1e-12 of it.
