@@ -27,16 +27,19 @@ class WideRidges:
     the residual says, plus D^½ (D^½ K D^½ + λ Σv)⁻¹ D^½ times what is left, D the curvatures of the rows; rows of
     weight 0, as those of the fold that is left out, have α = 0. Hastie & Tibshirani 2004, "Efficient quadratic
     regularization for expression arrays"; Rasmussen & Williams 2006, "Gaussian processes for machine learning",
-    algorithm 3.1.
+    algorithm 3.1. Rows that are alike but for their labels would have large α that cancel; they count as one row of
+    their mean label.
 
     Args:
         rows: of m fits.
     """
 
     def __init__(self, rows: FoldRows) -> None:
-        self._rows, self._weights = rows, rows.weights
+        self._rows, self._weights, self._offset = rows, rows.weights, rows.offset
         mean, scale = rows.standardization
         self._x = (rows.every.design.dense(torch.float64) - mean) / scale
+        self._y = rows.y.expand_as(self._weights)
+        self._merge_rows()
         unit = rows.l2_unit[:, :-1]
         self._inverse = torch.where((unit > 0) & ~rows.fixed[:, :-1], 1 / unit, 0.0)
         alike = bool((self._inverse == self._inverse[0]).all())
@@ -44,8 +47,23 @@ class WideRidges:
         self._kernels = kernel * rows.m if alike else kernel
         free = (unit == 0) & ~rows.fixed[:, :-1]
         self._free = [index.nonzero()[:, 0] for index in free]
-        ones = torch.ones(rows.n, 0 if bool(rows.absent[-1]) else 1, dtype=torch.float64)
+        ones = torch.ones(len(self._x), 0 if bool(rows.absent[-1]) else 1, dtype=torch.float64)
         self._beside = [torch.cat([self._x[:, index], ones], 1) for index in self._free]
+
+    def _merge_rows(self) -> None:
+        """Make one row of those that have the same features and offset."""
+        x = self._x if self._offset is None else torch.cat([self._x, self._offset[:, None]], 1)
+        _, place = torch.unique(x, dim=0, return_inverse=True)
+        count, n = int(place.max()) + 1, len(x)
+        if count == n:
+            return
+        first = torch.full((count,), n).scatter_reduce_(0, place, torch.arange(n), "amin")
+        self._x, self._offset = self._x[first], None if self._offset is None else self._offset[first]
+        weights, sums = (
+            torch.zeros(len(v), count, dtype=torch.float64).index_add_(1, place, v)
+            for v in (self._weights, self._weights * self._y)
+        )
+        self._weights, self._y = weights, torch.where(weights > 0, sums / weights, 0.0)
 
     def fits(self, strengths: Tensor, max_rounds: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Coefficients (m, d + 1) of `FoldRows`, Newton steps (m,) and whether they are the optimum (m,), one by one.
@@ -54,14 +72,14 @@ class WideRidges:
             strengths: λ of each fit, falling and positive, (p, m).
             max_rounds: at most so many steps for a fit.
         """
-        rows = self._rows
-        points = [torch.zeros(rows.n + z.shape[1], dtype=torch.float64) for z in self._beside]
+        rows, n = self._rows, len(self._x)
+        points = [torch.zeros(n + z.shape[1], dtype=torch.float64) for z in self._beside]
         for values in strengths.tolist():
             u = torch.zeros(rows.m, rows.d + 1, dtype=torch.float64)
             taken, converged = torch.zeros(rows.m, dtype=torch.long), torch.zeros(rows.m, dtype=torch.bool)
             for fit, value in enumerate(values):
                 points[fit], taken[fit], converged[fit] = self._fit(fit, value, points[fit], max_rounds)
-                alpha, beside = points[fit][: rows.n], points[fit][rows.n :]
+                alpha, beside = points[fit][:n], points[fit][n:]
                 u[fit, :-1] = self._inverse[fit] * (self._x.T @ alpha)
                 u[fit, self._free[fit]] = beside[: len(self._free[fit])]
                 if not bool(rows.absent[-1]):
@@ -79,8 +97,8 @@ class WideRidges:
             """The objective, and derivatives and logits of the rows."""
             shrunk = kernel @ point[:n]
             z = shrunk + beside @ point[n:]
-            z = z if self._rows.offset is None else z + self._rows.offset
-            losses, residual = losses_of_shares(z, self._rows.y, v)
+            z = z if self._offset is None else z + self._offset
+            losses, residual = losses_of_shares(z, self._y[fit], v)
             return float(losses.sum()) / total + 0.5 * value * float(point[:n] @ shrunk), residual, z
 
         height, residual, z = evaluate(point)

@@ -22,6 +22,22 @@ def wide(n: int = 40, d: int = 90) -> Rows:
     return Rows(*(torch.from_numpy(part) for part in (x, y, rng.integers(0, 3, n) / 2)))
 
 
+@pytest.mark.parametrize("offset", [False, True])
+def test_rows_that_are_alike_but_for_their_labels_converge(offset: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 600))
+    y = (rng.random(60) < 0.5).astype(float)
+    o = np.repeat(rng.normal(size=30), 2) if offset else np.zeros(60)
+    x[1:20:2], y[0:20:2], y[1:20:2] = x[0:20:2], 0, 1
+    rows = Rows(torch.from_numpy(x), torch.from_numpy(y), offset=torch.from_numpy(o) if offset else None)
+    found = path(rows, l1_ratio=0.0, n_lambda=10, min_ratio=1e-6, folds=torch.arange(60) % 3)
+    assert bool(found.converged.all())
+    for theta, value in zip(found.theta.numpy(), found.lambdas.tolist(), strict=True):
+        residual = 1 / (1 + np.exp(-(x @ theta[:-1] + theta[-1] + o))) - y
+        gradient = (x - x.mean(0)).T @ residual / x.std(0) / 60 + value * x.std(0) * theta[:-1]
+        assert np.abs(gradient).max() < 1e-10 * value + 1e-13
+
+
 @pytest.mark.parametrize("standardize", [True, False])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("factors", [None, 2.0])
