@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,8 +32,9 @@ class FoldFits:
     """Fits of all rows and of all rows but each fold, at one strength of the penalty after another.
 
     A round is one sweep over the rows for all fits that have not converged, and a quadratic problem for each. The
-    quadratic models come from one Hessian at the fit of all rows, of the columns in use; it is kept while the rounds
-    that it costs are fewer than those of a new one. Of few rows and columns every fit has a Hessian of its own instead.
+    quadratic models come from one Hessian at the fit of all rows, of the columns in use. It is kept until the fits have
+    had a slow round each; a fit for which a new one is slow too gets its own. Of few rows and columns every fit has a
+    Hessian of its own from the start.
 
     Args:
         rows: of m fits.
@@ -53,9 +53,7 @@ class FoldFits:
         self._curvature: FoldCurvature | None = None
         self._shared = torch.empty(0)
         self._own: dict[int, Tensor] = {}
-        self._rounds_with_new = math.inf
-        self._excess = 0.0
-        self._rate_with_new = torch.full((m,), thresholds.FASTEST, dtype=torch.float64)
+        self._slow_rounds = torch.zeros(m)  # of each fit, since its Hessian was taken
         self.rounds = torch.zeros(m, dtype=torch.long)
         self.gradient = self._gradient_of_all()
 
@@ -203,79 +201,59 @@ class FoldFits:
         else:
             self._shared, self._own = rows.curvature(self._columns, every[:1], u[:1])[:, 0], {}
             self._curvature = FoldCurvature(rows.hessians(self._columns, self._shared))
-        self._excess, self._rounds_with_new = 0.0, math.inf
+        self._slow_rounds.zero_()
         return self._curvature
 
     def _renew_own(self, curvature: FoldCurvature, fit: int, u: Tensor) -> None:
         self._own[fit] = self.rows.curvature(self._columns, torch.tensor([fit]), u[None])[:, 0]
         curvature.replace(fit, self.rows.hessian(self._columns, self._own[fit], fit))
+        self._slow_rounds[fit] = 0
 
     def _rounds(self, l1: Tensor, l2: Tensor, tolerance: Tensor) -> None:
+        """Move to the optima of the columns in use."""
         places = self._places
         l1, l2, tolerance = l1[:, places], l2[:, places], tolerance[:, places]
         u, gradient = self.u[:, places], self.gradient[:, places]
-        finite = torch.where(l1.isinf(), 0.0, l1)
-        curvature = self._curvature
-        if curvature is None or self._excess > self._worth_of_hessian:
-            curvature = self._renew()
+        curvature, renewed = self._curvature or self._renew(), False
         violation = (violations(u, gradient, l1, l2) / tolerance).max(1).values
-        mark, stalled = violation.clone(), torch.zeros(self.rows.m)
-        taken, renewals = 0, 0
-        rate = torch.full_like(violation, thresholds.SLOWEST)
-
-        while True:
-            of = ((violation > 1) & (self.rounds < self._max_rounds)).nonzero()[:, 0]
-            if not len(of):
-                break
-            taken += len(of)
+        while len(of := ((violation > 1) & (self.rounds < self._max_rounds)).nonzero()[:, 0]):
             self.rounds[of] += 1
-            start = u[of]
-            point = curvature.minimize(of, start, gradient[of], l1[of], l2[of])
-            before = _slope(start, point - start, gradient[of], finite[of], l2[of], end=False)
-            found, length = self.rows.gradients(self._columns, of, point), torch.ones_like(before)
-            for _ in range(thresholds.SHORTENINGS):
-                after = _slope(point, point - start, found, finite[of], l2[of], end=True)
-                steep = (after > -thresholds.OVERSHOT * before * length) & (
-                    violation[of] > thresholds.ROUNDED_VIOLATION
-                )
-                if not bool(steep.any()):
-                    break
-                stalled[of[steep]] += thresholds.PATIENCE
-                # To where a line through both slopes is 0.
-                part = (before * length / (before * length - after)).clamp(0.1, 0.7)
-                length = torch.where(steep, length * part, length)
-                point = torch.where(steep[:, None], start + part[:, None] * (point - start), point)
-                found = self.rows.gradients(self._columns, of, point)
-            curvature.correct(of, point - start, found - gradient[of])
+            point = curvature.minimize(of, u[of], gradient[of], l1[of], l2[of])
+            doubtful = violation[of] <= thresholds.ROUNDED_VIOLATION
+            point, found = self._shortened(of, u[of], gradient[of], point, l1[of], l2[of], doubtful)
+            curvature.correct(of, point - u[of], found - gradient[of])
             u[of], gradient[of] = point, found
-            previous = violation[of]
+            before = violation[of]
             violation[of] = (violations(point, found, l1[of], l2[of]) / tolerance[of]).max(1).values
-            rate[of] = (violation[of] / previous).clamp(thresholds.FASTEST, thresholds.SLOWEST)
-            if renewals == 0 and self._saved_by_new(violation, rate) > 2 * self._worth_of_hessian:
-                self.u[:, places], renewals = u, 1
+            self._slow_rounds[of] += (violation[of] > thresholds.SLOW_ROUND * before).float()
+            # A second one, at the same point of the fit of all rows, would tell the others no more.
+            if not renewed and float(self._slow_rounds.mean()) > 1:
+                self.u[:, places], renewed = u, True
                 curvature = self._renew()
-                stalled, mark = torch.zeros_like(stalled), violation.clone()
-                continue
-            if renewals == 1:
-                self._rate_with_new[of], renewals = rate[of], 2
-            better = violation[of] <= thresholds.PROGRESS * mark[of]
-            mark[of] = torch.where(better, violation[of], mark[of])
-            stalled[of] = torch.where(better, 0, stalled[of] + 1)
-            for fit in of[(stalled[of] >= thresholds.PATIENCE) & (violation[of] > 1)].tolist():
-                self._renew_own(curvature, fit, u[fit])
-                stalled[fit], mark[fit] = 0, violation[fit]
-        self._rounds_with_new = min(self._rounds_with_new, taken / self.rows.m)
-        self._excess += taken / self.rows.m - self._rounds_with_new
+            for fit in (self._slow_rounds[of] >= thresholds.SLOW_ROUNDS).nonzero()[:, 0].tolist():
+                self._renew_own(curvature, int(of[fit]), u[of[fit]])
         self.u[:, places], self.gradient[:, places] = u, gradient
 
-    def _saved_by_new(self, violation: Tensor, rate: Tensor) -> float:
-        """Rounds of all fits that a new Hessian is expected to save, if it is as good as the last one was when new."""
-        left = violation.clamp_min(1).log()
-        return float((left / -rate.log() - left / -self._rate_with_new.log()).sum()) / self.rows.m
+    def _shortened(
+        self, of: Tensor, u: Tensor, gradient: Tensor, point: Tensor, l1: Tensor, l2: Tensor, doubtful: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Steps (f, k) from u, shortened where the objective rises steeply at their ends, and the gradients there.
 
-    @property
-    def _worth_of_hessian(self) -> float:
-        return max(1.0, len(self._columns.index) / thresholds.COLUMNS_A_ROUND)
+        Those that are doubtful (f,) are so near the optimum that rounding decides about slopes.
+        """
+        l1, step = torch.where(l1.isinf(), 0.0, l1), point - u
+        before = _slope(u, step, gradient, l1, l2, end=False)
+        found, length = self.rows.gradients(self._columns, of, point), torch.ones_like(before)
+        for _ in range(thresholds.SHORTENINGS):
+            after = _slope(point, step, found, l1, l2, end=True)
+            steep = (after > -thresholds.OVERSHOT * before) & ~doubtful
+            if not bool(steep.any()):
+                break
+            # To where a line through both slopes is 0.
+            length = torch.where(steep, length * (before / (before - after)).clamp(0.1, 0.7), length)
+            point = torch.where(steep[:, None], u + length[:, None] * step, point)
+            found = self.rows.gradients(self._columns, of, point)
+        return point, found
 
 
 def _slope(u: Tensor, step: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor, *, end: bool) -> Tensor:
