@@ -163,15 +163,14 @@ class FoldCurvature:
             on = active.double()
             block = self.matrices[fits] * on[:, :, None] * on[:, None]
             block.diagonal(dim1=1, dim2=2).add_(l2 * on + (1 - on))
-            self._factor[fits], info = torch.linalg.cholesky_ex(block)
-            self._known[fits] = info == 0
+            self._factor[fits], self._known[fits] = _cholesky(block)
             return
         for fit in fits.tolist():
             index = self._active[fit].nonzero()[:, 0]
             block = self.matrices[fit].index_select(0, index).index_select(1, index)
             block.diagonal().add_(self._ridge[fit, index])
-            factor, info = torch.linalg.cholesky_ex(block)
-            self._factors[fit], self._known[fit] = (index, factor), not info
+            factor, self._known[fit] = _cholesky(block)
+            self._factors[fit] = index, factor
 
     def _solve(self, fits: Tensor, rhs: Tensor) -> Tensor:
         """Inverses of the active blocks times right-hand sides (f, k) that are 0 elsewhere; 0 for a singular block."""
@@ -272,6 +271,20 @@ class FoldCurvature:
         if matrices is not None:
             return torch.bmm(matrices, u[:, :, None])[:, :, 0]
         return torch.stack([self.matrices[fit] @ one for fit, one in zip(fits.tolist(), u, strict=True)])
+
+
+def _cholesky(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factors of (…, k, k), which may be changed, and whether there are: rounding may leave one indefinite."""
+    factor, info = torch.linalg.cholesky_ex(matrices)
+    more = thresholds.EQUATION_RANK_TOLERANCE * matrices.shape[-1]
+    for _ in range(thresholds.GRAM_RIDGES):
+        if not bool(info.any()):
+            break
+        # Separated rows leave almost no curvature.
+        matrices.diagonal(dim1=-2, dim2=-1).mul_(torch.where(info > 0, 1 + more, 1.0)[..., None])
+        factor, info = torch.linalg.cholesky_ex(matrices)
+        more *= 10
+    return factor, info == 0
 
 
 def _line_minimum(
