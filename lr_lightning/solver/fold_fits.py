@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from lr_lightning.errors import InputError
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_curvature import FoldCurvature
-from lr_lightning.solver.fold_rows import FoldRows, Losses
+from lr_lightning.solver.fold_rows import ColumnsInUse, FoldRows, Losses
 from lr_lightning.solver.path_blocks import penalties_of, violations
 
 
@@ -55,11 +54,19 @@ class FoldFits:
         self._own: dict[int, Tensor] = {}
         self._slow_rounds = torch.zeros(m)  # of each fit, since its Hessian was taken
         self.rounds = torch.zeros(m, dtype=torch.long)
-        self.gradient = self._gradient_of_all()
+        self._gradient: Tensor | None = None
 
-    def _gradient_of_all(self) -> Tensor:
+    @property
+    def gradient(self) -> Tensor:
+        """Gradients of the mean losses, (m, d + 1)."""
+        if self._gradient is None:
+            columns = self.rows.in_use((self.u[:, :-1] != 0).any(0).nonzero()[:, 0])
+            self._gradient = self._gradient_of_all(columns)
+        return self._gradient
+
+    def _gradient_of_all(self, columns: ColumnsInUse) -> Tensor:
         every = torch.arange(self.rows.m)
-        return self.rows.gradients(self._columns, every, self.u[:, self._places], self.rows.every)
+        return self.rows.gradients(columns, every, self.u[:, self.rows.places(columns)], self.rows.every)
 
     def losses(self) -> Losses:
         """Losses of the present solutions."""
@@ -104,10 +111,10 @@ class FoldFits:
         self._fit_some(torch.zeros_like(self.rows.fixed))
         return float(self.losses().training[0])
 
-    def fit_unpenalised(self) -> tuple[Tensor, Tensor]:
-        """Move to the fits of the intercept, the offset and the columns without penalty; what `move_to` takes."""
+    def fit_unpenalised(self) -> Tensor:
+        """Move to the fits of the intercept, the offset and the columns without penalty, (m, d + 1)."""
         self._fit_some(self.rows.l1_unit == 0)
-        return self.u.clone(), self.gradient.clone()
+        return self.u.clone()
 
     def _fit_some(self, free: Tensor) -> None:
         free = free.clone()
@@ -116,9 +123,10 @@ class FoldFits:
         l1[free & ~self.rows.fixed] = 0
         self._converge(l1, torch.zeros_like(l1), torch.full_like(l1, thresholds.FOLD_EXACT), l1 == 0)
 
-    def move_to(self, solution: Sequence[Tensor]) -> None:
-        """Take back coefficients and gradients."""
-        self.u, self.gradient = (part.clone() for part in solution)
+    def move_to(self, u: Tensor) -> None:
+        """Take coefficients (m, d + 1)."""
+        if not torch.equal(u, self.u):
+            self.u, self._gradient = u.clone(), None
 
     @property
     def largest_gradient(self) -> float:
@@ -157,9 +165,10 @@ class FoldFits:
         self.rounds = torch.zeros_like(self.rounds)
         self._take_in(wanted | (self.u != 0), rows.fixed)
         while True:
+            before = self.u.clone()
             self._rounds(l1, l2, tolerance)
-            if len(self._columns.index) < rows.d:
-                self.gradient = self._gradient_of_all()
+            if len(self._columns.index) < rows.d and not torch.equal(before, self.u):
+                self._gradient = self._gradient_of_all(self._columns)
             violating = violations(self.u, self.gradient, l1, l2) > tolerance
             if not self._take_in(violating & (self.rounds < self._max_rounds)[:, None], rows.fixed):
                 return ~violating.any(1)

@@ -70,6 +70,7 @@ class FoldRows:
         held_weight: Σ v of each fold, (K,).
         l1_unit: what an L1 penalty of strength 1 is on each coordinate, (m, d + 1): 0 where there is none.
         l2_unit: likewise of an L2 penalty.
+        size: root mean square of each standardised feature in all rows, (d + 1,), which is 1 if it is centred.
         absent: which coordinates no fit has, (d + 1,): columns that do not vary, and the intercept where there is none.
     """
 
@@ -83,23 +84,23 @@ class FoldRows:
         if serve is not None:
             # Centred in float64 before they are rounded, the features keep digits that a large mean would cost.
             rows = rows._replace(x=serve.apply(rows.x, rows.design.dtype))
-        self._design, self._offset = rows.design, rows.offset
-        n, self.d = self._design.shape
-        self.y, self._shares = rows.y.double(), has_shares(rows.y)
-        self._sign = 1 - 2 * self.y
-        self._v = torch.ones(n, dtype=torch.float64) if rows.weight is None else rows.weight.double()
+        self.design, self.offset = rows.design, rows.offset
+        n, self.d = self.design.shape
+        self.y, self.has_shares = rows.y.double(), has_shares(rows.y)
+        self.sign = 1 - 2 * self.y
+        self.v = torch.ones(n, dtype=torch.float64) if rows.weight is None else rows.weight.double()
         self._offset_mean = 0.0
         if rows.offset is not None and objective.fit_intercept:
             # Without their mean, which the intercept takes, no row is far from where the fits begin.
-            self._offset_mean = float(self._v @ rows.offset.double() / self._v.sum())
-            self._offset = rows.offset.double() - self._offset_mean
+            self._offset_mean = float(self.v @ rows.offset.double() / self.v.sum())
+            self.offset = rows.offset.double() - self._offset_mean
         self._fold = None if fold is None else fold.long()
         self._folds = 0 if fold is None else int(fold.max()) + 1
         self.m = 1 + self._folds
         self.held_weight = torch.zeros(self._folds, dtype=torch.float64)
         if self._fold is not None:
-            self.held_weight.index_add_(0, self._fold, self._v)
-        total = self._v.sum()
+            self.held_weight.index_add_(0, self._fold, self.v)
+        total = self.v.sum()
         self.weight = torch.cat([total[None], total - self.held_weight])
         served = served or Standardization.identity(self.d)
         self._problem = objective.standardized(training.after(served), serve.after(served) if serve else served)
@@ -109,17 +110,20 @@ class FoldRows:
         unit = self._scales if objective.standardize else (1 / scale).expand(self.m, self.d)
         factors = objective.factors(self.d)
         self.l1_unit, self.l2_unit = pad(unit * factors, (0, 1)), pad(unit.square() * factors, (0, 1))
+        known = training.after(served)
+        square = known.scale.square() + (known.mean - self._problem.standardization.mean).square()
+        self.size = pad(square.sqrt() / scale, (0, 1), value=1.0)
         self.absent = pad(scale.isinf(), (0, 1), value=not objective.fit_intercept)
 
     @property
     def n(self) -> int:
         """Number of rows."""
-        return len(self._sign)
+        return len(self.sign)
 
     @property
     def is_dense(self) -> bool:
         """Whether the rows are stored as a tensor."""
-        return isinstance(self._design, Dense)
+        return isinstance(self.design, Dense)
 
     @cached_property
     def fixed(self) -> Tensor:
@@ -141,8 +145,8 @@ class FoldRows:
         if not self._folds:
             return ones[None]
         held = torch.zeros(self._folds, 2, self.d, dtype=torch.float64)
-        for f, part in self._parts(self.d):
-            held[f] += self._design.take(part).sums_about(mean, self._v[part])
+        for f, part in self.parts(self.d):
+            held[f] += self.design.take(part).sums_about(mean, self.v[part])
         first, second = (torch.cat([held.sum(0)[None], held.sum(0) - held]) / self.weight[:, None, None]).unbind(1)
         variance = (second - first.square()) / (second - first.square())[0]
         relative = torch.where(constant, ones, variance.clamp_min(0).sqrt())
@@ -151,19 +155,19 @@ class FoldRows:
         for f in range(self._folds):
             doubtful = ((variance[f + 1] <= thresholds.NEARLY_CONSTANT) & ~constant).nonzero()[:, 0]
             if len(doubtful):
-                training = torch.where(self._fold == f, 0.0, self._v)
-                own = moments([(self._design.columns(doubtful), training)]).scale
+                training = torch.where(self._fold == f, 0.0, self.v)
+                own = moments([(self.design.columns(doubtful), training)]).scale
                 relative[f + 1, doubtful] = own / scale[doubtful]
         return relative
 
     def columns(self, index: Tensor) -> ColumnsInUse:
         """ColumnsInUse by their numbers."""
         is_every = torch.equal(index, torch.arange(self.d))
-        return ColumnsInUse(self._design if is_every else self._design.columns(index), index)
+        return ColumnsInUse(self.design if is_every else self.design.columns(index), index)
 
     def in_use(self, index: Tensor, share: float = 1.0) -> ColumnsInUse:
         """Some columns; all where these are more than a share of them, or too large to be copied to memory."""
-        too_large = isinstance(self._design, Dense) and self.n * len(index) > thresholds.COPIED_ELEMENTS
+        too_large = isinstance(self.design, Dense) and self.n * len(index) > thresholds.COPIED_ELEMENTS
         return self.every if too_large or len(index) > share * self.d else self.columns(index)
 
     def places(self, columns: ColumnsInUse) -> Tensor:
@@ -177,7 +181,7 @@ class FoldRows:
     @property
     def every(self) -> ColumnsInUse:
         """All columns."""
-        return ColumnsInUse(self._design, torch.arange(self.d))
+        return ColumnsInUse(self.design, torch.arange(self.d))
 
     # ---- sweeps over the rows
 
@@ -199,7 +203,7 @@ class FoldRows:
             of: the columns of the gradient; None for the same.
             rounded: whether the products of blocks of rows may be in float32, which takes half the time.
         """
-        rounded = rounded and isinstance(self._design, Dense)
+        rounded = rounded and isinstance(self.design, Dense)
         swept = of or columns
         f, c = len(fits), len(swept.index)
         w, b = self._raw(columns, u)
@@ -208,7 +212,7 @@ class FoldRows:
         groups = min(thresholds.FOLD_GROUPS, len(blocks))
         gradient = torch.zeros(groups, c, f, dtype=torch.float64)
         sums = torch.zeros(groups, f, dtype=torch.float64)
-        signed = (self._sign * self._v)[:, None]
+        signed = (self.sign * self.v)[:, None]
         w32, b32, signed32 = (t.float() for t in (w, b, signed))
 
         def work(share: Iterator[int]) -> None:
@@ -230,7 +234,7 @@ class FoldRows:
                     sums[group] += r.sum(0)
                     gradient[group] += (design if of is None else swept.design.take(part)).rmatvec(r)
 
-        share_out(work, groups, self._sign, effort=f * c)
+        share_out(work, groups, self.sign, effort=f * c)
         residual = sums.sum(0)
         mean, scale = (t[swept.index] for t in self.standardization)
         slopes = (gradient.sum(0).T - residual[:, None] * mean) / scale
@@ -248,24 +252,24 @@ class FoldRows:
         q, k = u.shape
         w, b = (t.to(dtype) for t in self._raw(self.every, u))
         parts: list[list[Tensor | slice]] = [[] for _ in range(max(1, self._folds))]
-        for f, part in self._parts(k, thresholds.FOLD_BLOCK // 2):
+        for f, part in self.parts(k, thresholds.FOLD_BLOCK // 2):
             parts[f].append(part)
         groups = math.ceil(thresholds.FOLD_GROUPS / len(parts))
         stripes = [(f, of_fold[i::groups]) for f, of_fold in enumerate(parts) for i in range(min(groups, len(of_fold)))]
         sums = torch.zeros(len(stripes), k + 1, q, dtype=torch.float64)
-        signed = (self._sign * self._v).to(dtype)[:, None]
-        sign = self._sign.to(dtype)
+        signed = (self.sign * self.v).to(dtype)[:, None]
+        sign = self.sign.to(dtype)
 
         def work(share: Iterator[int]) -> None:
             for stripe in share:
                 for part in stripes[stripe][1]:
-                    design = self._design.take(part).astype(dtype)
+                    design = self.design.take(part).astype(dtype)
                     r = self._residuals(design.matvec(w, b), part, signed[part])
                     sums[stripe, :-2] += design.rmatvec(r)
                     sums[stripe, -2] += r.sum(0, dtype=torch.float64)
                     sums[stripe, -1] += sign[part] @ r
 
-        share_out(work, len(stripes), self._sign, effort=q * k)
+        share_out(work, len(stripes), self.sign, effort=q * k)
         found = torch.zeros(len(parts), k + 1, q, dtype=torch.float64)
         found = found.index_add_(0, torch.tensor([f for f, _ in stripes]), sums).mT
         mean, scale = self.standardization
@@ -280,11 +284,11 @@ class FoldRows:
             part: which rows.
             signed: 1 − 2y times the weights, (b, 1).
         """
-        if self._offset is not None:
-            z += self._offset[part, None]
-        if self._shares:
-            return losses_of_shares(z, self.y[part, None], self._v[part, None])[1].to(z)
-        return z.mul_(self._sign[part, None]).sigmoid_().mul_(signed)
+        if self.offset is not None:
+            z += self.offset[part, None]
+        if self.has_shares:
+            return losses_of_shares(z, self.y[part, None], self.v[part, None])[1].to(z)
+        return z.mul_(self.sign[part, None]).sigmoid_().mul_(signed)
 
     def losses(self, columns: ColumnsInUse, u: Tensor) -> Losses:
         """Losses of all fits at coefficients (…, m, c + 1): means (…, m) and (…, K)."""
@@ -299,30 +303,51 @@ class FoldRows:
         def work(share: Iterator[int]) -> None:
             for group in share:
                 for part in blocks[group::groups]:
-                    z = columns.design.take(part).matvec(w, b)
-                    if self._offset is not None:
-                        z += self._offset[part, None]
-                    if self._shares:
-                        losses = losses_of_shares(z, self.y[part, None], self._v[part, None])[0]
-                    else:
-                        losses = torch.empty_like(z)
-                        fill_losses(losses, z, self._sign[part, None], self._v[part, None])
+                    losses = self.losses_of(columns.design.take(part).matvec(w, b), part)
                     sums[group] += losses.sum(0)
                     if self._fold is not None:
                         fold = self._fold[part]
                         of_fold = losses.unflatten(1, (-1, self.m))[torch.arange(len(fold)), :, fold + 1]
                         held[group].index_add_(0, fold, of_fold)
 
-        share_out(work, groups, self._sign, effort=f * (1 + len(columns.index)))
+        share_out(work, groups, self.sign, effort=f * (1 + len(columns.index)))
         total, left_out = sums.sum(0).unflatten(0, (-1, self.m)), held.sum(0).T
         training = torch.cat([total[:, :1], total[:, 1:] - left_out], 1) / self.weight
         held_out = left_out / self.held_weight
         return Losses(training.reshape(*batch, self.m), held_out.reshape(*batch, self._folds))
 
+    def held_out_losses(self, u: Tensor) -> Tensor:
+        """Mean losses of each fold by the fits that leave it out, at coefficients (p, K, d + 1), (p, K)."""
+        columns = self.in_use((u != 0).any(0).any(0)[:-1].nonzero()[:, 0])
+        u = u[..., self.places(columns)]
+        parts = list(self.parts(max(len(u), len(columns.index)), thresholds.FOLD_BLOCK))
+        sums = torch.zeros(len(parts), len(u), dtype=torch.float64)
+
+        def work(share: Iterator[int]) -> None:
+            for number in share:
+                fold, part = parts[number]
+                z = columns.design.take(part).matvec(*self._raw(columns, u[:, fold]))
+                sums[number] = self.losses_of(z, part).sum(0)
+
+        share_out(work, len(parts), self.sign, effort=len(u))
+        of_folds = torch.zeros(self._folds, len(u), dtype=torch.float64)
+        of_folds.index_add_(0, torch.tensor([fold for fold, _ in parts]), sums)
+        return of_folds.T / self.held_weight
+
+    def losses_of(self, z: Tensor, part: Tensor | slice) -> Tensor:
+        """Losses (b, f) of some rows times their weights, by the logits without offsets z (b, f), overwritten."""
+        if self.offset is not None:
+            z += self.offset[part, None]
+        if self.has_shares:
+            return losses_of_shares(z, self.y[part, None], self.v[part, None])[0]
+        losses = torch.empty_like(z)
+        fill_losses(losses, z, self.sign[part, None], self.v[part, None])
+        return losses
+
     def logits(self, columns: ColumnsInUse, u: Tensor) -> Tensor:
         """Logits (n, f) of all rows with their offsets."""
         z = columns.design.matvec(*self._raw(columns, u))
-        return z if self._offset is None else z.add_(self._offset[:, None])
+        return z if self.offset is None else z.add_(self.offset[:, None])
 
     def out_of_fold(self, columns: ColumnsInUse, u: Tensor) -> Tensor:
         """The logit of each row by the fit that leaves it out, (n,), with its offset.
@@ -331,11 +356,11 @@ class FoldRows:
             columns: whose coefficients may differ from 0.
             u: of the fits without a fold, (K, c + 1).
         """
-        out = torch.empty(len(self._sign), dtype=torch.float64)
-        for f, part in self._parts(len(columns.index)):
+        out = torch.empty(len(self.sign), dtype=torch.float64)
+        for f, part in self.parts(len(columns.index)):
             w, b = self._raw(columns, u[f : f + 1])
             out[part] = columns.design.take(part).matvec(w, b)[:, 0]
-        return out if self._offset is None else out.add_(self._offset)
+        return out if self.offset is None else out.add_(self.offset)
 
     def curvature(self, columns: ColumnsInUse, fits: Tensor, u: Tensor) -> Tensor:
         """Second derivatives (n, f) of the losses of some fits' rows by their logits, times their weights.
@@ -346,7 +371,7 @@ class FoldRows:
             u: their coefficients, (f, c + 1).
         """
         z = self.logits(columns, u)
-        found = curvature_of(z, self._v[:, None])
+        found = curvature_of(z, self.v[:, None])
         return found if self._fold is None else found.masked_fill_(self._fold[:, None] == fits - 1, 0.0)
 
     # ---- Hessians
@@ -362,12 +387,7 @@ class FoldRows:
     @property
     def weights(self) -> Tensor:
         """Weights v of the rows in each fit, (m, n)."""
-        return self.without_fold(self._v)
-
-    @property
-    def offset(self) -> Tensor | None:
-        """Offsets of the rows, without what the intercept takes, (n,)."""
-        return self._offset
+        return self.without_fold(self.v)
 
     def without_fold(self, v: Tensor) -> Tensor:
         """Of numbers (n,) of the rows those of each fit, (m, n), the others being 0."""
@@ -381,16 +401,16 @@ class FoldRows:
         They cost no more than one: a fold's is that of all rows less that of the rows it leaves out.
         """
         k = len(columns.index) + 1
-        dtype = torch.float32 if rounded and isinstance(self._design, Dense) else torch.float64
+        dtype = torch.float32 if rounded and isinstance(self.design, Dense) else torch.float64
         curvature = curvature.to(dtype)
         raw = torch.zeros(max(1, self._folds), k, k, dtype=dtype)
-        for f, part in self._parts(k):
+        for f, part in self.parts(k):
             raw[f] += columns.design.take(part).sandwich(curvature[part], intercept=True)
-        return self._standardized(self._of_fits(raw), columns.index, columns.index)
+        return self._standardized(self.of_fits(raw), columns.index, columns.index)
 
     def hessians_of_each(self, columns: ColumnsInUse, curvature: Tensor, fits: Tensor) -> Tensor:
         """Hessians of some fits, each with its own curvature (n, f), (f, c + 1, c + 1), in one product; of few rows."""
-        ones = torch.ones(len(self._sign), 1, dtype=torch.float64)
+        ones = torch.ones(len(self.sign), 1, dtype=torch.float64)
         x = torch.cat([columns.design.dense(torch.float64), ones], 1)
         raw = torch.bmm((curvature.T[:, :, None] * x).mT, x.expand(len(fits), *x.shape))
         return self._standardized(raw / self.weight[fits, None, None], columns.index, columns.index)
@@ -404,15 +424,15 @@ class FoldRows:
         """
         w, b = (t.to(dtype) for t in self._raw(self.every, u))
         raw = torch.zeros(len(u), max(1, self._folds), self.d + 1, self.d + 1, dtype=torch.float64)
-        for f, part in self._parts(self.d, thresholds.FOLD_BLOCK):
-            design = self._design.take(part).astype(dtype)
+        for f, part in self.parts(self.d, thresholds.FOLD_BLOCK):
+            design = self.design.take(part).astype(dtype)
             z = design.matvec(w, b)
-            if self._offset is not None:
-                z += self._offset[part, None]
-            for own, curvature in zip(raw, curvature_of(z, self._v[part, None]).T, strict=True):
+            if self.offset is not None:
+                z += self.offset[part, None]
+            for own, curvature in zip(raw, curvature_of(z, self.v[part, None]).T, strict=True):
                 own[f] += design.sandwich(curvature.contiguous(), intercept=True)
         index = self.every.index
-        return torch.stack([self._standardized(self._of_fits(own), index, index) for own in raw])
+        return torch.stack([self._standardized(self.of_fits(own), index, index) for own in raw])
 
     def hessian(self, columns: ColumnsInUse, curvature: Tensor, fit: int) -> Tensor:
         """A fit's own, (c + 1, c + 1)."""
@@ -424,9 +444,9 @@ class FoldRows:
         both = self.columns(torch.cat([columns.index, new.index]))
         k, a = len(both.index), len(new.index)
         raw = torch.zeros(max(1, self._folds), k + 1, a + 1, dtype=torch.float64)
-        for f, part in self._parts(k):
+        for f, part in self.parts(k):
             raw[f] += _cross(both.design.take(part), new.design.take(part), curvature[part])
-        return self._standardized(self._of_fits(raw), both.index, new.index)[:, :, :-1]
+        return self._standardized(self.of_fits(raw), both.index, new.index)[:, :, :-1]
 
     def more_of_hessian(self, columns: ColumnsInUse, new: ColumnsInUse, curvature: Tensor, fit: int) -> Tensor:
         """Columns of one fit's Hessian for added features, (c + a + 1, a)."""
@@ -434,7 +454,7 @@ class FoldRows:
         raw = _cross(both.design, new.design, curvature) / self.weight[fit]
         return self._standardized(raw[None], both.index, new.index)[0, :, :-1]
 
-    def _of_fits(self, raw: Tensor) -> Tensor:
+    def of_fits(self, raw: Tensor) -> Tensor:
         """Means over the rows of each fit, from sums over the rows of each fold."""
         total = raw.sum(0, keepdim=True)
         return (torch.cat([total, total - raw]) if self._folds else total).div_(
@@ -462,14 +482,14 @@ class FoldRows:
 
     def _blocks(self, width: int) -> list[slice]:
         """Rows to be worked on at a time, where `width` columns are read."""
-        n, size = len(self._sign), thresholds.FOLD_BLOCK_ROWS
-        if isinstance(self._design, Dense):
+        n, size = len(self.sign), thresholds.FOLD_BLOCK_ROWS
+        if isinstance(self.design, Dense):
             size = max(256, thresholds.FOLD_BLOCK // max(1, width))
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
-    def _parts(self, width: int, elements: int = thresholds.GATHERED_ELEMENTS) -> Iterator[tuple[int, Tensor | slice]]:
+    def parts(self, width: int, elements: int = thresholds.GATHERED_ELEMENTS) -> Iterator[tuple[int, Tensor | slice]]:
         """Every fold and rows of it, few enough to be copied."""
-        n, size = len(self._sign), max(1024, elements // max(1, width))
+        n, size = len(self.sign), max(1024, elements // max(1, width))
         if self._fold is None:
             yield from ((0, slice(start, min(start + size, n))) for start in range(0, n, size))
             return
@@ -485,8 +505,8 @@ class FoldRows:
     def some_curvatures(self, u: Tensor, count: int) -> Tensor:
         """Second derivatives (about `count`, q) of the losses of some of all rows by their logits, at u (q, d + 1)."""
         some = slice(None, None, max(1, self.n // count))
-        z = self._design.take(some).matvec(*self._raw(self.every, u))
-        return curvature_of(z if self._offset is None else z + self._offset[some, None], self._v[some, None])
+        z = self.design.take(some).matvec(*self._raw(self.every, u))
+        return curvature_of(z if self.offset is None else z + self.offset[some, None], self.v[some, None])
 
     def without_folds(self) -> FoldRows:
         """The fit of all rows alone."""
@@ -500,13 +520,13 @@ class FoldRows:
     def sample(self, size: int) -> FoldRows:
         """The fit of all rows alone, by a sample of them: its coefficients are in the same coordinates."""
         mean, scale = self.standardization
-        rows = Rows(self._design, self.y.to(self._design.dtype), self._v, self._offset)
+        rows = Rows(self.design, self.y.to(self.design.dtype), self.v, self.offset)
         drawn = draw_sample(rows, center=mean, scale=scale, size=size)
         sample = self.without_folds()
-        sample._design, sample._offset, sample.y = drawn.design, drawn.offset, drawn.y.double()
-        sample._sign = 1 - 2 * sample.y
-        sample._v = torch.ones_like(sample.y) if drawn.weight is None else drawn.weight.double()
-        sample.weight = sample._v.sum()[None]
+        sample.design, sample.offset, sample.y = drawn.design, drawn.offset, drawn.y.double()
+        sample.sign = 1 - 2 * sample.y
+        sample.v = torch.ones_like(sample.y) if drawn.weight is None else drawn.weight.double()
+        sample.weight = sample.v.sum()[None]
         sample.standardization = Standardization.identity(self.d)
         return sample
 

@@ -7,7 +7,7 @@ and the gradients that tell whether a fit has converged in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_rows import ColumnsInUse, FoldRows, Losses
-from lr_lightning.solver.path_models import MatrixModel, Model, RowsModel, settle
+from lr_lightning.solver.path_models import MatrixModel, Model, Models, RowsModel, Shared, settle
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,11 @@ class Solutions:
 
     Attributes:
         u: coefficients of `FoldRows`, (p, m, d + 1).
-        gradient: of their losses, (p, m, d + 1).
         converged: whether the optimality conditions hold to 1e-10 of the penalty, (p, m).
         losses: means, (p, m) and (p, K).
     """
 
     u: Tensor
-    gradient: Tensor
     converged: Tensor
     losses: Losses
 
@@ -94,21 +92,18 @@ def sharing(strengths: Sequence[float]) -> list[range]:
     return parts
 
 
-def solve_nearby(
-    rows: FoldRows, sample: FoldRows, start: Tensor, l1: Tensor, l2: Tensor, least_tolerance: float
-) -> Iterator[Solutions]:
+def solve_nearby(rows: FoldRows, start: Tensor, l1: Tensor, l2: Tensor, least_tolerance: float) -> Iterator[Solutions]:
     """The fits at p strengths, in blocks.
 
     Args:
         rows: of m fits.
-        sample: a part of the rows that tells about where the fits are, or the fit of all of them alone.
-        start: coefficients (d + 1,) of the sample's fit at a stronger penalty.
+        start: coefficients (d + 1,) of all rows at a stronger penalty.
         l1: strengths, (p,), positive and falling.
         l2: likewise, not negative.
         least_tolerance: violation of the optimality conditions that is rounding.
     """
     parts = sharing(l1.tolist())
-    whole = _rough(sample, start, parts, l1, l2)
+    whole = rough_path(rows.without_folds(), start, l1, l2)
     last = None
     while parts:
         of_parts = list(accumulate(len(part) * rows.m for part in parts))
@@ -119,21 +114,28 @@ def solve_nearby(
         if last is not None and rows.m > 1:
             # What a fold's coefficients differ by from those of all rows changes little.
             begin = torch.where((last == 0) & (last[0] != 0), 0.0, begin + (last - last[0]))
-        u, gradient, converged = _solve_block(rows, block, begin, l1[here], l2[here], least_tolerance, sample)
+        u, converged = _solve_block(rows, block, begin, l1[here], l2[here], least_tolerance)
         columns = _columns_in_use(rows, (u != 0).any(0).any(0))
-        yield Solutions(u, gradient, converged, rows.losses(columns, u[..., rows.places(columns)]))
+        yield Solutions(u, converged, rows.losses(columns, u[..., rows.places(columns)]))
         last = u[-1]
 
 
-def _rough(sample: FoldRows, u: Tensor, parts: list[range], l1: Tensor, l2: Tensor) -> Tensor:
-    """About the coefficients (p, d + 1) of all rows at each strength: the sample's at some, linearly between these."""
+def rough_path(rows: FoldRows, u: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
+    """About the coefficients (p, d + 1) at each strength, by those at some, linearly between these.
+
+    Args:
+        rows: of one fit.
+        u: coefficients (d + 1,) at a stronger penalty.
+        l1: strengths, (p,), positive and falling.
+        l2: likewise, not negative.
+    """
     last = len(l1) - 1
-    known = sorted({0, last, *(part[len(part) // 2] for part in parts)})
+    known = sorted({0, last, *(part[len(part) // 2] for part in sharing(l1.tolist()))})
     found = []
     for number in known:
         tolerance = thresholds.ROUGH_VIOLATION * float(l1[number] + l2[number])
         at = slice(number, number + 1)
-        u = _solve_block(sample, [range(1)], u[None, None], l1[at], l2[at], tolerance, sample, rough=True)[0][0, 0]
+        u = _solve_block(rows, [range(1)], u[None, None], l1[at], l2[at], tolerance, rough=True)[0][0, 0]
         found.append(u)
     return _interpolated(torch.stack(found), known, last + 1)
 
@@ -154,10 +156,9 @@ def _solve_block(
     l1: Tensor,
     l2: Tensor,
     least_tolerance: float,
-    sample: FoldRows,
     *,
     rough: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """The fits at strengths (p,), those of a part sharing Hessians.
 
     Args:
@@ -167,11 +168,10 @@ def _solve_block(
         l1: strengths, (p,).
         l2: likewise.
         least_tolerance: violation of the optimality conditions that is rounding.
-        sample: of the rows, whose Hessians serve the first rounds.
         rough: whether sums in float32 do.
 
     Returns:
-        Coefficients and gradients, (p, m, d + 1), and whether the optimality conditions hold, (p, m).
+        Coefficients (p, m, d + 1), and whether the optimality conditions hold, (p, m).
     """
     (p, m, _), first = start.shape, parts[0].start
     parts = [range(part.start - first, part.stop - first) for part in parts]
@@ -191,19 +191,11 @@ def _solve_block(
         places = rows.places(columns)
         if rows.n > len(places) and 8 * len(parts) * m * len(places) ** 2 > thresholds.BLOCK_MEMORY:
             break
-        of_block = u[pending][:, places], gradient[pending][:, places], penalties.at(pending, places)
-        block = _Block(rows, columns, of[pending], by[pending], *of_block)
-        at = start[:, 0, places]
-        if sample.n < rows.n:
-            of_sample = _models(sample, rows, columns, at, parts, l2)
-            block.run(of_sample, thresholds.SAMPLED_ROUNDS, rounded=True, enough=thresholds.FAR_VIOLATION)
-            at = u[:, places]
-            at[pending] = block.u
-            at = at[order.argsort()][::m]
-        models = _models(rows, rows, columns, at, parts, l2)
-        block.run(models, thresholds.BLOCK_ROUNDS, rounded=True, enough=1.0 if rough else thresholds.FAR_VIOLATION)
-        if not rough:
-            block.run(models, thresholds.BLOCK_ROUNDS, rounded=False)
+        models = Shared(_models(rows, columns, start[:, 0, places], parts, l2), by[pending])
+        share = thresholds.ENTERING if rows.d > rows.n else 1.0
+        here = u[pending][:, places], gradient[pending][:, places], penalties.at(pending, places)
+        block = Block(models, *here, share)
+        _run(block, rows, columns, of[pending], rough=rough)
         u[pending] = 0.0
         u[pending[:, None], places] = block.u
         gradient[pending] = rows.gradients(columns, of[pending], block.u, rows.every, rounded=rough)
@@ -216,26 +208,34 @@ def _solve_block(
         wanted = missing | (u != 0).any(0)
     converged = ~(violations(u, gradient, penalties.l1, penalties.l2) > penalties.tolerance).any(1)
     back = order.argsort()
-    return u[back].unflatten(0, (p, m)), gradient[back].unflatten(0, (p, m)), converged[back].unflatten(0, (p, m))
+    return u[back].unflatten(0, (p, m)), converged[back].unflatten(0, (p, m))
 
 
-def _models(
-    sample: FoldRows, rows: FoldRows, columns: ColumnsInUse, at: Tensor, parts: list[range], l2: Tensor
-) -> list[Model]:
-    """For each part and fit a model by a sample of the rows, at the middle of the coefficients (p, k) of a part."""
+def _run(block: Block, rows: FoldRows, columns: ColumnsInUse, of: Tensor, *, rough: bool) -> None:
+    """Move a block to its optima, by sums in float32 while these tell enough; its fits have the numbers (P,)."""
+    enough = 1.0 if rough else thresholds.FAR_VIOLATION
+    block.run(lambda some, at: rows.gradients(columns, of[some], at, rounded=True), thresholds.BLOCK_ROUNDS, enough)
+    if not rough:  # The gradients are rounded so far, and the step to the next ones tells nothing.
+        every = torch.arange(len(of))
+        point = block.next(every)
+        block.place(every, point, rows.gradients(columns, of, point))
+        block.run(lambda some, at: rows.gradients(columns, of[some], at), thresholds.BLOCK_ROUNDS)
+
+
+def _models(rows: FoldRows, columns: ColumnsInUse, at: Tensor, parts: list[range], l2: Tensor) -> list[Model]:
+    """For each part and fit a model, at the middle of the coefficients (p, k) of a part."""
     places = rows.places(columns)
-    columns = columns if sample is rows else sample.columns(columns.index)
     middles = [part[len(part) // 2] for part in parts]
-    curvature = sample.curvature(columns, torch.zeros(1, dtype=torch.long), at[middles])
+    curvature = rows.curvature(columns, torch.zeros(1, dtype=torch.long), at[middles])
     unit = rows.l2_unit[:, places]
-    standardized = sample.standardized(columns) if sample.n < len(places) else None
+    standardized = rows.standardized(columns) if rows.n < len(places) else None
     found: list[Model] = []
     for middle, of_rows in zip(middles, curvature.unbind(1), strict=True):
         if standardized is not None:
-            of_fits = (sample.without_fold(of_rows) / sample.weight[:, None]).float().expand(rows.m, -1)
+            of_fits = (rows.without_fold(of_rows) / rows.weight[:, None]).float()
             found += [RowsModel(standardized, v, l2[middle] * f) for v, f in zip(of_fits, unit, strict=True)]
         else:
-            hessians = sample.hessians(columns, of_rows, rounded=True).float().expand(rows.m, -1, -1)
+            hessians = rows.hessians(columns, of_rows, rounded=True).float()
             found += [MatrixModel(h, l2[middle] * f) for h, f in zip(hessians, unit, strict=True)]
     return found
 
@@ -245,17 +245,15 @@ def _columns_in_use(rows: FoldRows, wanted: Tensor) -> ColumnsInUse:
     return rows.in_use(wanted[:-1].nonzero()[:, 0], thresholds.BLOCK_OF_ALL)
 
 
-class _Block:
-    """P fits, each with its penalty.
+class Block:
+    """P fits, each with its penalty, that move together.
 
     Args:
-        rows: the rows.
-        columns: that may be used.
-        of: number of the fit of `FoldRows` of each, (P,).
-        by: number of the model of each, (P,), equal ones next to each other.
+        models: of the fits, about u.
         u: coefficients (P, k), the intercept last.
         gradient: of the losses at u, (P, k), which may be rounded.
         penalties: of the fits on these coordinates.
+        share: of the coordinates in use, how many may enter in a step.
 
     Attributes:
         u: coefficients (P, k).
@@ -263,103 +261,79 @@ class _Block:
         violation: the largest of each, relative to the tolerance, (P,).
     """
 
-    def __init__(
-        self,
-        rows: FoldRows,
-        columns: ColumnsInUse,
-        of: Tensor,
-        by: Tensor,
-        u: Tensor,
-        gradient: Tensor,
-        penalties: Penalties,
-    ) -> None:
-        self._rows, self._columns, self._of, self._by, self._penalties = rows, columns, of, by, penalties
+    def __init__(self, models: Models, u: Tensor, gradient: Tensor, penalties: Penalties, share: float) -> None:
+        self._penalties, self._share = penalties, share
         self._finite = torch.where(penalties.l1.isinf(), 0.0, penalties.l1)
         self.u, self.gradient = u.clone(), gradient.clone()
         self.violation = torch.full((len(u),), torch.inf, dtype=torch.float64)
-        self._measure(torch.arange(len(u)))
-        self._models: list[Model] = []
-        self._share = thresholds.ENTERING if rows.d > rows.n else 1.0
+        self.take(models)
+        self.place(torch.arange(len(u)), u, gradient)
 
-    def run(self, models: list[Model], rounds: int, *, rounded: bool, enough: float = 1.0) -> None:
+    def take(self, models: Models) -> None:
+        """Take other models of the fits."""
+        self._models, self._steps = models, []
+        self._settled = torch.zeros(len(self.u), dtype=torch.bool)
+
+    def run(self, gradients: Callable[[Tensor, Tensor], Tensor], rounds: int, enough: float = 1.0) -> None:
         """Move to the optima, in rounds of a sweep for all fits and a quadratic problem of each.
 
         Args:
-            models: of the fits.
+            gradients: of the losses of some fits (f,) at points (f, k).
             rounds: at most so many.
-            rounded: whether to sum in float32, and only come near.
             enough: violation relative to the tolerance, at which to end.
         """
-        if models is not self._models:
-            self._models, self._steps = models, []
-            self._settled = torch.zeros(len(self.u), dtype=torch.bool)
-        if not rounded:  # the gradients are rounded so far, and the step to the next ones tells nothing
-            every = torch.arange(len(self.u))
-            self._sweep(every, self._step(every), rounded=False)
         for _ in range(rounds):
             of = (self.violation > enough).nonzero()[:, 0]
             if not len(of):
                 return
-            point = self._step(of)
-            before = self.u[of], self.gradient[of]
-            self._sweep(of, point, rounded=rounded)
-            self._learn(of, *before)
+            self.move(of, gradients)
 
-    def _sweep(self, of: Tensor, point: Tensor, *, rounded: bool) -> None:
-        self.gradient[of] = self._rows.gradients(self._columns, self._of[of], point, rounded=rounded)
-        self.u[of] = point
-        self._measure(of)
+    def move(self, of: Tensor, gradients: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Move some fits by a step, from which they learn about their curvature."""
+        point, before = self.next(of), (self.u[of], self.gradient[of])
+        self.place(of, point, gradients(of, point))
+        self._learn(of, *before)
 
-    def _measure(self, of: Tensor) -> None:
+    def place(self, of: Tensor, point: Tensor, gradient: Tensor) -> None:
+        """Put some fits at points (f, k), of which the gradients are given."""
+        self.u[of], self.gradient[of] = point, gradient
         l1, l2, tolerance = self._penalties.at(of)
-        self.violation[of] = (violations(self.u[of], self.gradient[of], l1, l2) / tolerance).max(1).values
+        self.violation[of] = (violations(point, gradient, l1, l2) / tolerance).max(1).values
 
-    def _step(self, of: Tensor) -> Tensor:
+    def next(self, of: Tensor) -> Tensor:
         """The next points (f, k) of some fits."""
         u, (l1, l2, _) = self.u[of], self._penalties.at(of)
         level = -(self.gradient[of] + l2 * u)
         sign = torch.where(l1 > 0, u.sign(), 0.0)
-        free = l1 == 0
-        on = (sign != 0) | free
+        on = (sign != 0) | (l1 == 0)
         kept = self._settled[of] & ~((level.abs() > l1) & ~on).any(1)
         point = torch.zeros_like(u)
-        finite = self._finite[of]
-        for model, part in self._groups(of, kept):
-            slope = torch.where(on[part], level[part] - sign[part] * finite[part], 0.0)
-            p = self._corrected(model, of[part], on[part], slope)
-            if p is not None:
-                point[part] = u[part] + p
-            kept[part] = p is not None
+        if bool(kept.any()):
+            slope = torch.where(on[kept], level[kept] - sign[kept] * self._finite[of[kept]], 0.0)
+            p, good = self._corrected(of[kept], on[kept], slope)
+            point[kept] = u[kept] + p
+            kept[kept.clone()] = good
         kept &= ~((point * sign < 0) | ((sign != 0) & (point == 0))).any(1)
         rest = (~kept).nonzero()[:, 0]
-        for _, _, inverse in self._steps:
-            inverse[of[rest]] = 0
-        for model, part in self._groups(of, ~kept):
-            found = settle(model, u[part], level[part], sign[part], l1[part], self._share)
-            point[part], self._settled[of[part]] = found
+        if len(rest):
+            for _, _, inverse in self._steps:
+                inverse[of[rest]] = 0
+            found = settle(self._models, of[rest], u[rest], level[rest], sign[rest], l1[rest], self._share)
+            point[rest], self._settled[of[rest]] = found
         return point
 
-    def _groups(self, of: Tensor, chosen: Tensor) -> Iterator[tuple[Model, Tensor]]:
-        """Each model, and the places of the chosen fits that it serves."""
-        places = chosen.nonzero()[:, 0]
-        if len(places):
-            numbers, counts = self._by[of[places]].unique_consecutive(return_counts=True)
-            for number, part in zip(numbers.tolist(), places.split(counts.tolist()), strict=True):
-                yield self._models[number], part
-
-    def _corrected(self, model: Model, of: Tensor, on: Tensor, q: Tensor) -> Tensor | None:
+    def _corrected(self, of: Tensor, on: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Newton steps (f, k) with signs held, corrected by what steps before have told, and whether they exist."""
         steps = [(s[of], y[of], inverse[of]) for s, y, inverse in self._steps]
         weights = []
         for s, y, inverse in reversed(steps):
             weights.append(inverse * (s * q).sum(1))
             q = q - weights[-1][:, None] * y
-        p = model.solve(on, q.float())
-        if p is None:
-            return None
-        p = p.double()
+        solved, good = self._models.solve(of, on, q.float())
+        p = solved.double()
         for (s, y, inverse), weight in zip(steps, reversed(weights), strict=True):
             p = p + (weight - inverse * (y * p).sum(1))[:, None] * s
-        return p
+        return p, good
 
     def _learn(self, of: Tensor, before: Tensor, gradient: Tensor) -> None:
         """Remember steps from points (f, k), and the changes of the gradients (f, k) there."""

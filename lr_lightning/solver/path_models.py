@@ -6,11 +6,91 @@ All is in float32: what a step lacks in digits the next gradient, in float64, br
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from lr_lightning.solver import thresholds
+
+
+class Models(ABC):
+    """Hessians of P fits with their L2 penalties."""
+
+    @abstractmethod
+    def times(self, of: Tensor, w: Tensor) -> Tensor:
+        """Products (f, k) of the Hessians of some fits (f,) with vectors w (f, k)."""
+
+    @abstractmethod
+    def solve(self, of: Tensor, on: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Solutions (f, k) by the blocks of the coordinates that are on, (f, k), and whether there is one, (f,)."""
+
+
+class Matrices(Models):
+    """A matrix for each fit.
+
+    Args:
+        hessians: of the losses, (P, k, k), float32; overwritten.
+        l2: strengths of the penalties, (P, k).
+    """
+
+    def __init__(self, hessians: Tensor, l2: Tensor) -> None:
+        hessians.diagonal(dim1=1, dim2=2).add_(l2)
+        self._matrices = hessians
+        self._on = torch.zeros(l2.shape, dtype=torch.bool)
+        self._factors = torch.zeros_like(hessians)
+        self._good = torch.zeros(len(l2), dtype=torch.bool)
+
+    def times(self, of: Tensor, w: Tensor) -> Tensor:
+        """As `Models`."""
+        return torch.bmm(_some(self._matrices, of), w[:, :, None])[:, :, 0]
+
+    def solve(self, of: Tensor, on: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Models`."""
+        new = ~self._good[of] | (self._on[of] != on).any(1)
+        if bool(new.any()):
+            chosen, by = of[new], on[new].float()
+            blocks = _some(self._matrices, chosen) * by[:, :, None] * by[:, None]
+            blocks.diagonal(dim1=1, dim2=2).add_(1 - by)
+            self._factors[chosen], info = torch.linalg.cholesky_ex(blocks)
+            self._on[chosen], self._good[chosen] = on[new], info == 0
+        right = torch.where(on, right, 0.0)
+        return torch.cholesky_solve(right[:, :, None], _some(self._factors, of))[:, :, 0], self._good[of]
+
+
+class Shared(Models):
+    """A model for several fits.
+
+    Args:
+        models: of them.
+        by: number of the model of each fit, (P,).
+    """
+
+    def __init__(self, models: list[Model], by: Tensor) -> None:
+        self._models, self._by = models, by
+
+    def _groups(self, of: Tensor) -> Iterator[tuple[Model, Tensor]]:
+        by = self._by[of]
+        for number in by.unique().tolist():
+            yield self._models[number], (by == number).nonzero()[:, 0]
+
+    def times(self, of: Tensor, w: Tensor) -> Tensor:
+        """As `Models`."""
+        found = torch.empty_like(w)
+        for model, part in self._groups(of):
+            found[part] = model.times(w[part])
+        return found
+
+    def solve(self, of: Tensor, on: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Models`."""
+        found, good = torch.zeros_like(right), torch.ones(len(of), dtype=torch.bool)
+        for model, part in self._groups(of):
+            solved = model.solve(on[part], right[part])
+            if solved is None:
+                good[part] = False
+            else:
+                found[part] = solved
+        return found, good
 
 
 class Model(ABC):
@@ -109,22 +189,25 @@ class RowsModel(Model):
         return (of_index * self._curvature) @ of_index.T
 
 
-def settle(model: Model, u: Tensor, level: Tensor, sign: Tensor, l1: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """The minimisers (b, k) of a model with its penalty, and whether they are, (b,).
+def settle(
+    models: Models, of: Tensor, u: Tensor, level: Tensor, sign: Tensor, l1: Tensor, share: float
+) -> tuple[Tensor, Tensor]:
+    """The minimisers (f, k) of models with their penalties, and whether there are any, (f,).
 
     Newton steps with signs held, until these agree (a primal-dual active set: Hintermüller, Ito & Kunisch 2003).
 
     Args:
-        model: around u.
-        u: (b, k).
-        level: minus the gradient there, with that of the L2 penalty, (b, k).
-        sign: of the coordinates that are penalised, (b, k).
-        l1: strengths, (b, k).
+        models: around u.
+        of: numbers of the fits, (f,).
+        u: (f, k).
+        level: minus the gradient there, with that of the L2 penalty, (f, k).
+        sign: of the coordinates that are penalised, (f, k).
+        l1: strengths, (f, k).
         share: of the coordinates in use, how many may enter in a step.
     """
     start, level, sign, l1 = (t.float() for t in (u, level, sign, l1))
     free, finite = l1 == 0, torch.where(l1.isinf(), 0.0, l1)
-    point, done = u.clone(), torch.zeros(len(u), dtype=torch.bool)
+    point, found = u.clone(), torch.ones(len(u), dtype=torch.bool)
     pending, residual, leaving = torch.arange(len(u)), level, torch.zeros_like(free)
     for _ in range(thresholds.MODEL_STEPS):
         on = (sign[pending] != 0) | free[pending]
@@ -136,25 +219,29 @@ def settle(model: Model, u: Tensor, level: Tensor, sign: Tensor, l1: Tensor, sha
         p = torch.where(on, 0.0, -start[pending])
         right = level[pending] - finite[pending] * of_pending
         if bool(p.any()):
-            right = right - model.times(p)
-        solved = model.solve(on, right)
-        if solved is None:
-            return point, done
-        p += solved
+            right = right - models.times(of[pending], p)
+        solved, good = models.solve(of[pending], on, right)
+        if not bool(good.all()):
+            found[pending[~good]] = False
+            pending, p, solved, of_pending, on = (t[good] for t in (pending, p, solved, of_pending, on))
+        p = p + solved
         leaving = (start[pending] + p) * of_pending < 0
-        residual = level[pending] - model.times(p)
+        residual = level[pending] - models.times(of[pending], p)
         point[pending] = torch.where(on & ~leaving, u[pending] + p.double(), 0.0)
         open_ = (leaving | ((residual.abs() > l1[pending]) & ~on)).any(1)
-        done[pending] = ~open_
         if not bool(open_.any()):
             break
         pending, residual, leaving = (t[open_] for t in (pending, residual, leaving))
-    return point, torch.ones_like(done)
+    return point, found
 
 
 def _largest(excess: Tensor, most: Tensor) -> Tensor:
-    """The positive ones of each row of excess (b, k), at most so many, (b,)."""
+    """The positive ones of each row of excess (f, k), at most so many, (f,)."""
     positive = excess > 0
     for i in (positive.sum(1) > most).nonzero()[:, 0].tolist():
         positive[i] &= excess[i] >= excess[i].topk(int(most[i])).values[-1]
     return positive
+
+
+def _some(matrices: Tensor, of: Tensor) -> Tensor:
+    return matrices if len(of) == len(matrices) else matrices[of]

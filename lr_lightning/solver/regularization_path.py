@@ -21,7 +21,8 @@ from lr_lightning.model.threads import on_one_thread
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_fits import FoldCoefficients, FoldFits
 from lr_lightning.solver.fold_rows import FoldRows, Losses
-from lr_lightning.solver.path_blocks import Solutions, solve_nearby
+from lr_lightning.solver.path_blocks import Solutions, rough_path, solve_nearby
+from lr_lightning.solver.tall_blocks import solve_tall
 from lr_lightning.solver.wide_ridges import WideRidges, is_wide
 
 log = logging.getLogger("lr_lightning")
@@ -256,7 +257,7 @@ class _Fitted(NamedTuple):
     of_folds: list[FoldCoefficients]
 
 
-def _fit_sequence(fits: FoldFits, start: tuple[Tensor, Tensor], penalties: Sequence[_Penalty], tell: _Tell) -> _Fitted:
+def _fit_sequence(fits: FoldFits, start: Tensor, penalties: Sequence[_Penalty], tell: _Tell) -> _Fitted:
     """The fits at each penalty from the one before, and at the first of each l1_ratio from `start`, without penalty."""
     theta, losses, converged, of_folds = [], [], [], []
     for l1_ratio, group in groupby(penalties, lambda penalty: penalty.l1_ratio):
@@ -278,7 +279,7 @@ def _fitted_ridges(fits: FoldFits, penalties: list[_Penalty], rounding: float) -
     values = torch.tensor([max(penalty.value, rounding) for penalty in penalties], dtype=torch.float64)
     found = WideRidges(fits.rows).fits(values[:, None].expand(-1, fits.rows.m), thresholds.FOLD_ROUNDS)
     for penalty, (u, _, converged) in zip(penalties, found, strict=True):
-        fits.u = u
+        fits.move_to(u)
         yield penalty.value, bool(converged.all()), fits.rows.losses(fits.rows.every, u)
 
 
@@ -289,14 +290,12 @@ def _fitted(fits: FoldFits, penalties: list[_Penalty], rounding: float) -> Itera
     yield first.value, first.fit(fits, rounding), fits.losses()
     number = 1
     for block in _solved_in_blocks(fits, blocks, rounding) if _worth_blocks(fits.rows, blocks) else ():
-        for k, converged in enumerate(block.converged):
+        for u, converged, training, held_out in zip(block.u, block.converged, *block.losses, strict=True):
             penalty, number = penalties[number], number + 1
             # A fit that has not converged goes on from the penalty before, from where its steps are safe.
-            before = fits.u, fits.gradient
-            here = (block.u[k], block.gradient[k])
-            fits.move_to([torch.where(converged[:, None], *pair) for pair in zip(here, before, strict=True)])
+            fits.move_to(torch.where(converged[:, None], u, fits.u))
             if bool(converged.all()):
-                yield penalty.value, True, Losses(block.losses.training[k], block.losses.held_out[k])
+                yield penalty.value, True, Losses(training, held_out)
             else:
                 yield penalty.value, penalty.fit(fits, rounding), fits.losses()
     for penalty in penalties[number:]:
@@ -310,13 +309,15 @@ def _worth_blocks(rows: FoldRows, penalties: list[_Penalty]) -> bool:
 
 
 def _solved_in_blocks(fits: FoldFits, penalties: list[_Penalty], rounding: float) -> Iterator[Solutions]:
-    """By the path of a sample of the rows, or the rough path of all of them, as `solve_nearby`."""
+    """By the path of a sample of the rows, or the rough path of all of them."""
     l1 = torch.tensor([penalty.l1 for penalty in penalties], dtype=torch.float64)
     l2 = torch.tensor([penalty.l2 for penalty in penalties], dtype=torch.float64)
-    rows, size = fits.rows, max(thresholds.PATH_SAMPLE, thresholds.PATH_SAMPLE_A_COLUMN * fits.rows.d)
-    sample = rows.sample(size) if rows.n >= thresholds.WORTH_SAMPLE * size else rows.without_folds()
-    start, _ = FoldFits(sample).fit_unpenalised()
-    return solve_nearby(rows, sample, start[0], l1, l2, rounding)
+    rows, size = fits.rows, thresholds.PATH_SAMPLE_A_COLUMN * fits.rows.d
+    if rows.is_dense and rows.n >= thresholds.WORTH_SAMPLE * size:
+        sample = rows.sample(size)
+        begin = rough_path(sample, FoldFits(sample).fit_unpenalised()[0], l1, l2)
+        return solve_tall(rows, sample, begin, l1, l2, rounding)
+    return solve_nearby(rows, FoldFits(rows.without_folds()).fit_unpenalised()[0], l1, l2, rounding)
 
 
 class _FoldsAlone:

@@ -250,12 +250,21 @@ MANY_COLUMNS = 512
 # Elements of the rows, from which on sweeps cost more than calls: with folds breast cancer, which has 17 000, takes 2.4
 # times as long if they are always taken to, 1 000 x 100 0.7 times; 5 000 x 500 takes 1.6 times as long if never.
 LARGE_ROWS = 2**16
-# Rows, at least, where the path is looked for at first: from 100 000 of them 200 000 x 200 takes 1.3 times as long.
-PATH_SAMPLE = 10_000
-# The same for each column.
-PATH_SAMPLE_A_COLUMN = 20
-# Times as many rows as that sample, from which on it is taken: never, 200 000 x 200 takes 1.5 times as long.
+# Rows for each column of the sample whose path tells where that of all rows is: with 20, 20 000 x 60 with folds takes
+# 1.1 times as long; with 100, which is too large a sample of it, 1.8 times.
+PATH_SAMPLE_A_COLUMN = 50
+# Times as many rows as that sample, from which on it is taken: never, 50 000 x 20 with folds takes 2.1 times as long;
+# from twice as many on, 20 000 x 200 1.15 times.
 WORTH_SAMPLE = 4
+# Strengths that are fitted at once after a sample: with 34, 200 000 x 200 takes 1.5 times as long, with all 99 1.1
+# times.
+STRENGTHS_A_BLOCK = 50
+# Violation relative to the tolerance, from which on only changes of the gradients are summed there: with 1e5 or 3e7
+# 200 000 x 200 takes 1.6 times as long.
+ANCHORED = 1e6
+# Elements of the logits from which they change, 256 MiB: with half of them 200 000 x 200 with folds takes 1.3 times as
+# long.
+FOLLOWED_LOGITS = 2**26
 # Penalties that are worth a rough path: with one, 5 of 1 000 x 400 take 1.4 times as long.
 LEAST_PENALTIES = 10
 # Share of the deviance, beyond which the rows are nearly separated.
@@ -272,8 +281,6 @@ MOST_SHARING = 10
 FITS_A_SWEEP = 48
 # Rounds of a block, at most.
 BLOCK_ROUNDS = 16
-# Rounds by the Hessians of a sample: without them 200 000 x 200 takes 1.3 times as long.
-SAMPLED_ROUNDS = 2
 # Violation of the optimality conditions of a rough path, relative to the penalty.
 ROUGH_VIOLATION = 1e-2
 # Violation relative to the tolerance, from which on sums in float32 tell enough: with sums in float64 alone 5 000 x 500

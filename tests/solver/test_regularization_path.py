@@ -253,7 +253,7 @@ def test_a_fold_is_fitted_as_the_other_rows_would_be(n: int, d: int, monkeypatch
 
 @pytest.mark.parametrize(
     ("n", "d", "part", "rounds", "copied"),
-    [(300, 6, 10**9, 16, 10**9), (300, 6, 60, 16, 0), (300, 6, 10**9, 1, 0), (60, 90, 10**9, 16, 10**9)],
+    [(300, 6, 10**9, 16, 10**9), (300, 6, 10, 16, 0), (300, 6, 10**9, 1, 0), (60, 90, 10**9, 16, 10**9)],
 )
 def test_fits_at_many_penalties_at_once_are_exact(
     n: int, d: int, part: int, rounds: int, copied: int, monkeypatch: pytest.MonkeyPatch
@@ -269,8 +269,7 @@ def test_fits_at_many_penalties_at_once_are_exact(
     monkeypatch.setattr("lr_lightning.solver.thresholds.FITS_A_SWEEP", 16)
     monkeypatch.setattr("lr_lightning.solver.thresholds.COPIED_ELEMENTS", copied)  # as of a table on disk
     monkeypatch.setattr("lr_lightning.solver.thresholds.BLOCK_ROUNDS", rounds)
-    monkeypatch.setattr("lr_lightning.solver.thresholds.PATH_SAMPLE", part)
-    monkeypatch.setattr("lr_lightning.solver.thresholds.PATH_SAMPLE_A_COLUMN", 0)
+    monkeypatch.setattr("lr_lightning.solver.thresholds.PATH_SAMPLE_A_COLUMN", part)
     found = path(rows, **options)
     assert found.converged.all()
     assert (len(fitted_alone) < 12) == (rounds > 1)

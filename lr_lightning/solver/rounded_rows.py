@@ -1,0 +1,284 @@
+"""Sweeps in float32 over some columns of dense rows, for hundreds of fits at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lr_lightning.model.losses import curvature, residuals
+from lr_lightning.model.threads import share_out
+from lr_lightning.solver import thresholds
+from lr_lightning.solver.fold_rows import FoldRows
+
+_EPS = torch.finfo(torch.float32).eps
+_ONE = torch.ones(())
+_LARGEST = 80.0  # of which the exponential is finite
+
+
+class _Outcomes(NamedTuple):
+    """What is known of some rows beside their features: 1 − 2y, that times v, y, v and the offset or None, (b, 1)."""
+
+    sign: Tensor
+    signed: Tensor
+    y: Tensor
+    v: Tensor
+    offset: Tensor | None
+
+    def to(self, dtype: torch.dtype) -> _Outcomes:
+        return _Outcomes(*(None if t is None else t.to(dtype) for t in self))  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some rows of a fold: their numbers, and their outcomes in float64 and in float32."""
+
+    fold: int
+    rows: Tensor | slice
+    exact: _Outcomes
+    rounded: _Outcomes
+
+
+class RoundedRows:
+    """Dense rows, standardised, in float32, in blocks that stay in a core's cache and belong to one fold each.
+
+    Args:
+        rows: of m fits.
+    """
+
+    def __init__(self, rows: FoldRows) -> None:
+        self.rows = rows
+        self.weighted = bool((rows.v != 1).any())
+        self.blocks = [self._block(*part) for part in rows.parts(rows.d, thresholds.FOLD_BLOCK)]
+        # The copy takes half the memory of rows in float64. Of a table larger than memory every sweep reads the rows.
+        small = rows.n * rows.d <= thresholds.COPIED_ELEMENTS
+        self._copies = [self._read(block) for block in self.blocks] if small else None
+
+    def features(self, number: int) -> Tensor:
+        """The standardised features of a block's rows, (b, d), float32."""
+        return self._read(self.blocks[number]) if self._copies is None else self._copies[number]
+
+    def columns(self, index: Tensor) -> RoundedColumns:
+        """Some columns of these rows, by their numbers (c,)."""
+        return RoundedColumns(self, index)
+
+    def _block(self, fold: int, part: Tensor | slice) -> _Block:
+        rows = self.rows
+        offset = None if rows.offset is None else rows.offset[part, None].double()
+        sign, y, v = (t[part, None] for t in (rows.sign, rows.y, rows.v))
+        exact = _Outcomes(sign, sign * v, y, v, offset)
+        return _Block(fold, part, exact, exact.to(torch.float32))
+
+    def _read(self, block: _Block) -> Tensor:
+        mean, scale = self.rows.standardization
+        x = self.rows.design.take(block.rows).dense(torch.float64)
+        return (x - mean).div_(scale).float()
+
+
+class RoundedColumns:
+    """Some columns of dense rows; sums over a block are in float32, and added up in float64.
+
+    Args:
+        rows: all columns.
+        index: numbers of those in use, (c,).
+    """
+
+    def __init__(self, rows: RoundedRows, index: Tensor) -> None:
+        self._all, self._rows, self.index = rows, rows.rows, index
+        self._is_every = len(index) == self._rows.d
+        self._copies: list[Tensor] | None = None
+        if not self._is_every and self._rows.n * len(index) <= thresholds.COPIED_ELEMENTS:
+            self._copies = [self._some(rows.features(number)) for number in range(len(rows.blocks))]
+
+    def _some(self, x: Tensor) -> Tensor:
+        return x if self._is_every else x.index_select(1, self.index)
+
+    def _features(self, number: int) -> Tensor:
+        return self._some(self._all.features(number)) if self._copies is None else self._copies[number]
+
+    def gradients(self, fits: Tensor, u: Tensor) -> Tensor:
+        """Gradients (f, c + 1) of the mean losses of some fits (f,) at u (f, c + 1)."""
+        return self.sums(fits, u).sum(0) / self._rows.weight[fits, None]
+
+    def sums(self, fits: Tensor, u: Tensor, *, every: bool = False) -> Tensor:
+        """Sums of the gradients of some fits over the rows of each fold, (K or 1, f, c + 1), or (K or 1, f, d + 1).
+
+        Args:
+            fits: their numbers, (f,).
+            u: their coefficients, (f, c + 1).
+            every: whether the gradients are by all columns.
+        """
+        width = self._rows.d if every else len(self.index)
+
+        def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
+            x, known = self._all.features(number) if every else self._features(number), self._all.blocks[number].rounded
+            z = torch.addmm(at[-1], self._some(x) if every else x, at[:-1])
+            if known.offset is not None:
+                z += known.offset
+            r = self._residuals(z, known)
+            sums[:-1] += x.T @ r
+            sums[-1] += r.sum(0)
+
+        return self._swept(fits, u.float(), width + 1, work)
+
+    def anchored(self, fits: Tensor, u: Tensor, *, losses: bool) -> Anchor:
+        """Gradients of some fits (f,) at u (f, c + 1), in float64, from where their changes are summed.
+
+        Args:
+            fits: their numbers, (f,).
+            u: their coefficients, (f, c + 1).
+            losses: whether to sum the losses as well.
+        """
+        rows, c = self._rows, len(self.index)
+        mean, scale = (t[self.index] for t in rows.standardization)
+        w = u[:, :-1] / scale
+        logits: dict[int, Tensor] = {}
+
+        def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
+            part, known = self._all.blocks[number].rows, self._all.blocks[number].exact
+            x = self._some(rows.design.take(part).dense(torch.float64))
+            z = torch.addmm(at[-1], x, at[:-1])
+            if losses:
+                sums[c + 1] += rows.losses_of(z.clone(), part).sum(0)
+            if known.offset is not None:
+                z += known.offset
+            logits[number] = z.float()
+            r = self._residuals(z, known)
+            sums[:c] += x.T @ r
+            sums[c] += r.sum(0)
+
+        sums = self._swept(fits, torch.cat([w, (u[:, -1] - w @ mean)[:, None]], 1), c + 2, work)
+        sums[..., :c] = (sums[..., :c] - sums[..., c, None] * mean) / scale
+        return Anchor(fits, u.clone(), sums[..., :-1], sums[..., -1], logits)
+
+    def changes(self, anchor: Anchor, some: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Changes of the gradients of some fits (s,) of an anchor along steps (s, c + 1) from there.
+
+        With π = σ(z) and e = exp(Δ) − 1, σ(z + Δ) − π = π·(1 − π)·e/(1 + π·e), in which no digits cancel.
+
+        Returns:
+            The sums over the rows of each fold, (K or 1, s, c + 1), and about their error, relative to Σv, (s,).
+        """
+        fits, c = anchor.fits[some], len(self.index)
+        is_every, weighted = len(some) == len(anchor.fits), self._all.weighted
+
+        def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
+            block, x, z = self._all.blocks[number], self._features(number), anchor.logits[number]
+            if not is_every:
+                z = z.index_select(1, anchor.place(block.fold)[some[own]])
+            rise = torch.addmm(at[-1], x, at[:-1]).clamp_max_(_LARGEST).expm1_()
+            share = z.sigmoid()
+            change = z.neg().sigmoid_().mul_(share).mul_(rise).div_(torch.addcmul(_ONE, share, rise))
+            if weighted:
+                change.mul_(block.rounded.v)
+            sums[:c] += x.T @ change
+            sums[c] += change.sum(0)
+
+        change = self._swept(fits, step.float(), c + 1, work)
+        mean = change.sum(0) / self._rows.weight[fits, None]
+        # The residuals' changes, whose squares are at most 1/4 of their products with those of the logits, are rounded
+        # alike in a block at most. What all blocks have in common is relative to the sums.
+        moved = (mean * step).sum(1).clamp_min(0).sqrt() / 2
+        return change, (mean.abs().amax(1) + moved / math.sqrt(len(self._all.blocks))) * (_EPS / 2)
+
+    def _residuals(self, z: Tensor, known: _Outcomes) -> Tensor:
+        """The derivatives (b, f) of the losses by the logits z (b, f), which are overwritten."""
+        if self._rows.has_shares:
+            return residuals(z, known.y).mul_(known.v)
+        return z.mul_(known.sign).sigmoid_().mul_(known.signed)
+
+    def hessians(self, u: Tensor) -> Tensor:
+        """Hessians of all fits at each of q points u (q, c + 1), (q, m, c + 1, c + 1), float32."""
+        k = u.shape[1]
+        half = (k - 1) // 2
+
+        def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
+            x, known = self._features(number), self._all.blocks[number].rounded
+            z = torch.addmm(at[-1], x, at[:-1])
+            if known.offset is not None:
+                z += known.offset
+            for point, s in zip(sums, curvature(z).mul_(known.v).T, strict=True):
+                # Three of four quarters, by symmetry.
+                weighted = x * s[:, None]
+                point[:half, :half] += x[:, :half].T @ weighted[:, :half]
+                point[half:-1, :-1] += x[:, half:].T @ weighted
+                point[-1, :-1] += weighted.sum(0)
+                point[-1, -1] += s.sum()
+
+        sums = self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (len(u), k, k), work)
+        sums[..., :half, half:] = sums[..., half:, :half].mT
+        sums[..., :-1, -1] = sums[..., -1, :-1]
+        return torch.stack([self._rows.of_fits(of_folds) for of_folds in sums.unbind(1)]).float()
+
+    def _swept(
+        self,
+        fits: Tensor,
+        points: Tensor,
+        shape: int | tuple[int, ...],
+        work: Callable[[int, Tensor, Tensor, Tensor], None],
+    ) -> Tensor:
+        """Sums over the rows of each fold, (K or 1, f, …), float64.
+
+        Args:
+            fits: numbers of the fits, (f,): those that leave a fold out are not summed over it.
+            points: one of each, (f, c + 1).
+            shape: of the sums over a block; a number stands for (number, f).
+            work: adds a block's sums: its number, the points (c + 1, o) of the fits that have its rows, the places (o,)
+                of these among all, and the sums, (number, o).
+        """
+        count = max(1, self._rows.m - 1)
+        own = [
+            (fits != fold + 1).nonzero()[:, 0] if self._rows.m > 1 else torch.arange(len(fits)) for fold in range(count)
+        ]
+        at = [points[of].T.contiguous() for of in own]
+        numbers: list[list[int]] = [[] for _ in range(count)]
+        for number, block in enumerate(self._all.blocks):
+            numbers[block.fold].append(number)
+        groups = math.ceil(thresholds.FOLD_GROUPS / count)
+        stripes = [(f, of[i::groups]) for f, of in enumerate(numbers) for i in range(min(groups, len(of)))]
+        shapes = [(shape, len(of)) if isinstance(shape, int) else shape for of in own]
+        sums = [torch.zeros(shapes[fold], dtype=torch.float64) for fold, _ in stripes]
+
+        def run(share: Iterator[int]) -> None:
+            for stripe in share:
+                fold, of_fold = stripes[stripe]
+                if len(own[fold]):
+                    for number in of_fold:
+                        work(number, at[fold], own[fold], sums[stripe])
+
+        share_out(run, len(stripes), self._rows.y, effort=points.numel())
+        whole = (len(fits), shape) if isinstance(shape, int) else shape
+        total = torch.zeros(count, *whole, dtype=torch.float64)
+        for (fold, _), of_stripe in zip(stripes, sums, strict=True):
+            if isinstance(shape, int):
+                total[fold][own[fold]] += of_stripe.T
+            else:
+                total[fold] += of_stripe
+        return total
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Where the losses and gradients of some fits are known.
+
+    Attributes:
+        fits: their numbers, (f,).
+        u: their coefficients, (f, c + 1).
+        sums: of the gradients over the rows of each fold, (K or 1, f, c + 1).
+        losses: likewise, (K or 1, f); 0 if they have not been summed.
+        logits: of each block's rows by the fits that have them, (b, o), float32.
+    """
+
+    fits: Tensor
+    u: Tensor
+    sums: Tensor
+    losses: Tensor
+    logits: dict[int, Tensor]
+
+    def place(self, fold: int) -> Tensor:
+        """The place of each fit among the logits of a fold's blocks, (f,)."""
+        return (self.fits != fold + 1).cumsum(0) - 1

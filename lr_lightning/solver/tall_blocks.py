@@ -1,0 +1,243 @@
+"""Fits at many strengths of a penalty at once, of dense tables with many more rows than columns.
+
+The path of a sample tells about where the fits are. From there on the fits of a block of strengths move together: first
+by gradients in float32, then by gradients in float64 and their changes from there, which are summed in float32 again:
+as they shrink, so does their rounding. The Hessians at a few strengths give those at all the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from lr_lightning.solver import thresholds
+from lr_lightning.solver.fold_rows import FoldRows, Losses
+from lr_lightning.solver.path_blocks import Block, Penalties, Solutions, penalties_of
+from lr_lightning.solver.path_models import Matrices
+from lr_lightning.solver.rounded_rows import RoundedColumns, RoundedRows
+
+
+def solve_tall(
+    rows: FoldRows, sample: FoldRows, begin: Tensor, l1: Tensor, l2: Tensor, least_tolerance: float
+) -> Iterator[Solutions]:
+    """The fits at p strengths, in blocks: those of all rows from the sample's, those without a fold from these.
+
+    Args:
+        rows: dense, of m fits.
+        sample: a part of the rows.
+        begin: coefficients of the sample's fits, about, (p, d + 1).
+        l1: strengths, (p,), positive and falling.
+        l2: likewise, not negative.
+        least_tolerance: violation of the optimality conditions that is rounding.
+    """
+    swept, of_sample = RoundedRows(rows), RoundedRows(sample)
+    most = max(1, thresholds.FOLLOWED_LOGITS // (rows.n * max(1, rows.m - 1)))
+    difference = torch.zeros_like(begin[0])
+    for here in _cut(len(l1), min(most, thresholds.STRENGTHS_A_BLOCK)):
+        shape = here.stop - here.start, rows.m
+        penalties = penalties_of(rows, l1[here, None].expand(shape), l2[here, None].expand(shape), least_tolerance)
+        found = _solve(swept, of_sample, begin[here] + difference, penalties)
+        difference = found.u[-1, 0] - begin[here][-1]  # between all rows and the sample, changes little
+        yield found
+
+
+def _cut(p: int, size: int) -> list[slice]:
+    """The numbers of p strengths in equal blocks of a size at most."""
+    count = -(-p // size)
+    return [slice(*pair) for pair in pairwise(p * i // count for i in range(count + 1))]
+
+
+def _solve(swept: RoundedRows, sample: RoundedRows, begin: Tensor, penalties: Penalties) -> Solutions:
+    """The fits at p strengths.
+
+    Args:
+        swept: all rows.
+        sample: a part of them.
+        begin: coefficients, (p, d + 1), about those of the fits of all rows.
+        penalties: of the fits, on all coordinates, (p, m, d + 1).
+    """
+    rows, (p, m) = swept.rows, penalties.l1.shape[:2]
+    whole = _Fits(swept, [0], Penalties(*(t[:, 0] for t in penalties)))
+    whole.begin(begin, sample)
+    whole.solve()
+    u, converged = begin[:, None].repeat(1, m, 1), torch.zeros(p, m, dtype=torch.bool)
+    u[:, 0], converged[:, 0] = whole.u, whole.converged
+    training = torch.full((p, m), torch.nan, dtype=torch.float64)
+    training[:, 0] = whole.losses.sum(0) / rows.weight[0]
+    good = whole.converged.nonzero()[:, 0]
+    if m == 1 or not len(good):
+        return Solutions(u, converged, Losses(training, training[:, 1:]))
+    without = _Fits(swept, list(range(1, m)), Penalties(*(t[good, 1:].flatten(0, 1) for t in penalties)))
+    without.begin_without_folds(u[good, 0], whole.sums[:, good])
+    before = without.gradient
+    without.solve()
+    u[good, 1:], converged[good, 1:] = (t.unflatten(0, (len(good), -1)) for t in (without.u, without.converged))
+    # Along the step to the fit without a fold the mean slope is about that of its two ends.
+    rise = ((before + without.gradient).unflatten(0, (len(good), -1)) * (u[good, 1:] - u[good, :1])).sum(-1) / 2
+    losses = whole.losses[:, good]
+    training[good, 1:] = (losses.sum(0) - losses).T / rows.weight[1:] + rise
+    held_out = training[:, 1:].clone()
+    held_out[good] = rows.held_out_losses(u[good, 1:])
+    return Solutions(u, converged, Losses(training, held_out))
+
+
+class _Fits:
+    """P fits, those of each strength next to each other.
+
+    Args:
+        swept: the rows.
+        numbers: of the fits at each strength.
+        penalties: of the fits, on all coordinates, (P, d + 1).
+
+    Attributes:
+        u: coefficients, (P, d + 1).
+        sums: of the gradients over the rows of each fold, (K or 1, P, d + 1), 0 where the fit leaves it out. Those by
+            columns that are not in use are rounded, and from where all columns were swept last.
+        losses: sums of the losses of all rows over those of each fold, (K or 1, P).
+        converged: whether the optimality conditions hold, (P,).
+    """
+
+    def __init__(self, swept: RoundedRows, numbers: list[int], penalties: Penalties) -> None:
+        self._swept, self._rows, self._numbers, self._penalties = swept, swept.rows, numbers, penalties
+        self._of = torch.tensor(numbers).repeat(len(penalties.l1) // len(numbers))
+        self._tolerance = penalties.tolerance.min(1).values
+        self.u = torch.zeros_like(penalties.l1)
+        self.sums = torch.zeros(max(1, self._rows.m - 1), *self.u.shape, dtype=torch.float64)
+        self.losses = torch.zeros(self.sums.shape[:2], dtype=torch.float64)
+        self.converged = torch.zeros(len(self._of), dtype=torch.bool)
+
+    @property
+    def gradient(self) -> Tensor:
+        """Gradients of the mean losses, (P, d + 1), as good as their sums."""
+        return self.sums.sum(0) / self._rows.weight[self._of, None]
+
+    def begin(self, u: Tensor, sample: RoundedRows) -> None:
+        """Begin at coefficients (P, d + 1), and go a step from there by the Hessians of a sample of the rows."""
+        every = torch.arange(len(u))
+        self.u = u.clone()
+        columns = self._swept.columns((u[:, :-1] != 0).any(0).nonzero()[:, 0])
+        self.sums = columns.sums(self._of, u[:, self._places(columns)], every=True)
+        self._swept_at = u, self.gradient
+        columns = self._swept.columns(self._near())
+        places = self._places(columns)
+        point = self._block(sample.columns(columns.index), every, places).next(every)
+        self.u[:, places] = point.where(point.isfinite().all(1, keepdim=True), u[:, places])
+        self.sums[..., places] = columns.sums(self._of, self.u[:, places])
+
+    def begin_without_folds(self, u: Tensor, sums: Tensor) -> None:
+        """Begin at the fits of all rows: coefficients (p, d + 1), and sums (K, p, d + 1) as in the attribute."""
+        folds = len(self._numbers)
+        self.u = u.repeat_interleave(folds, 0)
+        left_out = self._of - 1 == torch.arange(folds)[:, None]
+        self.sums = sums.repeat_interleave(folds, 1).masked_fill(left_out[..., None], 0.0)
+        self._swept_at = self.u.clone(), self.gradient
+
+    def solve(self) -> None:
+        """Move to the optima."""
+        pending, index = torch.arange(len(self.u)), self._near()
+        for _ in range(1 + thresholds.BLOCK_RETRIES):
+            columns = self._swept.columns(index)
+            places = self._places(columns)
+            block = self._block(columns, pending, places)
+            of = self._of[pending]
+            block.run(
+                lambda some, point, of=of, columns=columns: columns.gradients(of[some], point),
+                thresholds.BLOCK_ROUNDS,
+                thresholds.ANCHORED,
+            )
+            self._refine(block, columns, pending)
+            missing = self._missing(pending, columns)
+            self.converged[pending] &= ~missing.any(1)
+            if not bool(missing.any()):
+                return
+            index = torch.cat([index, missing[:, :-1].any(0).nonzero()[:, 0]]).sort().values
+            pending = pending[missing.any(1)]
+
+    def _refine(self, block: Block, columns: RoundedColumns, pending: Tensor) -> None:
+        """Move a block of the pending fits to the optima, by exact gradients and their changes from there."""
+        places, tolerance = self._places(columns), self._tolerance[pending]
+        error, of = torch.zeros(len(pending), dtype=torch.float64), torch.arange(len(pending))
+        for _ in range(1 + thresholds.BLOCK_RETRIES):
+            self._follow(block, columns, pending, of, error)
+            of = (block.violation + error / tolerance > 1).nonzero()[:, 0]
+            if not len(of):
+                break
+        self.converged[pending] = block.violation + error / tolerance <= 1
+        finite = block.u.isfinite().all(1)
+        self.u[pending[finite]] = 0.0
+        self.u[pending[finite, None], places] = block.u[finite]
+
+    def _follow(self, block: Block, columns: RoundedColumns, pending: Tensor, of: Tensor, error: Tensor) -> None:
+        """Move some fits of a block from where their gradients are exact; `error` of their changes is overwritten."""
+        places, numbers = self._places(columns), pending[of]
+        weight, tolerance = self._rows.weight[self._of[numbers], None], self._tolerance[numbers]
+        anchor = columns.anchored(self._of[numbers], block.u[of], losses=self._numbers == [0])
+        self.sums[:, numbers[:, None], places], self.losses[:, numbers] = anchor.sums, anchor.losses
+        error[of] = 0.0
+        block.place(of, block.u[of], anchor.sums.sum(0) / weight)
+
+        def gradients(some: Tensor, point: Tensor) -> Tensor:
+            at = torch.searchsorted(of, some)
+            step = point - anchor.u[at]
+            change, error[some] = columns.changes(anchor, at, step)
+            sums = anchor.sums[:, at] + change
+            self.sums[:, numbers[at, None], places] = sums
+            # The mean slope along the step is about that of its two ends.
+            self.losses[:, numbers[at]] = anchor.losses[:, at] + ((sums - change / 2) * step).sum(-1)
+            return sums.sum(0) / weight[at]
+
+        for _ in range(thresholds.BLOCK_ROUNDS):
+            share = error[of] / tolerance
+            some = of[(block.violation[of] + share > 1) & (share < 1)]
+            if not len(some):
+                break
+            block.move(some, gradients)
+
+    def _missing(self, pending: Tensor, columns: RoundedColumns) -> Tensor:
+        """Which coordinates of the pending fits are to come into use, (f, d + 1)."""
+        at, known = self._swept_at
+        rise = (self.gradient - known)[pending] * (self.u - at)[pending]
+        # A loss has a curvature of at most 1/4, so that the squares of the changes of the residuals are at most 1/4 of
+        # their products with those of the logits. No standardised column's gradient changes by more than their mean's
+        # root.
+        moved = rise.sum(1).clamp_min(0).sqrt() / 2
+        size = self._rows.size * (self._rows.weight[0] / self._rows.weight[self._of[pending], None]).sqrt()
+        others = torch.ones(len(size[0]), dtype=torch.bool)
+        others[self._places(columns)] = False
+        doubtful = ((known[pending].abs() + moved[:, None] * size > self._penalties.l1[pending]) & others).any(1)
+        if self._numbers == [0]:  # which came from far, and tell where the fits without a fold begin
+            doubtful[:] = True
+        doubtful &= others.any()
+        some, places = pending[doubtful], self._places(columns)
+        if len(some):
+            sums = columns.sums(self._of[some], self.u[some][:, places], every=True)
+            sums[..., places] = self.sums[:, some][..., places]
+            self.sums[:, some] = sums
+            self._swept_at = self.u.clone(), self.gradient
+        rounding = torch.finfo(torch.float32).eps * size
+        return (self.gradient[pending].abs() + rounding > self._penalties.l1[pending]) & others & doubtful[:, None]
+
+    def _near(self) -> Tensor:
+        """Numbers of the columns that seem to be in use at the optima."""
+        return ((self.u != 0) | (self.gradient.abs() >= self._penalties.l1)).any(0)[:-1].nonzero()[:, 0]
+
+    def _places(self, columns: RoundedColumns) -> Tensor:
+        return torch.cat([columns.index, torch.tensor([self._rows.d])])
+
+    def _block(self, columns: RoundedColumns, of: Tensor, places: Tensor) -> Block:
+        """Some fits on some coordinates, with models by the Hessians of some rows."""
+        penalties = self._penalties.at(of, places)
+        models = Matrices(self._hessians(columns, places)[of], penalties.l2.float())
+        return Block(models, self.u[of][:, places], self.gradient[of][:, places], penalties, 1.0)
+
+    def _hessians(self, columns: RoundedColumns, places: Tensor) -> Tensor:
+        """Combinations (P, k, k) of the Hessians at a few strengths, as they fit curvatures of the losses best."""
+        u = self.u[:: len(self._numbers)]
+        curvatures = self._rows.some_curvatures(u, thresholds.COMPARED_ROWS).nan_to_num()
+        known = sorted({0, len(u) // 2, len(u) - 1})
+        shares = torch.linalg.lstsq(curvatures[:, known], curvatures).solution
+        hessians = columns.hessians(u[known][:, places])[:, self._numbers]
+        return torch.tensordot(shares.T.float(), hessians, 1).flatten(0, 1)
