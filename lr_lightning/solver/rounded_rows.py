@@ -17,7 +17,6 @@ from lr_lightning.solver.fold_rows import FoldRows
 
 _EPS = torch.finfo(torch.float32).eps
 _ONE = torch.ones(())
-_LARGEST = 80.0  # of which the exponential is finite
 
 
 class _Outcomes(NamedTuple):
@@ -90,15 +89,18 @@ class RoundedColumns:
     def __init__(self, rows: RoundedRows, index: Tensor) -> None:
         self._all, self._rows, self.index = rows, rows.rows, index
         self._is_every = len(index) == self._rows.d
-        self._copies: list[Tensor] | None = None
-        if not self._is_every and self._rows.n * len(index) <= thresholds.COPIED_ELEMENTS:
-            self._copies = [self._some(rows.features(number)) for number in range(len(rows.blocks))]
+        self._copies: list[Tensor] = []
 
     def _some(self, x: Tensor) -> Tensor:
         return x if self._is_every else x.index_select(1, self.index)
 
     def _features(self, number: int) -> Tensor:
-        return self._some(self._all.features(number)) if self._copies is None else self._copies[number]
+        return self._copies[number] if self._copies else self._some(self._all.features(number))
+
+    def copy(self) -> None:
+        """Copy the columns, unless that takes too much memory, for many sweeps."""
+        if not self._is_every and self._rows.n * len(self.index) <= thresholds.COPIED_ELEMENTS:
+            self._copies = [self._some(self._all.features(number)) for number in range(len(self._all.blocks))]
 
     def gradients(self, fits: Tensor, u: Tensor) -> Tensor:
         """Gradients (f, c + 1) of the mean losses of some fits (f,) at u (f, c + 1)."""
@@ -170,7 +172,7 @@ class RoundedColumns:
             block, x, z = self._all.blocks[number], self._features(number), anchor.logits[number]
             if not is_every:
                 z = z.index_select(1, anchor.place(block.fold)[some[own]])
-            rise = torch.addmm(at[-1], x, at[:-1]).clamp_max_(_LARGEST).expm1_()
+            rise = torch.addmm(at[-1], x, at[:-1]).clamp_max_(thresholds.LARGEST_RISE).expm1_()
             share = z.sigmoid()
             change = z.neg().sigmoid_().mul_(share).mul_(rise).div_(torch.addcmul(_ONE, share, rise))
             if weighted:

@@ -40,7 +40,8 @@ def solve_tall(
         shape = here.stop - here.start, rows.m
         penalties = penalties_of(rows, l1[here, None].expand(shape), l2[here, None].expand(shape), least_tolerance)
         found = _solve(swept, of_sample, begin[here] + difference, penalties)
-        difference = found.u[-1, 0] - begin[here][-1]  # between all rows and the sample, changes little
+        if bool(found.converged[-1, 0]):
+            difference = found.u[-1, 0] - begin[here][-1]  # between all rows and the sample, changes little
         yield found
 
 
@@ -139,22 +140,22 @@ class _Fits:
         """Move to the optima."""
         pending, index = torch.arange(len(self.u)), self._near()
         for _ in range(1 + thresholds.BLOCK_RETRIES):
-            columns = self._swept.columns(index)
-            places = self._places(columns)
-            block = self._block(columns, pending, places)
-            of = self._of[pending]
-            block.run(
-                lambda some, point, of=of, columns=columns: columns.gradients(of[some], point),
-                thresholds.BLOCK_ROUNDS,
-                thresholds.ANCHORED,
-            )
-            self._refine(block, columns, pending)
-            missing = self._missing(pending, columns)
+            missing = self._solve_on(index, pending)
             self.converged[pending] &= ~missing.any(1)
             if not bool(missing.any()):
                 return
             index = torch.cat([index, missing[:, :-1].any(0).nonzero()[:, 0]]).sort().values
             pending = pending[missing.any(1)]
+
+    def _solve_on(self, index: Tensor, pending: Tensor) -> Tensor:
+        """Move the pending fits (f,) to the optima on some columns (c,); which coordinates they lack, (f, d + 1)."""
+        columns, of = self._swept.columns(index), self._of[pending]
+        columns.copy()
+        block = self._block(columns, pending, self._places(columns))
+        rounds, enough = thresholds.BLOCK_ROUNDS, thresholds.ANCHORED
+        block.run(lambda some, point: columns.gradients(of[some], point), rounds, enough)
+        self._refine(block, columns, pending)
+        return self._missing(pending, columns)
 
     def _refine(self, block: Block, columns: RoundedColumns, pending: Tensor) -> None:
         """Move a block of the pending fits to the optima, by exact gradients and their changes from there."""

@@ -265,6 +265,8 @@ ANCHORED = 1e6
 # Elements of the logits from which they change, 256 MiB: with half of them 200 000 x 200 with folds takes 1.3 times as
 # long.
 FOLLOWED_LOGITS = 2**26
+# Change of a logit, of which the exponential in float32 is finite.
+LARGEST_RISE = 80.0
 # Penalties that are worth a rough path: with one, 5 of 1 000 x 400 take 1.4 times as long.
 LEAST_PENALTIES = 10
 # Share of the deviance, beyond which the rows are nearly separated.
