@@ -119,6 +119,21 @@ class Csr(Swept):
         of_entries = r.index_select(0, row)
         out.index_add_(0, self.column[entries], of_entries * (value if r.ndim == 1 else value[:, None]))
 
+    @override
+    def matvec(self, w: Tensor, shift: Tensor | None = None) -> Tensor:
+        blocks = self.blocks()
+        if len(blocks) > 1 or self.device.type != "cpu":
+            return super().matvec(w, shift)
+        product = torch.from_numpy(self._block(blocks[0])[0] @ w.detach().double().numpy())
+        return (product if shift is None else product.add_(shift.detach())).to(w.dtype)
+
+    @override
+    def rmatvec(self, r: Tensor) -> Tensor:
+        blocks = self.blocks(self._sums_of(r))
+        if len(blocks) > 1 or self.device.type != "cpu":
+            return super().rmatvec(r)
+        return torch.from_numpy(self._block(blocks[0])[1] @ r.detach().double().numpy())
+
     def _block(self, rows: slice) -> tuple[csr_array, csc_array]:
         """Some rows, and the same transposed, as matrices of SciPy that share their memory; on the CPU."""
         key = rows.start, rows.stop

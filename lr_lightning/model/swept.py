@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 _BLOCK = 2**18  # stored numbers: about what a core's cache holds between a block's two products
 _DEVICE_BLOCK = 2**26  # an accelerator wants few and large kernels
 _BLOCK_OF_SUMS = 2  # stored numbers for each sum of a gradient, at least: a block adds all of its sums to the others
+_SUMS_OF_MANY = 8  # the same for several vectors at once, whose sums do not stay in a cache: times as many numbers
 _MIN_GROUPS, _MAX_GROUPS = 2, 8  # of blocks, each with sums of its own
 _WORTH_A_GROUP = 32  # stored numbers for each sum of a group: its memory has to be brought in, and its sums be added
 _FILLED_BLOCK = 2**20  # numbers
-_WORTH_FILLING = 12  # columns for each stored number of a row, up to which a filled product takes less time
+_WORTH_FILLING = 7  # columns for each stored number of a row, up to which a filled product takes less time
 _TILE = 128  # columns
 
 
@@ -115,6 +116,10 @@ class Swept(Design):
         step = max(1, n * entries // max(1, self.stored.numel()))
         return [slice(start, min(start + step, n)) for start in range(0, n, step)] or [slice(0, 0)]
 
+    def _sums_of(self, r: Tensor) -> int:
+        """For `blocks`, where the transposed rows are multiplied by r (n,) or (n, m)."""
+        return 0 if r.ndim == 1 else _SUMS_OF_MANY * self.n_slots
+
     @torch.no_grad()
     @override
     def matvec(self, w: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -135,7 +140,7 @@ class Swept(Design):
     @override
     def rmatvec(self, r: Tensor) -> Tensor:
         r = r.detach().to(self.device, torch.float64)
-        blocks = self.blocks()
+        blocks = self.blocks(self._sums_of(r))
 
         def add(k: int, out: Tensor) -> None:
             self.add_transposed(blocks[k], r[blocks[k]], out)
@@ -228,16 +233,14 @@ class Swept(Design):
                     tile = slice(j, min(j + _TILE, d))
                     product[j:d, tile] += block[:, j:].T @ (block[:, tile] * v[start : start + step, None])
         elif d:
-            from scipy.sparse import diags_array
-
             blocks = x.blocks(d * d)
 
             def add(k: int, out: Tensor) -> None:
-                part = x.compressed(blocks[k])
-                weighted: Any = diags_array(v[blocks[k]].numpy()) @ part
-                out += torch.from_numpy((part.T.tocsr() @ weighted).toarray())
+                _add_pairs(x.compressed(blocks[k]), v[blocks[k]], out)
 
-            product[:d, :d] = x._summed(len(blocks), (d, d), add)
+            pairs = x._summed(len(blocks), (d * d,), add).view(d, d)
+            product[:d, :d] = pairs + pairs.T
+            product.diagonal()[:d].copy_(pairs.diagonal())
         lower = (product if intercept else product[:d, :d]).tril()
         return lower + lower.tril(-1).T
 
@@ -275,6 +278,33 @@ class Swept(Design):
     @override
     def for_many_products(self) -> Self:
         return self
+
+
+def _add_pairs(x: csr_array, v: Tensor, out: Tensor) -> None:
+    """Add the weighted products of every two entries of a row, and of each with itself, where their columns meet.
+
+    Args:
+        x: (r, d).
+        v: weights of the rows, (r,).
+        out: sums (d · d,) of a matrix; of both places of a pair one gets its product.
+    """
+    starts, column, value = (torch.from_numpy(part) for part in (x.indptr, x.indices, x.data))
+    d = int(x.shape[1])  # pyright: ignore[reportOptionalSubscript]
+    counts = starts.diff().long()
+    # Rows of about as many entries are worked on together: of up to 15 entries the same, else up to an eighth more.
+    step = 2 ** (counts.clamp_min(1).double().log2().floor() - 3).clamp_min(0).long()
+    padded = -(-counts // step) * step
+    order = padded.argsort()
+    sizes, numbers = padded[order].unique_consecutive(return_counts=True)
+    for size, alike in zip(sizes.tolist(), order.split(numbers.tolist()), strict=True):
+        for rows in alike.split(max(1, _BLOCK // max(size, 1))) if size else ():
+            place = torch.arange(size)[:, None]
+            at = (starts[rows].long() + place).clamp_max_(len(value) - 1)
+            columns, values = column[at].long(), torch.where(place < counts[rows], value[at], 0.0)
+            weighted, first = values * v[rows], columns * d
+            for a in range(size):
+                pair = first[a] + columns[a:]
+                out.index_add_(0, pair.view(-1), (weighted[a] * values[a:]).view(-1))
 
 
 def chosen(rows: Tensor | slice, n: int, device: torch.device) -> Tensor | slice:

@@ -251,10 +251,10 @@ class FoldFits:
         Those that are doubtful (f,) are so near the optimum that rounding decides about slopes.
         """
         l1, step = torch.where(l1.isinf(), 0.0, l1), point - u
-        before = _slope(u, step, gradient, l1, l2, end=False)
+        before = slope(u, step, gradient, l1, l2, end=False)
         found, length = self.rows.gradients(self._columns, of, point), torch.ones_like(before)
         for _ in range(thresholds.SHORTENINGS):
-            after = _slope(point, step, found, l1, l2, end=True)
+            after = slope(point, step, found, l1, l2, end=True)
             steep = (after > -thresholds.OVERSHOT * before) & ~doubtful
             if not bool(steep.any()):
                 break
@@ -265,7 +265,7 @@ class FoldFits:
         return point, found
 
 
-def _slope(u: Tensor, step: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor, *, end: bool) -> Tensor:
+def slope(u: Tensor, step: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor, *, end: bool) -> Tensor:
     """Slopes (f,) of the objectives along steps, at u, from the left where a step ends and from the right else."""
     away = -step.abs() if end else step.abs()
     return ((gradient + l2 * u) * step).sum(1) + (l1 * torch.where(u != 0, u.sign() * step, away)).sum(1)

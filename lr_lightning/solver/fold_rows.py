@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -35,6 +35,14 @@ class ColumnsInUse:
 
     design: Design
     index: Tensor
+    _blocks: dict[tuple[int, int], Design] = field(default_factory=dict, repr=False)
+
+    def block(self, rows: slice) -> Design:
+        """Some rows of them, which are kept: a sparse block is laid out once."""
+        key = rows.start, rows.stop
+        if key not in self._blocks:
+            self._blocks[key] = self.design.take(rows)
+        return self._blocks[key]
 
 
 class Losses(NamedTuple):
@@ -107,7 +115,7 @@ class FoldRows:
         self.standardization = self._problem.as_served
         self._constant, self._fit_intercept = training.scale == 0, objective.fit_intercept
         scale = self._problem.standardization.scale
-        unit = self._scales if objective.standardize else (1 / scale).expand(self.m, self.d)
+        unit = self.own.scale if objective.standardize else (1 / scale).expand(self.m, self.d)
         factors = objective.factors(self.d)
         self.l1_unit, self.l2_unit = pad(unit * factors, (0, 1)), pad(unit.square() * factors, (0, 1))
         known = training.after(served)
@@ -131,19 +139,19 @@ class FoldRows:
 
         A column that is penalised stays at 0 by itself there, unless the intercept is missing.
         """
-        return pad(self._scales == 0, (0, 1)) | self.absent
+        return pad(self.own.scale == 0, (0, 1)) | self.absent
 
     @cached_property
-    def _scales(self) -> Tensor:
-        """Standard deviations of the columns in the rows of each fit, relative to those of all rows, (m, d).
+    def own(self) -> Standardization:
+        """Means and standard deviations (m, d) of the columns in the rows of each fit, standardised by all rows.
 
-        They are 0 where a column does not vary.
+        The latter are 0 where a column does not vary. Without an intercept the means count as 0.
         """
         mean, scale = self.standardization
         constant, fit_intercept = self._constant, self._fit_intercept
         ones = (~constant).double() if fit_intercept else torch.ones_like(scale)
         if not self._folds:
-            return ones[None]
+            return Standardization(torch.zeros_like(ones)[None], ones[None])
         held = torch.zeros(self._folds, 2, self.d, dtype=torch.float64)
         for f, part in self.parts(self.d):
             held[f] += self.design.take(part).sums_about(mean, self.v[part])
@@ -151,14 +159,14 @@ class FoldRows:
         variance = (second - first.square()) / (second - first.square())[0]
         relative = torch.where(constant, ones, variance.clamp_min(0).sqrt())
         if not fit_intercept:  # then a column that does not vary is one like the others
-            return relative
+            return Standardization(torch.zeros_like(relative), relative)
         for f in range(self._folds):
             doubtful = ((variance[f + 1] <= thresholds.NEARLY_CONSTANT) & ~constant).nonzero()[:, 0]
             if len(doubtful):
                 training = torch.where(self._fold == f, 0.0, self.v)
                 own = moments([(self.design.columns(doubtful), training)]).scale
                 relative[f + 1, doubtful] = own / scale[doubtful]
-        return relative
+        return Standardization(first / scale, relative)
 
     def columns(self, index: Tensor) -> ColumnsInUse:
         """ColumnsInUse by their numbers."""
@@ -178,7 +186,7 @@ class FoldRows:
         """Coefficients (d + 1,) of u (d + 1,) for the original features, the intercept last."""
         return self._problem.theta(u[:-1], u[-1] - self._offset_mean)
 
-    @property
+    @cached_property
     def every(self) -> ColumnsInUse:
         """All columns."""
         return ColumnsInUse(self.design, torch.arange(self.d))
@@ -208,31 +216,31 @@ class FoldRows:
         f, c = len(fits), len(swept.index)
         w, b = self._raw(columns, u)
         left_out = fits - 1
-        blocks = self._blocks(max(c, len(columns.index)))
-        groups = min(thresholds.FOLD_GROUPS, len(blocks))
+        blocks = self._blocks(max(c, len(columns.index)), f)
+        groups = min(thresholds.FOLD_GROUPS if self.is_dense else 4, len(blocks))
         gradient = torch.zeros(groups, c, f, dtype=torch.float64)
         sums = torch.zeros(groups, f, dtype=torch.float64)
         signed = (self.sign * self.v)[:, None]
-        w32, b32, signed32 = (t.float() for t in (w, b, signed))
+        w32, b32, signed32 = (t.float() for t in (w, b, signed if rounded else signed[:0]))
 
         def work(share: Iterator[int]) -> None:
             for group in share:
                 for part in blocks[group::groups]:
-                    design = columns.design.take(part)
+                    design = columns.block(part)
                     if rounded:
                         x = design.dense(torch.float32)
                         r = self._residuals(torch.addmm(b32, x, w32), part, signed32[part])
                         if self._fold is not None:
                             r.masked_fill_(self._fold[part, None] == left_out, 0.0)
                         sums[group] += r.sum(0)
-                        x = x if of is None else swept.design.take(part).dense(torch.float32)
+                        x = x if of is None else swept.block(part).dense(torch.float32)
                         gradient[group] += x.T @ r
                         continue
                     r = self._residuals(design.matvec(w, b), part, signed[part])
                     if self._fold is not None:
                         r.masked_fill_(self._fold[part, None] == left_out, 0.0)
                     sums[group] += r.sum(0)
-                    gradient[group] += (design if of is None else swept.design.take(part)).rmatvec(r)
+                    gradient[group] += (design if of is None else swept.block(part)).rmatvec(r)
 
         share_out(work, groups, self.sign, effort=f * c)
         residual = sums.sum(0)
@@ -295,7 +303,7 @@ class FoldRows:
         batch = u.shape[:-2]
         w, b = self._raw(columns, u.flatten(0, -2))
         f = len(b)
-        blocks = self._blocks(max(f, len(columns.index)))
+        blocks = self._blocks(max(f, len(columns.index)), f)
         groups = min(thresholds.FOLD_GROUPS, len(blocks))
         sums = torch.zeros(groups, f, dtype=torch.float64)
         held = torch.zeros(groups, self._folds, f // self.m, dtype=torch.float64)
@@ -303,7 +311,7 @@ class FoldRows:
         def work(share: Iterator[int]) -> None:
             for group in share:
                 for part in blocks[group::groups]:
-                    losses = self.losses_of(columns.design.take(part).matvec(w, b), part)
+                    losses = self.losses_of(columns.block(part).matvec(w, b), part)
                     sums[group] += losses.sum(0)
                     if self._fold is not None:
                         fold = self._fold[part]
@@ -480,16 +488,18 @@ class FoldRows:
         w = u[:, :-1] / scale
         return w.T.contiguous(), u[:, -1] - w @ mean
 
-    def _blocks(self, width: int) -> list[slice]:
-        """Rows to be worked on at a time, where `width` columns are read."""
-        n, size = len(self.sign), thresholds.FOLD_BLOCK_ROWS
-        if isinstance(self.design, Dense):
-            size = max(256, thresholds.FOLD_BLOCK // max(1, width))
+    def _blocks(self, width: int, fits: int) -> list[slice]:
+        """Rows to be worked on at a time, where `width` columns are read for some fits."""
+        n = len(self.sign)
+        size = max(256, thresholds.FOLD_BLOCK // max(1, width if self.is_dense else fits))
+        if not self.is_dense:
+            size = max(min(size, thresholds.FOLD_BLOCK_ROWS), width)
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
     def parts(self, width: int, elements: int = thresholds.GATHERED_ELEMENTS) -> Iterator[tuple[int, Tensor | slice]]:
         """Every fold and rows of it, few enough to be copied."""
-        n, size = len(self.sign), max(1024, elements // max(1, width))
+        n = len(self.sign)
+        size = max(1024, elements // max(1, width)) if self.is_dense else n
         if self._fold is None:
             yield from ((0, slice(start, min(start + size, n))) for start in range(0, n, size))
             return
@@ -511,11 +521,27 @@ class FoldRows:
     def without_folds(self) -> FoldRows:
         """The fit of all rows alone."""
         alone = copy.copy(self)
-        for name in ("fixed", "_scales", "_rows_of_folds"):
+        for name in ("every", "fixed", "own", "_rows_of_folds"):
             alone.__dict__.pop(name, None)
         alone.m, alone._folds, alone._fold, alone.held_weight = 1, 0, None, self.held_weight[:0]
         alone.weight, alone.l1_unit, alone.l2_unit = self.weight[:1], self.l1_unit[:1], self.l2_unit[:1]
         return alone
+
+    def drawn(self, size: int) -> FoldRows:
+        """The fit of all rows alone, by a random part of them, as they are stored.
+
+        Args:
+            size: number of rows; all are taken if there are fewer than twice as many.
+        """
+        part = self.without_folds()
+        if self.n < 2 * size:
+            return part
+        index = torch.randperm(self.n, generator=torch.Generator().manual_seed(0))[:size].sort().values
+        part.design = self.design.take(index)
+        part.y, part.sign, part.v = (t[index] for t in (self.y, self.sign, self.v))
+        part.offset = None if self.offset is None else self.offset[index]
+        part.weight = part.v.sum()[None]
+        return part
 
     def sample(self, size: int) -> FoldRows:
         """The fit of all rows alone, by a sample of them: its coefficients are in the same coordinates."""

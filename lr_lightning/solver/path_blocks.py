@@ -61,20 +61,30 @@ def violations(u: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
     return torch.where(l1.isinf(), 0.0, torch.where((u != 0) | (l1 == 0), on, off))
 
 
-def penalties_of(rows: FoldRows, l1: Tensor, l2: Tensor, least_tolerance: float) -> Penalties:
-    """The penalties of the fits of some rows, (…, m, d + 1).
+def penalties_of(
+    rows: FoldRows,
+    l1: Tensor,
+    l2: Tensor,
+    least_tolerance: float,
+    fits: Tensor | slice = slice(None),
+    places: Tensor | slice = slice(None),
+) -> Penalties:
+    """The penalties of the fits of some rows on coordinates, (…, f, k).
 
     Args:
         rows: of m fits.
-        l1: strength of the L1 penalty, (…, m).
+        l1: strength of the L1 penalty, (…, f).
         l2: likewise.
         least_tolerance: violation of the optimality conditions that is rounding.
+        fits: numbers of the fits, (f,).
+        places: numbers of the coordinates, (k,).
     """
     l1, l2 = l1[..., None], l2[..., None]
-    unit = torch.where(rows.l1_unit > 0, rows.l1_unit.clamp_max(1), 1.0)
+    l1_unit, l2_unit, fixed = (t[fits][:, places] for t in (rows.l1_unit, rows.l2_unit, rows.fixed))
+    unit = torch.where(l1_unit > 0, l1_unit.clamp_max(1), 1.0)
     tolerance = (thresholds.PATH_VIOLATION * (l1 + l2) * unit).clamp_min(least_tolerance)
-    first, second = l1 * rows.l1_unit, l2 * rows.l2_unit
-    return Penalties(torch.where(rows.fixed, torch.inf, first), torch.where(rows.fixed, 0.0, second), tolerance)
+    first, second = l1 * l1_unit, l2 * l2_unit
+    return Penalties(torch.where(fixed, torch.inf, first), torch.where(fixed, 0.0, second), tolerance)
 
 
 def sharing(strengths: Sequence[float]) -> list[range]:
@@ -181,7 +191,7 @@ def _solve_block(
     of = order % m
     of_all = penalties_of(rows, l1[:, None].expand(p, m), l2[:, None].expand(p, m), least_tolerance)
     penalties = Penalties(*(t.flatten(0, 1) for t in of_all)).at(order)
-    u = start.flatten(0, 1)[order]
+    u = start.flatten(0, 1)[order].masked_fill(penalties.l1.isinf(), 0.0)
     columns = _columns_in_use(rows, (u != 0).any(0))
     gradient = rows.gradients(columns, of, u[:, rows.places(columns)], rows.every, rounded=True)
     wanted = ((u != 0) | (gradient.abs() > penalties.l1)).any(0)

@@ -18,7 +18,7 @@ from lr_lightning.model.objective import Objective, refuse_impossible_factors
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import on_one_thread
-from lr_lightning.solver import thresholds
+from lr_lightning.solver import sparse_blocks, thresholds
 from lr_lightning.solver.fold_fits import FoldCoefficients, FoldFits
 from lr_lightning.solver.fold_rows import FoldRows, Losses
 from lr_lightning.solver.path_blocks import Solutions, rough_path, solve_nearby
@@ -312,8 +312,10 @@ def _solved_in_blocks(fits: FoldFits, penalties: list[_Penalty], rounding: float
     """By the path of a sample of the rows, or the rough path of all of them."""
     l1 = torch.tensor([penalty.l1 for penalty in penalties], dtype=torch.float64)
     l2 = torch.tensor([penalty.l2 for penalty in penalties], dtype=torch.float64)
+    if not fits.rows.is_dense:
+        return sparse_blocks.solve_nearby(fits.rows, fits.u, l1, l2, rounding)
     rows, size = fits.rows, thresholds.PATH_SAMPLE_A_COLUMN * fits.rows.d
-    if rows.is_dense and rows.n >= thresholds.WORTH_SAMPLE * size:
+    if rows.n >= thresholds.WORTH_SAMPLE * size:
         sample = rows.sample(size)
         begin = rough_path(sample, FoldFits(sample).fit_unpenalised()[0], l1, l2)
         return solve_tall(rows, sample, begin, l1, l2, rounding)

@@ -1,0 +1,377 @@
+"""Fits of sparse rows at many strengths of a penalty at once, of all rows and without each fold.
+
+As in `path_blocks`, sweeps serve dozens of fits; but of a hundred thousand columns only those are swept that are near
+to being used, and the others once, in the end. One Hessian serves the fits at neighbouring strengths and those without
+a fold alike, and its blocks, each of other columns, are solved by conjugate gradients, all of them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from typing_extensions import override
+
+from lr_lightning.model.threads import share_out
+from lr_lightning.solver import thresholds
+from lr_lightning.solver.fold_fits import slope
+from lr_lightning.solver.fold_rows import ColumnsInUse, FoldRows
+from lr_lightning.solver.path_blocks import Block, Penalties, Solutions, penalties_of, sharing
+from lr_lightning.solver.path_models import MatrixModel, Model, Shared
+
+
+class _Fits(NamedTuple):
+    """Fits at p strengths.
+
+    Attributes:
+        columns: whose coefficients may differ from 0.
+        u: coefficients of these and the intercept, (p, m, c + 1).
+        converged: whether the optimality conditions hold, (p, m).
+    """
+
+    columns: ColumnsInUse
+    u: Tensor
+    converged: Tensor
+
+    def at(self, places: Tensor, d: int) -> Tensor:
+        """Coefficients of other coordinates, (p, m, k), of d features and the intercept."""
+        every = self.u.new_zeros(*self.u.shape[:2], d + 1)
+        every[..., self.columns.index], every[..., -1] = self.u[..., :-1], self.u[..., -1]
+        return every[..., places]
+
+
+def solve_nearby(rows: FoldRows, start: Tensor, l1: Tensor, l2: Tensor, least_tolerance: float) -> Iterator[Solutions]:
+    """The fits at p strengths, in blocks that share a Hessian.
+
+    Where one does not lead to all of a block's fits, each gets its own, and then blocks are halved.
+
+    Args:
+        rows: of m fits.
+        start: coefficients (m, d + 1) of the fits at a stronger penalty.
+        l1: strengths, (p,), positive and falling.
+        l2: likewise, not negative.
+        least_tolerance: violation of the optimality conditions that is rounding.
+    """
+    sample, every = rows.drawn(thresholds.PART_ROWS), torch.arange(rows.d + 1)
+    columns = rows.columns((start != 0).any(0)[:-1].nonzero()[:, 0])
+    last = _Fits(columns, start[None, :, rows.places(columns)], torch.ones(1, rows.m, dtype=torch.bool))
+    number, most, of_each = 0, thresholds.MOST_SHARING, False
+    while number < len(l1):
+        count = len(sharing(l1[number:].tolist())[0][:most])
+        first, second = (t[number : number + count] for t in (l1, l2))
+        found = last if count == 1 else _towards(rows, sample, last, first, second)
+        for _ in range(1 + thresholds.BLOCK_RETRIES):
+            found = _solve(rows, sample, found, first, second, least_tolerance, of_each=of_each)
+            if count > 1 or bool(found.converged.all()):
+                break
+            of_each = True
+        if count > 1 and not bool(found.converged.all()):
+            most, of_each = count // 2 if of_each else most, True
+            continue
+        number += count
+        yield Solutions(found.at(every, rows.d), found.converged, rows.losses(found.columns, found.u))
+        last = _Fits(found.columns, found.u[-1:], found.converged[-1:])
+
+
+def _towards(rows: FoldRows, sample: FoldRows, last: _Fits, l1: Tensor, l2: Tensor) -> _Fits:
+    """About the fits at strengths (p,): from the last ones towards a rough fit of all rows at the weakest."""
+    of_all = _Fits(last.columns, last.u[:, :1], last.converged[:, :1])
+    tolerance = thresholds.ROUGH_VIOLATION * float(l1[-1] + l2[-1])
+    rough = _solve(rows.without_folds(), sample, of_all, l1[-1:], l2[-1:], tolerance, rough=True)
+    begin = last.at(rows.places(rough.columns), rows.d)
+    # What a fold's coefficients differ by from those of all rows changes little.
+    end = torch.where((begin == 0) & (begin[:, :1] != 0), 0.0, begin + (rough.u - begin[:, :1]))
+    weight = torch.arange(1, len(l1) + 1, dtype=torch.float64) / len(l1)
+    u = torch.lerp(begin, end, weight[:, None, None])
+    return _Fits(rough.columns, u, torch.zeros(u.shape[:2], dtype=torch.bool))
+
+
+def _solve(
+    rows: FoldRows,
+    sample: FoldRows,
+    start: _Fits,
+    l1: Tensor,
+    l2: Tensor,
+    least_tolerance: float,
+    *,
+    of_each: bool = False,
+    rough: bool = False,
+) -> _Fits:
+    """The fits at strengths (p,) that share a Hessian.
+
+    Args:
+        rows: of m fits.
+        sample: some of the rows.
+        start: where to begin, at each strength or the one before.
+        l1: strengths, (p,).
+        l2: likewise.
+        least_tolerance: violation of the optimality conditions that is rounding.
+        of_each: whether each of the m fits has a Hessian of its own.
+        rough: whether to leave out the columns that are not near to being used.
+    """
+    p, m = len(l1), rows.m
+    of, first, second = torch.arange(m).repeat_interleave(p), l1.repeat(m), l2.repeat(m)
+    columns = rows.columns(_near(rows, start, l1[-1]).nonzero()[:, 0])
+    at = start.at(rows.places(columns), rows.d)
+    at = at.masked_fill(rows.fixed[:, rows.places(columns)], 0.0)
+    middle, u = at[len(at) // 2], at.expand(p, -1, -1).transpose(0, 1).flatten(0, 1)
+    if of_each:
+        hessians = _Hessians(rows, columns, torch.arange(m), middle)
+    elif rough or (m == 1 and thresholds.PART_ROWS_A_COEFFICIENT * len(columns.index) <= sample.n):
+        hessians = _Hessians.of_sample(rows, sample, columns, middle[:1])
+    else:
+        hessians = _Hessians(rows.without_folds(), columns, torch.zeros(1, dtype=torch.long), middle[:1])
+    converged, pending = torch.zeros(p * m, dtype=torch.bool), torch.arange(p * m)
+    for _ in range(1 + thresholds.BLOCK_RETRIES):
+        these = of[pending], u[pending], first[pending], second[pending]
+        block = _Block(rows, columns, hessians.models(l2[p // 2]), *these, least_tolerance)
+        block.run(block.gradients, thresholds.BLOCK_ROUNDS)
+        u[pending], converged[pending] = block.coefficients, block.violation <= 1
+        if rough or not bool(converged.all()):
+            break
+        these = of[pending], u[pending], first[pending], second[pending]
+        beyond = _beyond(rows, columns, *these, least_tolerance)
+        if not len(beyond.columns):
+            break
+        pending = pending[beyond.fits]
+        converged[pending] = False
+        hessians.grow(beyond.columns)
+        columns = rows.columns(torch.cat([columns.index, beyond.columns]))
+        u = torch.cat([u[:, :-1], u.new_zeros(len(u), len(beyond.columns)), u[:, -1:]], 1)
+    return _Fits(columns, u.unflatten(0, (m, p)).transpose(0, 1), converged.unflatten(0, (m, p)).T)
+
+
+def _near(rows: FoldRows, start: _Fits, l1: Tensor) -> Tensor:
+    """Which columns are near to being used, (d,), by the fits at the last of the strengths."""
+    gradient = rows.gradients(start.columns, torch.arange(rows.m), start.u[-1], rows.every)
+    near = ((gradient.abs() > l1 * rows.l1_unit) | (rows.l1_unit == 0)).any(0)[:-1]
+    near[start.columns.index] |= (start.u != 0).any(0).any(0)[:-1]
+    return near & ~rows.fixed[:, :-1].all(0)
+
+
+class _Beyond(NamedTuple):
+    """Which columns that are not in use violate the optimality conditions, (c,), and of which fits, (P,)."""
+
+    columns: Tensor
+    fits: Tensor
+
+
+def _beyond(
+    rows: FoldRows, columns: ColumnsInUse, of: Tensor, u: Tensor, l1: Tensor, l2: Tensor, least_tolerance: float
+) -> _Beyond:
+    """Look at all columns that are not in use.
+
+    Args:
+        rows: the rows.
+        columns: in use.
+        of: number of the fit of `FoldRows` of each, (P,).
+        u: coefficients (P, k).
+        l1: strengths, (P,).
+        l2: likewise.
+        least_tolerance: violation of the optimality conditions that is rounding.
+    """
+    unused = torch.ones(rows.d, dtype=torch.bool)
+    unused[columns.index] = False
+    parts = torch.arange(len(of)).split(thresholds.CHECKED_FITS)
+    # To leave the others out takes longer than some products with them.
+    rest = rows.every if len(parts) == 1 else rows.columns(unused.nonzero()[:, 0])
+    unit = rows.l1_unit[:, rest.index]
+    finest = unit.clamp_max(1)
+    unit = torch.where(unused[rest.index] & ~rows.fixed[:, rest.index], unit, torch.inf)
+    tolerance = thresholds.PATH_VIOLATION * (l1 + l2)[:, None]
+    found, fits = torch.zeros(len(parts), len(rest.index), dtype=torch.bool), torch.zeros(len(of), dtype=torch.bool)
+
+    def work(share: Iterator[int]) -> None:
+        for number in share:
+            part = parts[number]
+            sizes = rows.gradients(columns, of[part], u[part], rest)[:, :-1].abs_()
+            limit = (tolerance[part] * finest[of[part]]).clamp_min_(least_tolerance)
+            violating = sizes > limit.addcmul_(l1[part, None], unit[of[part]])
+            found[number], fits[part] = violating.any(0), violating.any(1)
+
+    share_out(work, len(parts), u, effort=rows.n)
+    return _Beyond(rest.index[found.any(0)], fits)
+
+
+class _Block(Block):
+    """A block whose fits share a model, or those of the same rows do, and whose steps are shortened.
+
+    The Hessians of fits without a fold are nearly the same in coordinates that each fit's own rows have standardised,
+    even where a column has few rows. So these are the coordinates in which all fits share a model.
+
+    Args:
+        rows: the rows.
+        columns: that may be used.
+        models: one, or for each fit of `FoldRows` one, in its coordinates.
+        of: number of the fit of `FoldRows` of each, (P,).
+        u: coefficients of `FoldRows`, (P, k), the intercept last.
+        l1: strengths, (P,).
+        l2: likewise.
+        least_tolerance: violation of the optimality conditions that is rounding.
+    """
+
+    def __init__(
+        self,
+        rows: FoldRows,
+        columns: ColumnsInUse,
+        models: list[Model],
+        of: Tensor,
+        u: Tensor,
+        l1: Tensor,
+        l2: Tensor,
+        least_tolerance: float,
+    ) -> None:
+        self._rows, self._columns, self._of = rows, columns, of
+        of_each = len(models) > 1
+        mean, scale = (t[:, columns.index][of] for t in rows.own)
+        as_they_are = of_each | (scale == 0)
+        self._mean, self._scale = torch.where(as_they_are, 0.0, mean), torch.where(as_they_are, 1.0, scale)
+        w = u[:, :-1]
+        own = torch.cat([w * self._scale, u[:, -1:] + (w * self._mean).sum(1, keepdim=True)], 1)
+        units = pad(self._scale, (0, 1), value=1.0)
+        first, second, tolerance = penalties_of(rows, l1, l2, least_tolerance, of, rows.places(columns))
+        penalties = Penalties(first / units, second / units.square(), tolerance / units)
+        shared = Shared(models, of if of_each else torch.zeros_like(of))
+        share = thresholds.ENTERING if rows.d > rows.n else 1.0
+        super().__init__(shared, own, self.gradients(torch.arange(len(of)), own), penalties, share)
+
+    @property
+    def coefficients(self) -> Tensor:
+        """Those of `FoldRows`, (P, k)."""
+        return self._of_rows(torch.arange(len(self.u)), self.u)
+
+    def _of_rows(self, of: Tensor, u: Tensor) -> Tensor:
+        w = u[:, :-1] / self._scale[of]
+        return torch.cat([w, u[:, -1:] - (w * self._mean[of]).sum(1, keepdim=True)], 1)
+
+    def gradients(self, of: Tensor, point: Tensor) -> Tensor:
+        """Of the losses of some fits (f,) at points (f, k)."""
+        found = self._rows.gradients(self._columns, self._of[of], self._of_rows(of, point))
+        found[:, :-1] = (found[:, :-1] - found[:, -1:] * self._mean[of]) / self._scale[of]
+        return found
+
+    @override
+    def move(self, of: Tensor, gradients: Callable[[Tensor, Tensor], Tensor]) -> None:
+        point, start, gradient = self.next(of), self.u[of], self.gradient[of]
+        self.place(of, point, gradients(of, point))
+        far = self.violation[of] > thresholds.FAR_VIOLATION
+        if bool(far.any()):
+            self._shorten(of[far], start[far], gradient[far])
+        self._learn(of, start, gradient)
+
+    def _shorten(self, of: Tensor, start: Tensor, gradient: Tensor) -> None:
+        """Shorten steps from points (f, k) that have gone too far, as they would for ever where rows are predicted."""
+        l2, finite, step = self._penalties.l2[of], self._finite[of], self.u[of] - start
+        before, length = slope(start, step, gradient, finite, l2, end=False), torch.ones(len(of), dtype=torch.float64)
+        uphill = before >= 0
+        if bool(uphill.any()):  # what the steps before have told is wrong here
+            self.place(of[uphill], start[uphill], gradient[uphill])
+            self._settled[of[uphill]] = False
+            for _, _, inverse in self._steps:
+                inverse[of[uphill]] = 0
+        for _ in range(thresholds.SHORTENINGS):
+            after = slope(self.u[of], step, self.gradient[of], finite, l2, end=True)
+            far = ~uphill & (self.violation[of] > thresholds.FAR_VIOLATION)
+            steep = ((after > -thresholds.OVERSHOT * before) & far).nonzero()[:, 0]
+            if not len(steep):
+                return
+            # To where a line through both slopes is 0.
+            length[steep] *= (before / (before - after)).clamp(0.1, 0.7)[steep]
+            point = start[steep] + length[steep, None] * step[steep]
+            self.place(of[steep], point, self.gradients(of[steep], point))
+
+
+class _Hessians:
+    """Hessians of q fits, each of its own rows at its own coefficients.
+
+    Args:
+        rows: of the fits.
+        columns: of the coordinates, c of them.
+        fits: their numbers, (q,).
+        u: their coefficients, (q, c + 1).
+    """
+
+    def __init__(self, rows: FoldRows, columns: ColumnsInUse, fits: Tensor, u: Tensor) -> None:
+        self._rows, self._columns, self._fits = rows, columns, fits.tolist()
+        self._curvature = rows.curvature(columns, fits, u).T
+        self._matrices = [
+            rows.hessian(columns, curvature, fit).float()
+            for fit, curvature in zip(self._fits, self._curvature, strict=True)
+        ]
+
+    @classmethod
+    def of_sample(cls, rows: FoldRows, sample: FoldRows, columns: ColumnsInUse, u: Tensor) -> _Hessians:
+        """That of a sample of the rows at u (1, c + 1), with the diagonal of all rows.
+
+        The sample may lack the few rows of a rare column.
+        """
+        fit = torch.zeros(1, dtype=torch.long)
+        found = cls(sample, columns if sample.n == rows.n else sample.columns(columns.index), fit, u)
+        curvature = rows.curvature(columns, fit, u)[:, 0]
+        mean, scale = (t[columns.index] for t in rows.standardization)
+        sums = columns.design.square_sums(curvature) - 2 * mean * columns.design.rmatvec(curvature)
+        sums += mean.square() * curvature.sum()
+        diagonal = found._matrices[0].diagonal()[:-1]
+        diagonal.copy_(torch.maximum(diagonal, (sums / (rows.weight[0] * scale.square())).float()))
+        return found
+
+    def models(self, l2: Tensor) -> list[Model]:
+        """With an L2 penalty of a strength."""
+        units = self._rows.l2_unit[:, self._rows.places(self._columns)]
+        return [_ManyModel(matrix, l2 * units[fit]) for fit, matrix in zip(self._fits, self._matrices, strict=True)]
+
+    def grow(self, new: Tensor) -> None:
+        """Take columns (a,) in, behind the others."""
+        added = self._rows.columns(new)
+        k, a = len(self._columns.index) + 1, len(new)
+        old = torch.cat([torch.arange(k - 1), torch.tensor([k + a - 1])])
+        at = torch.arange(k - 1, k - 1 + a)
+        for number, (fit, curvature) in enumerate(zip(self._fits, self._curvature, strict=True)):
+            more = self._rows.more_of_hessian(self._columns, added, curvature, fit).float()
+            grown = torch.empty(k + a, k + a)
+            grown[old[:, None], old] = self._matrices[number]
+            grown[:, at], grown[at] = more, more.T
+            self._matrices[number] = grown
+        self._columns = self._rows.columns(torch.cat([self._columns.index, new]))
+
+
+class _ManyModel(MatrixModel):
+    """The model by the Hessian, for fits whose coordinates in use differ."""
+
+    @override
+    def solve(self, on: Tensor, right: Tensor) -> Tensor:
+        """As that of `Model`, by conjugate gradients for all vectors at once."""
+        index = on.any(0).nonzero()[:, 0]
+        block = self._block(index)
+        block.diagonal().add_(self._l2[index])
+        mask = on[:, index].float()
+        diagonal = block.diagonal().clamp_min(1e-30)
+        r = right[:, index] * mask
+        p = torch.zeros_like(r)
+        z = r / diagonal
+        d, rz = z, (r * z).sum(1)
+        enough = thresholds.SHARED_STEP**2 * rz
+        after = rz
+        for _ in range(thresholds.SHARED_PRODUCTS):
+            product = (d @ block) * mask
+            curvature = (d * product).sum(1)
+            step = torch.where((rz > enough) & (curvature > 0), rz / curvature, 0.0)[:, None]
+            p += step * d
+            r -= step * product
+            z = r / diagonal
+            after = (r * z).sum(1)
+            if bool((after <= enough).all()):
+                break
+            d = z + torch.where(rz > 0, after / rz, 0.0)[:, None] * d
+            rz = after
+        for i in (after > enough).nonzero()[:, 0].tolist():
+            own = mask[i].nonzero()[:, 0]
+            factor, info = torch.linalg.cholesky_ex(block[own][:, own])
+            if not info:
+                p[i, own] = torch.cholesky_solve(right[i, index[own], None], factor)[:, 0]
+        out = torch.zeros_like(right)
+        out[:, index] = p
+        return out

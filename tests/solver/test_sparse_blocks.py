@@ -1,0 +1,148 @@
+"""Paths of sparse rows whose fits share sweeps and Hessians, against the optimality conditions as defined."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from lr_lightning.model import swept
+from lr_lightning.model.csr import Csr
+from lr_lightning.model.objective import Objective
+from lr_lightning.model.rows import Rows
+from lr_lightning.solver import thresholds
+from lr_lightning.solver.fold_fits import FoldFits
+from lr_lightning.solver.fold_rows import FoldRows
+from lr_lightning.solver.sparse_blocks import solve_nearby
+
+
+def zipf_rows(n: int = 2000, d: int = 500, per_row: int = 10, *, slope: float = 1.0) -> Rows:
+    """Rows whose columns have Zipf's frequencies, so that many are rare, with weights and offsets."""
+    generator = np.random.default_rng(0)
+    frequency = 1 / np.arange(1, d + 1)
+    column = generator.choice(d, n * per_row, p=frequency / frequency.sum())
+    ends = np.arange(0, n * per_row + 1, per_row)
+    x = csr_array((generator.normal(0.5, 1, n * per_row), column, ends), shape=(n, d))
+    x.sum_duplicates()
+    z = slope * (x @ generator.normal(size=d)) - 1
+    y = (generator.random(n) < 1 / (1 + np.exp(-z))).astype(float)
+    weight, offset = generator.uniform(0.1, 2, n), generator.normal(size=n)
+    return Rows(Csr.of(x), *(torch.from_numpy(t) for t in (y, weight, offset)))
+
+
+def violation(
+    rows: Rows, thetas: Tensor, l1: Tensor, l2: Tensor, objective: Objective, left_out: Tensor | None = None
+) -> float:
+    """The largest violation of the optimality conditions of coefficients (p, d + 1), relative to the penalties."""
+    x, y, v, o = (t.numpy() for t in (rows.design.dense(torch.float64), rows.y, rows.weight, rows.offset))
+    v = v.copy()
+    v[slice(0) if left_out is None else left_out.numpy()] = 0
+    v /= v.sum()
+    mean, has_intercept = v @ x, objective.fit_intercept
+    variance = v @ (x - mean) ** 2
+    varies = variance > 1e-20
+    scale = np.sqrt(np.where(varies, variance, 1))
+    factors = np.ones(len(mean)) if objective.penalty_factors is None else objective.penalty_factors.numpy()
+    unit = 1 if objective.standardize else 1 / scale
+    worst = 0.0
+    for theta, first, second in zip(thetas.numpy(), l1.tolist(), l2.tolist(), strict=True):
+        w = theta[:-1]
+        residual = v * (1 / (1 + np.exp(-(o + x @ w + theta[-1]))) - y)
+        slope = (residual @ x - has_intercept * residual.sum() * mean) / scale + second * factors * unit**2 * w * scale
+        bound = first * factors * unit
+        found = np.where((w != 0) | (bound == 0), np.abs(slope + bound * np.sign(w)), np.abs(slope) - bound)
+        intercept = abs(residual.sum()) if has_intercept else 0.0
+        worst = max(worst, max(found[varies].max(), intercept) / (first + second))
+        assert (w[~varies] == 0).all()
+    return worst
+
+
+def solved(
+    rows: Rows, folds: Tensor | None, objective: Objective, l1_ratio: float, least: float = 0.1, count: int = 10
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of each fit its coefficients (p, d + 1) and the strengths (p,) of both penalties."""
+    of_folds = FoldRows(rows, folds, objective)
+    fits = FoldFits(of_folds)
+    start = fits.fit_unpenalised()
+    values = fits.strongest() / l1_ratio * torch.logspace(0, np.log10(least), count + 1, dtype=torch.float64)[1:]
+    l1, l2 = values * l1_ratio, values * (1 - l1_ratio)
+    u = []
+    for block in solve_nearby(of_folds, start, l1, l2, 0.0):
+        assert block.converged.all()
+        u.append(block.u)
+    thetas = torch.stack([torch.stack([of_folds.theta(one) for one in fit]) for fit in torch.cat(u).unbind(1)])
+    return [(theta, l1, l2) for theta in thetas]
+
+
+FACTORS = torch.ones(500, dtype=torch.float64)
+FACTORS[3], FACTORS[10:20] = 0, 3
+
+
+@pytest.mark.parametrize(
+    ("objective", "l1_ratio"),
+    [
+        (Objective(), 1.0),
+        (Objective(penalty_factors=FACTORS), 0.5),
+        (Objective(standardize=False), 1.0),
+        (Objective(fit_intercept=False), 1.0),
+    ],
+)
+def test_every_fit_is_exact(objective: Objective, l1_ratio: float) -> None:
+    rows, folds = zipf_rows(), torch.arange(2000) % 4
+    for fit, of_fit in enumerate(solved(rows, folds, objective, l1_ratio)):
+        assert violation(rows, *of_fit, objective, folds == fit - 1) <= 1.1e-10
+
+
+@pytest.mark.parametrize("rounds", [16, 6])
+def test_fits_for_which_a_shared_hessian_does_not_do_get_their_own(
+    rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thresholds, "BLOCK_ROUNDS", rounds)
+    rows, folds = zipf_rows(500, 500, slope=4), torch.arange(500) % 3
+    for fit, of_fit in enumerate(solved(rows, folds, Objective(), 1.0, 0.05, 10)):
+        assert violation(rows, *of_fit, Objective(), folds == fit - 1) <= 1.1e-10
+
+
+def test_a_part_of_the_rows_tells_enough_of_the_hessian(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thresholds, "PART_ROWS", 500)
+    monkeypatch.setattr(thresholds, "PART_ROWS_A_COEFFICIENT", 1)
+    rows = zipf_rows()
+    of_all = FoldRows(rows, None, Objective())
+    assert of_all.drawn(500).n == 500
+    ((theta, l1, l2),) = solved(rows, None, Objective(), 1.0)
+    assert violation(rows, theta, l1, l2, Objective()) <= 1.1e-10
+
+
+def test_a_fold_that_holds_most_of_a_rare_column() -> None:
+    rows, folds = zipf_rows(), torch.arange(2000) % 4
+    x = csr_array(rows.design.dense().numpy()).tolil()
+    x[:, 400:] = 0
+    x[::8, 400] = 1.0  # all in fold 0
+    x[::12, 401], x[1, 401] = 1.0, 1e-3  # all but one, which hardly varies without fold 0
+    x[::4, 402], x[[1, 2, 3], 402] = 1.0, 1.0  # all but three
+    rows.y[1:4], rows.y[::24] = torch.tensor([1.0, 0.0, 1.0]), 1.0
+    rows = rows._replace(x=Csr.of(csr_array(x)))
+    factors = torch.ones(500, dtype=torch.float64)
+    factors[402], factors[400:402] = 0, 0.1  # so that they are used
+    objective = Objective(penalty_factors=factors)
+    for fit, of_fit in enumerate(solved(rows, folds, objective, 1.0, 0.02)):
+        assert (of_fit[0][-1, [400, 402]] != 0).tolist() == [fit != 1, True]
+        assert violation(rows, *of_fit, objective, folds == fit - 1) <= 1.1e-10
+
+
+@pytest.mark.parametrize("block", [2**18, 64])
+def test_sandwich_by_pairs_of_entries(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swept, "_WORTH_FILLING", 0)
+    monkeypatch.setattr(swept, "_BLOCK", block)
+    generator = np.random.default_rng(0)
+    filled = np.zeros((60, 90))
+    for row, entries in enumerate([*range(40), *[0] * 5, *[90] * 2, *[7] * 13]):
+        filled[row, generator.permutation(90)[:entries]] = generator.normal(size=entries)
+    v = generator.random(60)
+    for width in (90, 1):
+        x = filled[:, :width]
+        found = Csr.of(csr_array(x)).sandwich(torch.from_numpy(v), intercept=True).numpy()
+        ones = np.c_[x, np.ones(60)]
+        np.testing.assert_allclose(found, (ones * v[:, None]).T @ ones, rtol=1e-13, atol=1e-13)
