@@ -280,4 +280,5 @@ def test_any_sparse_table_gives_the_numbers_of_the_dense_one(monkeypatch, drawn)
     expected = solve(Rows(torch.from_numpy(filled), *rest), objective)
     assert found.converged
     torch.testing.assert_close(found.objective, expected.objective, rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(found.theta, expected.theta, rtol=1e-9, atol=1e-9)
+    # A fit ends at 1e-14 of the objective, where a flat direction leaves some coefficients eight digits.
+    torch.testing.assert_close(found.theta, expected.theta, rtol=1e-8, atol=1e-8)
