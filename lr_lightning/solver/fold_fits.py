@@ -139,13 +139,12 @@ class FoldFits:
         penalised = (unit > 0) & ~self.rows.fixed[0]
         return float((self.gradient[0, penalised].abs() / unit[penalised]).max()) if bool(penalised.any()) else 0.0
 
-    def fit(self, l1: float | Tensor, l2: float | Tensor, reach: float | Tensor, least_tolerance: float) -> Tensor:
+    def fit(self, l1: float | Tensor, l2: float | Tensor, least_tolerance: float) -> Tensor:
         """Move to the optima, where the optimality conditions hold to 1e-10 of the penalty.
 
         Args:
             l1: strength of the L1 penalty, of all fits or each (m,).
             l2: likewise.
-            reach: columns whose gradient is beyond it, at present, are taken into use; of all fits or each.
             least_tolerance: violation of the optimality conditions that is rounding.
 
         Returns:
@@ -155,9 +154,9 @@ class FoldFits:
             InputError: if more columns than memory can hold the Hessians of are in use.
         """
         rows = self.rows
-        first, second, beyond = (torch.as_tensor(t, dtype=torch.float64).expand(rows.m) for t in (l1, l2, reach))
+        first, second = (torch.as_tensor(t, dtype=torch.float64).expand(rows.m) for t in (l1, l2))
         first, second, tolerance = penalties_of(rows, first, second, least_tolerance)
-        wanted = (self.gradient.abs() > beyond[:, None] * rows.l1_unit) | (first == 0)
+        wanted = (self.gradient.abs() > first) | (first == 0)
         return self._converge(first, second, tolerance, wanted)
 
     def _converge(self, l1: Tensor, l2: Tensor, tolerance: Tensor, wanted: Tensor) -> Tensor:

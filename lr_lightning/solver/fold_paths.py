@@ -102,14 +102,11 @@ def _fold_paths(
     theta, rounds, converged = [], [], []
     for ratio in l1_ratios:
         fits.move_to(start)
-        before = strengths[0]
         for value in strengths:
             if stopped():
                 raise InterruptedError
-            reach = torch.maximum(2 * value - before, thresholds.LEAST_REACH * value) * ratio
-            converged.append(fits.fit(value * ratio, value * (1 - ratio), reach, least))
+            converged.append(fits.fit(value * ratio, value * (1 - ratio), least))
             theta.append(fits.thetas())
             rounds.append(fits.rounds)
-            before = value
     shape = (len(l1_ratios), len(strengths))
     return FoldPaths(*(torch.stack(parts).unflatten(0, shape) for parts in (theta, rounds, converged)))

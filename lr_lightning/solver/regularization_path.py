@@ -200,10 +200,11 @@ def _path(
         raise InputError("no penalised column is related to the target, so that there is no penalty to choose")
     if not strongest <= thresholds.LARGEST_PENALTY:
         raise InputError(f"penalty_factors: too small, the strongest penalty would be {strongest:g}")
+    fractions = [min_ratio ** (k / max(n_lambda - 1, 1)) for k in range(n_lambda)]
     penalties = [
-        _Penalty(ratio, value, before)
+        _Penalty(ratio, value)
         for ratio in ratios
-        for value, before in _sequence(given, strongest / max(ratio, thresholds.LEAST_L1_RATIO), n_lambda, min_ratio)
+        for value in given or [strongest / max(ratio, thresholds.LEAST_L1_RATIO) * fraction for fraction in fractions]
     ]
     tell.total = len(penalties) * (1 if alone is None else 1 + len(alone.weight))
     fitted = _fit_sequence(fits, start, penalties, tell)
@@ -390,11 +391,10 @@ class _FoldsAlone:
 
 
 class _Penalty(NamedTuple):
-    """λ, its share of L1, and the λ before it."""
+    """λ, and its share of L1."""
 
     l1_ratio: float
     value: float
-    before: float
 
     @property
     def l1(self) -> float:
@@ -404,20 +404,9 @@ class _Penalty(NamedTuple):
     def l2(self) -> float:
         return self.value * (1 - self.l1_ratio)
 
-    def fit(self, fits: FoldFits, rounding: float, least_reach: float = 0.0) -> bool:
+    def fit(self, fits: FoldFits, rounding: float) -> bool:
         """Move to the optima; whether they were reached."""
-        # The strong rule of Tibshirani et al. 2012; of strengths far apart it would take all columns.
-        reach = max(2 * self.value - self.before, least_reach * self.value) * self.l1_ratio
-        return bool(fits.fit(self.l1, self.l2, reach, rounding).all())
-
-
-def _sequence(
-    given: list[float] | None, strongest: float, n_lambda: int, min_ratio: float
-) -> Iterator[tuple[float, float]]:
-    """Every λ and the one before it, or the strongest."""
-    steps = max(n_lambda - 1, 1)
-    values = given or [strongest * min_ratio ** (k / steps) for k in range(n_lambda)]
-    return zip(values, [max(strongest, values[0]), *values], strict=False)
+        return bool(fits.fit(self.l1, self.l2, rounding).all())
 
 
 def choose(

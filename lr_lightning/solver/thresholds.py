@@ -308,7 +308,7 @@ LEAST_CURVATURE_OF_BLOCK = 1e-25
 # Share of the columns in use by a block, from which on all are: with 1 1 000 x 100 takes 1.2 times as long, with 0
 # 200 x 3 000 1.8 times.
 BLOCK_OF_ALL = 0.7
-# Attempts with columns that turn out to be in use.
+# Attempts with columns that turn out to be in use, after which fits go on one penalty after the other.
 BLOCK_RETRIES = 2
 # Bytes of a block's Hessians.
 BLOCK_MEMORY = 2**31
@@ -318,8 +318,6 @@ MODEL_STEPS = 12
 FEW_ENTERING = 16
 # Violation of the optimality conditions of folds that are fitted by themselves, relative to the largest gradient.
 ALONE_VIOLATION = 1e-10
-# Bound of the strong rule, relative to the penalty: for strengths far apart it would take all columns.
-LEAST_REACH = 0.5
 
 # Fits of folds at once.
 
@@ -341,10 +339,10 @@ FOLD_EXACT = 1e-15
 # Rounds, at most; a fit that rows determine badly might go on for ever.
 FOLD_ROUNDS = 100
 # Violation of the optimality conditions after a round relative to that before it, from which on the round is slow: with
-# 0.3 breast cancer takes 1.4 times as long, with 0.1 20 000 x 40 with few positive labels 1.5 times.
+# 0.3 breast cancer takes 1.15 times as many rounds, with 0.1 a fit of 20 000 x 40 with few positive labels does not
+# converge.
 SLOW_ROUND = 0.2
-# Slow rounds of a fit, after which it gets a Hessian of its own: never, breast cancer takes 1.3 times as long, and some
-# lassos of 60 x 20 do not converge.
+# Slow rounds of a fit, after which it gets a Hessian of its own: never, breast cancer takes 1.3 times as long.
 SLOW_ROUNDS = 4
 # Share of the columns in use, from which on all are: with 1 the lasso of 3 000 x 300 takes 1.3 times as long.
 FOLDS_OF_ALL = 0.5
@@ -365,7 +363,7 @@ ROUNDED_VIOLATION = 100
 # 1.25 times as long.
 BATCHED = 64
 # Share of the active coordinates, up to which holding some costs less than to factorise the others'
-# block: without it an elastic net of 2 000 x 200 takes 1.2 times as long.
+# block: without it lassos of 1 000 x 500 with five folds take 1.3 times as long.
 FEW_HELD = 0.1
 # Steps of the active-set method for all fits; one that has not settled then gets its own.
 FOLD_MODEL_STEPS = 30
@@ -385,9 +383,9 @@ LEAST_RIDGE_SAMPLE = 2000
 NEGLIGIBLE_OF_SAMPLE = 0.01
 # Decrement of fits that leave a fold out: to rounding, 100 000 x 50 takes 1.7 times as long.
 RIDGE_TOLERANCE = 1e-10
-# Decrement of fits of all rows: their coefficients, which a user reads, have one digit more.
+# Decrement of fits of all rows, whose coefficients a user reads; 1e-10 saves no more than a tenth.
 RIDGE_EXACT = 3e-13
-# Decrement of all fits where a sweep costs next to nothing: the last digits of coefficients do.
+# Decrement of all fits where a sweep costs next to nothing, and the last digits of coefficients as little.
 RIDGE_FINE = 1e-16
 # Decrement relative to that of the step before, both squared, from which on the Hessian is taken anew:
 # never, 100 000 x 50 takes 1.2 times as long; at every step, 12 times.

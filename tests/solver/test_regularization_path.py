@@ -302,7 +302,7 @@ def test_a_ridge_takes_few_rounds_at_each_penalty(monkeypatch: pytest.MonkeyPatc
     start = fits.fit_unpenalised()
     for value in (0.3, 0.1, 0.03):
         fits.move_to(start)
-        assert fits.fit(0.0, value, 0.0, 1e-16).all()
+        assert fits.fit(0.0, value, 1e-16).all()
         assert int(fits.rounds.max()) <= 15  # where the corrections leave the penalty out, up to 23
 
 
