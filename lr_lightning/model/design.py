@@ -34,6 +34,7 @@ _MAX_GROUPS = 16
 _GROUP_ELEMENTS = 2**24
 _ROWS_AS_ONE = 16
 _MANY = 12  # vectors that BLAS multiplies rows by at once; others cost it two or three times as much
+_ENOUGH = 36  # of which it multiplies rows by as many as there are in float32
 _FEW = 4  # and that it sums rows with
 _KERNEL_ROWS = 16  # BLAS takes so many rows at a time, and sums the last few in another order
 
@@ -123,7 +124,8 @@ class Dense(Design):
         shift = w.new_zeros(()) if shift is None else shift.detach().to(w)
         if w.ndim == 2 and w.shape[1] == 1 and shift.numel() == 1:  # a vector takes half the time
             return self.matvec(w[:, 0], shift.reshape(()))[:, None]
-        if w.ndim == 2 and shift.ndim < 2 and (missing := -w.shape[1] % _MANY):
+        single = w.dtype == torch.float32
+        if w.ndim == 2 and shift.ndim < 2 and (missing := -w.shape[1] % _MANY) and not (single and w.shape[1] > _ENOUGH):
             shift = torch.nn.functional.pad(shift.expand(w.shape[1]), (0, missing))
             return self.matvec(torch.nn.functional.pad(w, (0, missing)), shift)[:, : w.shape[1]]
         multiply = torch.addmv if w.ndim == 1 else torch.addmm
@@ -203,8 +205,8 @@ class Dense(Design):
                         total[d, d] += weights.sum(dtype=torch.float64)
 
         share_out(work, groups, x, effort=1 + d // 8)
-        lower = partial.sum(0).tril_()
-        return lower + lower.tril(-1).T
+        lower = (partial.sum(0) if groups > 1 else partial[0]).tril_()
+        return lower.add_(lower.tril(-1).T)
 
     @torch.no_grad()
     @override
@@ -394,8 +396,10 @@ class Dense(Design):
         x, rows = self.tensor, self._block_rows
         if r.dtype == torch.float32:
             rows = min(rows, _SANDWICH_TERMS)
-        missing = -r.shape[1] % _FEW
+        missing = -r.shape[1] % _FEW if r.shape[1] < _MANY else 0
         padded = torch.nn.functional.pad(r, (0, missing)) if missing else r
+        if len(x) <= rows:
+            return (padded.T @ x.to(r.dtype))[: r.shape[1]].T.double()
         count = max(1, math.ceil(len(x) / rows))
         groups = min(count, _MAX_GROUPS)
         sums = torch.zeros(groups, padded.shape[1], x.shape[1], dtype=torch.float64, device=x.device)

@@ -211,36 +211,26 @@ class FoldRows:
             of: the columns of the gradient; None for the same.
             rounded: whether the products of blocks of rows may be in float32, which takes half the time.
         """
-        rounded = rounded and isinstance(self.design, Dense)
+        dtype = torch.float32 if rounded and self.is_dense else torch.float64
         swept = of or columns
         f, c = len(fits), len(swept.index)
-        w, b = self._raw(columns, u)
+        w, b = (t.to(dtype) for t in self._raw(columns, u))
         left_out = fits - 1
         blocks = self._blocks(max(c, len(columns.index)), f)
-        groups = min(thresholds.FOLD_GROUPS if self.is_dense else 4, len(blocks))
+        groups = min(thresholds.FOLD_GROUPS if self.is_dense else thresholds.SPARSE_GROUPS, len(blocks))
         gradient = torch.zeros(groups, c, f, dtype=torch.float64)
         sums = torch.zeros(groups, f, dtype=torch.float64)
-        signed = (self.sign * self.v)[:, None]
-        w32, b32, signed32 = (t.float() for t in (w, b, signed if rounded else signed[:0]))
+        signed = (self.sign * self.v).to(dtype)[:, None]
 
         def work(share: Iterator[int]) -> None:
             for group in share:
                 for part in blocks[group::groups]:
-                    design = columns.block(part)
-                    if rounded:
-                        x = design.dense(torch.float32)
-                        r = self._residuals(torch.addmm(b32, x, w32), part, signed32[part])
-                        if self._fold is not None:
-                            r.masked_fill_(self._fold[part, None] == left_out, 0.0)
-                        sums[group] += r.sum(0)
-                        x = x if of is None else swept.block(part).dense(torch.float32)
-                        gradient[group] += x.T @ r
-                        continue
+                    design = _as(columns.block(part), dtype)
                     r = self._residuals(design.matvec(w, b), part, signed[part])
                     if self._fold is not None:
                         r.masked_fill_(self._fold[part, None] == left_out, 0.0)
                     sums[group] += r.sum(0)
-                    gradient[group] += (design if of is None else swept.block(part)).rmatvec(r)
+                    gradient[group] += (design if of is None else _as(swept.block(part), dtype)).rmatvec(r)
 
         share_out(work, groups, self.sign, effort=f * c)
         residual = sums.sum(0)
@@ -555,6 +545,11 @@ class FoldRows:
         sample.weight = sample.v.sum()[None]
         sample.standardization = Standardization.identity(self.d)
         return sample
+
+
+def _as(design: Design, dtype: torch.dtype) -> Design:
+    """The rows in a dtype; sparse ones, which are multiplied in float64 in any case, as they are."""
+    return design.astype(dtype) if isinstance(design, Dense) else design
 
 
 def _as_slice(rows: Tensor) -> Tensor | slice:

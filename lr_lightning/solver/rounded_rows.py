@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lr_lightning.model.design import Dense, Design
 from lr_lightning.model.losses import curvature, residuals
 from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
@@ -57,7 +58,7 @@ class RoundedRows:
         small = rows.n * rows.d <= thresholds.COPIED_ELEMENTS
         self._copies = [self._read(block) for block in self.blocks] if small else None
 
-    def features(self, number: int) -> Tensor:
+    def features(self, number: int) -> Dense:
         """The standardised features of a block's rows, (b, d), float32."""
         return self._read(self.blocks[number]) if self._copies is None else self._copies[number]
 
@@ -72,10 +73,10 @@ class RoundedRows:
         exact = _Outcomes(sign, sign * v, y, v, offset)
         return _Block(fold, part, exact, exact.to(torch.float32))
 
-    def _read(self, block: _Block) -> Tensor:
+    def _read(self, block: _Block) -> Dense:
         mean, scale = self.rows.standardization
         x = self.rows.design.take(block.rows).dense(torch.float64)
-        return (x - mean).div_(scale).float()
+        return Dense((x - mean).div_(scale).float())
 
 
 class RoundedColumns:
@@ -89,12 +90,12 @@ class RoundedColumns:
     def __init__(self, rows: RoundedRows, index: Tensor) -> None:
         self._all, self._rows, self.index = rows, rows.rows, index
         self._is_every = len(index) == self._rows.d
-        self._copies: list[Tensor] = []
+        self._copies: list[Design] = []
 
-    def _some(self, x: Tensor) -> Tensor:
-        return x if self._is_every else x.index_select(1, self.index)
+    def _some(self, x: Design) -> Design:
+        return x if self._is_every else x.columns(self.index)
 
-    def _features(self, number: int) -> Tensor:
+    def _features(self, number: int) -> Design:
         return self._copies[number] if self._copies else self._some(self._all.features(number))
 
     def copy(self) -> None:
@@ -118,11 +119,11 @@ class RoundedColumns:
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             x, known = self._all.features(number) if every else self._features(number), self._all.blocks[number].rounded
-            z = torch.addmm(at[-1], self._some(x) if every else x, at[:-1])
+            z = (self._some(x) if every else x).matvec(at[:-1], at[-1])
             if known.offset is not None:
                 z += known.offset
             r = self._residuals(z, known)
-            sums[:-1] += x.T @ r
+            sums[:-1] += x.rmatvec(r)
             sums[-1] += r.sum(0)
 
         return self._swept(fits, u.float(), width + 1, work)
@@ -142,15 +143,15 @@ class RoundedColumns:
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             part, known = self._all.blocks[number].rows, self._all.blocks[number].exact
-            x = self._some(rows.design.take(part).dense(torch.float64))
-            z = torch.addmm(at[-1], x, at[:-1])
+            x = self._some(rows.design.take(part)).astype(torch.float64)
+            z = x.matvec(at[:-1], at[-1])
             if losses:
                 sums[c + 1] += rows.losses_of(z.clone(), part).sum(0)
             if known.offset is not None:
                 z += known.offset
             logits[number] = z.float()
             r = self._residuals(z, known)
-            sums[:c] += x.T @ r
+            sums[:c] += x.rmatvec(r)
             sums[c] += r.sum(0)
 
         sums = self._swept(fits, torch.cat([w, (u[:, -1] - w @ mean)[:, None]], 1), c + 2, work)
@@ -172,12 +173,12 @@ class RoundedColumns:
             block, x, z = self._all.blocks[number], self._features(number), anchor.logits[number]
             if not is_every:
                 z = z.index_select(1, anchor.place(block.fold)[some[own]])
-            rise = torch.addmm(at[-1], x, at[:-1]).clamp_max_(thresholds.LARGEST_RISE).expm1_()
+            rise = x.matvec(at[:-1], at[-1]).clamp_max_(thresholds.LARGEST_RISE).expm1_()
             share = z.sigmoid()
             change = z.neg().sigmoid_().mul_(share).mul_(rise).div_(torch.addcmul(_ONE, share, rise))
             if weighted:
                 change.mul_(block.rounded.v)
-            sums[:c] += x.T @ change
+            sums[:c] += x.rmatvec(change)
             sums[c] += change.sum(0)
 
         change = self._swept(fits, step.float(), c + 1, work)
@@ -196,24 +197,16 @@ class RoundedColumns:
     def hessians(self, u: Tensor) -> Tensor:
         """Hessians of all fits at each of q points u (q, c + 1), (q, m, c + 1, c + 1), float32."""
         k = u.shape[1]
-        half = (k - 1) // 2
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             x, known = self._features(number), self._all.blocks[number].rounded
-            z = torch.addmm(at[-1], x, at[:-1])
+            z = x.matvec(at[:-1], at[-1])
             if known.offset is not None:
                 z += known.offset
-            for point, s in zip(sums, curvature(z).mul_(known.v).T, strict=True):
-                # Three of four quarters, by symmetry.
-                weighted = x * s[:, None]
-                point[:half, :half] += x[:, :half].T @ weighted[:, :half]
-                point[half:-1, :-1] += x[:, half:].T @ weighted
-                point[-1, :-1] += weighted.sum(0)
-                point[-1, -1] += s.sum()
+            for point, of_rows in zip(sums, curvature(z).mul_(known.v).T.contiguous(), strict=True):
+                point += x.sandwich(of_rows, intercept=True)
 
         sums = self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (len(u), k, k), work)
-        sums[..., :half, half:] = sums[..., half:, :half].mT
-        sums[..., :-1, -1] = sums[..., -1, :-1]
         return torch.stack([self._rows.of_fits(of_folds) for of_folds in sums.unbind(1)]).float()
 
     def _swept(

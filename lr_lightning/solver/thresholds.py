@@ -327,6 +327,8 @@ FOLD_BLOCK = 2**18
 FOLD_BLOCK_ROWS = 2**16
 # Partial sums, whatever the number of threads.
 FOLD_GROUPS = 16
+# The same of sparse rows, where each takes as much memory as all columns.
+SPARSE_GROUPS = 4
 # Elements of a fold's rows that are copied at a time.
 GATHERED_ELEMENTS = 2**24
 # Elements of columns that are copied, at most.
