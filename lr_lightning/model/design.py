@@ -124,8 +124,8 @@ class Dense(Design):
         shift = w.new_zeros(()) if shift is None else shift.detach().to(w)
         if w.ndim == 2 and w.shape[1] == 1 and shift.numel() == 1:  # a vector takes half the time
             return self.matvec(w[:, 0], shift.reshape(()))[:, None]
-        single = w.dtype == torch.float32
-        if w.ndim == 2 and shift.ndim < 2 and (missing := -w.shape[1] % _MANY) and not (single and w.shape[1] > _ENOUGH):
+        missing = -w.shape[1] % _MANY if w.ndim == 2 and (w.dtype != torch.float32 or w.shape[1] <= _ENOUGH) else 0
+        if missing and shift.ndim < 2:
             shift = torch.nn.functional.pad(shift.expand(w.shape[1]), (0, missing))
             return self.matvec(torch.nn.functional.pad(w, (0, missing)), shift)[:, : w.shape[1]]
         multiply = torch.addmv if w.ndim == 1 else torch.addmm
