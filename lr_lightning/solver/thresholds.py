@@ -273,7 +273,7 @@ WORTH_SAMPLE = 4
 STRENGTHS_A_BLOCK = 50
 # Violation relative to the tolerance, from which on only changes of the gradients are summed there: with 1e5 or 3e7
 # 200 000 x 200 takes 1.6 times as long.
-ANCHORED = 1e6
+ANCHORED = 3e6
 # Elements of the logits from which they change, 256 MiB: with half of them 200 000 x 200 with folds takes 1.3 times as
 # long.
 FOLLOWED_LOGITS = 2**26
