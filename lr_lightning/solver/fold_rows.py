@@ -523,28 +523,27 @@ class FoldRows:
         Args:
             size: number of rows; all are taken if there are fewer than twice as many.
         """
-        part = self.without_folds()
         if self.n < 2 * size:
-            return part
+            return self.without_folds()
         index = torch.randperm(self.n, generator=torch.Generator().manual_seed(0))[:size].sort().values
-        part.design = self.design.take(index)
-        part.y, part.sign, part.v = (t[index] for t in (self.y, self.sign, self.v))
-        part.offset = None if self.offset is None else self.offset[index]
-        part.weight = part.v.sum()[None]
-        return part
+        return self._of_all_rows(Rows(self.design, self.y, self.v, self.offset).take(index))
 
     def sample(self, size: int) -> FoldRows:
         """The fit of all rows alone, by a sample of them: its coefficients are in the same coordinates."""
         mean, scale = self.standardization
         rows = Rows(self.design, self.y.to(self.design.dtype), self.v, self.offset)
-        drawn = draw_sample(rows, center=mean, scale=scale, size=size)
-        sample = self.without_folds()
-        sample.design, sample.offset, sample.y = drawn.design, drawn.offset, drawn.y.double()
-        sample.sign = 1 - 2 * sample.y
-        sample.v = torch.ones_like(sample.y) if drawn.weight is None else drawn.weight.double()
-        sample.weight = sample.v.sum()[None]
+        sample = self._of_all_rows(draw_sample(rows, center=mean, scale=scale, size=size))
         sample.standardization = Standardization.identity(self.d)
         return sample
+
+    def _of_all_rows(self, drawn: Rows) -> FoldRows:
+        """The fit of all rows alone, by some that stand for them."""
+        part = self.without_folds()
+        part.design, part.offset, part.y = drawn.design, drawn.offset, drawn.y.double()
+        part.sign = 1 - 2 * part.y
+        part.v = torch.ones_like(part.y) if drawn.weight is None else drawn.weight.double()
+        part.weight = part.v.sum()[None]
+        return part
 
 
 def _as(design: Design, dtype: torch.dtype) -> Design:

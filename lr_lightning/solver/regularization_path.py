@@ -320,7 +320,7 @@ def _solved_in_blocks(fits: FoldFits, penalties: list[_Penalty], rounding: float
         sample = rows.sample(size)
         begin = rough_path(sample, FoldFits(sample).fit_unpenalised()[0], l1, l2)
         return solve_tall(rows, sample, begin, l1, l2, rounding)
-    return solve_nearby(rows, FoldFits(rows.without_folds()).fit_unpenalised()[0], l1, l2, rounding)
+    return solve_nearby(rows, fits.u[0], l1, l2, rounding)
 
 
 class _FoldsAlone:

@@ -123,10 +123,10 @@ class RoundedColumns:
             if known.offset is not None:
                 z += known.offset
             r = self._residuals(z, known)
-            sums[:-1] += x.rmatvec(r)
-            sums[-1] += r.sum(0)
+            sums[:, :-1] += x.rmatvec(r).T
+            sums[:, -1] += r.sum(0)
 
-        return self._swept(fits, u.float(), width + 1, work)
+        return self._swept(fits, u.float(), (width + 1,), work)
 
     def anchored(self, fits: Tensor, u: Tensor, *, losses: bool) -> Anchor:
         """Gradients of some fits (f,) at u (f, c + 1), in float64, from where their changes are summed.
@@ -146,15 +146,15 @@ class RoundedColumns:
             x = self._some(rows.design.take(part)).astype(torch.float64)
             z = x.matvec(at[:-1], at[-1])
             if losses:
-                sums[c + 1] += rows.losses_of(z.clone(), part).sum(0)
+                sums[:, c + 1] += rows.losses_of(z.clone(), part).sum(0)
             if known.offset is not None:
                 z += known.offset
             logits[number] = z.float()
             r = self._residuals(z, known)
-            sums[:c] += x.rmatvec(r)
-            sums[c] += r.sum(0)
+            sums[:, :c] += x.rmatvec(r).T
+            sums[:, c] += r.sum(0)
 
-        sums = self._swept(fits, torch.cat([w, (u[:, -1] - w @ mean)[:, None]], 1), c + 2, work)
+        sums = self._swept(fits, torch.cat([w, (u[:, -1] - w @ mean)[:, None]], 1), (c + 2,), work)
         sums[..., :c] = (sums[..., :c] - sums[..., c, None] * mean) / scale
         return Anchor(fits, u.clone(), sums[..., :-1], sums[..., -1], logits)
 
@@ -178,10 +178,10 @@ class RoundedColumns:
             change = z.neg().sigmoid_().mul_(share).mul_(rise).div_(torch.addcmul(_ONE, share, rise))
             if weighted:
                 change.mul_(block.rounded.v)
-            sums[:c] += x.rmatvec(change)
-            sums[c] += change.sum(0)
+            sums[:, :c] += x.rmatvec(change).T
+            sums[:, c] += change.sum(0)
 
-        change = self._swept(fits, step.float(), c + 1, work)
+        change = self._swept(fits, step.float(), (c + 1,), work)
         mean = change.sum(0) / self._rows.weight[fits, None]
         # The residuals' changes, whose squares are at most 1/4 of their products with those of the logits, are rounded
         # alike in a block at most. What all blocks have in common is relative to the sums.
@@ -206,14 +206,14 @@ class RoundedColumns:
             for point, of_rows in zip(sums, curvature(z).mul_(known.v).T.contiguous(), strict=True):
                 point += x.sandwich(of_rows, intercept=True)
 
-        sums = self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (len(u), k, k), work)
+        sums = self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (k, k), work)
         return torch.stack([self._rows.of_fits(of_folds) for of_folds in sums.unbind(1)]).float()
 
     def _swept(
         self,
         fits: Tensor,
         points: Tensor,
-        shape: int | tuple[int, ...],
+        shape: tuple[int, ...],
         work: Callable[[int, Tensor, Tensor, Tensor], None],
     ) -> Tensor:
         """Sums over the rows of each fold, (K or 1, f, …), float64.
@@ -221,9 +221,9 @@ class RoundedColumns:
         Args:
             fits: numbers of the fits, (f,): those that leave a fold out are not summed over it.
             points: one of each, (f, c + 1).
-            shape: of the sums over a block; a number stands for (number, f).
+            shape: of the sums of a fit.
             work: adds a block's sums: its number, the points (c + 1, o) of the fits that have its rows, the places (o,)
-                of these among all, and the sums, (number, o).
+                of these among all, and the sums, (o, …).
         """
         count = max(1, self._rows.m - 1)
         own = [
@@ -235,8 +235,7 @@ class RoundedColumns:
             numbers[block.fold].append(number)
         groups = math.ceil(thresholds.FOLD_GROUPS / count)
         stripes = [(f, of[i::groups]) for f, of in enumerate(numbers) for i in range(min(groups, len(of)))]
-        shapes = [(shape, len(of)) if isinstance(shape, int) else shape for of in own]
-        sums = [torch.zeros(shapes[fold], dtype=torch.float64) for fold, _ in stripes]
+        sums = [torch.zeros(len(own[fold]), *shape, dtype=torch.float64) for fold, _ in stripes]
 
         def run(share: Iterator[int]) -> None:
             for stripe in share:
@@ -246,13 +245,9 @@ class RoundedColumns:
                         work(number, at[fold], own[fold], sums[stripe])
 
         share_out(run, len(stripes), self._rows.y, effort=points.numel())
-        whole = (len(fits), shape) if isinstance(shape, int) else shape
-        total = torch.zeros(count, *whole, dtype=torch.float64)
+        total = torch.zeros(count, len(fits), *shape, dtype=torch.float64)
         for (fold, _), of_stripe in zip(stripes, sums, strict=True):
-            if isinstance(shape, int):
-                total[fold][own[fold]] += of_stripe.T
-            else:
-                total[fold] += of_stripe
+            total[fold, own[fold]] += of_stripe
         return total
 
 
