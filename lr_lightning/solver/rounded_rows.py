@@ -42,6 +42,10 @@ class _Block:
     exact: _Outcomes
     rounded: _Outcomes
 
+    @property
+    def size(self) -> int:
+        return len(self.exact.y)
+
 
 class RoundedRows:
     """Dense rows, standardised, in float32, in blocks that stay in a core's cache and belong to one fold each.
@@ -57,6 +61,7 @@ class RoundedRows:
         # The copy takes half the memory of rows in float64. Of a table larger than memory every sweep reads the rows.
         small = rows.n * rows.d <= thresholds.COPIED_ELEMENTS
         self._copies = [self._read(block) for block in self.blocks] if small else None
+        self._room = torch.empty(0)
 
     def features(self, number: int) -> Dense:
         """The standardised features of a block's rows, (b, d), float32."""
@@ -65,6 +70,17 @@ class RoundedRows:
     def columns(self, index: Tensor) -> RoundedColumns:
         """Some columns of these rows, by their numbers (c,)."""
         return RoundedColumns(self, index)
+
+    def room(self, widths: list[int]) -> list[Tensor]:
+        """A matrix (b, width) for each block, float32, not filled; those handed out before are overwritten.
+
+        Memory that is used again need not be mapped anew, which takes as long as to compute the logits in it.
+        """
+        sizes = [block.size * width for block, width in zip(self.blocks, widths, strict=True)]
+        if sum(sizes) > len(self._room):
+            self._room = torch.empty(sum(sizes))
+        parts = self._room[: sum(sizes)].split(sizes)
+        return [part.view(block.size, -1) for part, block in zip(parts, self.blocks, strict=True)]
 
     def _block(self, fold: int, part: Tensor | slice) -> _Block:
         rows = self.rows
@@ -139,7 +155,7 @@ class RoundedColumns:
         rows, c = self._rows, len(self.index)
         mean, scale = (t[self.index] for t in rows.standardization)
         w = u[:, :-1] / scale
-        logits: dict[int, Tensor] = {}
+        logits = self._all.room([int((fits != block.fold + 1).sum()) for block in self._all.blocks])
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             part, known = self._all.blocks[number].rows, self._all.blocks[number].exact
@@ -149,7 +165,7 @@ class RoundedColumns:
                 sums[:, c + 1] += rows.losses_of(z.clone(), part).sum(0)
             if known.offset is not None:
                 z += known.offset
-            logits[number] = z.float()
+            logits[number].copy_(z)
             r = self._residuals(z, known)
             sums[:, :c] += x.rmatvec(r).T
             sums[:, c] += r.sum(0)
@@ -267,7 +283,7 @@ class Anchor:
     u: Tensor
     sums: Tensor
     losses: Tensor
-    logits: dict[int, Tensor]
+    logits: list[Tensor]
 
     def place(self, fold: int) -> Tensor:
         """The place of each fit among the logits of a fold's blocks, (f,)."""

@@ -223,7 +223,8 @@ class _Fits:
 
     def _near(self) -> Tensor:
         """Numbers of the columns that seem to be in use at the optima."""
-        return ((self.u != 0) | (self.gradient.abs() >= self._penalties.l1)).any(0)[:-1].nonzero()[:, 0]
+        near = ((self.u != 0) | (self.gradient.abs() >= self._penalties.l1)).any(0)[:-1].nonzero()[:, 0]
+        return near if len(near) <= thresholds.BLOCK_OF_ALL * self._rows.d else torch.arange(self._rows.d)
 
     def _places(self, columns: RoundedColumns) -> Tensor:
         return torch.cat([columns.index, torch.tensor([self._rows.d])])
