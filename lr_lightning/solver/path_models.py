@@ -6,7 +6,7 @@ All is in float32: what a step lacks in digits the next gradient, in float64, br
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -43,19 +43,31 @@ class Matrices(Models):
 
     def times(self, of: Tensor, w: Tensor) -> Tensor:
         """As `Models`."""
-        return torch.bmm(_some(self._matrices, of), w[:, :, None])[:, :, 0]
+        found = torch.empty_like(w)
+        for part in self._parts(of):
+            found[part] = torch.bmm(self._matrices[of[part]], w[part, :, None])[:, :, 0]
+        return found
 
     def solve(self, of: Tensor, on: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         """As `Models`."""
-        new = ~self._good[of] | (self._on[of] != on).any(1)
-        if bool(new.any()):
-            chosen, by = of[new], on[new].float()
-            blocks = _some(self._matrices, chosen) * by[:, :, None] * by[:, None]
-            blocks.diagonal(dim1=1, dim2=2).add_(1 - by)
-            self._factors[chosen], info = torch.linalg.cholesky_ex(blocks)
-            self._on[chosen], self._good[chosen] = on[new], info == 0
-        right = torch.where(on, right, 0.0)
-        return torch.cholesky_solve(right[:, :, None], _some(self._factors, of))[:, :, 0], self._good[of]
+        new, right = ~self._good[of] | (self._on[of] != on).any(1), torch.where(on, right, 0.0)
+        found = torch.empty_like(right)
+        for part in self._parts(of):
+            if bool(new[part].any()):
+                self._factorize(of[part][new[part]], on[part][new[part]])
+            found[part] = torch.cholesky_solve(right[part, :, None], self._factors[of[part]])[:, :, 0]
+        return found, self._good[of]
+
+    def _parts(self, of: Tensor) -> Sequence[Tensor]:
+        """The places of some fits, so many at a time that copies of their matrices stay in a core's cache."""
+        return torch.arange(len(of)).split(max(1, thresholds.FOLD_BLOCK // self._on.shape[1] ** 2))
+
+    def _factorize(self, of: Tensor, on: Tensor) -> None:
+        by = on.float()
+        blocks = self._matrices[of].mul_(by[:, :, None]).mul_(by[:, None])
+        blocks.diagonal(dim1=1, dim2=2).add_(1 - by)
+        self._factors[of], info = torch.linalg.cholesky_ex(blocks)
+        self._on[of], self._good[of] = on, info == 0
 
 
 class Shared(Models):
@@ -241,7 +253,3 @@ def _largest(excess: Tensor, most: Tensor) -> Tensor:
     for i in (positive.sum(1) > most).nonzero()[:, 0].tolist():
         positive[i] &= excess[i] >= excess[i].topk(int(most[i])).values[-1]
     return positive
-
-
-def _some(matrices: Tensor, of: Tensor) -> Tensor:
-    return matrices if len(of) == len(matrices) else matrices[of]
