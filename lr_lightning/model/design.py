@@ -25,9 +25,13 @@ _DEVICE_BLOCK = 2**28  # an accelerator wants few and large kernels
 _SMALL = 2**19  # elements of x; below, float64 products cost next to nothing
 _TERMS = 512  # of a float32 sum in a gradient; more would lose digits
 _SANDWICH_TERMS = 4096  # of a float32 sum in a Hessian; more would lose digits
-_SANDWICH_BLOCK = 2**20  # elements of x
+_SANDWICH_BLOCK = 2**18  # elements of x
+_SANDWICH_ROWS = 1024  # at a time, at least: BLAS takes more time for shorter sums
+_WIDE = 512  # columns, of more of which larger blocks and tiles take less time
+_WIDE_SANDWICH_ROWS = 4096
 _ONE_BLOCK = 2**16  # elements of x
-_TILE = 128  # columns: of the symmetric product only the tiles on and below the diagonal are computed
+_TILE = 48  # columns: of the symmetric product only the tiles on and below the diagonal are computed
+_WIDE_TILE = 96
 _GRAM_TILE = 256  # rows, likewise
 _STANDARDIZED_BLOCK = 2**18  # elements of x, for a thread of its own
 _MAX_GROUPS = 16
@@ -181,28 +185,44 @@ class Dense(Design):
         v = v.detach().to(x.device)
         (n, d), dtype = x.shape, v.dtype
         size = d + intercept
-        block_elements = _SANDWICH_BLOCK if self._on_cpu else _DEVICE_BLOCK
-        most = max(_SANDWICH_TERMS, block_elements // max(d, 1))
+        wide = d > _WIDE
+        direct = self._on_cpu and (dtype == torch.float64 or d * _SANDWICH_TERMS >= _SANDWICH_BLOCK)
+        if direct:
+            most = max(_WIDE_SANDWICH_ROWS if wide else _SANDWICH_ROWS, _SANDWICH_BLOCK // max(d, 1))
+        else:
+            most = max(_SANDWICH_TERMS, (_BLOCK if self._on_cpu else _DEVICE_BLOCK) // max(d, 1))
         # An even number of equal blocks keeps the threads equally busy; of a small table it would only cost.
-        blocks = 1 if x.numel() <= _ONE_BLOCK else 2 * max(1, math.ceil(n / most / 2))
+        blocks = 1 if n * d <= _ONE_BLOCK else 2 * max(1, math.ceil(n / most / 2))
         rows = max(1, math.ceil(n / blocks))
         # Every group of blocks has a sum of its own, so that the result does not depend on the number of workers.
         groups = max(1, min(blocks, _MAX_GROUPS, _GROUP_ELEMENTS // max(size, 1) ** 2))
         partial = torch.zeros(groups, size, size, dtype=torch.float64, device=x.device)
+        tile = _WIDE_TILE if wide else _TILE
+        tiles = [slice(j, min(j + tile, d)) for j in range(0, d, tile)]
+
+        def add(sums: Tensor, block: Tensor, weights: Tensor, scaled: Tensor) -> None:
+            product = torch.mul(block, weights[:, None], out=scaled[: len(block)])
+            for part in tiles:  # on and below the diagonal
+                left, right, out = block[:, part.start :], product[:, part], sums[part.start : d, part]
+                if direct:
+                    out.addmm_(left.T, right)
+                else:
+                    out += _transposed_product(left, right)
+            if intercept:
+                sums[d, :d] += _weighted_sum(block, weights)
+                sums[d, d] += weights.sum(dtype=torch.float64)
 
         def work(share: Iterator[int]) -> None:
             scaled = torch.empty(min(rows, n), d, dtype=dtype, device=x.device)
+            held = torch.zeros(size, size) if direct and dtype == torch.float32 else None
             for group in share:
-                total = partial[group]
-                for start in range(group * rows, n, groups * rows):
+                starts = range(group * rows, n, groups * rows)
+                for number, start in enumerate(starts, 1):
                     block, weights = x[start : start + rows].to(dtype), v[start : start + rows]
-                    product = torch.mul(block, weights[:, None], out=scaled[: len(block)])
-                    for j in range(0, d, _TILE):
-                        tile = slice(j, min(j + _TILE, d))
-                        total[j:d, tile] += _transposed_product(block[:, j:], product[:, tile])
-                    if intercept:
-                        total[d, :d] += _weighted_sum(block, weights)
-                        total[d, d] += weights.sum(dtype=torch.float64)
+                    add(partial[group] if held is None else held, block, weights, scaled)
+                    if held is not None and (number % (_SANDWICH_TERMS // rows) == 0 or number == len(starts)):
+                        partial[group] += held
+                        held.zero_()
 
         share_out(work, groups, x, effort=1 + d // 8)
         lower = (partial.sum(0) if groups > 1 else partial[0]).tril_()
