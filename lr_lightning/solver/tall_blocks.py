@@ -72,7 +72,7 @@ def _solve(swept: RoundedRows, sample: RoundedRows, begin: Tensor, penalties: Pe
     if m == 1 or not len(good):
         return Solutions(u, converged, Losses(training, training[:, 1:]))
     without = _Fits(swept, list(range(1, m)), Penalties(*(t[good, 1:].flatten(0, 1) for t in penalties)))
-    without.begin_without_folds(u[good, 0], whole.sums[:, good])
+    without.begin_without_folds(whole, good)
     before = without.gradient
     without.solve()
     u[good, 1:], converged[good, 1:] = (t.unflatten(0, (len(good), -1)) for t in (without.u, without.converged))
@@ -107,6 +107,10 @@ class _Fits:
         self._tolerance = penalties.tolerance.min(1).values
         self.u = torch.zeros_like(penalties.l1)
         self.sums = torch.zeros(max(1, self._rows.m - 1), *self.u.shape, dtype=torch.float64)
+        # Where the gradients by all columns were summed last, and a bound for how far the residuals had moved there
+        # since the other columns were.
+        self._swept_u, self._swept_gradient = torch.zeros(2, *self.u.shape, dtype=torch.float64)
+        self._swept_before = torch.zeros(len(self.u), dtype=torch.float64)
         self.losses = torch.zeros(self.sums.shape[:2], dtype=torch.float64)
         self.converged = torch.zeros(len(self._of), dtype=torch.bool)
 
@@ -120,46 +124,80 @@ class _Fits:
         every = torch.arange(len(u))
         self.u = u.clone()
         columns = self._swept.columns((u[:, :-1] != 0).any(0).nonzero()[:, 0])
-        self.sums = columns.sums(self._of, u[:, self._places(columns)], every=True)
-        self._swept_at = u, self.gradient
+        self._sweep(every, columns, u[:, self._places(columns)])
         columns = self._swept.columns(self._near())
         places = self._places(columns)
         point = self._block(sample.columns(columns.index), every, places).next(every)
         self.u[:, places] = point.where(point.isfinite().all(1, keepdim=True), u[:, places])
         self.sums[..., places] = columns.sums(self._of, self.u[:, places])
 
-    def begin_without_folds(self, u: Tensor, sums: Tensor) -> None:
-        """Begin at the fits of all rows: coefficients (p, d + 1), and sums (K, p, d + 1) as in the attribute."""
+    def begin_without_folds(self, whole: _Fits, good: Tensor) -> None:
+        """Begin at the fits of all rows that have the numbers (p,)."""
         folds = len(self._numbers)
-        self.u = u.repeat_interleave(folds, 0)
+        self.u = whole.u[good].repeat_interleave(folds, 0)
         left_out = self._of - 1 == torch.arange(folds)[:, None]
-        self.sums = sums.repeat_interleave(folds, 1).masked_fill(left_out[..., None], 0.0)
-        self._swept_at = self.u.clone(), self.gradient
+        self.sums = whole.sums[:, good].repeat_interleave(folds, 1).masked_fill(left_out[..., None], 0.0)
+        self._swept_u, self._swept_gradient = self.u.clone(), self.gradient
+        share = self._rows.weight[0] / self._rows.weight[self._of]
+        self._swept_before = (whole.moved(good)[:, None] * share.view(len(good), -1).sqrt()).flatten()
 
     def solve(self) -> None:
         """Move to the optima."""
         pending, index = torch.arange(len(self.u)), self._near()
         for _ in range(1 + thresholds.BLOCK_RETRIES):
-            missing = self._solve_on(index, pending)
+            block, columns = self._approached(pending, index)
+            self._refine(block, columns, pending)
+            missing = self._missing(pending, columns)
             self.converged[pending] &= ~missing.any(1)
-            if not bool(missing.any()):
+            pending, index = pending[missing.any(1)], _with(columns.index, missing)
+            if not len(pending):
                 return
-            index = torch.cat([index, missing[:, :-1].any(0).nonzero()[:, 0]]).sort().values
-            pending = pending[missing.any(1)]
 
-    def _solve_on(self, index: Tensor, pending: Tensor) -> Tensor:
-        """Move the pending fits (f,) to the optima on some columns (c,); which coordinates they lack, (f, d + 1)."""
-        columns, of = self._swept.columns(index), self._of[pending]
-        columns.copy()
-        block = self._block(columns, pending, self._places(columns))
-        rounds, enough = thresholds.BLOCK_ROUNDS, thresholds.ANCHORED
-        block.run(lambda some, point: columns.gradients(of[some], point), rounds, enough)
-        self._refine(block, columns, pending)
-        return self._missing(pending, columns)
+    def _approached(self, pending: Tensor, index: Tensor) -> tuple[Block, RoundedColumns]:
+        """The pending fits where sums in float32 tell no more, and the columns in use, which are these (c,) and more."""
+        for _ in range(1 + thresholds.BLOCK_RETRIES):
+            columns = self._swept.columns(index)
+            columns.copy()
+            block = self._block(columns, pending, self._places(columns))
+            self._approach(block, columns, pending)
+            missing = self._missing(pending, columns)
+            if not bool(missing.any()):
+                break
+            index = _with(index, missing)
+        return block, columns
+
+    def _approach(self, block: Block, columns: RoundedColumns, pending: Tensor) -> None:
+        """Move a block of the pending fits by sums in float32, once of all columns."""
+        swept = torch.full((len(pending),), len(columns.index) == self._rows.d)
+
+        def gradients(some: Tensor, point: Tensor) -> Tensor:
+            numbers, places = pending[some], self._places(columns)
+            if bool(swept[some].all()):
+                self.sums[:, numbers[:, None], places] = columns.sums(self._of[numbers], point)
+            else:
+                self._sweep(numbers, columns, point)
+                swept[some] = True
+            return self.gradient[numbers[:, None], places]
+
+        block.run(gradients, thresholds.BLOCK_ROUNDS, thresholds.ANCHORED)
+        self._take(block, columns, pending)
+
+    def _take(self, block: Block, columns: RoundedColumns, pending: Tensor) -> None:
+        """Take the coefficients of a block, where they are finite."""
+        finite = block.u.isfinite().all(1)
+        self.u[pending[finite]] = 0.0
+        self.u[pending[finite, None], self._places(columns)] = block.u[finite]
+
+    def _sweep(self, numbers: Tensor, columns: RoundedColumns, u: Tensor) -> None:
+        """Sum the gradients of some fits (f,) by all columns at u (f, c + 1)."""
+        self.sums[:, numbers] = columns.sums(self._of[numbers], u, every=True)
+        self._swept_u[numbers] = 0.0
+        self._swept_u[numbers[:, None], self._places(columns)] = u
+        self._swept_gradient[numbers], self._swept_before[numbers] = self.gradient[numbers], 0.0
 
     def _refine(self, block: Block, columns: RoundedColumns, pending: Tensor) -> None:
         """Move a block of the pending fits to the optima, by exact gradients and their changes from there."""
-        places, tolerance = self._places(columns), self._tolerance[pending]
+        tolerance = self._tolerance[pending]
         error, of = torch.zeros(len(pending), dtype=torch.float64), torch.arange(len(pending))
         for _ in range(1 + thresholds.BLOCK_RETRIES):
             self._follow(block, columns, pending, of, error)
@@ -167,9 +205,7 @@ class _Fits:
             if not len(of):
                 break
         self.converged[pending] = block.violation + error / tolerance <= 1
-        finite = block.u.isfinite().all(1)
-        self.u[pending[finite]] = 0.0
-        self.u[pending[finite, None], places] = block.u[finite]
+        self._take(block, columns, pending)
 
     def _follow(self, block: Block, columns: RoundedColumns, pending: Tensor, of: Tensor, error: Tensor) -> None:
         """Move some fits of a block from where their gradients are exact; `error` of their changes is overwritten."""
@@ -197,29 +233,33 @@ class _Fits:
                 break
             block.move(some, gradients)
 
+    def moved(self, some: Tensor) -> Tensor:
+        """Bounds for the root mean square change of the residuals of some fits (f,) since all columns were swept.
+
+        A loss has a curvature of at most 1/4, so that the squares of the changes of the residuals are at most 1/4 of
+        their products with those of the logits.
+        """
+        rise = (self.gradient[some] - self._swept_gradient[some]) * (self.u[some] - self._swept_u[some])
+        return self._swept_before[some] + rise.sum(1).clamp_min(0).sqrt() / 2
+
     def _missing(self, pending: Tensor, columns: RoundedColumns) -> Tensor:
         """Which coordinates of the pending fits are to come into use, (f, d + 1)."""
-        at, known = self._swept_at
-        rise = (self.gradient - known)[pending] * (self.u - at)[pending]
-        # A loss has a curvature of at most 1/4, so that the squares of the changes of the residuals are at most 1/4 of
-        # their products with those of the logits. No standardised column's gradient changes by more than their mean's
-        # root.
-        moved = rise.sum(1).clamp_min(0).sqrt() / 2
+        # By Cauchy and Schwarz no standardised column's gradient changes by more than the residuals.
         size = self._rows.size * (self._rows.weight[0] / self._rows.weight[self._of[pending], None]).sqrt()
         others = torch.ones(len(size[0]), dtype=torch.bool)
         others[self._places(columns)] = False
-        doubtful = ((known[pending].abs() + moved[:, None] * size > self._penalties.l1[pending]) & others).any(1)
-        if self._numbers == [0]:  # which came from far, and tell where the fits without a fold begin
-            doubtful[:] = True
-        doubtful &= others.any()
-        some, places = pending[doubtful], self._places(columns)
+        if not bool(others.any()):
+            return others.expand(len(pending), -1)
+        l1, rounding = self._penalties.l1[pending], torch.finfo(torch.float32).eps * size
+        bound = self.moved(pending)[:, None] * size + rounding
+        doubtful = ((self._swept_gradient[pending].abs() + bound > l1) & others).any(1)
+        some = pending[doubtful]
         if len(some):
-            sums = columns.sums(self._of[some], self.u[some][:, places], every=True)
-            sums[..., places] = self.sums[:, some][..., places]
-            self.sums[:, some] = sums
-            self._swept_at = self.u.clone(), self.gradient
-        rounding = torch.finfo(torch.float32).eps * size
-        return (self.gradient[pending].abs() + rounding > self._penalties.l1[pending]) & others & doubtful[:, None]
+            places = self._places(columns)
+            exact = self.sums[:, some][..., places]
+            self._sweep(some, columns, self.u[some][:, places])
+            self.sums[:, some[:, None], places] = exact
+        return (self._swept_gradient[pending].abs() + rounding > l1) & others & doubtful[:, None]
 
     def _near(self) -> Tensor:
         """Numbers of the columns that seem to be in use at the optima."""
@@ -243,3 +283,8 @@ class _Fits:
         shares = torch.linalg.lstsq(curvatures[:, known], curvatures).solution
         hessians = columns.hessians(u[known][:, places])[:, self._numbers]
         return torch.tensordot(shares.T.float(), hessians, 1).flatten(0, 1)
+
+
+def _with(index: Tensor, missing: Tensor) -> Tensor:
+    """Numbers of columns (c,) and of those that fits lack, (f, d + 1)."""
+    return torch.cat([index, missing[:, :-1].any(0).nonzero()[:, 0]]).sort().values
