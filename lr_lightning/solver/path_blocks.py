@@ -284,25 +284,33 @@ class Block:
         self._models, self._steps = models, []
         self._settled = torch.zeros(len(self.u), dtype=torch.bool)
 
-    def run(self, gradients: Callable[[Tensor, Tensor], Tensor], rounds: int, enough: float = 1.0) -> None:
+    def run(
+        self,
+        gradients: Callable[[Tensor, Tensor], Tensor],
+        rounds: int,
+        enough: float = 1.0,
+        telling: float = 0.0,
+    ) -> None:
         """Move to the optima, in rounds of a sweep for all fits and a quadratic problem of each.
 
         Args:
             gradients: of the losses of some fits (f,) at points (f, k).
             rounds: at most so many.
             enough: violation relative to the tolerance, at which to end.
+            telling: the same, from which on a change of the gradients is more than their rounding.
         """
         for _ in range(rounds):
             of = (self.violation > enough).nonzero()[:, 0]
             if not len(of):
                 return
-            self.move(of, gradients)
+            self.move(of, gradients, telling)
 
-    def move(self, of: Tensor, gradients: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def move(self, of: Tensor, gradients: Callable[[Tensor, Tensor], Tensor], telling: float = 0.0) -> None:
         """Move some fits by a step, from which they learn about their curvature."""
+        learning = self.violation[of] >= telling
         point, before = self.next(of), (self.u[of], self.gradient[of])
         self.place(of, point, gradients(of, point))
-        self._learn(of, *before)
+        self._learn(of[learning], *(t[learning] for t in before))
 
     def place(self, of: Tensor, point: Tensor, gradient: Tensor) -> None:
         """Put some fits at points (f, k), of which the gradients are given."""

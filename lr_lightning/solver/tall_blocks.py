@@ -179,7 +179,7 @@ class _Fits:
                 swept[some] = True
             return self.gradient[numbers[:, None], places]
 
-        block.run(gradients, thresholds.BLOCK_ROUNDS, thresholds.ANCHORED)
+        block.run(gradients, thresholds.BLOCK_ROUNDS, thresholds.ANCHORED, thresholds.FAR_VIOLATION)
         self._take(block, columns, pending)
 
     def _take(self, block: Block, columns: RoundedColumns, pending: Tensor) -> None:
