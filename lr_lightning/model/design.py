@@ -192,7 +192,7 @@ class Dense(Design):
         else:
             most = max(_SANDWICH_TERMS, (_BLOCK if self._on_cpu else _DEVICE_BLOCK) // max(d, 1))
         # An even number of equal blocks keeps the threads equally busy; of a small table it would only cost.
-        blocks = 1 if n * d <= _ONE_BLOCK else 2 * max(1, math.ceil(n / most / 2))
+        blocks = 1 if n * d <= _SANDWICH_BLOCK else 2 * max(1, math.ceil(n / most / 2))
         rows = max(1, math.ceil(n / blocks))
         # Every group of blocks has a sum of its own, so that the result does not depend on the number of workers.
         groups = max(1, min(blocks, _MAX_GROUPS, _GROUP_ELEMENTS // max(size, 1) ** 2))
