@@ -414,6 +414,8 @@ class Dense(Design):
     def _products_with_many(self, r: Tensor) -> Tensor:
         """``x.T @ r``, (d, m), float64, for vectors r (n, m), float32 or float64."""
         x, rows = self.tensor, self._block_rows
+        if self._on_cpu and x.shape[1] < _MANY:
+            r = r.double()  # BLAS sums few columns one row after the other, with ten times the rounding
         if r.dtype == torch.float32:
             rows = min(rows, _SANDWICH_TERMS)
         missing = -r.shape[1] % _FEW if r.shape[1] < _MANY else 0
