@@ -177,7 +177,9 @@ class RoundedColumns:
     def changes(self, anchor: Anchor, some: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
         """Changes of the gradients of some fits (s,) of an anchor along steps (s, c + 1) from there.
 
-        With π = σ(z) and e = exp(Δ) − 1, σ(z + Δ) − π = π·(1 − π)·e/(1 + π·e), in which no digits cancel.
+        With π = σ(z) and e = exp(Δ) − 1, σ(z + Δ) − π = π·(1 − π)·e/(1 + π·e), in which no digits cancel. They are
+        summed in float64: sums in float32 of rows of few different values, whose terms are alike, lose up to 100 times
+        as much as those of others.
 
         Returns:
             The sums over the rows of each fold, (K or 1, s, c + 1), and about their error, relative to Σv, (s,).
@@ -194,6 +196,7 @@ class RoundedColumns:
             change = z.neg().sigmoid_().mul_(share).mul_(rise).div_(torch.addcmul(_ONE, share, rise))
             if weighted:
                 change.mul_(block.rounded.v)
+            change = change.double()
             sums[:, :c] += x.rmatvec(change).T
             sums[:, c] += change.sum(0)
 
@@ -202,7 +205,8 @@ class RoundedColumns:
         # The residuals' changes, whose squares are at most 1/4 of their products with those of the logits, are rounded
         # alike in a block at most. What all blocks have in common is relative to the sums.
         moved = (mean * step).sum(1).clamp_min(0).sqrt() / 2
-        return change, (mean.abs().amax(1) + moved / math.sqrt(len(self._all.blocks))) * (_EPS / 2)
+        error = mean.abs().amax(1) + moved / math.sqrt(len(self._all.blocks))
+        return change, error * (thresholds.ROUNDED_ALIKE * _EPS / 2)
 
     def _residuals(self, z: Tensor, known: _Outcomes) -> Tensor:
         """The derivatives (b, f) of the losses by the logits z (b, f), which are overwritten."""

@@ -274,6 +274,9 @@ STRENGTHS_A_BLOCK = 50
 # Violation relative to the tolerance, from which on only changes of the gradients are summed there: with 1e5 or 3e7
 # 200 000 x 200 takes 1.6 times as long; with 3e6 fits of rare positive labels miss 1e-10 of the penalty by half.
 ANCHORED = 1e6
+# Times the error of these changes that is allowed for, as rows of few different values are rounded alike: it was 0.2 to
+# 0.9 times what is expected of independent errors on most tables, and up to 3.9 times on levels of categories.
+ROUNDED_ALIKE = 4
 # Elements of the logits from which they change, 256 MiB: with half of them 200 000 x 200 with folds takes 1.3 times as
 # long.
 FOLLOWED_LOGITS = 2**26
