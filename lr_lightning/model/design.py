@@ -418,26 +418,30 @@ class Dense(Design):
             r = r.double()  # BLAS sums few columns one row after the other, with ten times the rounding
         if r.dtype == torch.float32:
             rows = min(rows, _SANDWICH_TERMS)
-        missing = -r.shape[1] % _FEW if r.shape[1] < _MANY else 0
+        m, exact = r.shape[1], r.dtype == torch.float64
+        # Many vectors that are multiplied in float64 take less time as the second factor, few and rounded ones as the
+        # first.
+        second = exact and m >= _MANY
+        missing = -m % _MANY if second else -m % _FEW if m < _MANY else 0
         padded = torch.nn.functional.pad(r, (0, missing)) if missing else r
+
+        def product(part: slice) -> Tensor:
+            block, vectors = x[part].to(r.dtype), padded[part]
+            return block.T @ vectors if second else (vectors.T @ block).T
+
         if len(x) <= rows:
-            return (padded.T @ x.to(r.dtype))[: r.shape[1]].T.double()
+            return product(slice(None))[:, :m].double()
         count = max(1, math.ceil(len(x) / rows))
         groups = min(count, _MAX_GROUPS)
-        sums = torch.zeros(groups, padded.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+        sums = torch.zeros(groups, x.shape[1], padded.shape[1], dtype=torch.float64, device=x.device)
 
         def work(share: Iterator[int]) -> None:
             for group in share:
                 for start in range(group * rows, len(x), groups * rows):
-                    part = slice(start, start + rows)
-                    block = x[part].to(r.dtype)
-                    if r.dtype == torch.float64:
-                        sums[group].addmm_(padded[part].T, block)
-                    else:
-                        sums[group] += padded[part].T @ block
+                    sums[group] += product(slice(start, start + rows))
 
-        share_out(work, groups, x, effort=r.shape[1])
-        return sums.sum(0)[: r.shape[1]].T
+        share_out(work, groups, x, effort=m)
+        return sums.sum(0)[:, :m]
 
     @property
     def is_small(self) -> bool:
