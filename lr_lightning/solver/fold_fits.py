@@ -101,7 +101,7 @@ class FoldFits:
 
     def out_of_fold(self, coefficients: FoldCoefficients) -> Tensor:
         """The logit of each row by the fit that leaves its fold out, (n,), with its offset."""
-        columns = self.rows.in_use(coefficients.index)
+        columns = self.rows.for_one_sweep(coefficients.index)
         u = torch.zeros(self.n_folds, self.rows.d + 1, dtype=torch.float64)
         u[:, coefficients.index], u[:, -1] = coefficients.u[:, :-1], coefficients.u[:, -1]
         return self.rows.out_of_fold(columns, u[:, self.rows.places(columns)])
@@ -185,9 +185,9 @@ class FoldFits:
             return True
         added = self.rows.columns(new)
         if self._curvature is not None:
-            more = self.rows.more_of_hessians(self._columns, added, self._shared)
+            more = self.rows.more_of_hessians(both, added, self._shared)
             for fit, curvature in self._own.items():
-                more[fit] = self.rows.more_of_hessian(self._columns, added, curvature, fit)
+                more[fit] = self.rows.more_of_hessian(both, added, curvature, fit)
             self._curvature.grow(more)
         self._columns = both
         return True

@@ -14,14 +14,17 @@ from lr_lightning.model.design import Dense, Design
 from lr_lightning.model.losses import curvature, residuals
 from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
-from lr_lightning.solver.fold_rows import FoldRows
+from lr_lightning.solver.fold_rows import FoldRows, may_copy
 
 _EPS = torch.finfo(torch.float32).eps
 _ONE = torch.ones(())
 
 
 class _Outcomes(NamedTuple):
-    """What is known of some rows beside their features: 1 − 2y, that times v, y, v and the offset or None, (b, 1)."""
+    """What is known of some rows beside their features: 1 − 2y, that times v, y, v and the offset or None, (b, 1).
+
+    In float32 weights that are all 1 are one, ().
+    """
 
     sign: Tensor
     signed: Tensor
@@ -35,11 +38,10 @@ class _Outcomes(NamedTuple):
 
 @dataclass(frozen=True)
 class _Block:
-    """Some rows of a fold: their numbers, and their outcomes in float64 and in float32."""
+    """Some rows of a fold: their numbers, and their outcomes in float32."""
 
     fold: int
     rows: Tensor | slice
-    exact: _Outcomes
     rounded: _Outcomes
 
 
@@ -55,8 +57,8 @@ class RoundedRows:
         self.weighted = bool((rows.v != 1).any())
         self.blocks = [self._block(*part) for part in rows.parts(rows.d, thresholds.FOLD_BLOCK)]
         # The copy takes half the memory of rows in float64. Of a table larger than memory every sweep reads the rows.
-        small = rows.n * rows.d <= thresholds.COPIED_ELEMENTS
-        self._copies = [self._read(block) for block in self.blocks] if small else None
+        is_copied = may_copy(rows.n * rows.d, torch.float32)
+        self._copies = [self._read(block) for block in self.blocks] if is_copied else None
 
     def features(self, number: int) -> Dense:
         """The standardised features of a block's rows, (b, d), float32."""
@@ -66,12 +68,21 @@ class RoundedRows:
         """Some columns of these rows, by their numbers (c,)."""
         return RoundedColumns(self, index)
 
-    def _block(self, fold: int, part: Tensor | slice) -> _Block:
+    def exact(self, number: int) -> _Outcomes:
+        """The outcomes of a block's rows in float64."""
+        return self._outcomes(self.blocks[number].rows)
+
+    def _outcomes(self, part: Tensor | slice) -> _Outcomes:
         rows = self.rows
         offset = None if rows.offset is None else rows.offset[part, None].double()
         sign, y, v = (t[part, None] for t in (rows.sign, rows.y, rows.v))
-        exact = _Outcomes(sign, sign * v, y, v, offset)
-        return _Block(fold, part, exact, exact.to(torch.float32))
+        return _Outcomes(sign, sign * v, y.double(), v, offset)
+
+    def _block(self, fold: int, part: Tensor | slice) -> _Block:
+        rounded = self._outcomes(part).to(torch.float32)
+        if not self.weighted:
+            rounded = rounded._replace(signed=rounded.sign, v=_ONE)
+        return _Block(fold, part, rounded)
 
     def _read(self, block: _Block) -> Dense:
         mean, scale = self.rows.standardization
@@ -100,7 +111,7 @@ class RoundedColumns:
 
     def copy(self) -> None:
         """Copy the columns, unless that takes too much memory, for many sweeps."""
-        if not self._is_every and self._rows.n * len(self.index) <= thresholds.COPIED_ELEMENTS:
+        if not self._is_every and may_copy(self._rows.n * len(self.index), torch.float32):
             self._copies = [self._some(self._all.features(number)) for number in range(len(self._all.blocks))]
 
     def gradients(self, fits: Tensor, u: Tensor) -> Tensor:
@@ -142,7 +153,7 @@ class RoundedColumns:
         logits: dict[int, Tensor] = {}
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
-            part, known = self._all.blocks[number].rows, self._all.blocks[number].exact
+            part, known = self._all.blocks[number].rows, self._all.exact(number)
             x = self._some(rows.design.take(part)).astype(torch.float64)
             z = x.matvec(at[:-1], at[-1])
             if losses:

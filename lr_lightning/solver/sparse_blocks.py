@@ -325,17 +325,17 @@ class _Hessians:
 
     def grow(self, new: Tensor) -> None:
         """Take columns (a,) in, behind the others."""
-        added = self._rows.columns(new)
+        both, added = self._rows.columns(torch.cat([self._columns.index, new])), self._rows.columns(new)
         k, a = len(self._columns.index) + 1, len(new)
         old = torch.cat([torch.arange(k - 1), torch.tensor([k + a - 1])])
         at = torch.arange(k - 1, k - 1 + a)
         for number, (fit, curvature) in enumerate(zip(self._fits, self._curvature, strict=True)):
-            more = self._rows.more_of_hessian(self._columns, added, curvature, fit).float()
+            more = self._rows.more_of_hessian(both, added, curvature, fit).float()
             grown = torch.empty(k + a, k + a)
             grown[old[:, None], old] = self._matrices[number]
             grown[:, at], grown[at] = more, more.T
             self._matrices[number] = grown
-        self._columns = self._rows.columns(torch.cat([self._columns.index, new]))
+        self._columns = both
 
 
 class _ManyModel(MatrixModel):

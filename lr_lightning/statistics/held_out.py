@@ -29,7 +29,8 @@ N_BINS = 15
 MOST_ROWS = 10_000_000
 """Up to so many held-out rows are ranked one by one; beyond, they are merged by their logits."""
 MOST_DRAWN = 1_000_000
-"""Up to so many rows of several processes are brought together for a picture; beyond, they are merged likewise."""
+"""Up to so many rows of several processes are brought together for a picture, and so many of a cross-validation kept;
+beyond, they are merged likewise."""
 _BINS, _REACH = 2**20, 20.0  # of asinh(logit); sinh(20) is 2.4·10⁸
 _TOLERANCE = 1e-18  # relative, of the objective; the intercept and the slope are then exact to rounding
 THRESHOLD_RULES = "a number between 0 and 1, f1, youden, or cost=R (a false negative costs R false positives)"
