@@ -107,7 +107,6 @@ class FoldRows:
         self.design, self.offset = rows.design, rows.offset
         n, self.d = self.design.shape
         self.y, self.has_shares = rows.y, has_shares(rows.y)
-        self.sign = 1 - 2 * self.y.double()
         self.v = torch.ones(n, dtype=torch.float64) if rows.weight is None else rows.weight.double()
         self._offset_mean = 0.0
         if rows.offset is not None and objective.fit_intercept:
@@ -138,7 +137,7 @@ class FoldRows:
     @property
     def n(self) -> int:
         """Number of rows."""
-        return len(self.sign)
+        return len(self.y)
 
     @property
     def is_dense(self) -> bool:
@@ -208,6 +207,10 @@ class FoldRows:
         """All columns."""
         return ColumnsInUse(self.design, torch.arange(self.d))
 
+    def signs(self, part: Tensor | slice) -> Tensor:
+        """1 − 2y of some rows, (b, 1), float64."""
+        return 1 - 2 * self.y[part, None].double()
+
     # ---- sweeps over the rows
 
     def gradients(
@@ -248,7 +251,7 @@ class FoldRows:
                     sums[group] += r.sum(0)
                     gradient[group] += (design if of is None else _as(swept.block(part), dtype)).rmatvec(r)
 
-        share_out(work, groups, self.sign, effort=f * c)
+        share_out(work, groups, self.y, effort=f * c)
         residual = sums.sum(0)
         mean, scale = (t[swept.index] for t in self.standardization)
         slopes = (gradient.sum(0).T - residual[:, None] * mean) / scale
@@ -279,9 +282,9 @@ class FoldRows:
                     r = self._residuals(design.matvec(w, b), part)
                     sums[stripe, :-2] += design.rmatvec(r)
                     sums[stripe, -2] += r.sum(0, dtype=torch.float64)
-                    sums[stripe, -1] += self.sign[part].to(dtype) @ r
+                    sums[stripe, -1] += self.signs(part)[:, 0].to(dtype) @ r
 
-        share_out(work, len(stripes), self.sign, effort=q * k)
+        share_out(work, len(stripes), self.y, effort=q * k)
         found = torch.zeros(len(parts), k + 1, q, dtype=torch.float64)
         found = found.index_add_(0, torch.tensor([f for f, _ in stripes]), sums).mT
         mean, scale = self.standardization
@@ -296,8 +299,8 @@ class FoldRows:
         if self.offset is not None:
             z += self.offset[part, None]
         if self.has_shares:
-            return losses_of_shares(z, self.y[part, None].double(), self.v[part, None])[1].to(z)
-        sign = self.sign[part, None]
+            return losses_of_shares(z, self.y[part, None], self.v[part, None])[1].to(z)
+        sign = self.signs(part)
         return z.mul_(sign).sigmoid_().mul_((sign * self.v[part, None]).to(z.dtype))
 
     def losses(self, columns: ColumnsInUse, u: Tensor) -> Losses:
@@ -320,7 +323,7 @@ class FoldRows:
                         of_fold = losses.unflatten(1, (-1, self.m))[torch.arange(len(fold)), :, fold + 1]
                         held[group].index_add_(0, fold, of_fold)
 
-        share_out(work, groups, self.sign, effort=f * (1 + len(columns.index)))
+        share_out(work, groups, self.y, effort=f * (1 + len(columns.index)))
         total, left_out = sums.sum(0).unflatten(0, (-1, self.m)), held.sum(0).T
         training = torch.cat([total[:, :1], total[:, 1:] - left_out], 1) / self.weight
         held_out = left_out / self.held_weight
@@ -339,7 +342,7 @@ class FoldRows:
                 z = columns.take(part).matvec(*self._raw(columns, u[:, fold]))
                 sums[number] = self.losses_of(z, part).sum(0)
 
-        share_out(work, len(parts), self.sign, effort=len(u))
+        share_out(work, len(parts), self.y, effort=len(u))
         of_folds = torch.zeros(self._folds, len(u), dtype=torch.float64)
         of_folds.index_add_(0, torch.tensor([fold for fold, _ in parts]), sums)
         return of_folds.T / self.held_weight
@@ -349,9 +352,9 @@ class FoldRows:
         if self.offset is not None:
             z += self.offset[part, None]
         if self.has_shares:
-            return losses_of_shares(z, self.y[part, None].double(), self.v[part, None])[0]
+            return losses_of_shares(z, self.y[part, None], self.v[part, None])[0]
         losses = torch.empty_like(z)
-        fill_losses(losses, z, self.sign[part, None], self.v[part, None])
+        fill_losses(losses, z, self.signs(part), self.v[part, None])
         return losses
 
     def out_of_fold(self, columns: ColumnsInUse, u: Tensor) -> Tensor:
@@ -361,7 +364,7 @@ class FoldRows:
             columns: whose coefficients may differ from 0.
             u: of the fits without a fold, (K, c + 1).
         """
-        out = torch.empty(len(self.sign), dtype=torch.float64)
+        out = torch.empty(self.n, dtype=torch.float64)
         for f, part in self.parts(len(columns.index)):
             w, b = self._raw(columns, u[f : f + 1])
             out[part] = columns.take(part).matvec(w, b)[:, 0]
@@ -422,7 +425,7 @@ class FoldRows:
 
     def hessians_of_each(self, columns: ColumnsInUse, curvature: Tensor, fits: Tensor) -> Tensor:
         """Hessians of some fits, each with its own curvature (n, f), (f, c + 1, c + 1), in one product; of few rows."""
-        ones = torch.ones(len(self.sign), 1, dtype=torch.float64)
+        ones = torch.ones(self.n, 1, dtype=torch.float64)
         x = torch.cat([columns.take(slice(None)).dense(torch.float64), ones], 1)
         raw = torch.bmm((curvature.T[:, :, None] * x).mT, x.expand(len(fits), *x.shape))
         return self._standardized(raw / self.weight[fits, None, None], columns.index, columns.index)
@@ -498,7 +501,7 @@ class FoldRows:
 
     def _blocks(self, width: int, fits: int) -> list[slice]:
         """Rows to be worked on at a time, where `width` columns are read for some fits."""
-        n = len(self.sign)
+        n = self.n
         size = max(256, thresholds.FOLD_BLOCK // max(1, width if self.is_dense else fits))
         if not self.is_dense:
             size = max(min(size, thresholds.FOLD_BLOCK_ROWS), width)
@@ -563,8 +566,7 @@ class FoldRows:
         """The fit of all rows alone, by some that stand for them."""
         part = self.without_folds()
         part.design, part.offset, part.y = drawn.design, drawn.offset, drawn.y
-        part.sign = 1 - 2 * part.y.double()
-        part.v = torch.ones_like(part.sign) if drawn.weight is None else drawn.weight.double()
+        part.v = torch.ones(part.n, dtype=torch.float64) if drawn.weight is None else drawn.weight.double()
         part.weight = part.v.sum()[None]
         return part
 

@@ -60,9 +60,11 @@ class RoundedRows:
         is_copied = may_copy(rows.n * rows.d, torch.float32)
         self._copies = [self._read(block) for block in self.blocks] if is_copied else None
 
-    def features(self, number: int) -> Dense:
-        """The standardised features of a block's rows, (b, d), float32."""
-        return self._read(self.blocks[number]) if self._copies is None else self._copies[number]
+    def features(self, number: int, index: Tensor | None = None) -> Dense:
+        """The standardised features of a block's rows, (b, d), or some of them by their numbers, float32."""
+        if self._copies is None:
+            return self._read(self.blocks[number], index)
+        return self._copies[number] if index is None else self._copies[number].columns(index)
 
     def columns(self, index: Tensor) -> RoundedColumns:
         """Some columns of these rows, by their numbers (c,)."""
@@ -75,8 +77,8 @@ class RoundedRows:
     def _outcomes(self, part: Tensor | slice) -> _Outcomes:
         rows = self.rows
         offset = None if rows.offset is None else rows.offset[part, None].double()
-        sign, y, v = (t[part, None] for t in (rows.sign, rows.y, rows.v))
-        return _Outcomes(sign, sign * v, y.double(), v, offset)
+        sign, v = rows.signs(part), rows.v[part, None]
+        return _Outcomes(sign, sign * v, rows.y[part, None].double(), v, offset)
 
     def _block(self, fold: int, part: Tensor | slice) -> _Block:
         rounded = self._outcomes(part).to(torch.float32)
@@ -84,10 +86,12 @@ class RoundedRows:
             rounded = rounded._replace(signed=rounded.sign, v=_ONE)
         return _Block(fold, part, rounded)
 
-    def _read(self, block: _Block) -> Dense:
+    def _read(self, block: _Block, index: Tensor | None = None) -> Dense:
         mean, scale = self.rows.standardization
-        x = self.rows.design.take(block.rows).dense(torch.float64)
-        return Dense((x - mean).div_(scale).float())
+        x = self.rows.design.take(block.rows)
+        if index is not None:
+            x, mean, scale = x.columns(index), mean[index], scale[index]
+        return Dense((x.dense(torch.float64) - mean).div_(scale).float())
 
 
 class RoundedColumns:
@@ -107,12 +111,15 @@ class RoundedColumns:
         return x if self._is_every else x.columns(self.index)
 
     def _features(self, number: int) -> Design:
-        return self._copies[number] if self._copies else self._some(self._all.features(number))
+        return self._copies[number] if self._copies else self._read(number)
+
+    def _read(self, number: int) -> Design:
+        return self._all.features(number, None if self._is_every else self.index)
 
     def copy(self) -> None:
         """Copy the columns, unless that takes too much memory, for many sweeps."""
         if not self._is_every and may_copy(self._rows.n * len(self.index), torch.float32):
-            self._copies = [self._some(self._all.features(number)) for number in range(len(self._all.blocks))]
+            self._copies = [self._read(number) for number in range(len(self._all.blocks))]
 
     def gradients(self, fits: Tensor, u: Tensor) -> Tensor:
         """Gradients (f, c + 1) of the mean losses of some fits (f,) at u (f, c + 1)."""

@@ -329,8 +329,8 @@ FOLD_BLOCK_ROWS = 2**16
 FOLD_GROUPS = 16
 # The same of sparse rows, where each takes as much memory as all columns.
 SPARSE_GROUPS = 4
-# Elements of a fold's rows that are copied at a time: with twice as many the Hessians of 1 000 000 x 60 with three folds
-# take 1.2 to 1.3 times as long.
+# Elements of a fold's rows that are copied at a time: with twice as many the Hessians of 1 000 000 x 60 with three
+# folds take 1.2 to 1.4 times as long.
 GATHERED_ELEMENTS = 2**23
 # Elements of columns that are copied, at most.
 COPIED_ELEMENTS = 2**28
