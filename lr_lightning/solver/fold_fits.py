@@ -81,11 +81,6 @@ class FoldFits:
         """K."""
         return self.rows.m - 1
 
-    @property
-    def fold_weight(self) -> Tensor:
-        """Σ v of each fold, (K,)."""
-        return self.rows.held_weight
-
     def theta(self) -> Tensor:
         """Coefficients (d + 1,) of the fit of all rows, for the original features."""
         return self.rows.theta(self.u[0])
