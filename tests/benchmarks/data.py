@@ -105,11 +105,11 @@ def serving(rows: int = 100_000, columns: int = 20, batch_size: int = 256) -> No
 
 
 def memory(of: str, limit: float, folder: str) -> None:
-    """A fit under a hard limit on a process's memory, of a table of four times that size; or a path, of 1.5 times.
+    """A fit under a hard limit on a process's memory, of a table of four times that size; or a path, of 1.25 times.
 
-    A path keeps some 50 bytes of every row: its target, weight and fold, and its logits without each fold.
+    A path keeps some numbers of every row, among them its fold and its logits by the fits without the others.
     """
-    columns, times = (30, 4.0) if of == "fit" else (60, 1.5)
+    columns, times = (30, 4.0) if of == "fit" else (60, 1.25)
     rows = int(times * limit * 2**30 / (4 * columns))
     path = Path(folder) / f"larger_than_memory_{rows}.parquet"
     if not path.exists():
