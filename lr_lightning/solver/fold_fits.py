@@ -248,15 +248,29 @@ class FoldFits:
         before = slope(u, step, gradient, l1, l2, end=False)
         found, length = self.rows.gradients(self._columns, of, point), torch.ones_like(before)
         for _ in range(thresholds.SHORTENINGS):
-            after = slope(point, step, found, l1, l2, end=True)
-            steep = (after > -thresholds.OVERSHOT * before) & ~doubtful
+            steep = shorten(length, before, slope(point, step, found, l1, l2, end=True), ~doubtful)
             if not bool(steep.any()):
                 break
-            # To where a line through both slopes is 0.
-            length = torch.where(steep, length * (before / (before - after)).clamp(0.1, 0.7), length)
             point = torch.where(steep[:, None], u + length[:, None] * step, point)
             found = self.rows.gradients(self._columns, of, point)
         return point, found
+
+
+def shorten(length: Tensor, before: Tensor, after: Tensor, some: Tensor) -> Tensor:
+    """Shorten those of some steps that have gone too far, to where a line through the slopes at both ends is 0.
+
+    Args:
+        length: of the steps, (f,), relative to the first ones; overwritten.
+        before: slopes at their starts, (f,).
+        after: at their ends.
+        some: which steps may be shortened, (f,).
+
+    Returns:
+        Which were, (f,).
+    """
+    steep = (after > -thresholds.OVERSHOT * before) & some
+    length[steep] *= (before / (before - after)).clamp(0.1, 0.7)[steep]
+    return steep
 
 
 def slope(u: Tensor, step: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor, *, end: bool) -> Tensor:

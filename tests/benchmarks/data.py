@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.data reading [--rows 1000000] [--columns 30]
     python -m tests.benchmarks.data serving
-    python -m tests.benchmarks.data memory [--of fit|path] [--limit 1.0] [--folder /tmp]
+    python -m tests.benchmarks.data memory [--limit 1.0] [--folder /tmp]
+    python -m tests.benchmarks.data memory --of path --limit 1.2 [--folder /tmp]
 
 Everything is printed as a ratio to a bare reference that runs in the same process, alternating with it, so
 that the figures mean something on a busy machine. `memory` needs Linux.
