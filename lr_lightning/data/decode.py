@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from lr_lightning.data.cache import TensorCache, cache_key, fits_in_memory, user_cache_folder
+from lr_lightning.data.cache import TensorCache, cache_key, user_cache_folder
 from lr_lightning.data.choices import Choices, refuse_absent
 from lr_lightning.data.encoder import prepare
 from lr_lightning.data.features import Layout
@@ -29,6 +29,7 @@ from lr_lightning.data.roles import FOLD, GROUPS, ROLES, TRIALS
 from lr_lightning.data.rows_in_use import columns_of
 from lr_lightning.data.schema import Level, TableSchema
 from lr_lightning.errors import InputError
+from lr_lightning.memory import fits_in_memory
 from lr_lightning.model.gathering import rows_of_first
 from lr_lightning.model.processes import ALONE, Processes, Share
 from lr_lightning.model.rows import Rows

@@ -81,11 +81,6 @@ class FoldFits:
         """K."""
         return self.rows.m - 1
 
-    @property
-    def fold_weight(self) -> Tensor:
-        """Σ v of each fold, (K,)."""
-        return self.rows.held_weight
-
     def theta(self) -> Tensor:
         """Coefficients (d + 1,) of the fit of all rows, for the original features."""
         return self.rows.theta(self.u[0])
@@ -101,7 +96,7 @@ class FoldFits:
 
     def out_of_fold(self, coefficients: FoldCoefficients) -> Tensor:
         """The logit of each row by the fit that leaves its fold out, (n,), with its offset."""
-        columns = self.rows.in_use(coefficients.index)
+        columns = self.rows.for_one_sweep(coefficients.index)
         u = torch.zeros(self.n_folds, self.rows.d + 1, dtype=torch.float64)
         u[:, coefficients.index], u[:, -1] = coefficients.u[:, :-1], coefficients.u[:, -1]
         return self.rows.out_of_fold(columns, u[:, self.rows.places(columns)])
@@ -185,9 +180,9 @@ class FoldFits:
             return True
         added = self.rows.columns(new)
         if self._curvature is not None:
-            more = self.rows.more_of_hessians(self._columns, added, self._shared)
+            more = self.rows.more_of_hessians(both, added, self._shared)
             for fit, curvature in self._own.items():
-                more[fit] = self.rows.more_of_hessian(self._columns, added, curvature, fit)
+                more[fit] = self.rows.more_of_hessian(both, added, curvature, fit)
             self._curvature.grow(more)
         self._columns = both
         return True
@@ -253,15 +248,29 @@ class FoldFits:
         before = slope(u, step, gradient, l1, l2, end=False)
         found, length = self.rows.gradients(self._columns, of, point), torch.ones_like(before)
         for _ in range(thresholds.SHORTENINGS):
-            after = slope(point, step, found, l1, l2, end=True)
-            steep = (after > -thresholds.OVERSHOT * before) & ~doubtful
+            steep = shorten(length, before, slope(point, step, found, l1, l2, end=True), ~doubtful)
             if not bool(steep.any()):
                 break
-            # To where a line through both slopes is 0.
-            length = torch.where(steep, length * (before / (before - after)).clamp(0.1, 0.7), length)
             point = torch.where(steep[:, None], u + length[:, None] * step, point)
             found = self.rows.gradients(self._columns, of, point)
         return point, found
+
+
+def shorten(length: Tensor, before: Tensor, after: Tensor, some: Tensor) -> Tensor:
+    """Shorten those of some steps that have gone too far, to where a line through the slopes at both ends is 0.
+
+    Args:
+        length: of the steps, (f,), relative to the first ones; overwritten.
+        before: slopes at their starts, (f,).
+        after: at their ends.
+        some: which steps may be shortened, (f,).
+
+    Returns:
+        Which were, (f,).
+    """
+    steep = (after > -thresholds.OVERSHOT * before) & some
+    length[steep] *= (before / (before - after)).clamp(0.1, 0.7)[steep]
+    return steep
 
 
 def slope(u: Tensor, step: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor, *, end: bool) -> Tensor:

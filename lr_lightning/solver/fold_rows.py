@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from lr_lightning.memory import fits_in_memory
 from lr_lightning.model.design import Dense, Design
 from lr_lightning.model.losses import curvature as curvature_of
 from lr_lightning.model.losses import fill_losses, has_shares, losses_of_shares
@@ -29,19 +30,30 @@ class ColumnsInUse:
     """Some columns of a design.
 
     Attributes:
-        design: (n, c).
+        design: that holds them, (n, c), or all columns.
         index: their numbers, (c,).
+        is_own: whether the design holds nothing else; else every sweep picks them from its rows.
     """
 
     design: Design
     index: Tensor
+    is_own: bool = True
     _blocks: dict[tuple[int, int], Design] = field(default_factory=dict, repr=False)
 
+    def take(self, rows: Tensor | slice) -> Design:
+        """Some rows of them, (b, c)."""
+        found = self.design.take(rows)
+        return found if self.is_own else found.columns(self.index)
+
     def block(self, rows: slice) -> Design:
-        """Some rows of them, which are kept: a sparse block is laid out once."""
+        """The same of consecutive rows, kept if they are sparse: such a block is laid out once."""
+        if isinstance(self.design, Dense):
+            return self.take(rows)
+        if rows.stop - rows.start == self.design.shape[0]:
+            return self.design
         key = rows.start, rows.stop
         if key not in self._blocks:
-            self._blocks[key] = self.design.take(rows)
+            self._blocks[key] = self.take(rows)
         return self._blocks[key]
 
 
@@ -94,8 +106,7 @@ class FoldRows:
             rows = rows._replace(x=serve.apply(rows.x, rows.design.dtype))
         self.design, self.offset = rows.design, rows.offset
         n, self.d = self.design.shape
-        self.y, self.has_shares = rows.y.double(), has_shares(rows.y)
-        self.sign = 1 - 2 * self.y
+        self.y, self.has_shares = rows.y, has_shares(rows.y)
         self.v = torch.ones(n, dtype=torch.float64) if rows.weight is None else rows.weight.double()
         self._offset_mean = 0.0
         if rows.offset is not None and objective.fit_intercept:
@@ -126,7 +137,7 @@ class FoldRows:
     @property
     def n(self) -> int:
         """Number of rows."""
-        return len(self.sign)
+        return len(self.y)
 
     @property
     def is_dense(self) -> bool:
@@ -170,13 +181,18 @@ class FoldRows:
 
     def columns(self, index: Tensor) -> ColumnsInUse:
         """ColumnsInUse by their numbers."""
-        is_every = torch.equal(index, torch.arange(self.d))
-        return ColumnsInUse(self.design if is_every else self.design.columns(index), index)
+        if torch.equal(index, torch.arange(self.d)):
+            return self.every
+        is_copied = not self.is_dense or may_copy(self.n * len(index), self.design.dtype)
+        return ColumnsInUse(self.design.columns(index) if is_copied else self.design, index, is_copied)
 
     def in_use(self, index: Tensor, share: float = 1.0) -> ColumnsInUse:
-        """Some columns; all where these are more than a share of them, or too large to be copied to memory."""
-        too_large = isinstance(self.design, Dense) and self.n * len(index) > thresholds.COPIED_ELEMENTS
-        return self.every if too_large or len(index) > share * self.d else self.columns(index)
+        """Some columns; all where these are more than a share of them."""
+        return self.every if len(index) > share * self.d else self.columns(index)
+
+    def for_one_sweep(self, index: Tensor) -> ColumnsInUse:
+        """Some columns, which are worth no copy."""
+        return ColumnsInUse(self.design, index, is_own=False) if self.is_dense else self.columns(index)
 
     def places(self, columns: ColumnsInUse) -> Tensor:
         """Numbers of their coordinates and the intercept's, (c + 1,)."""
@@ -190,6 +206,10 @@ class FoldRows:
     def every(self) -> ColumnsInUse:
         """All columns."""
         return ColumnsInUse(self.design, torch.arange(self.d))
+
+    def signs(self, part: Tensor | slice) -> Tensor:
+        """1 − 2y of some rows, (b, 1), float64."""
+        return 1 - 2 * self.y[part, None].double()
 
     # ---- sweeps over the rows
 
@@ -220,19 +240,18 @@ class FoldRows:
         groups = min(thresholds.FOLD_GROUPS if self.is_dense else thresholds.SPARSE_GROUPS, len(blocks))
         gradient = torch.zeros(groups, c, f, dtype=torch.float64)
         sums = torch.zeros(groups, f, dtype=torch.float64)
-        signed = (self.sign * self.v).to(dtype)[:, None]
 
         def work(share: Iterator[int]) -> None:
             for group in share:
                 for part in blocks[group::groups]:
                     design = _as(columns.block(part), dtype)
-                    r = self._residuals(design.matvec(w, b), part, signed[part])
+                    r = self._residuals(design.matvec(w, b), part)
                     if self._fold is not None:
                         r.masked_fill_(self._fold[part, None] == left_out, 0.0)
                     sums[group] += r.sum(0)
                     gradient[group] += (design if of is None else _as(swept.block(part), dtype)).rmatvec(r)
 
-        share_out(work, groups, self.sign, effort=f * c)
+        share_out(work, groups, self.y, effort=f * c)
         residual = sums.sum(0)
         mean, scale = (t[swept.index] for t in self.standardization)
         slopes = (gradient.sum(0).T - residual[:, None] * mean) / scale
@@ -255,38 +274,34 @@ class FoldRows:
         groups = math.ceil(thresholds.FOLD_GROUPS / len(parts))
         stripes = [(f, of_fold[i::groups]) for f, of_fold in enumerate(parts) for i in range(min(groups, len(of_fold)))]
         sums = torch.zeros(len(stripes), k + 1, q, dtype=torch.float64)
-        signed = (self.sign * self.v).to(dtype)[:, None]
-        sign = self.sign.to(dtype)
 
         def work(share: Iterator[int]) -> None:
             for stripe in share:
                 for part in stripes[stripe][1]:
                     design = self.design.take(part).astype(dtype)
-                    r = self._residuals(design.matvec(w, b), part, signed[part])
+                    r = self._residuals(design.matvec(w, b), part)
                     sums[stripe, :-2] += design.rmatvec(r)
                     sums[stripe, -2] += r.sum(0, dtype=torch.float64)
-                    sums[stripe, -1] += sign[part] @ r
+                    sums[stripe, -1] += self.signs(part)[:, 0].to(dtype) @ r
 
-        share_out(work, len(stripes), self.sign, effort=q * k)
+        share_out(work, len(stripes), self.y, effort=q * k)
         found = torch.zeros(len(parts), k + 1, q, dtype=torch.float64)
         found = found.index_add_(0, torch.tensor([f for f, _ in stripes]), sums).mT
         mean, scale = self.standardization
         found[..., :-2] = (found[..., :-2] - found[..., -2:-1] * mean) / scale
         return found
 
-    def _residuals(self, z: Tensor, part: Tensor | slice, signed: Tensor) -> Tensor:
+    def _residuals(self, z: Tensor, part: Tensor | slice) -> Tensor:
         """Derivatives (b, f) of the losses of some rows, times their weights, by the logits without offsets z (b, f).
 
-        Args:
-            z: is overwritten.
-            part: which rows.
-            signed: 1 − 2y times the weights, (b, 1).
+        The logits are overwritten.
         """
         if self.offset is not None:
             z += self.offset[part, None]
         if self.has_shares:
             return losses_of_shares(z, self.y[part, None], self.v[part, None])[1].to(z)
-        return z.mul_(self.sign[part, None]).sigmoid_().mul_(signed)
+        sign = self.signs(part)
+        return z.mul_(sign).sigmoid_().mul_((sign * self.v[part, None]).to(z.dtype))
 
     def losses(self, columns: ColumnsInUse, u: Tensor) -> Losses:
         """Losses of all fits at coefficients (…, m, c + 1): means (…, m) and (…, K)."""
@@ -308,7 +323,7 @@ class FoldRows:
                         of_fold = losses.unflatten(1, (-1, self.m))[torch.arange(len(fold)), :, fold + 1]
                         held[group].index_add_(0, fold, of_fold)
 
-        share_out(work, groups, self.sign, effort=f * (1 + len(columns.index)))
+        share_out(work, groups, self.y, effort=f * (1 + len(columns.index)))
         total, left_out = sums.sum(0).unflatten(0, (-1, self.m)), held.sum(0).T
         training = torch.cat([total[:, :1], total[:, 1:] - left_out], 1) / self.weight
         held_out = left_out / self.held_weight
@@ -316,7 +331,7 @@ class FoldRows:
 
     def held_out_losses(self, u: Tensor) -> Tensor:
         """Mean losses of each fold by the fits that leave it out, at coefficients (p, K, d + 1), (p, K)."""
-        columns = self.in_use((u != 0).any(0).any(0)[:-1].nonzero()[:, 0])
+        columns = self.for_one_sweep((u != 0).any(0).any(0)[:-1].nonzero()[:, 0])
         u = u[..., self.places(columns)]
         parts = list(self.parts(max(len(u), len(columns.index)), thresholds.FOLD_BLOCK))
         sums = torch.zeros(len(parts), len(u), dtype=torch.float64)
@@ -324,10 +339,10 @@ class FoldRows:
         def work(share: Iterator[int]) -> None:
             for number in share:
                 fold, part = parts[number]
-                z = columns.design.take(part).matvec(*self._raw(columns, u[:, fold]))
+                z = columns.take(part).matvec(*self._raw(columns, u[:, fold]))
                 sums[number] = self.losses_of(z, part).sum(0)
 
-        share_out(work, len(parts), self.sign, effort=len(u))
+        share_out(work, len(parts), self.y, effort=len(u))
         of_folds = torch.zeros(self._folds, len(u), dtype=torch.float64)
         of_folds.index_add_(0, torch.tensor([fold for fold, _ in parts]), sums)
         return of_folds.T / self.held_weight
@@ -339,13 +354,8 @@ class FoldRows:
         if self.has_shares:
             return losses_of_shares(z, self.y[part, None], self.v[part, None])[0]
         losses = torch.empty_like(z)
-        fill_losses(losses, z, self.sign[part, None], self.v[part, None])
+        fill_losses(losses, z, self.signs(part), self.v[part, None])
         return losses
-
-    def logits(self, columns: ColumnsInUse, u: Tensor) -> Tensor:
-        """Logits (n, f) of all rows with their offsets."""
-        z = columns.design.matvec(*self._raw(columns, u))
-        return z if self.offset is None else z.add_(self.offset[:, None])
 
     def out_of_fold(self, columns: ColumnsInUse, u: Tensor) -> Tensor:
         """The logit of each row by the fit that leaves it out, (n,), with its offset.
@@ -354,10 +364,10 @@ class FoldRows:
             columns: whose coefficients may differ from 0.
             u: of the fits without a fold, (K, c + 1).
         """
-        out = torch.empty(len(self.sign), dtype=torch.float64)
+        out = torch.empty(self.n, dtype=torch.float64)
         for f, part in self.parts(len(columns.index)):
             w, b = self._raw(columns, u[f : f + 1])
-            out[part] = columns.design.take(part).matvec(w, b)[:, 0]
+            out[part] = columns.take(part).matvec(w, b)[:, 0]
         return out if self.offset is None else out.add_(self.offset)
 
     def curvature(self, columns: ColumnsInUse, fits: Tensor, u: Tensor) -> Tensor:
@@ -368,16 +378,23 @@ class FoldRows:
             fits: numbers of the fits, (f,).
             u: their coefficients, (f, c + 1).
         """
-        z = self.logits(columns, u)
-        found = curvature_of(z, self.v[:, None])
-        return found if self._fold is None else found.masked_fill_(self._fold[:, None] == fits - 1, 0.0)
+        found = torch.empty(self.n, len(u), dtype=torch.float64)
+        w, b = self._raw(columns, u)
+        for part in self._cut(max(len(u), len(columns.index)), thresholds.FOLD_BLOCK):
+            z = columns.block(part).matvec(w, b)
+            if self.offset is not None:
+                z += self.offset[part, None]
+            found[part] = curvature_of(z, self.v[part, None])
+            if self._fold is not None:
+                found[part].masked_fill_(self._fold[part, None] == fits - 1, 0.0)
+        return found
 
     # ---- Hessians
 
     def standardized(self, columns: ColumnsInUse) -> Tensor:
         """The columns and one of ones, each in a row, (c + 1, n), float32."""
         mean, scale = (t[columns.index] for t in self.standardization)
-        x = columns.design.dense(torch.float64)
+        x = columns.take(slice(None)).dense(torch.float64)
         out = torch.ones(len(columns.index) + 1, len(x))
         out[:-1] = ((x - mean) / scale).T
         return out
@@ -403,13 +420,13 @@ class FoldRows:
         curvature = curvature.to(dtype)
         raw = torch.zeros(max(1, self._folds), k, k, dtype=dtype)
         for f, part in self.parts(k):
-            raw[f] += columns.design.take(part).sandwich(curvature[part], intercept=True)
+            raw[f] += columns.take(part).sandwich(curvature[part], intercept=True)
         return self._standardized(self.of_fits(raw), columns.index, columns.index)
 
     def hessians_of_each(self, columns: ColumnsInUse, curvature: Tensor, fits: Tensor) -> Tensor:
         """Hessians of some fits, each with its own curvature (n, f), (f, c + 1, c + 1), in one product; of few rows."""
-        ones = torch.ones(len(self.sign), 1, dtype=torch.float64)
-        x = torch.cat([columns.design.dense(torch.float64), ones], 1)
+        ones = torch.ones(self.n, 1, dtype=torch.float64)
+        x = torch.cat([columns.take(slice(None)).dense(torch.float64), ones], 1)
         raw = torch.bmm((curvature.T[:, :, None] * x).mT, x.expand(len(fits), *x.shape))
         return self._standardized(raw / self.weight[fits, None, None], columns.index, columns.index)
 
@@ -434,23 +451,27 @@ class FoldRows:
 
     def hessian(self, columns: ColumnsInUse, curvature: Tensor, fit: int) -> Tensor:
         """A fit's own, (c + 1, c + 1)."""
-        raw = columns.design.sandwich(curvature, intercept=True) / self.weight[fit]
-        return self._standardized(raw[None], columns.index, columns.index)[0]
+        k = len(columns.index) + 1
+        raw = torch.zeros(k, k, dtype=torch.float64)
+        for part in self._cut(k):
+            raw += columns.block(part).sandwich(curvature[part], intercept=True)
+        return self._standardized(raw[None] / self.weight[fit], columns.index, columns.index)[0]
 
-    def more_of_hessians(self, columns: ColumnsInUse, new: ColumnsInUse, curvature: Tensor) -> Tensor:
-        """Columns of the Hessians for added features, (m, c + a + 1, a): rows are all features and the intercept."""
-        both = self.columns(torch.cat([columns.index, new.index]))
+    def more_of_hessians(self, both: ColumnsInUse, new: ColumnsInUse, curvature: Tensor) -> Tensor:
+        """Columns of the Hessians for the features that are new, (m, k, a): rows are all k − 1 and the intercept."""
         k, a = len(both.index), len(new.index)
         raw = torch.zeros(max(1, self._folds), k + 1, a + 1, dtype=torch.float64)
         for f, part in self.parts(k):
-            raw[f] += _cross(both.design.take(part), new.design.take(part), curvature[part])
+            raw[f] += _cross(both.take(part), new.take(part), curvature[part])
         return self._standardized(self.of_fits(raw), both.index, new.index)[:, :, :-1]
 
-    def more_of_hessian(self, columns: ColumnsInUse, new: ColumnsInUse, curvature: Tensor, fit: int) -> Tensor:
-        """Columns of one fit's Hessian for added features, (c + a + 1, a)."""
-        both = self.columns(torch.cat([columns.index, new.index]))
-        raw = _cross(both.design, new.design, curvature) / self.weight[fit]
-        return self._standardized(raw[None], both.index, new.index)[0, :, :-1]
+    def more_of_hessian(self, both: ColumnsInUse, new: ColumnsInUse, curvature: Tensor, fit: int) -> Tensor:
+        """Columns of one fit's Hessian for the features that are new, (k, a)."""
+        k, a = len(both.index), len(new.index)
+        raw = torch.zeros(k + 1, a + 1, dtype=torch.float64)
+        for part in self._cut(k):
+            raw += _cross(both.block(part), new.block(part), curvature[part])
+        return self._standardized(raw[None] / self.weight[fit], both.index, new.index)[0, :, :-1]
 
     def of_fits(self, raw: Tensor) -> Tensor:
         """Means over the rows of each fit, from sums over the rows of each fold."""
@@ -480,7 +501,7 @@ class FoldRows:
 
     def _blocks(self, width: int, fits: int) -> list[slice]:
         """Rows to be worked on at a time, where `width` columns are read for some fits."""
-        n = len(self.sign)
+        n = self.n
         size = max(256, thresholds.FOLD_BLOCK // max(1, width if self.is_dense else fits))
         if not self.is_dense:
             size = max(min(size, thresholds.FOLD_BLOCK_ROWS), width)
@@ -488,13 +509,18 @@ class FoldRows:
 
     def parts(self, width: int, elements: int = thresholds.GATHERED_ELEMENTS) -> Iterator[tuple[int, Tensor | slice]]:
         """Every fold and rows of it, few enough to be copied."""
-        n = len(self.sign)
-        size = max(1024, elements // max(1, width)) if self.is_dense else n
         if self._fold is None:
-            yield from ((0, slice(start, min(start + size, n))) for start in range(0, n, size))
+            yield from ((0, part) for part in self._cut(width, elements))
             return
         for f, rows in enumerate(self._rows_of_folds):
-            yield from ((f, _as_slice(part)) for part in rows.split(size))
+            yield from ((f, _as_slice(part)) for part in rows.split(self._rows_at_a_time(width, elements)))
+
+    def _cut(self, width: int, elements: int = thresholds.GATHERED_ELEMENTS) -> list[slice]:
+        size = self._rows_at_a_time(width, elements)
+        return [slice(start, min(start + size, self.n)) for start in range(0, self.n, size)]
+
+    def _rows_at_a_time(self, width: int, elements: int) -> int:
+        return min(max(1024, elements // max(1, width)), thresholds.GATHERED_ROWS) if self.is_dense else self.n
 
     @cached_property
     def _rows_of_folds(self) -> list[Tensor]:
@@ -539,11 +565,17 @@ class FoldRows:
     def _of_all_rows(self, drawn: Rows) -> FoldRows:
         """The fit of all rows alone, by some that stand for them."""
         part = self.without_folds()
-        part.design, part.offset, part.y = drawn.design, drawn.offset, drawn.y.double()
-        part.sign = 1 - 2 * part.y
-        part.v = torch.ones_like(part.y) if drawn.weight is None else drawn.weight.double()
+        part.design, part.offset, part.y = drawn.design, drawn.offset, drawn.y
+        part.v = torch.ones(part.n, dtype=torch.float64) if drawn.weight is None else drawn.weight.double()
         part.weight = part.v.sum()[None]
         return part
+
+
+def may_copy(elements: int, dtype: torch.dtype) -> bool:
+    """Whether so many elements of a table are to be copied for many sweeps: a part of it is copied in any case."""
+    if not thresholds.GATHERED_ELEMENTS < elements <= thresholds.COPIED_ELEMENTS:
+        return elements <= thresholds.COPIED_ELEMENTS
+    return fits_in_memory(elements * dtype.itemsize, thresholds.COPIED_SHARE)
 
 
 def _as(design: Design, dtype: torch.dtype) -> Design:

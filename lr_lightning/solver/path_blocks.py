@@ -307,10 +307,10 @@ class Block:
 
     def move(self, of: Tensor, gradients: Callable[[Tensor, Tensor], Tensor], telling: float = 0.0) -> None:
         """Move some fits by a step, from which they learn about their curvature."""
+        point, start, gradient = self.next(of), self.u[of], self.gradient[of]
         learning = self.violation[of] >= telling
-        point, before = self.next(of), (self.u[of], self.gradient[of])
         self.place(of, point, gradients(of, point))
-        self._learn(of[learning], *(t[learning] for t in before))
+        self._learn(of[learning], start[learning], gradient[learning])
 
     def place(self, of: Tensor, point: Tensor, gradient: Tensor) -> None:
         """Put some fits at points (f, k), of which the gradients are given."""

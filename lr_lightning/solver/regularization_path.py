@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
@@ -172,13 +173,13 @@ def path(
     objective = Objective(standardize=standardize, fit_intercept=fit_intercept, penalty_factors=penalty_factors)
 
     def work(stopped: Callable[[], bool]) -> Path:
-        alone = None
+        alone, paths = None, 1
         n, d = rows.design.shape
         if folds is not None and (features_of_fold is not None or d > max(n, thresholds.MANY_COLUMNS)):
             features = features_of_fold or (lambda _: rows.x)
-            alone = _FoldsAlone(rows, folds, features, objective, served)
+            alone, paths = partial(_folds_alone, rows, folds, features, objective, served), 2 + int(folds.max())
         fits = FoldFits(FoldRows(rows, None if alone else folds, objective, served))
-        return _path(fits, ratios, given, n_lambda, min_ratio, alone, _Tell(stopped, progress))
+        return _path(fits, ratios, given, n_lambda, min_ratio, alone, _Tell(stopped, progress, paths))
 
     return on_one_thread(work, threads)
 
@@ -190,7 +191,7 @@ def _path(
     given: list[float] | None,
     n_lambda: int,
     min_ratio: float,
-    alone: _FoldsAlone | None,
+    alone: Callable[[Sequence[_Penalty], _Tell], _LeftOut] | None,
     tell: _Tell,
 ) -> Path:
     null_loss = fits.fit_null()
@@ -206,37 +207,34 @@ def _path(
         for ratio in ratios
         for value in given or [strongest / max(ratio, thresholds.LEAST_L1_RATIO) * fraction for fraction in fractions]
     ]
-    tell.total = len(penalties) * (1 if alone is None else 1 + len(alone.weight))
+    tell.total = len(penalties) * tell.paths
     fitted = _fit_sequence(fits, start, penalties, tell)
     l1_ratio, lambdas = (torch.tensor(column, dtype=torch.float64) for column in list(zip(*penalties, strict=True))[:2])
     loss = torch.stack([losses.training[0] for losses in fitted.losses])
     found = Path(l1_ratio, lambdas, fitted.theta, loss, null_loss, fitted.converged)
     if fits.n_folds:
-        fold_loss, weight = torch.stack([losses.held_out for losses in fitted.losses]), fits.fold_weight
-        least = torch.stack([losses.training[1:].min() for losses in fitted.losses])
-        mean, se, *chosen = choose(fold_loss, weight, l1_ratio, lambdas)
-        logits = [fits.out_of_fold(fitted.of_folds[number]) for number in chosen]
+        left_out = _folds_together(fits, fitted)
     elif alone is not None:
-        fold_loss, weight, converged = alone.fit(penalties, tell), alone.weight, alone.converged
-        least = alone.least_loss
-        found = replace(found, converged=found.converged & converged)
-        mean, se, *chosen = choose(fold_loss, weight, l1_ratio, lambdas)
-        logits = [alone.out_of_fold(number) for number in chosen]
+        left_out = alone(penalties, tell)
     else:
         _warn(found, found.loss)
         return found
-    _warn(found, least)
-    (best, one_se), (best_logits, one_se_logits) = chosen, logits
-    by_folds = CrossValidation(fold_loss, weight, mean, se, best, one_se, best_logits, one_se_logits)
+    found = replace(found, converged=found.converged & left_out.converged)
+    _warn(found, left_out.least_loss)
+    mean, se, best, one_se = choose(left_out.loss, left_out.weight, l1_ratio, lambdas)
+    logits = left_out.logits(best)
+    one_se_logits = logits if one_se == best else left_out.logits(one_se)
+    by_folds = CrossValidation(left_out.loss, left_out.weight, mean, se, best, one_se, logits, one_se_logits)
     return replace(found, cross_validation=by_folds)
 
 
 @dataclass
 class _Tell:
-    """Counts the fits and tells of them, and ends the work where somebody has stopped it."""
+    """Counts the fits of one path after the other and tells of them; ends the work where somebody has stopped it."""
 
     stopped: Callable[[], bool]
     progress: Callable[[PathStep], None] | None
+    paths: int
     total: int = 0
     done: int = 0
 
@@ -323,71 +321,79 @@ def _solved_in_blocks(fits: FoldFits, penalties: list[_Penalty], rounding: float
     return solve_nearby(rows, fits.u[0], l1, l2, rounding)
 
 
-class _FoldsAlone:
-    """Fits without each fold, one fold after the other: where its features are its own, or columns are many.
-
-    Args:
-        rows: all n rows.
-        folds: number of each row's fold, (n,).
-        features: of all rows, where a fold is left out.
-        objective: says what is penalised.
-        served: the map that has been applied to the features.
+class _LeftOut(NamedTuple):
+    """What the fits that leave a fold out say, at p penalties.
 
     Attributes:
+        loss: mean loss of each fold by the fit of the other rows, (p, K).
         weight: Σ v of each fold, (K,).
+        least_loss: of the rows of a fit, where it is the least of the fits at a penalty, (p,).
         converged: whether all fits of each penalty are the optimum, (p,).
-        least_loss: of the training rows of the fits of each penalty, (p,).
+        logits: of each row by the fit that leaves its fold out, at the penalty of a number, (n,), with its offset.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        folds: Tensor,
-        features: Callable[[int], Tensor | Design],
-        objective: Objective,
-        served: Standardization | None,
-    ):
-        self._rows, self._features, self._objective, self._served = rows, features, objective, served
-        self._folds = folds.long()
-        self._v = torch.ones(len(rows.y), dtype=torch.float64) if rows.weight is None else rows.weight.double()
-        self.weight = torch.zeros(int(folds.max()) + 1, dtype=torch.float64).index_add_(0, self._folds, self._v)
-        self._theta: list[Tensor] = []
+    loss: Tensor
+    weight: Tensor
+    least_loss: Tensor
+    converged: Tensor
+    logits: Callable[[int], Tensor]
 
-    def fit(self, penalties: Sequence[_Penalty], tell: _Tell) -> Tensor:
-        """The mean loss of each fold at each penalty by the fit of the other rows, (p, K)."""
-        losses = []
-        self.converged = torch.ones(len(penalties), dtype=torch.bool)
-        self.least_loss = torch.full((len(penalties),), torch.inf, dtype=torch.float64)
-        for fold, weight in enumerate(self.weight):
-            # A row without weight takes no part in means, scales and sums.
-            others = torch.where(self._folds == fold, 0.0, self._v)
-            rows = self._rows._replace(x=self._features(fold), weight=others)
-            fits = FoldFits(FoldRows(rows, None, self._objective, self._served))
-            fitted = _fit_sequence(fits, fits.fit_unpenalised(), penalties, tell)
-            self._theta.append(fitted.theta.to_sparse())
-            self.converged &= fitted.converged
-            self.least_loss = self.least_loss.minimum(torch.stack([of.training[0] for of in fitted.losses]))
-            held = self._folds == fold
-            y, v = (t[held].double()[:, None] for t in (rows.y, self._v))
-            losses.append(losses_of_shares(self._logits(rows.take(held), fitted.theta), y, v)[0].sum(0) / weight)
-        return torch.stack(losses, 1)
 
-    def out_of_fold(self, number: int) -> Tensor:
-        """The logit of each row by the fit at a penalty that leaves its fold out, (n,), with its offset."""
-        out = torch.empty(len(self._v), dtype=torch.float64)
-        for fold, theta in enumerate(self._theta):
-            held = self._folds == fold
-            rows = self._rows._replace(x=self._features(fold)).take(held)
-            out[held] = self._logits(rows, theta[number].to_dense()[None])[:, 0]
+def _folds_together(fits: FoldFits, fitted: _Fitted) -> _LeftOut:
+    """By the fits that share their sweeps with those of all rows."""
+    return _LeftOut(
+        torch.stack([losses.held_out for losses in fitted.losses]),
+        fits.rows.held_weight,
+        torch.stack([losses.training[1:].min() for losses in fitted.losses]),
+        fitted.converged,
+        lambda number: fits.out_of_fold(fitted.of_folds[number]),
+    )
+
+
+def _folds_alone(
+    rows: Rows,
+    folds: Tensor,
+    features: Callable[[int], Tensor | Design],
+    objective: Objective,
+    served: Standardization | None,
+    penalties: Sequence[_Penalty],
+    tell: _Tell,
+) -> _LeftOut:
+    """By fits of one fold after the other: where its features, of all rows, are its own, or columns are many."""
+    v = torch.ones(len(rows.y), dtype=torch.float64) if rows.weight is None else rows.weight.double()
+    weight = torch.zeros(int(folds.max()) + 1, dtype=torch.float64).index_add_(0, folds.long(), v)
+    thetas, loss, least, converged = [], [], [], []
+    for fold in range(len(weight)):
+        held = folds == fold
+        # A row without weight takes no part in means, scales and sums.
+        others = rows._replace(x=features(fold), weight=torch.where(held, 0.0, v))
+        fits = FoldFits(FoldRows(others, None, objective, served))
+        fitted = _fit_sequence(fits, fits.fit_unpenalised(), penalties, tell)
+        thetas.append(fitted.theta.to_sparse())
+        converged.append(fitted.converged)
+        least.append(torch.stack([losses.training[0] for losses in fitted.losses]))
+        z = _logits(others.take(held), fitted.theta, served)
+        y, of_held = (t[held].double()[:, None] for t in (rows.y, v))
+        loss.append(losses_of_shares(z, y, of_held)[0].sum(0) / weight[fold])
+
+    def logits(number: int) -> Tensor:
+        out = torch.empty(len(v), dtype=torch.float64)
+        for fold, theta in enumerate(thetas):
+            held = folds == fold
+            left_out = rows._replace(x=features(fold)).take(held)
+            out[held] = _logits(left_out, theta[number].to_dense()[None], served)[:, 0]
         return out
 
-    def _logits(self, rows: Rows, theta: Tensor) -> Tensor:
-        """Logits (n, p) of served rows by coefficients (p, d + 1) for the original features."""
-        w, b = theta[:, :-1], theta[:, -1]
-        if self._served is not None:
-            w, b = w * self._served.scale, b + w @ self._served.mean
-        z = rows.design.matvec(w.T.contiguous(), b)
-        return z if rows.offset is None else z.add_(rows.offset[:, None])
+    return _LeftOut(torch.stack(loss, 1), weight, torch.stack(least).amin(0), torch.stack(converged).all(0), logits)
+
+
+def _logits(rows: Rows, theta: Tensor, served: Standardization | None) -> Tensor:
+    """Logits (n, p) of served rows by coefficients (p, d + 1) for the original features."""
+    w, b = theta[:, :-1], theta[:, -1]
+    if served is not None:
+        w, b = w * served.scale, b + w @ served.mean
+    z = rows.design.matvec(w.T.contiguous(), b)
+    return z if rows.offset is None else z.add_(rows.offset[:, None])
 
 
 class _Penalty(NamedTuple):

@@ -14,14 +14,17 @@ from lr_lightning.model.design import Dense, Design
 from lr_lightning.model.losses import curvature, residuals
 from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
-from lr_lightning.solver.fold_rows import FoldRows
+from lr_lightning.solver.fold_rows import FoldRows, may_copy
 
 _EPS = torch.finfo(torch.float32).eps
 _ONE = torch.ones(())
 
 
 class _Outcomes(NamedTuple):
-    """What is known of some rows beside their features: 1 − 2y, that times v, y, v and the offset or None, (b, 1)."""
+    """What is known of some rows beside their features: 1 − 2y, that times v, y, v and the offset or None, (b, 1).
+
+    In float32 weights that are all 1 are one, ().
+    """
 
     sign: Tensor
     signed: Tensor
@@ -35,16 +38,15 @@ class _Outcomes(NamedTuple):
 
 @dataclass(frozen=True)
 class _Block:
-    """Some rows of a fold: their numbers, and their outcomes in float64 and in float32."""
+    """Some rows of a fold: their numbers, and their outcomes in float32."""
 
     fold: int
     rows: Tensor | slice
-    exact: _Outcomes
     rounded: _Outcomes
 
     @property
     def size(self) -> int:
-        return len(self.exact.y)
+        return len(self.rounded.sign)
 
 
 class RoundedRows:
@@ -59,40 +61,52 @@ class RoundedRows:
         self.weighted = bool((rows.v != 1).any())
         self.blocks = [self._block(*part) for part in rows.parts(rows.d, thresholds.FOLD_BLOCK)]
         # The copy takes half the memory of rows in float64. Of a table larger than memory every sweep reads the rows.
-        small = rows.n * rows.d <= thresholds.COPIED_ELEMENTS
-        self._copies = [self._read(block) for block in self.blocks] if small else None
-        self._room = torch.empty(0)
+        is_copied = may_copy(rows.n * rows.d, torch.float32)
+        self._copies = [self._read(block) for block in self.blocks] if is_copied else None
+        self._room = [torch.empty(0) for _ in self.blocks]
 
-    def features(self, number: int) -> Dense:
-        """The standardised features of a block's rows, (b, d), float32."""
-        return self._read(self.blocks[number]) if self._copies is None else self._copies[number]
+    def features(self, number: int, index: Tensor | None = None) -> Dense:
+        """The standardised features of a block's rows, (b, d), or some of them by their numbers, float32."""
+        if self._copies is None:
+            return self._read(self.blocks[number], index)
+        return self._copies[number] if index is None else self._copies[number].columns(index)
 
     def columns(self, index: Tensor) -> RoundedColumns:
         """Some columns of these rows, by their numbers (c,)."""
         return RoundedColumns(self, index)
 
-    def room(self, widths: list[int]) -> list[Tensor]:
-        """A matrix (b, width) for each block, float32, not filled; those handed out before are overwritten.
+    def room(self, number: int, width: int) -> Tensor:
+        """A matrix (b, width) for a block's rows, float32, not filled; the one handed out before is overwritten.
 
         Memory that is used again need not be mapped anew, which takes as long as to compute the logits in it.
         """
-        sizes = [block.size * width for block, width in zip(self.blocks, widths, strict=True)]
-        if sum(sizes) > len(self._room):
-            self._room = torch.empty(sum(sizes))
-        parts = self._room[: sum(sizes)].split(sizes)
-        return [part.view(block.size, -1) for part, block in zip(parts, self.blocks, strict=True)]
+        size = self.blocks[number].size
+        if size * width > len(self._room[number]):
+            self._room[number] = torch.empty(size * width)
+        return self._room[number][: size * width].view(size, width)
 
-    def _block(self, fold: int, part: Tensor | slice) -> _Block:
+    def exact(self, number: int) -> _Outcomes:
+        """The outcomes of a block's rows in float64."""
+        return self._outcomes(self.blocks[number].rows)
+
+    def _outcomes(self, part: Tensor | slice) -> _Outcomes:
         rows = self.rows
         offset = None if rows.offset is None else rows.offset[part, None].double()
-        sign, y, v = (t[part, None] for t in (rows.sign, rows.y, rows.v))
-        exact = _Outcomes(sign, sign * v, y, v, offset)
-        return _Block(fold, part, exact, exact.to(torch.float32))
+        sign, v = rows.signs(part), rows.v[part, None]
+        return _Outcomes(sign, sign * v, rows.y[part, None].double(), v, offset)
 
-    def _read(self, block: _Block) -> Dense:
+    def _block(self, fold: int, part: Tensor | slice) -> _Block:
+        rounded = self._outcomes(part).to(torch.float32)
+        if not self.weighted:
+            rounded = rounded._replace(signed=rounded.sign, v=_ONE)
+        return _Block(fold, part, rounded)
+
+    def _read(self, block: _Block, index: Tensor | None = None) -> Dense:
         mean, scale = self.rows.standardization
-        x = self.rows.design.take(block.rows).dense(torch.float64)
-        return Dense((x - mean).div_(scale).float())
+        x = self.rows.design.take(block.rows)
+        if index is not None:
+            x, mean, scale = x.columns(index), mean[index], scale[index]
+        return Dense((x.dense(torch.float64) - mean).div_(scale).float())
 
 
 class RoundedColumns:
@@ -112,12 +126,15 @@ class RoundedColumns:
         return x if self._is_every else x.columns(self.index)
 
     def _features(self, number: int) -> Design:
-        return self._copies[number] if self._copies else self._some(self._all.features(number))
+        return self._copies[number] if self._copies else self._read(number)
+
+    def _read(self, number: int) -> Design:
+        return self._all.features(number, None if self._is_every else self.index)
 
     def copy(self) -> None:
         """Copy the columns, unless that takes too much memory, for many sweeps."""
-        if not self._is_every and self._rows.n * len(self.index) <= thresholds.COPIED_ELEMENTS:
-            self._copies = [self._some(self._all.features(number)) for number in range(len(self._all.blocks))]
+        if not self._is_every and may_copy(self._rows.n * len(self.index), torch.float32):
+            self._copies = [self._read(number) for number in range(len(self._all.blocks))]
 
     def gradients(self, fits: Tensor, u: Tensor) -> Tensor:
         """Gradients (f, c + 1) of the mean losses of some fits (f,) at u (f, c + 1)."""
@@ -155,17 +172,17 @@ class RoundedColumns:
         rows, c = self._rows, len(self.index)
         mean, scale = (t[self.index] for t in rows.standardization)
         w = u[:, :-1] / scale
-        logits = self._all.room([int((fits != block.fold + 1).sum()) for block in self._all.blocks])
+        logits: dict[int, Tensor] = {}
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
-            part, known = self._all.blocks[number].rows, self._all.blocks[number].exact
+            part, known = self._all.blocks[number].rows, self._all.exact(number)
             x = self._some(rows.design.take(part)).astype(torch.float64)
             z = x.matvec(at[:-1], at[-1])
             if losses:
                 sums[:, c + 1] += rows.losses_of(z.clone(), part).sum(0)
             if known.offset is not None:
                 z += known.offset
-            logits[number].copy_(z)
+            logits[number] = self._all.room(number, z.shape[1]).copy_(z)
             r = self._residuals(z, known)
             sums[:, :c] += x.rmatvec(r).T
             sums[:, c] += r.sum(0)
@@ -287,7 +304,7 @@ class Anchor:
     u: Tensor
     sums: Tensor
     losses: Tensor
-    logits: list[Tensor]
+    logits: dict[int, Tensor]
 
     def place(self, fold: int) -> Tensor:
         """The place of each fit among the logits of a fold's blocks, (f,)."""

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
-from lr_lightning.solver.fold_fits import slope
+from lr_lightning.solver.fold_fits import shorten, slope
 from lr_lightning.solver.fold_rows import ColumnsInUse, FoldRows
 from lr_lightning.solver.path_blocks import Block, Penalties, Solutions, penalties_of, sharing
 from lr_lightning.solver.path_models import MatrixModel, Model, Shared
@@ -118,12 +118,7 @@ def _solve(
     at = start.at(rows.places(columns), rows.d)
     at = at.masked_fill(rows.fixed[:, rows.places(columns)], 0.0)
     middle, u = at[len(at) // 2], at.expand(p, -1, -1).transpose(0, 1).flatten(0, 1)
-    if of_each:
-        hessians = _Hessians(rows, columns, torch.arange(m), middle)
-    elif rough or (m == 1 and thresholds.PART_ROWS_A_COEFFICIENT * len(columns.index) <= sample.n):
-        hessians = _Hessians.of_sample(rows, sample, columns, middle[:1])
-    else:
-        hessians = _Hessians(rows.without_folds(), columns, torch.zeros(1, dtype=torch.long), middle[:1])
+    hessians = _hessians(rows, sample, columns, middle, of_each=of_each, rough=rough)
     converged, pending = torch.zeros(p * m, dtype=torch.bool), torch.arange(p * m)
     for _ in range(1 + thresholds.BLOCK_RETRIES):
         these = of[pending], u[pending], first[pending], second[pending]
@@ -142,6 +137,17 @@ def _solve(
         columns = rows.columns(torch.cat([columns.index, beyond.columns]))
         u = torch.cat([u[:, :-1], u.new_zeros(len(u), len(beyond.columns)), u[:, -1:]], 1)
     return _Fits(columns, u.unflatten(0, (m, p)).transpose(0, 1), converged.unflatten(0, (m, p)).T)
+
+
+def _hessians(
+    rows: FoldRows, sample: FoldRows, columns: ColumnsInUse, u: Tensor, *, of_each: bool, rough: bool
+) -> _Hessians:
+    """At coefficients (m, k): of each fit or of that of all rows, by the sample where it leads as far."""
+    if of_each:
+        return _Hessians(rows, columns, torch.arange(rows.m), u)
+    if rough or (rows.m == 1 and thresholds.PART_ROWS_A_COEFFICIENT * len(columns.index) <= sample.n):
+        return _Hessians.of_sample(rows, sample, columns, u[:1])
+    return _Hessians(rows.without_folds(), columns, torch.zeros(1, dtype=torch.long), u[:1])
 
 
 def _near(rows: FoldRows, start: _Fits, l1: Tensor) -> Tensor:
@@ -254,13 +260,14 @@ class _Block(Block):
         return found
 
     @override
-    def move(self, of: Tensor, gradients: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def move(self, of: Tensor, gradients: Callable[[Tensor, Tensor], Tensor], telling: float = 0.0) -> None:
         point, start, gradient = self.next(of), self.u[of], self.gradient[of]
+        learning = self.violation[of] >= telling
         self.place(of, point, gradients(of, point))
         far = self.violation[of] > thresholds.FAR_VIOLATION
         if bool(far.any()):
             self._shorten(of[far], start[far], gradient[far])
-        self._learn(of, start, gradient)
+        self._learn(of[learning], start[learning], gradient[learning])
 
     def _shorten(self, of: Tensor, start: Tensor, gradient: Tensor) -> None:
         """Shorten steps from points (f, k) that have gone too far, as they would for ever where rows are predicted."""
@@ -275,11 +282,9 @@ class _Block(Block):
         for _ in range(thresholds.SHORTENINGS):
             after = slope(self.u[of], step, self.gradient[of], finite, l2, end=True)
             far = ~uphill & (self.violation[of] > thresholds.FAR_VIOLATION)
-            steep = ((after > -thresholds.OVERSHOT * before) & far).nonzero()[:, 0]
+            steep = shorten(length, before, after, far).nonzero()[:, 0]
             if not len(steep):
                 return
-            # To where a line through both slopes is 0.
-            length[steep] *= (before / (before - after)).clamp(0.1, 0.7)[steep]
             point = start[steep] + length[steep, None] * step[steep]
             self.place(of[steep], point, self.gradients(of[steep], point))
 
@@ -325,17 +330,17 @@ class _Hessians:
 
     def grow(self, new: Tensor) -> None:
         """Take columns (a,) in, behind the others."""
-        added = self._rows.columns(new)
+        both, added = self._rows.columns(torch.cat([self._columns.index, new])), self._rows.columns(new)
         k, a = len(self._columns.index) + 1, len(new)
         old = torch.cat([torch.arange(k - 1), torch.tensor([k + a - 1])])
         at = torch.arange(k - 1, k - 1 + a)
         for number, (fit, curvature) in enumerate(zip(self._fits, self._curvature, strict=True)):
-            more = self._rows.more_of_hessian(self._columns, added, curvature, fit).float()
+            more = self._rows.more_of_hessian(both, added, curvature, fit).float()
             grown = torch.empty(k + a, k + a)
             grown[old[:, None], old] = self._matrices[number]
             grown[:, at], grown[at] = more, more.T
             self._matrices[number] = grown
-        self._columns = self._rows.columns(torch.cat([self._columns.index, new]))
+        self._columns = both
 
 
 class _ManyModel(MatrixModel):

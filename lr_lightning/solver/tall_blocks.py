@@ -154,21 +154,21 @@ class _Fits:
                 return
 
     def _approached(self, pending: Tensor, index: Tensor) -> tuple[Block, RoundedColumns]:
-        """The pending fits where sums in float32 tell no more, and the columns in use, which are these (c,) and more."""
-        for _ in range(1 + thresholds.BLOCK_RETRIES):
-            columns = self._swept.columns(index)
-            columns.copy()
-            block = self._block(columns, pending, self._places(columns))
-            self._approach(block, columns, pending)
+        """The pending fits where sums in float32 tell no more, and the columns in use: these (c,) and more."""
+        block, columns = self._approach(pending, index)
+        for _ in range(thresholds.BLOCK_RETRIES):
             missing = self._missing(pending, columns)
             if not bool(missing.any()):
                 break
-            index = _with(index, missing)
+            block, columns = self._approach(pending, _with(columns.index, missing))
         return block, columns
 
-    def _approach(self, block: Block, columns: RoundedColumns, pending: Tensor) -> None:
-        """Move a block of the pending fits by sums in float32, once of all columns."""
-        swept = torch.full((len(pending),), len(columns.index) == self._rows.d)
+    def _approach(self, pending: Tensor, index: Tensor) -> tuple[Block, RoundedColumns]:
+        """Move the pending fits on some columns (c,) by sums in float32, once of all columns."""
+        columns = self._swept.columns(index)
+        columns.copy()
+        block = self._block(columns, pending, self._places(columns))
+        swept = torch.full((len(pending),), len(index) == self._rows.d)
 
         def gradients(some: Tensor, point: Tensor) -> Tensor:
             numbers, places = pending[some], self._places(columns)
@@ -181,6 +181,7 @@ class _Fits:
 
         block.run(gradients, thresholds.BLOCK_ROUNDS, thresholds.ANCHORED, thresholds.FAR_VIOLATION)
         self._take(block, columns, pending)
+        return block, columns
 
     def _take(self, block: Block, columns: RoundedColumns, pending: Tensor) -> None:
         """Take the coefficients of a block, where they are finite."""

@@ -38,7 +38,7 @@ class WideRidges:
         self._rows, self._weights, self._offset = rows, rows.weights, rows.offset
         mean, scale = rows.standardization
         self._x = (rows.every.design.dense(torch.float64) - mean) / scale
-        self._y = rows.y.expand_as(self._weights)
+        self._y = rows.y.double().expand_as(self._weights)
         self._merge_rows()
         unit = rows.l2_unit[:, :-1]
         self._inverse = torch.where((unit > 0) & ~rows.fixed[:, :-1], 1 / unit, 0.0)

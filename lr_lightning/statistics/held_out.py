@@ -29,8 +29,10 @@ N_BINS = 15
 MOST_ROWS = 10_000_000
 """Up to so many held-out rows are ranked one by one; beyond, they are merged by their logits."""
 MOST_DRAWN = 1_000_000
-"""Up to so many rows of several processes are brought together for a picture; beyond, they are merged likewise."""
+"""Up to so many rows of several processes are brought together for a picture, and so many of a cross-validation kept;
+beyond, they are merged likewise."""
 _BINS, _REACH = 2**20, 20.0  # of asinh(logit); sinh(20) is 2.4·10⁸
+_MERGED = 2**22  # rows at a time
 _TOLERANCE = 1e-18  # relative, of the objective; the intercept and the slope are then exact to rounding
 THRESHOLD_RULES = "a number between 0 and 1, f1, youden, or cost=R (a false negative costs R false positives)"
 
@@ -128,17 +130,24 @@ def of_all_processes(
         processes: that have the rows.
         most: rows that are ranked one by one.
     """
-    logits, y = logits.double(), y.double()
-    columns = logits, y, _ones(logits) if weight is None else weight.double()
-    n_rows, n_observations = processes.sums(len(y), int((columns[2] > 0).sum()))
+    n_rows, n_observations = processes.sums(len(y), len(y) if weight is None else int((weight > 0).sum()))
     if n_rows <= most:
+        z = logits.double()
+        columns = z, y.double(), _ones(z) if weight is None else weight.double()
         return HeldOutRows(*columns, n_rows=n_rows, n_observations=n_observations, processes=processes)
-    z, outcome, v = weighted_rows(*columns)
-    if not processes.all(bool(z.isfinite().all())):
+    is_finite, (total, moment) = True, torch.zeros(2, 2 * _BINS, dtype=torch.float64)
+    for start in range(0, len(y), _MERGED):
+        part = slice(start, start + _MERGED)
+        z, outcome, v = weighted_rows(logits[part], y[part], None if weight is None else weight[part])
+        is_finite &= bool(z.isfinite().all())
+        position = ((torch.asinh(z) + _REACH) * (_BINS / (2 * _REACH))).long().clamp(0, _BINS - 1)
+        cell = position + _BINS * (outcome > 0.5).long()
+        total += _sums(cell, v, 2 * _BINS)
+        moment += _sums(cell, v * z, 2 * _BINS)
+    z = logits.new_empty(0, dtype=torch.float64)
+    if not processes.all(is_finite):
         return HeldOutRows(z.new_full((1,), torch.nan), z.new_zeros(1), z.new_ones(1), n_rows, n_observations)
-    position = ((torch.asinh(z) + _REACH) * (_BINS / (2 * _REACH))).long().clamp(0, _BINS - 1)
-    cell = position + _BINS * (outcome > 0.5).long()
-    total, moment = processes.sums(_sums(cell, v, 2 * _BINS), _sums(cell, v * z, 2 * _BINS))
+    total, moment = processes.sums(total, moment)
     held = total > 0
     negative, positive = total.reshape(2, _BINS)
     merged_y = torch.arange(2).double().repeat_interleave(_BINS)
@@ -146,9 +155,9 @@ def of_all_processes(
     if bool(negative.any()) and bool(positive.any()):
         error = _largest_error(negative, positive)
     return HeldOutRows(
-        (moment[held] / total[held]).to(z.device),
-        merged_y[held].to(z.device),
-        total[held].to(z.device),
+        (moment[held] / total[held]).to(z),
+        merged_y[held].to(z),
+        total[held].to(z),
         n_rows,
         n_observations,
         error,

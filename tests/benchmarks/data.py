@@ -1,8 +1,9 @@
-"""Measure the data path: reading, serving, and a fit on a table larger than a limit on memory.
+"""Measure the data path: reading, serving, and a fit and a path on tables larger than a limit on memory.
 
     python -m tests.benchmarks.data reading [--rows 1000000] [--columns 30]
     python -m tests.benchmarks.data serving
     python -m tests.benchmarks.data memory [--limit 1.0] [--folder /tmp]
+    python -m tests.benchmarks.data memory --of path --limit 1.2 [--folder /tmp]
 
 Everything is printed as a ratio to a bare reference that runs in the same process, alternating with it, so
 that the figures mean something on a busy machine. `memory` needs Linux.
@@ -104,9 +105,13 @@ def serving(rows: int = 100_000, columns: int = 20, batch_size: int = 256) -> No
     report(f"an epoch of {rows} x {columns} in shuffled batches of {batch_size}", alternate(cases))
 
 
-def memory(limit: float, folder: str, columns: int = 30) -> None:
-    """A fit under a hard limit on a process's memory, of a table of four times that size."""
-    rows = int(4 * limit * 2**30 / (4 * columns))
+def memory(of: str, limit: float, folder: str) -> None:
+    """A fit under a hard limit on a process's memory, of a table of four times that size; or a path, of 1.25 times.
+
+    A path keeps some numbers of every row, among them its fold and its logits by the fits without the others.
+    """
+    columns, times = (30, 4.0) if of == "fit" else (60, 1.25)
+    rows = int(times * limit * 2**30 / (4 * columns))
     path = Path(folder) / f"larger_than_memory_{rows}.parquet"
     if not path.exists():
         rng = np.random.default_rng(0)
@@ -122,24 +127,14 @@ def memory(limit: float, folder: str, columns: int = 30) -> None:
     print(f"{path}: {path.stat().st_size / 2**30:.2f} GiB, {rows} rows; the limit is {limit} GiB", flush=True)
     # A process of its own, so that nothing but the fit is bound by the limit and counted. Arrow's default
     # allocator sets a gibibyte of addresses aside at once, which this kind of limit takes for memory.
-    command = [
-        sys.executable,
-        "-m",
-        "tests.benchmarks.data",
-        "fit",
-        "--limit",
-        str(limit),
-        "--path",
-        str(path),
-    ]
+    options = ["--limit", str(limit), "--path", str(path)]
+    command = [sys.executable, "-m", "tests.benchmarks.data", of, *options]
     environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
     sys.exit(subprocess.run(command, env=environment, check=False).returncode)
 
 
 def fit(limit: float, path: str) -> None:
     """The fit that `memory` measures."""
-    import resource
-
     from lightning.pytorch import Trainer
 
     from lr_lightning import LogisticRegression
@@ -147,9 +142,7 @@ def fit(limit: float, path: str) -> None:
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lr_lightning").setLevel(logging.INFO)
-    print(f"  the imports alone: VmData {_status('VmData'):.2f} GiB")
-    n_bytes = int(limit * 2**30)
-    resource.setrlimit(resource.RLIMIT_DATA, (n_bytes, n_bytes))
+    _limit_memory(limit)
     with tempfile.TemporaryDirectory(dir=Path(path).parent) as cache:
         os.environ["XDG_CACHE_HOME"] = cache  # nothing says that the table is large: it is found out
         data = TableDataModule(path, "y", val_fraction=0.01)
@@ -162,9 +155,37 @@ def fit(limit: float, path: str) -> None:
         start = time.perf_counter()
         trainer.fit(LogisticRegression(), data)
         print(f"  fit in {time.perf_counter() - start:.0f} s, {trainer.current_epoch} passes")
-        for name in ("VmPeak", "VmData", "RssAnon", "RssFile", "VmHWM"):
-            print(f"  {name:8} {_status(name):6.2f} GiB")
-        print("  (the limit binds VmData; RssFile is page cache, which the system takes back when it has to)")
+        _print_memory()
+
+
+def path_of_penalties(limit: float, path: str) -> None:
+    """The path that `memory` measures, with its report, files and pictures."""
+    from lr_lightning.cli import path as _  # noqa: F401 (an import)
+    from lr_lightning.cli.main import main
+
+    _limit_memory(limit)
+    with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        os.chdir(folder)
+        start = time.perf_counter()
+        options = ["--data.target", "y", "--path.n_lambda", "20", "--cv.folds", "3", "--quiet"]
+        code = main(["path", "--data.path", path, *options])
+        print(f"  exit code {code}, 20 penalties and 3 folds in {time.perf_counter() - start:.0f} s")
+        _print_memory()
+
+
+def _limit_memory(limit: float) -> None:
+    import resource
+
+    print(f"  the imports alone: VmData {_status('VmData'):.2f} GiB")
+    n_bytes = int(limit * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (n_bytes, n_bytes))
+
+
+def _print_memory() -> None:
+    for name in ("VmPeak", "VmData", "RssAnon", "RssFile", "VmHWM"):
+        print(f"  {name:8} {_status(name):6.2f} GiB")
+    print("  (the limit binds VmData; RssFile is page cache, which the system takes back when it has to)")
 
 
 def _status(field: str) -> float:
@@ -188,10 +209,13 @@ if __name__ == "__main__":
     command.add_argument("--columns", type=int, default=30)
     commands.add_parser("serving")
     command = commands.add_parser("memory")
+    command.add_argument("--of", choices=["fit", "path"], default="fit")
     command.add_argument("--limit", type=float, default=1.0, help="GiB")
     command.add_argument("--folder", default=tempfile.gettempdir())
-    command = commands.add_parser("fit", help="what memory runs")
-    command.add_argument("--limit", type=float)
-    command.add_argument("--path")
+    for name in ("fit", "path"):
+        command = commands.add_parser(name, help="what memory runs")
+        command.add_argument("--limit", type=float)
+        command.add_argument("--path")
     options = vars(parser.parse_args())
-    {"reading": reading, "serving": serving, "memory": memory, "fit": fit}[options.pop("command")](**options)
+    run = {"reading": reading, "serving": serving, "memory": memory, "fit": fit, "path": path_of_penalties}
+    run[options.pop("command")](**options)

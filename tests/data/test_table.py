@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lr_lightning import memory
 from lr_lightning.data import cache, prepare
 from lr_lightning.data.cache import TensorCache
 from lr_lightning.data.schema import TableSchema
@@ -316,7 +317,7 @@ class TestCache:
 
     def test_is_chosen_by_itself_where_memory_is_short(self, path, tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-        monkeypatch.setattr(cache, "available_memory", lambda: 10_000)
+        monkeypatch.setattr(memory, "available_memory", lambda: 10_000)
         data = fitted(path, **OPTIONS)
         assert data._mapped
         assert len(os.listdir(tmp_path / "home" / "lr_lightning")) == 1
@@ -331,7 +332,7 @@ class TestCache:
 
 def test_available_memory_heeds_the_process_limit():
     code = (
-        "import resource; from lr_lightning.data.cache import available_memory as a; before = a();"
+        "import resource; from lr_lightning.memory import available_memory as a; before = a();"
         "resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30)); print(before, a())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

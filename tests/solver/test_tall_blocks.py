@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+from typing import Any
+
 import pytest
 import torch
 from numpy.testing import assert_allclose
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from lr_lightning import memory
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver import path, regularization_path, thresholds
 from lr_lightning.solver.fold_rows import FoldRows
-from lr_lightning.solver.rounded_rows import RoundedRows
+from lr_lightning.solver.rounded_rows import RoundedColumns, RoundedRows
 from tests.solver.test_regularization_path import violation
 
 
@@ -103,3 +108,50 @@ def test_every_fit_is_exact(
     assert_allclose(found.theta, alone.theta, rtol=1e-6, atol=1e-9)
     assert_allclose(found.loss, alone.loss, rtol=1e-10)
     assert_allclose(found.cross_validation.fold_loss, alone.cross_validation.fold_loss, rtol=1e-9)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that operations of this thread make, views left out."""
+
+    n_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        known = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
+        for t in found if isinstance(found, tuple | list) else [found]:
+            if isinstance(t, Tensor) and t.untyped_storage().data_ptr() not in known:
+                self.n_bytes = max(self.n_bytes, t.untyped_storage().nbytes())
+        return found
+
+
+def bytes_of_tensors() -> int:
+    storages = (t.untyped_storage() for t in gc.get_objects() if type(t) is Tensor)
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_a_table_that_memory_has_no_room_for_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # all is done in this thread
+    for name in ("GATHERED_ELEMENTS", "FOLD_BLOCK"):  # a part of the table is small beside it
+        monkeypatch.setattr(thresholds, name, 2**16)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**40)
+    held: list[int] = []
+    hessians = RoundedColumns.hessians
+    monkeypatch.setattr(
+        RoundedColumns, "hessians", lambda *of: (held.append(bytes_of_tensors()), hessians(*of))[1]
+    )  # where all copies are there
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(80_000, 40, generator=generator)
+    y = torch.bernoulli(torch.sigmoid(x[:, :5].sum(1)), generator=generator)
+    options: dict[str, Any] = {"n_lambda": 12, "min_ratio": 0.01, "folds": torch.arange(len(y)) % 3}
+    before, table = bytes_of_tensors(), x.numel() * x.element_size()
+    copied = path(Rows(x, y), **options)
+    assert max(held) - before > table
+    held.clear()
+    monkeypatch.setattr(memory, "available_memory", lambda: 0)
+    before = bytes_of_tensors()
+    with LargestTensor() as largest:
+        found = path(Rows(x, y), **options)
+    assert max(held) - before < 0.75 * table
+    assert largest.n_bytes < table / 2
+    assert torch.equal(found.theta, copied.theta)
+    assert torch.equal(found.cross_validation.logits, copied.cross_validation.logits)

@@ -21,6 +21,7 @@ from lr_lightning.files import write_whole
 from lr_lightning.model.gathering import rows_of_all, table_of_all
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver.regularization_path import CrossValidation, Path, path, refuse_poor_folds
+from lr_lightning.statistics.held_out import MOST_DRAWN, of_all_processes
 from lr_lightning.training.callbacks.progress import PathProgress
 from lr_lightning.training.callbacks.record import RunRecord, save_figure
 from lr_lightning.training.data_modules import TableDataModule, TensorDataModule
@@ -29,6 +30,7 @@ from lr_lightning.training.refusals import refuse_rule_without_rows, refuse_unfi
 from lr_lightning.training.run_folder import RunFolder, RunLogger
 
 RULES = ("min", "1se")
+_LINES = 2**16  # of a file that are made at a time
 log = logging.getLogger("lr_lightning")
 
 
@@ -156,13 +158,12 @@ class PenaltyChoice(Callback):
         if (objective.l1, objective.l2) == (0.0, 0.0):
             pl_module.set_penalty(l1, l2)
         logits = validation.logits if self._rule == "min" else validation.one_se_logits
-        weight = torch.ones_like(logits) if rows.weight is None else rows.weight.double()
-        self._record.out_of_fold = logits, rows.y.double(), weight
+        self._record.out_of_fold = of_all_processes(logits, rows.y, rows.weight, most=MOST_DRAWN).columns
         self._record.settings = {**self._record.settings, "model.l1": l1, "model.l2": l2}
         if trainer.is_global_zero:
-            names = folds.tolist() if values is None else [values[fold] for fold in folds.tolist()]
             numbers = torch.arange(len(rows.y)) if numbers is None else numbers
-            self._write(trainer, data, found, validation, numbers, names, logits)
+            left_out = _out_of_fold_table(numbers, folds, values, logits)
+            self._write(trainer, data, found, validation, left_out)
 
     def _write(
         self,
@@ -170,18 +171,12 @@ class PenaltyChoice(Callback):
         data: TensorDataModule,
         found: Path,
         validation: CrossValidation,
-        numbers: torch.Tensor,
-        folds: Sequence[Any],
-        logits: torch.Tensor,
+        left_out: tuple[Sequence[str], Iterable[Sequence[Any]]],
     ) -> None:
         names, folder = list(data.schema.feature_names), self._run.path
         _write_csv(folder / "path.csv", *_path_table(found, validation))
         _write_csv(folder / "coefficients.csv", *_coefficient_table(found, names))
-        _write_csv(
-            folder / "out_of_fold.csv",
-            ("row", "fold", "probability"),
-            zip(numbers.tolist(), folds, torch.sigmoid(logits).tolist(), strict=True),
-        )
+        _write_csv(folder / "out_of_fold.csv", *left_out)
         events = trainer.logger if isinstance(trainer.logger, RunLogger) else None
         for name, figure in self._figures(data, found, validation, names):
             save_figure(figure, self._run.figures / f"{name}.png", events, 0)
@@ -270,6 +265,20 @@ def _coefficient_table(found: Path, names: list[str]) -> tuple[Sequence[str], It
                 yield ratio, value, names[j], float(theta[j])
 
     return ("l1_ratio", "lambda", "name", "estimate"), rows()
+
+
+def _out_of_fold_table(
+    numbers: torch.Tensor, folds: torch.Tensor, values: Sequence[Any] | None, logits: torch.Tensor
+) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    """A line a row; its fold is named by one of the values, if there are any."""
+
+    def rows() -> Iterable[Sequence[Any]]:
+        # As Python's numbers all rows would take many times the memory.
+        for number, fold, logit in zip(*(column.split(_LINES) for column in (numbers, folds, logits)), strict=True):
+            names = fold.tolist() if values is None else [values[place] for place in fold.tolist()]
+            yield from zip(number.tolist(), names, torch.sigmoid(logit).tolist(), strict=True)
+
+    return ("row", "fold", "probability"), rows()
 
 
 def _write_csv(file: FilePath, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

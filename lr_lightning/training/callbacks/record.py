@@ -41,8 +41,8 @@ class RunRecord(Callback):
 
     Attributes:
         report: after the fit.
-        out_of_fold: logits, targets and weights (n,) of a cross-validation; without validation rows the pictures are
-            of these.
+        out_of_fold: logits, targets and weights (n,) of the rows of a cross-validation, or of what stands for them;
+            without validation rows the pictures are of these.
     """
 
     def __init__(
