@@ -20,11 +20,10 @@ from typing import Any
 
 import torch
 
-import lr_lightning.solver
 from lr_lightning import LogisticRegressionClassifierCV
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
-from lr_lightning.solver import path, solve
+from lr_lightning.solver import path, solve, thresholds
 from tests.benchmarks import inference, sparse
 from tests.benchmarks import path as paths
 from tests.benchmarks import solver as dense
@@ -111,9 +110,9 @@ def of_ridges() -> Iterator[tuple[str, Run]]:
 
 @contextmanager
 def changed(values: dict[str, float]) -> Iterator[None]:
-    """Other thresholds, wherever a module of the solver has taken them over."""
-    prefix = lr_lightning.solver.__name__
-    modules = [module for name, module in sys.modules.items() if name.startswith(prefix)]
+    """Other thresholds of the solver, or numbers of a module of the model."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("lr_lightning.model.")]
+    modules.append(thresholds)
     places = [(module, name, getattr(module, name)) for module in modules for name in values if hasattr(module, name)]
     assert {name for _, name, _ in places} == set(values), f"no such threshold among {sorted(values)}"
     for module, name, old in places:
