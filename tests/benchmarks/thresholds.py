@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from lr_lightning import LogisticRegressionClassifierCV
+from lr_lightning.model.csr import Csr
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver import path, solve, thresholds
@@ -100,10 +101,24 @@ def of_path() -> Iterator[tuple[str, Run]]:
         yield name, run
 
 
+def of_sparse_path() -> Iterator[tuple[str, Run]]:
+    """The path of sparse rows, without and with folds; the sum of the losses stands for the result."""
+    for n, d, per_row in ((100_000, 20_000, 20), (5000, 20_000, 40), (40_000, 3000, 20)):
+        x, y = sparse.zipf_table(n, d, per_row)
+        rows = Rows(Csr.of(x), torch.from_numpy(y))
+        for folds in (None, torch.arange(n) % 5):
+
+            def run(rows: Rows = rows, folds: Any = folds) -> float:
+                found = path(rows, n_lambda=30, min_ratio=0.05, folds=folds)
+                return float(found.loss.sum() + (found.cross_validation.mean.sum() if found.cross_validation else 0))
+
+            yield f"{n} x {d}{', five folds' * (folds is not None)}", run
+
+
 def of_ridges() -> Iterator[tuple[str, Run]]:
     """The estimator's ridges of all folds at once; the sum of its coefficients stands for the result."""
-    for n, d in ((569, 30), (5000, 100), (100_000, 50), (20_000, 300)):
-        x, y = paths.correlated(n, d)
+    for n, d in ((569, 30), (5000, 100), (100_000, 50), (20_000, 300), (20_000, 10), (100_000, 4)):
+        x, y = paths.correlated(n, d, informative=min(d, 20))
         model = LogisticRegressionClassifierCV(Cs=10, cv=5, l1_ratios=(0,), scoring=None, use_legacy_attributes=False)
         yield f"{n} x {d}", lambda x=x, y=y, model=model: float(abs(model.fit(x, y).coefs_paths_).sum())
 
@@ -130,7 +145,14 @@ def measured(run: Run) -> tuple[float, float]:
     return time.process_time() - start, value
 
 
-GROUPS = {"dense": of_dense, "sparse": of_sparse, "inference": of_inference, "path": of_path, "ridges": of_ridges}
+GROUPS = {
+    "dense": of_dense,
+    "sparse": of_sparse,
+    "inference": of_inference,
+    "path": of_path,
+    "ridges": of_ridges,
+    "sparse_path": of_sparse_path,
+}
 
 
 def main() -> None:
