@@ -68,7 +68,7 @@ class PathCommand(fit.Command):
                 theirs = {name: saved.get(f"{part}.{name}", value) for name, value in ours.items()}
                 refuse_differences(str(origin.path), part, theirs, ours)
         ratios = config.path.l1_ratio if isinstance(config.path.l1_ratio, list) else [config.path.l1_ratio]
-        try:
+        try:  # before the table is read; `solver.path` refuses them to those who call it from Python
             refuse_impossible_penalties(ratios, config.path.n_lambda, config.path.min_ratio, config.path.lambdas)
         except InputError as error:
             raise InputError(f"option path.{error}") from None

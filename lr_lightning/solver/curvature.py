@@ -13,16 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.decompositions import singular_values, svd
 from lr_lightning.solver.quadratic import ScaledCholesky, minimize_l1, nullity, support, support_step
-from lr_lightning.solver.thresholds import (
-    EQUATION_RANK_TOLERANCE,
-    FACTOR_RANK_TOLERANCE,
-    FACTOR_ROUNDING,
-    LEAST_ENTERING,
-    OLD_HESSIAN,
-    ROUNDED_RANK_TOLERANCE,
-)
 
 
 class Curvature(ABC):
@@ -110,7 +103,7 @@ class DenseCurvature(Curvature):
         rank_tolerance: See `solve_spd`.
     """
 
-    def __init__(self, matrix: Tensor, rank_tolerance: float = EQUATION_RANK_TOLERANCE) -> None:
+    def __init__(self, matrix: Tensor, rank_tolerance: float = thresholds.EQUATION_RANK_TOLERANCE) -> None:
         self.matrix = matrix
         self._rank_tolerance = rank_tolerance
         self._factorised: ScaledCholesky | None = None
@@ -178,7 +171,7 @@ class DenseCurvature(Curvature):
         noise = super().noise(rows, double=double)
         if double:
             return noise
-        pivot = max(self.smallest_pivot(), ROUNDED_RANK_TOLERANCE)
+        pivot = max(self.smallest_pivot(), thresholds.ROUNDED_RANK_TOLERANCE)
         return max(noise, 10 * torch.finfo(torch.float32).eps ** 2 / (rows * pivot))
 
     def state(self) -> dict[str, Any]:
@@ -241,7 +234,7 @@ class FactoredCurvature(DenseCurvature):
         if ridge or l1.any():
             return super().step(point, gradient, l1, ridge)
         factor, scale = self._scaled()
-        r, least = -gradient / scale, FACTOR_RANK_TOLERANCE * len(gradient)
+        r, least = -gradient / scale, thresholds.FACTOR_RANK_TOLERANCE * len(gradient)
         if len(factor) == len(gradient) and float(factor.diagonal().abs().min()) > least:
             half = torch.linalg.solve_triangular(factor.T, r[:, None], upper=False)
             return torch.linalg.solve_triangular(factor, half, upper=True)[:, 0] / scale
@@ -249,7 +242,7 @@ class FactoredCurvature(DenseCurvature):
         least *= float(values[0])
         parts = vectors @ r
         # Where columns depend on each other, the gradient along such a direction is rounding alone.
-        rounding = (values < least) & (parts.abs() < FACTOR_ROUNDING)
+        rounding = (values < least) & (parts.abs() < thresholds.FACTOR_ROUNDING)
         parts = torch.where(rounding, 0.0, parts / values.clamp(min=least).square())
         return vectors.T @ parts / scale
 
@@ -261,7 +254,7 @@ class FactoredCurvature(DenseCurvature):
         """See `Curvature.nullity`."""
         factor, _ = self._scaled()
         values = singular_values(factor)
-        rank = int((values > FACTOR_RANK_TOLERANCE * factor.shape[1] * values[0]).sum())
+        rank = int((values > thresholds.FACTOR_RANK_TOLERANCE * factor.shape[1] * values[0]).sum())
         return int((factor != 0).any(0).sum()) - rank
 
     def noise(self, rows: int, *, double: bool) -> float:
@@ -271,7 +264,7 @@ class FactoredCurvature(DenseCurvature):
             return noise
         factor = self._scaled()[0]
         pivot = float(factor.diagonal().abs().min()) if len(factor) == factor.shape[1] else 0.0
-        return max(noise, (10 * torch.finfo(torch.float64).eps / max(pivot, FACTOR_RANK_TOLERANCE)) ** 2)
+        return max(noise, (10 * torch.finfo(torch.float64).eps / max(pivot, thresholds.FACTOR_RANK_TOLERANCE)) ** 2)
 
     def state(self) -> dict[str, Any]:
         """The constructor's arguments, for `load`."""
@@ -388,7 +381,7 @@ class WorkingSetCurvature(PointwiseCurvature):
         hessian: Callable[[Tensor, Tensor], Tensor],
         point: Tensor,
         limit: int,
-        rank_tolerance: float = EQUATION_RANK_TOLERANCE,
+        rank_tolerance: float = thresholds.EQUATION_RANK_TOLERANCE,
     ) -> None:
         super().__init__(point)
         self._rank_tolerance = rank_tolerance
@@ -402,7 +395,7 @@ class WorkingSetCurvature(PointwiseCurvature):
         violation = torch.where(nonzero, (gradient + l1 * point.sign()).abs(), of_zeros)
         support = int(nonzero.sum())
         candidates = int((nonzero | (violation > 0)).sum())
-        size = min(support + max(LEAST_ENTERING, support), candidates, self._limit)
+        size = min(support + max(thresholds.LEAST_ENTERING, support), candidates, self._limit)
         # Non-zero coordinates come first, as long as there is room for all of them.
         rank = torch.where(nonzero, torch.inf, violation) if support < size else violation
         index = rank.topk(size).indices.sort().values
@@ -446,7 +439,7 @@ class KeptBlockCurvature(WorkingSetCurvature):
         whole: Callable[[Tensor, Tensor], Tensor],
         point: Tensor,
         limit: int,
-        rank_tolerance: float = EQUATION_RANK_TOLERANCE,
+        rank_tolerance: float = thresholds.EQUATION_RANK_TOLERANCE,
     ) -> None:
         super().__init__(hessian, point, limit, rank_tolerance)
         self._whole = whole
@@ -464,7 +457,7 @@ class KeptBlockCurvature(WorkingSetCurvature):
         moves = self._moves
         p = super().step(point, gradient, l1, ridge)
         decrement = _decrement(p, point, gradient, l1)
-        if self._moves and decrement > OLD_HESSIAN * self._decrement:
+        if self._moves and decrement > thresholds.OLD_HESSIAN * self._decrement:
             if moves == 1:
                 self._hessian = self._whole
             self._kept = None

@@ -77,7 +77,8 @@ def _fit(
     every = _Newton(rows, strengths, whole.u, stopped)
     every.rounds += whole.rounds
     every.run(of_each, max_rounds)
-    return every.u, every.rounds, every.converged
+    # Where the fits of all rows have taken all rounds, those without a fold stay where they begin.
+    return every.u.expand(-1, rows.m, -1), every.rounds, every.converged
 
 
 class _Newton:

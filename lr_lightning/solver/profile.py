@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.likelihood import Likelihood
-from lr_lightning.solver.thresholds import CHEAP_HESSIAN
 
 
 class Task(NamedTuple):
@@ -105,7 +104,7 @@ def profile(
     """
     p = likelihood.size
     size = max(1, min(thresholds.PROFILE_POINTS, thresholds.PROFILE_HESSIANS // p**2))
-    exact = likelihood.firth or n_rows * p**2 * min(size, len(tasks)) <= 4 * CHEAP_HESSIAN
+    exact = likelihood.firth or n_rows * p**2 * min(size, len(tasks)) <= 4 * thresholds.CHEAP_HESSIAN
     parts = []
     for start in range(0, len(tasks), size):
 

@@ -11,17 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lr_lightning.solver import thresholds
 from lr_lightning.solver.decompositions import eigenvalues, eigh
-from lr_lightning.solver.thresholds import (
-    ACTIVE_SET_ITERATIONS,
-    DESCENT_EVERY,
-    DESCENT_SWEEPS,
-    DIVERGING_SWEEP,
-    EQUATION_RANK_TOLERANCE,
-    EQUATION_ROUNDING,
-    LARGEST_COEFFICIENT,
-    UNDERSTEPPED,
-)
 
 
 class ScaledCholesky:
@@ -42,7 +33,7 @@ class ScaledCholesky:
         # A column of zeros, which does not count, stops the factorisation.
         return self._pivot or smallest_pivot(self.matrix)
 
-    def solve(self, rhs: Tensor, rank_tolerance: float = EQUATION_RANK_TOLERANCE) -> Tensor:
+    def solve(self, rhs: Tensor, rank_tolerance: float = thresholds.EQUATION_RANK_TOLERANCE) -> Tensor:
         """See `solve_spd`."""
         least = rank_tolerance * len(rhs)
         r = rhs * self._scale
@@ -50,12 +41,12 @@ class ScaledCholesky:
             return torch.cholesky_solve(r[:, None], self._factor)[:, 0] * self._scale
         values, vectors = eigh(self._scaled)
         parts = vectors.T @ r
-        rounding = (values < least) & (parts.abs() < EQUATION_ROUNDING * rank_tolerance**0.5)
+        rounding = (values < least) & (parts.abs() < thresholds.EQUATION_ROUNDING * rank_tolerance**0.5)
         parts = torch.where(rounding, 0.0, parts / values.abs().clamp(min=least))
         return vectors @ parts * self._scale
 
 
-def solve_spd(matrix: Tensor, rhs: Tensor, rank_tolerance: float = EQUATION_RANK_TOLERANCE) -> Tensor:
+def solve_spd(matrix: Tensor, rhs: Tensor, rank_tolerance: float = thresholds.EQUATION_RANK_TOLERANCE) -> Tensor:
     r"""Solves ``matrix @ p = rhs`` for a symmetric positive semi-definite matrix.
 
     The matrix is scaled to unit diagonal. If its Cholesky factor shows it to be singular, the solution of least
@@ -116,7 +107,7 @@ def newton_length(left: float, decrement: float) -> float:
         decrement: d.
     """
     ratio = left / decrement
-    return 2 / (1 + math.sqrt(max(0.0, 1 - 4 * ratio))) if ratio > UNDERSTEPPED else 1.0
+    return 2 / (1 + math.sqrt(max(0.0, 1 - 4 * ratio))) if ratio > thresholds.UNDERSTEPPED else 1.0
 
 
 def smallest_pivot(matrix: Tensor) -> float:
@@ -137,7 +128,7 @@ def mean_square_eigenvalue(matrix: Tensor) -> float:
     return float(scaled.square().sum()) / len(matrix)
 
 
-def nullity(matrix: Tensor, rank_tolerance: float = EQUATION_RANK_TOLERANCE) -> int:
+def nullity(matrix: Tensor, rank_tolerance: float = thresholds.EQUATION_RANK_TOLERANCE) -> int:
     """Number of directions, columns of zeros aside, along which `solve_spd` takes a matrix (k, k) to be singular."""
     least = rank_tolerance * len(matrix)
     if smallest_pivot(matrix) > least:
@@ -160,7 +151,7 @@ def minimize_l1(
     gradient: Tensor,
     start: Tensor,
     l1: Tensor,
-    rank_tolerance: float = EQUATION_RANK_TOLERANCE,
+    rank_tolerance: float = thresholds.EQUATION_RANK_TOLERANCE,
 ) -> Tensor:
     r"""Minimises a quadratic model plus L1 penalty by an active-set method; zeros are exact.
 
@@ -188,9 +179,9 @@ def minimize_l1(
     penalised = l1 > 0
     # A tolerance for each coordinate: penalties of raw features in different units differ by orders of magnitude.
     tolerance = 1e-12 * torch.maximum(l1, gradient.abs().max())
-    for iteration in range(ACTIVE_SET_ITERATIONS):
-        many = iteration == 0 and int(((u == 0) & (r.abs() > l1)).sum()) > DESCENT_EVERY
-        if many or iteration % DESCENT_EVERY == DESCENT_EVERY - 1:
+    for iteration in range(thresholds.ACTIVE_SET_ITERATIONS):
+        many = iteration == 0 and int(((u == 0) & (r.abs() > l1)).sum()) > thresholds.DESCENT_EVERY
+        if many or iteration % thresholds.DESCENT_EVERY == thresholds.DESCENT_EVERY - 1:
             u = _coordinate_descent(matrix, r, u, l1)
             r = gradient + matrix @ (u - start)
         nonzero = u != 0
@@ -211,7 +202,8 @@ def minimize_l1(
             break
         u = torch.add(u, p, alpha=t)
         u[zeroed] = 0
-        if not bool((u.abs() < LARGEST_COEFFICIENT).all()):  # only on a matrix that rounding has left indefinite
+        # Only on a matrix that rounding has left indefinite.
+        if not bool((u.abs() < thresholds.LARGEST_COEFFICIENT).all()):
             return start
         r = gradient + matrix @ (u - start)
     return u
@@ -222,14 +214,14 @@ def _coordinate_descent(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Ten
     rows, r, u, threshold = matrix.numpy(), gradient.numpy().copy(), start.numpy().copy(), l1.numpy()
     curvature = rows.diagonal()
     largest = first = 0.0
-    for _ in range(DESCENT_SWEEPS):
+    for _ in range(thresholds.DESCENT_SWEEPS):
         moved = 0.0
         for j in np.nonzero(((u != 0) | (np.abs(r) > threshold)) & (curvature > 0))[0].tolist():
             old, h = float(u[j]), float(curvature[j])
             z = old * h - float(r[j])
             new = math.copysign(max(abs(z) - float(threshold[j]), 0.0), z) / h
             if new != old:
-                if not abs(new) < LARGEST_COEFFICIENT:
+                if not abs(new) < thresholds.LARGEST_COEFFICIENT:
                     return start
                 u[j] = new
                 r += (new - old) * rows[j]
@@ -238,7 +230,7 @@ def _coordinate_descent(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Ten
         if moved <= 1e-6 * largest:
             break
         first = first or moved
-        if not moved <= DIVERGING_SWEEP * first:  # only on a matrix that rounding has left indefinite
+        if not moved <= thresholds.DIVERGING_SWEEP * first:  # only on a matrix that rounding has left indefinite
             return start
     return torch.from_numpy(u)
 

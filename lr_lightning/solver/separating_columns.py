@@ -21,7 +21,6 @@ from lr_lightning.model.storage import Design
 from lr_lightning.model.swept import Swept
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.coefficients import Coefficients
-from lr_lightning.solver.thresholds import DENSE_LIMIT, DEPENDENT_COLUMN, SEPARATED_MARGIN, SUSPECT_COLUMN
 
 Blocks = Callable[[], Iterable[tuple[Design, Tensor]]]  # features (r, d), and which rows are positive, (r,)
 
@@ -347,13 +346,13 @@ class CoefficientsInTheLimit:
             list(zip(self._looks, self._directions, self._beyond, self._of_references, strict=True))
         ):
             of_columns, of_levels = look.signs.split([len(look.columns), len(directions)])
-            needed = ((SEPARATED_MARGIN - margin)[row] / more.abs())[gains]
+            needed = ((thresholds.SEPARATED_MARGIN - margin)[row] / more.abs())[gains]
             coefficients = of_columns * torch.zeros_like(of_columns).scatter_reduce(0, column[gains], needed, "amax")
             whole[look.columns] += coefficients
             whole[-1] -= look.values @ coefficients
             moved = torch.zeros_like(margin).index_add_(0, row, more * coefficients[column])
             for (_, direction), sign, (rows, gain) in zip(directions, of_levels, of_references, strict=True):
-                coefficient = sign * (SEPARATED_MARGIN - margin)[gain].clamp_min(0).amax()
+                coefficient = sign * (thresholds.SEPARATED_MARGIN - margin)[gain].clamp_min(0).amax()
                 whole += coefficient * direction
                 moved += coefficient * rows
             margin = margin + moved * self._sign
@@ -368,7 +367,7 @@ def independent_columns(x: Design) -> Tensor:
     there are no such decompositions, all columns are returned.
     """
     n, c = x.shape
-    if not c or c > DENSE_LIMIT:
+    if not c or c > thresholds.DENSE_LIMIT:
         return torch.arange(c)
     from scipy.linalg import get_lapack_funcs
 
@@ -377,7 +376,7 @@ def independent_columns(x: Design) -> Tensor:
     x = x.standardized(mean, x.sums_about(mean, None)[1].sqrt())
     correlation = x.sandwich(one).cpu().numpy()
     (pstrf,) = get_lapack_funcs(("pstrf",), (correlation,))
-    factor, order, rank, _ = pstrf(correlation, lower=1, tol=SUSPECT_COLUMN)
+    factor, order, rank, _ = pstrf(correlation, lower=1, tol=thresholds.SUSPECT_COLUMN)
     columns = torch.from_numpy(order - 1).long()
     lower = torch.from_numpy(factor).tril()
     kept, suspects = columns.split([rank, c - rank])
@@ -386,7 +385,7 @@ def independent_columns(x: Design) -> Tensor:
     rest[suspects] += torch.eye(c - rank, dtype=torch.float64)
     parts = rest.to(x.device).split(max(1, thresholds.SEPARATING_BLOCK // max(n, 1)), 1)
     left = torch.cat([torch.linalg.vector_norm(x.matvec(part), dim=0).cpu() for part in parts])
-    return torch.cat([kept, suspects[left > DEPENDENT_COLUMN]]).sort().values
+    return torch.cat([kept, suspects[left > thresholds.DEPENDENT_COLUMN]]).sort().values
 
 
 class Limit(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lr_lightning.solver.thresholds import DENSE_LIMIT
+from lr_lightning.solver import thresholds
 from lr_lightning.statistics.profile import Profile
 
 PENALIZED = (
@@ -116,7 +116,7 @@ def of_data(
 
 def cure(class_weighted: bool, size: int) -> str:
     """Advice about separation: Firth's penalty, unless that would be refused, or an L2 penalty."""
-    return L2 if class_weighted or size > DENSE_LIMIT else f"{FIRTH}, or {L2}"
+    return L2 if class_weighted or size > thresholds.DENSE_LIMIT else f"{FIRTH}, or {L2}"
 
 
 def of_profiles(found: Mapping[str, Profile]) -> list[str]:

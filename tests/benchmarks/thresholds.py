@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-import lr_lightning.solver
 from lr_lightning import LogisticRegressionClassifierCV
+from lr_lightning.model.csr import Csr
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
-from lr_lightning.solver import path, solve
+from lr_lightning.solver import path, solve, thresholds
 from tests.benchmarks import inference, sparse
 from tests.benchmarks import path as paths
 from tests.benchmarks import solver as dense
@@ -101,19 +101,34 @@ def of_path() -> Iterator[tuple[str, Run]]:
         yield name, run
 
 
+def of_sparse_path() -> Iterator[tuple[str, Run]]:
+    """The path of sparse rows, without and with folds; the sum of the losses stands for the result."""
+    tables = ((200_000, 50_000, 40, 0.05), (100_000, 5000, 20, 0.05), (5000, 20_000, 40, 0.15), (20_000, 3000, 20, 0.1))
+    for n, d, per_row, least in tables:
+        x, y = sparse.zipf_table(n, d, per_row)
+        rows = Rows(Csr.of(x), torch.from_numpy(y))
+        for folds in (None, torch.arange(n) % 5) if n < 200_000 else (None,):
+
+            def run(rows: Rows = rows, folds: Any = folds, least: float = least) -> float:
+                found = path(rows, n_lambda=20, min_ratio=least, folds=folds)
+                return float(found.loss.sum() + (found.cross_validation.mean.sum() if found.cross_validation else 0))
+
+            yield f"{n} x {d}{', five folds' * (folds is not None)}", run
+
+
 def of_ridges() -> Iterator[tuple[str, Run]]:
     """The estimator's ridges of all folds at once; the sum of its coefficients stands for the result."""
-    for n, d in ((569, 30), (5000, 100), (100_000, 50), (20_000, 300)):
-        x, y = paths.correlated(n, d)
+    for n, d in ((569, 30), (5000, 100), (100_000, 50), (20_000, 300), (20_000, 10), (100_000, 4)):
+        x, y = paths.correlated(n, d, informative=min(d, 20))
         model = LogisticRegressionClassifierCV(Cs=10, cv=5, l1_ratios=(0,), scoring=None, use_legacy_attributes=False)
         yield f"{n} x {d}", lambda x=x, y=y, model=model: float(abs(model.fit(x, y).coefs_paths_).sum())
 
 
 @contextmanager
 def changed(values: dict[str, float]) -> Iterator[None]:
-    """Other thresholds, wherever a module of the solver has taken them over."""
-    prefix = lr_lightning.solver.__name__
-    modules = [module for name, module in sys.modules.items() if name.startswith(prefix)]
+    """Other thresholds of the solver, or numbers of a module of the model."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("lr_lightning.model.")]
+    modules.append(thresholds)
     places = [(module, name, getattr(module, name)) for module in modules for name in values if hasattr(module, name)]
     assert {name for _, name, _ in places} == set(values), f"no such threshold among {sorted(values)}"
     for module, name, old in places:
@@ -131,7 +146,14 @@ def measured(run: Run) -> tuple[float, float]:
     return time.process_time() - start, value
 
 
-GROUPS = {"dense": of_dense, "sparse": of_sparse, "inference": of_inference, "path": of_path, "ridges": of_ridges}
+GROUPS = {
+    "dense": of_dense,
+    "sparse": of_sparse,
+    "inference": of_inference,
+    "path": of_path,
+    "ridges": of_ridges,
+    "sparse_path": of_sparse_path,
+}
 
 
 def main() -> None:

@@ -102,10 +102,12 @@ def test_many_rows_take_few_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bool(found.converged.all())
 
 
-def test_as_many_sweeps_as_allowed_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_as_many_sweeps_as_allowed_and_it_is_said(most: int) -> None:
     rows = table(200, 4)
     strengths = torch.full((1, 3), 1e-9, dtype=torch.float64)
-    options = {"l1_ratios": [0.0], "strengths": strengths, "max_rounds": 2}
+    options = {"l1_ratios": [0.0], "strengths": strengths, "max_rounds": most}
     found = fold_paths(rows, torch.arange(200) % 2, Objective(), **options)  # pyright: ignore[reportArgumentType]
-    assert found.rounds.tolist() == [[[2, 2, 2]]]
+    assert found.theta.shape == (1, 1, 3, 5)
+    assert found.rounds.tolist() == [[[most] * 3]]
     assert not bool(found.converged.any())
