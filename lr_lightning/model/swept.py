@@ -28,7 +28,7 @@ _SUMS_OF_MANY = 8
 _MIN_GROUPS, _MAX_GROUPS = 2, 8  # of blocks, each with sums of its own
 _WORTH_A_GROUP = 32  # stored numbers for each sum of a group: its memory has to be brought in, and its sums be added
 _FILLED_BLOCK = 2**20  # numbers
-# Columns for each stored number of a row, up to which a filled product takes less time: without filled ones the paths of
+# Columns for each stored number of a row, up to which a filled product takes less time: without filled ones paths of
 # 20 000 x 3 000 and 100 000 x 5 000 with folds take 6 and 2.9 times as long.
 _WORTH_FILLING = 7
 _TILE = 128  # columns
