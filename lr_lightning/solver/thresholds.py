@@ -316,7 +316,7 @@ LEAST_CURVATURE_OF_BLOCK = 1e-25
 # 200 x 3 000 1.8 times.
 BLOCK_OF_ALL = 0.7
 # Attempts with columns that turn out to be in use, after which fits go on one penalty after the other: with none sparse
-# 100 000 x 5 000 with folds takes 7 times as long, with one 5 000 x 500 1.15 times.
+# 100 000 x 5 000 with folds takes 7 times as long.
 BLOCK_RETRIES = 2
 # Bytes of a block's Hessians.
 BLOCK_MEMORY = 2**31
