@@ -136,10 +136,6 @@ class RoundedColumns:
         if not self._is_every and may_copy(self._rows.n * len(self.index), torch.float32):
             self._copies = [self._read(number) for number in range(len(self._all.blocks))]
 
-    def gradients(self, fits: Tensor, u: Tensor) -> Tensor:
-        """Gradients (f, c + 1) of the mean losses of some fits (f,) at u (f, c + 1)."""
-        return self.sums(fits, u).sum(0) / self._rows.weight[fits, None]
-
     def sums(self, fits: Tensor, u: Tensor, *, every: bool = False) -> Tensor:
         """Sums of the gradients of some fits over the rows of each fold, (K or 1, f, c + 1), or (K or 1, f, d + 1).
 
