@@ -129,7 +129,7 @@ class Csr(Swept):
 
     @override
     def rmatvec(self, r: Tensor) -> Tensor:
-        blocks = self.blocks(self._sums_of(r))
+        blocks = self.blocks()
         if len(blocks) > 1 or self.device.type != "cpu":
             return super().rmatvec(r)
         return torch.from_numpy(self._block(blocks[0])[1] @ r.detach().double().numpy())

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 _BLOCK = 2**18  # stored numbers: about what a core's cache holds between a block's two products
 _DEVICE_BLOCK = 2**26  # an accelerator wants few and large kernels
 _BLOCK_OF_SUMS = 2  # stored numbers for each sum of a gradient, at least: a block adds all of its sums to the others
-# The same for several vectors at once, whose sums do not stay in a cache: times as many numbers. With 0 such
-# products alone take 1.1 times as long, paths no longer.
-_SUMS_OF_MANY = 8
 _MIN_GROUPS, _MAX_GROUPS = 2, 8  # of blocks, each with sums of its own
 _WORTH_A_GROUP = 32  # stored numbers for each sum of a group: its memory has to be brought in, and its sums be added
 _FILLED_BLOCK = 2**20  # numbers
@@ -120,10 +117,6 @@ class Swept(Design):
         step = max(1, n * entries // max(1, self.stored.numel()))
         return [slice(start, min(start + step, n)) for start in range(0, n, step)] or [slice(0, 0)]
 
-    def _sums_of(self, r: Tensor) -> int:
-        """For `blocks`, where the transposed rows are multiplied by r (n,) or (n, m)."""
-        return 0 if r.ndim == 1 else _SUMS_OF_MANY * self.n_slots
-
     @torch.no_grad()
     @override
     def matvec(self, w: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -144,7 +137,7 @@ class Swept(Design):
     @override
     def rmatvec(self, r: Tensor) -> Tensor:
         r = r.detach().to(self.device, torch.float64)
-        blocks = self.blocks(self._sums_of(r))
+        blocks = self.blocks()
 
         def add(k: int, out: Tensor) -> None:
             self.add_transposed(blocks[k], r[blocks[k]], out)

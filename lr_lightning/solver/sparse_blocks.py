@@ -142,10 +142,10 @@ def _solve(
 def _hessians(
     rows: FoldRows, sample: FoldRows, columns: ColumnsInUse, u: Tensor, *, of_each: bool, rough: bool
 ) -> _Hessians:
-    """At coefficients (m, k): of each fit or of that of all rows, by the sample where it leads as far."""
+    """At coefficients (m, k): of each fit or of that of all rows, by the sample where rough fits are wanted."""
     if of_each:
         return _Hessians(rows, columns, torch.arange(rows.m), u)
-    if rough or (rows.m == 1 and thresholds.PART_ROWS_A_COEFFICIENT * len(columns.index) <= sample.n):
+    if rough:
         return _Hessians.of_sample(rows, sample, columns, u[:1])
     return _Hessians(rows.without_folds(), columns, torch.zeros(1, dtype=torch.long), u[:1])
 
@@ -359,8 +359,7 @@ class _ManyModel(MatrixModel):
         z = r / diagonal
         d, rz = z, (r * z).sum(1)
         enough = thresholds.SHARED_STEP**2 * rz
-        after = rz
-        for _ in range(thresholds.SHARED_PRODUCTS):
+        for _ in range(thresholds.CONJUGATE_GRADIENTS):
             product = (d @ block) * mask
             curvature = (d * product).sum(1)
             step = torch.where((rz > enough) & (curvature > 0), rz / curvature, 0.0)[:, None]
@@ -372,11 +371,6 @@ class _ManyModel(MatrixModel):
                 break
             d = z + torch.where(rz > 0, after / rz, 0.0)[:, None] * d
             rz = after
-        for i in (after > enough).nonzero()[:, 0].tolist():
-            own = mask[i].nonzero()[:, 0]
-            factor, info = torch.linalg.cholesky_ex(block[own][:, own])
-            if not info:
-                p[i, own] = torch.cholesky_solve(right[i, index[own], None], factor)[:, 0]
         out = torch.zeros_like(right)
         out[:, index] = p
         return out
