@@ -44,7 +44,6 @@ class RunFolder:
         self.figures = path / "figures"
         self._lock: int | None = None
         self._events_before = self._events()
-        self._found_root = True
 
     @classmethod
     def next_version(cls, experiment: str) -> RunFolder:
@@ -55,11 +54,9 @@ class RunFolder:
         """
         if "::" in experiment:  # by which fsspec, with which Lightning opens files, separates a chain of addresses
             raise InputError(f"option data.path: no run folder can be called {experiment}; rename the data, without ::")
-        found_root = ROOT.exists()
         version = 1 + next((number for number, _ in _versions(experiment)), -1)
         while True:
             run = cls(ROOT / experiment / f"version_{version}")
-            run._found_root = found_root
             if not is_first_process():
                 return run
             _make_folder(run.path.parent)
@@ -134,8 +131,6 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):  # there is another run in it, or there has just come one
             self.path.parent.rmdir()
-            if not self._found_root:
-                ROOT.rmdir()
 
     def logger(self, first_epoch: int | None = None) -> RunLogger:
         """A TensorBoard logger that writes into this folder.
