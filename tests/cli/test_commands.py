@@ -20,7 +20,7 @@ import torch
 import yaml
 
 import lr_lightning
-from lr_lightning import load
+from lr_lightning import load, memory
 from lr_lightning.cli import first_look
 from lr_lightning.statistics.render import as_text
 from tests.conftest import ROOT, fit_in, imported_modules, python
@@ -483,6 +483,7 @@ def test_too_little_memory_is_told_in_one_line(project, run, monkeypatch, of_arr
     pq.write_table(pa.table({"x": [0.0, 1.0, 2.0, 3.0] * 5, "y": [0, 1, 0, 1] * 5}), project / "base.parquet")
 
     def fail(*arguments, **options):
+        monkeypatch.setattr(memory, "available_memory", lambda: 2**16)
         if of_arrow:
             raise pa.ArrowMemoryError("malloc of size 64 failed")
         torch.empty(2**55)  # more than there are addresses
