@@ -294,14 +294,14 @@ def test_cut_files(tmp_path, cut):
 
 def test_lengths_beyond_any_memory_are_damage(tmp_path):
     """A compressed buffer begins with the length of its content."""
-    path = tmp_path / "t.arrow"
+    path = tmp_path / "table.arrow"
     numbers = pa.table({"x": np.arange(1000.0), "y": [0, 1] * 500})
     pa.feather.write_feather(numbers, path, compression="lz4")
     content = path.read_bytes()
     of_x = (8000).to_bytes(8, "little")
     assert content.count(of_x) >= 1
     path.write_bytes(content.replace(of_x, (2**58).to_bytes(8, "little")))
-    assert "t.arrow is truncated, damaged or not Arrow after all (malloc of size" in refusal(path)
+    assert "table.arrow is truncated, damaged or not Arrow after all (malloc of size" in refusal(path)
 
 
 def test_an_empty_parquet_file(tmp_path):
