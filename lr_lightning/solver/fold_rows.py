@@ -520,7 +520,7 @@ class FoldRows:
         return [slice(start, min(start + size, self.n)) for start in range(0, self.n, size)]
 
     def _rows_at_a_time(self, width: int, elements: int) -> int:
-        return min(max(1024, elements // max(1, width)), thresholds.GATHERED_ROWS) if self.is_dense else self.n
+        return max(1024, elements // max(1, width)) if self.is_dense else self.n
 
     @cached_property
     def _rows_of_folds(self) -> list[Tensor]:

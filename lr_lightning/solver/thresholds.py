@@ -334,8 +334,6 @@ SPARSE_GROUPS = 4
 # Elements of a fold's rows that are copied at a time: with twice as many the Hessians of 1 000 000 x 60 with three
 # folds take 1.2 to 1.4 times as long.
 GATHERED_ELEMENTS = 2**23
-# Rows, likewise: of few columns the numbers beside them, in float64, take more memory than these.
-GATHERED_ROWS = 2**19
 # Elements of columns that are copied, at most.
 COPIED_ELEMENTS = 2**28
 # Share of the available memory that such a copy may take: there are several, beside what is kept of every row.
