@@ -16,7 +16,7 @@ from lr_lightning.model.processes import Processes
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.storage import Design
 
-MANY_ROWS = 1_000_000
+MANY_ROWS = 1_000_000  # of all processes, from which on a message says that each holds all of them
 log = logging.getLogger("lr_lightning")
 Send = Callable[[Tensor, Tensor | None], Tensor]
 """Sends the rows of a tensor, (n, …); or, of one with several entries a row, these: their numbers are the second."""

@@ -14,7 +14,7 @@ from lr_lightning.errors import InputError
 from lr_lightning.model.design import Design, as_design, blocks_of
 from lr_lightning.model.processes import ALONE, Processes
 
-_PIVOT_ROWS = 1024
+_PIVOT_ROWS = 1024  # whose means are near enough to those of all rows for squares about them to keep their digits
 _LARGEST_MEAN = 16.0  # in scales; beyond this, centring before rounding to the batch's dtype saves digits
 _SCALES_OF_FLOAT32 = (1e-12, 1e12)  # features outside are rescaled, or their squares leave float32's range
 

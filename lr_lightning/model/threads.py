@@ -12,8 +12,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+# Elements that are worth a thread: if any are, ridges of 200 x 10 with five folds take 1.25 times as long on two.
 _ELEMENTS_PER_WORKER = 2**18
 _MAX_WORKERS = 8  # more would wait for Python's interpreter lock
+# Features whose factorisations are worth several threads: on one, a fit of 6 000 x 1 500 takes 1.2 times as long as on
+# two.
 _MANY_FEATURES = 512
 _MAX_SOLVERS = 64  # at a time; more wait for one another
 _outside = threading.local()  # number of threads outside of `serial_operations`, or that `on_one_thread` was given
