@@ -197,9 +197,7 @@ class PenaltyChoice(Callback):
         """Figures of the path with the chosen l1_ratio."""
         own = (found.l1_ratio == found.l1_ratio[validation.best]) & (found.lambdas > 0)
         lambdas, theta = found.lambdas[own].numpy(), found.theta[own, :-1].numpy()
-        chosen = {
-            choice.rule: float(found.lambdas[choice.number]) for choice in self.choices.values() if own[choice.number]
-        }
+        chosen = {choice.rule: float(found.lambdas[choice.number]) for choice in self.choices.values()}
         if not len(lambdas):
             return
         yield "path", plots.path(lambdas, theta, names, scale=data.training.scale.numpy(), chosen=chosen)
