@@ -281,11 +281,11 @@ def path(
     largest = np.argsort(-reach, kind="stable")[:most]
     largest = largest[reach[largest] > 0]
     others = np.setdiff1d(np.flatnonzero((values != 0).any(0)), largest)
-    alone = {"marker": "o" if len(lambdas) == 1 else None}  # of one point there is no line
+    marker = "o" if len(lambdas) == 1 else None  # of one point there is no line
     axes.axhline(0, color=_GREY, linewidth=1)
-    axes.plot(lambdas, values[:, others], color=_GREY, linewidth=0.7, alpha=0.5, **alone)
+    axes.plot(lambdas, values[:, others], color=_GREY, linewidth=0.7, alpha=0.5, marker=marker)
     for colour, j in zip(colormaps["tab10"](np.arange(len(largest)) % 10), largest, strict=True):
-        axes.plot(lambdas, values[:, j], color=colour, linewidth=1.5, label=_short(names[j]), **alone)
+        axes.plot(lambdas, values[:, j], color=colour, linewidth=1.5, label=_short(names[j]), marker=marker)
     _mark(axes, chosen)
     axes.set(
         xlabel="penalty λ, weaker to the right",
