@@ -271,7 +271,7 @@ def path(
         coefficients: (p, d).
         names: of the coefficients, (d,).
         scale: standard deviations of the features, (d,), that the coefficients are multiplied by; None for ones.
-        chosen: the penalties that were chosen, by the rule.
+        chosen: the penalties that were chosen, by the rule; 0 has no place on the axis, and is named alone.
         most: so many coefficients are named and coloured, those that become largest.
     """
     values = np.asarray(coefficients, float) * (1 if scale is None else np.asarray(scale, float))
@@ -281,10 +281,11 @@ def path(
     largest = np.argsort(-reach, kind="stable")[:most]
     largest = largest[reach[largest] > 0]
     others = np.setdiff1d(np.flatnonzero((values != 0).any(0)), largest)
+    marker = "o" if len(lambdas) == 1 else None  # of one point there is no line
     axes.axhline(0, color=_GREY, linewidth=1)
-    axes.plot(lambdas, values[:, others], color=_GREY, linewidth=0.7, alpha=0.5)
+    axes.plot(lambdas, values[:, others], color=_GREY, linewidth=0.7, alpha=0.5, marker=marker)
     for colour, j in zip(colormaps["tab10"](np.arange(len(largest)) % 10), largest, strict=True):
-        axes.plot(lambdas, values[:, j], color=colour, linewidth=1.5, label=_short(names[j]))
+        axes.plot(lambdas, values[:, j], color=colour, linewidth=1.5, label=_short(names[j]), marker=marker)
     _mark(axes, chosen)
     axes.set(
         xlabel="penalty λ, weaker to the right",
@@ -313,7 +314,7 @@ def cross_validation(
         mean: of the folds' losses, (p,).
         se: standard errors of the means, (p,).
         nonzero: numbers of coefficients that are not 0, (p,), for the top.
-        chosen: the penalties that were chosen, by the rule.
+        chosen: as in `path`.
     """
     figure, axes = _new()
     axes.errorbar(
@@ -337,8 +338,9 @@ def _log_scale(axes: Axes, lambdas: np.ndarray) -> None:
 
 
 def _mark(axes: Axes, chosen: dict[str, float] | None) -> None:
-    for (rule, value), colour, style in zip((chosen or {}).items(), (_ORANGE, _GREY), ("-", "--"), strict=False):
-        axes.axvline(value, color=colour, linestyle=style, linewidth=1.2, label=f"{rule}: λ = {value:.4g}")
+    for rule, value in (chosen or {}).items():  # black, which no coefficient has
+        style = "--" if rule == "1se" else "-"
+        axes.axvline(value, color="black", linestyle=style, linewidth=1, zorder=1, label=f"{rule}: λ = {value:.4g}")
 
 
 def _count_on_top(axes: Axes, lambdas: np.ndarray, nonzero: np.ndarray) -> None:

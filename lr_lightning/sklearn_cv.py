@@ -242,6 +242,8 @@ class LogisticRegressionClassifierCV(LogisticRegressionClassifier):
         every = np.arange(len(codes))
         splitter: Any = check_cv(self.cv, y, classifier=True)
         folds = [(every[train], every[test]) for train, test in splitter.split(X, y, **split)]
+        if not folds:
+            raise ValueError("cv has no folds; expected at least one pair of training and test indices.")
 
         found, of_all = self._fit_folds(X, codes, weight, folds, grid)
         if sample_weight is not None:

@@ -147,3 +147,13 @@ def test_pictures_weigh_the_rows(rows):
 def test_curves_rank_by_logits_where_probabilities_round():
     logits, y = np.array([40.0, 50, 60, 70]), np.array([0, 0, 1, 1])
     assert label_of(plots.roc(logits, y).axes[0].lines[1]) == "model (area 1.0000)"
+
+
+def test_a_path_of_one_penalty_shows_its_coefficients_and_rules_keep_their_lines():
+    figure = plots.path(np.array([0.1]), np.array([[2.0, 0.0]]), ["a", "b"], chosen={"1se": 0.1, "min": 0.0})
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert lines["a"].get_marker() == "o"
+    assert lines["1se: λ = 0.1"].get_linestyle() == "--"
+    assert lines["min: λ = 0"].get_linestyle() == "-"
+    left, right = figure.axes[0].get_xlim()
+    assert left > 0.1 > right > 0

@@ -263,6 +263,7 @@ def test_a_fold_without_one_of_the_classes(rows):
         ({"l1_ratios": (0.5,)}, "supports only 'l2'"),
         ({"class_weight": {0: 1}}, "class labels as keys"),
         ({"cv": 100}, "n_splits=100"),
+        ({"cv": []}, "cv has no folds"),
     ],
 )
 def test_what_it_refuses(rows, options, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +18,14 @@ from lr_lightning.checkpoint.read import read_checkpoint
 from lr_lightning.cli.allowlist import refuse_unsuitable_class
 from lr_lightning.cli.yaml import as_written
 from lr_lightning.errors import InputError, ProcessLostError
+from lr_lightning.serving.predictor import load
+from lr_lightning.statistics.render import as_json
 from lr_lightning.training.optimizers import EXACT
+from lr_lightning.training.processes import is_first_process
 from lr_lightning.training.resume import epochs_done
 from lr_lightning.training.run_folder import RunFolder
 
+log = logging.getLogger("lr_lightning")
 GROUPS = ("model", "path", "cv", "trainer")  # the parser takes the defaults of these one by one
 
 
@@ -115,6 +120,8 @@ def newest_unfinished(experiment: str) -> Origin | None:
     Returns:
         None where the run was killed before its first checkpoint. Then nothing of it is left, and it begins anew.
 
+    A run that was killed after its last checkpoint gets the report.json that it lacks.
+
     Raises:
         InputError: if there is none, or a process is still at work in it.
     """
@@ -126,6 +133,7 @@ def newest_unfinished(experiment: str) -> Origin | None:
             return None
         if (origin := _unfinished(run)) is not None:
             return origin
+        _write_missing_report(run)
     raise InputError(f"option resume: there is no unfinished run in runs/{experiment}; leave it out")
 
 
@@ -151,6 +159,18 @@ def _unfinished(run: RunFolder) -> Origin | None:
         return None
     _refuse_if_for_inference(origin)
     return origin
+
+
+def _write_missing_report(run: RunFolder) -> None:
+    """Finish a run that was killed between its last checkpoint and its report."""
+    if not is_first_process() or run.report.exists() or not run.config.exists():
+        return
+    report = load(run.last).report()
+    run.occupy()
+    run.clear_temporary()
+    run.write_report(as_json(report))
+    run.release()
+    log.info(f"{run.path}: the fit had come to its end; its report.json is taken from the checkpoint")
 
 
 def _refuse_if_for_inference(origin: Origin) -> None:

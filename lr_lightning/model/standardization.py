@@ -97,12 +97,11 @@ def moments(blocks: Iterable[tuple[Tensor | Design, Tensor | None]], processes: 
         float64 statistics; a constant column has scale 0, and a column with a NaN or an infinity a mean that
         is not finite.
     """
-    result, dtype, eps = _moments(blocks, None, processes)
+    result, dtype, rounding = _moments(blocks, None, processes)
     if dtype != torch.float64 and not bool((result.scale.isfinite() & (result.scale > 0)).all()):
         # A square that over- or underflows in float32 looks like an infinity or a constant.
-        result, _, _ = _moments(blocks, torch.float64, processes)
-    # Rounding may leave a constant column a deviation of a few units in the last place of its mean.
-    suspects = (result.scale <= 8 * eps * result.mean.abs()).nonzero()[:, 0]
+        result, _, rounding = _moments(blocks, torch.float64, processes)
+    suspects = (result.scale <= rounding).nonzero()[:, 0]
     if len(suspects):
         constant, value = _are_constant(blocks, suspects, processes)
         result.scale[suspects[constant]] = 0.0
@@ -112,7 +111,8 @@ def moments(blocks: Iterable[tuple[Tensor | Design, Tensor | None]], processes: 
 
 def _moments(
     blocks: Iterable[tuple[Tensor | Design, Tensor | None]], dtype: torch.dtype | None, processes: Processes
-) -> tuple[Standardization, torch.dtype, float]:
+) -> tuple[Standardization, torch.dtype, Tensor]:
+    """Statistics, the dtype of their products, and the deviations (d,) that rounding may leave of constant columns."""
     blocks = iter(blocks)
     first = next(blocks, None)
     if first is None:
@@ -129,7 +129,11 @@ def _moments(
     total, weight_sum = processes.sums(total, weight_sum)
     shift, mean_square = total / weight_sum
     variance = (mean_square - shift.square()).clamp_min(0)
-    return Standardization(pivot.double() + shift, variance.sqrt()), dtype, eps
+    mean = pivot.double() + shift
+    # A few units in the last place of the mean; and as rows of the pivot may have no weight, what squares about another
+    # value than the mean lose: up to 3e-8 of the shift in sums of 60 rows in float64, and more in longer ones.
+    rounding = torch.maximum(8 * eps * mean.abs(), (1024 * torch.finfo(dtype).eps) ** 0.5 * shift.abs())
+    return Standardization(mean, variance.sqrt()), dtype, rounding
 
 
 def _are_constant(

@@ -245,6 +245,10 @@ class FoldFits:
         Those that are doubtful (f,) are so near the optimum that rounding decides about slopes.
         """
         l1, step = torch.where(l1.isinf(), 0.0, l1), point - u
+        longest = step.abs().amax(1, keepdim=True)
+        if bool((longest > thresholds.LONGEST_STEP).any()):  # where offsets leave hardly any curvature
+            step = step * (thresholds.LONGEST_STEP / longest).clamp_max(1.0)
+            point = u + step
         before = slope(u, step, gradient, l1, l2, end=False)
         found, length = self.rows.gradients(self._columns, of, point), torch.ones_like(before)
         for _ in range(thresholds.SHORTENINGS):

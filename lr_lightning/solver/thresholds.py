@@ -360,6 +360,9 @@ HESSIAN_OF_EACH = 2**24
 OVERSHOT = 0.5
 # Times that such a step is shortened, at most: to a part that rounding hides.
 SHORTENINGS = 40
+# Change of a standardised coefficient in a step, at most: with offsets of 1 000 and more nearly all probabilities are 0
+# or 1, and steps of 1e30 and more, which 40 shortenings do not bring back, ended in cross-validated losses of 1e30.
+LONGEST_STEP = 1e4
 # Bytes that the Hessians of folds may take.
 FOLD_MEMORY = 2**33
 # Violation relative to the tolerance, up to which rounding may decide about slopes: with 0

@@ -17,7 +17,7 @@ from torch.utils.tensorboard.summary import hparams as hparams_summaries
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from lr_lightning.errors import InputError
-from lr_lightning.files import remove_temporary
+from lr_lightning.files import remove_temporary, write_whole
 from lr_lightning.training.processes import is_first_process
 
 try:
@@ -118,6 +118,10 @@ class RunFolder:
         """Remove half-written files of a killed process."""
         if is_first_process():
             remove_temporary(self.path)
+
+    def write_report(self, text: str) -> None:
+        """Write report.json."""
+        write_whole(self.report, lambda path: path.write_text(text + "\n", encoding="utf-8"))
 
     def remove_unless_resumable(self, *, began: bool = True) -> None:
         """Remove a run that has no checkpoint to go on from, or what a fit has added before it `began`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lr_lightning import LogisticRegression, load
+from lr_lightning import LogisticRegression, files, load
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver import path
-from lr_lightning.training.callbacks import penalty, record
+from lr_lightning.training.callbacks import penalty
 from lr_lightning.training.callbacks.penalty import PenaltyChoice
+from lr_lightning.training.run_folder import RunFolder
 from tests.conftest import fit_in
 
 
@@ -247,6 +249,8 @@ def test_a_fit_that_was_stopped_goes_on_with_its_penalty(run, tmp_path, monkeypa
         (["--cv.fold_column", "bought", "--data.target", "flag"], "fold_column: bought: without fold n the rows"),
         (["--model.penalty_factors", '{"a": 1e-200}'], "penalty_factors: too small"),
         (["--cv.rule", "best"], "cv.rule"),
+        (["--inference", "profile"], "option inference: profile does not go with a penalty"),
+        (["--data.groups", "flag"], "data.groups: without fold 0 the rows hold one class only"),
         (["--model.penalty_factors", '{"colours": 0}'], "no feature colours; did you mean colour?"),
         (["--model.penalty_factors", '{"a": 0}', "--data.features", '["a"]'], "penalty_factors: all are 0"),
         (["--path.lamdas", "[1]"], "path.lamdas"),
@@ -313,20 +317,45 @@ def test_a_rule_of_the_threshold_is_that_of_the_rows_left_out_too(run, tmp_path,
         assert message in err.splitlines()[-1]
 
 
-def test_a_run_has_its_report_after_its_pictures(run, tmp_path, monkeypatch) -> None:
+def test_a_run_that_was_killed_while_it_wrote_its_files_can_be_resumed(run, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    seen = []
-    original = record.save_figure
+    arguments = ["path", "--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop"]
+    arguments += ["--path.n_lambda", "3", "--cv.folds", "2"]
+    original, moments, last = files.sync, 0, -1
 
-    def save_figure(figure: object, path: Path, *rest: object) -> None:
-        seen.append((path.parent.parent / "report.json").exists())
-        original(figure, path, *rest)
+    class Killed(BaseException):
+        pass
 
-    monkeypatch.setattr(record, "save_figure", save_figure)
-    fit = ["--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop", "--model.l2", "0.1"]
-    assert run("fit", *fit)[0] == 0
-    assert seen
-    assert not any(seen)  # a run that was killed among them has no report, and begins anew
+    def sync(file: Path) -> None:  # before a file has its name, and after
+        nonlocal moments
+        if moments == last:
+            raise Killed
+        moments += 1
+        original(file)
+
+    monkeypatch.setattr(files, "sync", sync)
+    assert run(*arguments)[0] == 0
+    whole, count = tmp_path / "whole", moments
+    (tmp_path / "runs").rename(whole)
+    names = sorted(file.name for file in whole.rglob("*") if ".tfevents." not in file.name)
+    for last in (0, count // 2, *range(count - 4, count)):
+        moments = 0
+        with monkeypatch.context() as patched:
+            patched.setattr(RunFolder, "remove_unless_resumable", lambda *_, **__: None)
+            with pytest.raises(Killed):
+                run(*arguments)
+        moments = -1000
+        code, _, err = run(*arguments, "--resume")
+        assert code == 0 or "there is no unfinished run" in err
+        folder = tmp_path / "runs/t/version_0"
+        assert sorted(file.name for file in (tmp_path / "runs").rglob("*") if ".tfevents." not in file.name) == names
+        for name in ("config.yaml", "path.csv", "coefficients.csv", "out_of_fold.csv", "report.json"):
+            assert (folder / name).read_bytes() == (whole / "t/version_0" / name).read_bytes(), last
+        assert (
+            load(folder / "checkpoints/last.ckpt").report()
+            == load(whole / "t/version_0/checkpoints/last.ckpt").report()
+        )
+        shutil.rmtree(tmp_path / "runs")
 
 
 def test_rare_classes_get_fewer_folds_or_are_refused(run, tmp_path, monkeypatch) -> None:

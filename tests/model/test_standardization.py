@@ -20,3 +20,17 @@ def test_agrees_with_float64(dtype, tolerance, weighted, shape):
     spread = ((weight @ (x.double() - expected).square()) / weight.sum()).sqrt()
     torch.testing.assert_close(std, spread, rtol=tolerance, atol=1e-6)
     assert mean.dtype == std.dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [60, 100_000])
+def test_a_column_is_constant_where_rows_without_weight_alone_differ(dtype, n):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 50, generator=generator, dtype=torch.float64).repeat(n, 1)
+    x[: n // 3] = torch.randn(n // 3, 50, generator=generator, dtype=torch.float64)
+    weight = torch.ones(n, dtype=torch.float64)
+    weight[: n // 3] = 0
+    x = x.to(dtype)
+    mean, std = moments([(x, weight)])
+    assert torch.equal(mean, x[-1].double())
+    assert not std.any()

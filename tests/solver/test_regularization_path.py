@@ -548,3 +548,17 @@ def test_more_columns_than_memory_are_refused_in_a_line() -> None:
         path(sparse, l1_ratio=0.0, n_lambda=2, folds=torch.tensor([0, 0, 0, 0, 1, 1]))
     assert path(rows, l1_ratio=0.0, n_lambda=2).nonzero.tolist() == [40_000] * 2
     assert int(path(rows, n_lambda=2, min_ratio=0.9).nonzero[-1]) > 0
+
+
+@pytest.mark.parametrize("scale", [1000, 3000])
+def test_large_offsets_leave_the_path_finite_and_exact(scale):
+    generator = torch.Generator().manual_seed(0)
+    x, noise, offset = (torch.randn(60, k, generator=generator, dtype=torch.float64) for k in (3, 1, 1))
+    y, offset = (x[:, 0] + noise[:, 0] > 0).double(), scale * offset[:, 0]
+    found = path(Rows(x, y, None, offset), n_lambda=5, folds=torch.arange(60) % 3)
+    assert bool(found.converged.all())
+    assert found.cross_validation is not None
+    assert float(found.cross_validation.fold_loss.max()) < scale
+    z = offset + found.theta[0, -1]
+    assert not found.theta[0, :-1].any()
+    assert abs(float((torch.sigmoid(z) - y).mean())) < 1e-10

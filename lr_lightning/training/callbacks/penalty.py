@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -122,6 +122,8 @@ class PenaltyChoice(Callback):
         values: Sequence[Any] | None = None
         if train_folds is None:
             folds = stratified_folds(rows, self._n_folds, seed=self._seed, groups=groups)
+            with _naming("data.groups" if groups is not None else "option cv.folds"):
+                refuse_poor_folds(weighted, folds)
         else:
             present, folds = train_folds.long().unique(return_inverse=True)
             assert isinstance(data, TableDataModule)  # noqa: S101 (no other has a column of folds)
@@ -197,9 +199,7 @@ class PenaltyChoice(Callback):
         """Figures of the path with the chosen l1_ratio."""
         own = (found.l1_ratio == found.l1_ratio[validation.best]) & (found.lambdas > 0)
         lambdas, theta = found.lambdas[own].numpy(), found.theta[own, :-1].numpy()
-        chosen = {
-            choice.rule: float(found.lambdas[choice.number]) for choice in self.choices.values() if own[choice.number]
-        }
+        chosen = {choice.rule: float(found.lambdas[choice.number]) for choice in self.choices.values()}
         if not len(lambdas):
             return
         yield "path", plots.path(lambdas, theta, names, scale=data.training.scale.numpy(), chosen=chosen)
@@ -225,6 +225,15 @@ def _warn_of_end(found: Path, best: int) -> None:
         )
 
 
+@contextmanager
+def _naming(culprit: str) -> Iterator[None]:
+    """Within, an InputError names the option or the column that it comes from."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{culprit}: {error}") from None
+
+
 def _refuse_column_of_folds(
     name: str, rows: Rows, folds: torch.Tensor, values: Sequence[Any], groups: torch.Tensor | None
 ) -> None:
@@ -232,10 +241,8 @@ def _refuse_column_of_folds(
     option = f"option cv.fold_column: {name}"
     if len(values) < 2:
         raise InputError(f"{option}: all training rows hold the same value, and a cross-validation needs 2 folds")
-    try:
+    with _naming(option):
         refuse_poor_folds(rows, folds, values)
-    except InputError as error:
-        raise InputError(f"{option}: {error}") from None
     if groups is not None:
         of_groups, count = groups.unique(), len(torch.stack([groups.to(folds), folds], 1).unique(dim=0))
         if count > len(of_groups):

@@ -100,7 +100,7 @@ class RunRecord(Callback):
         self._losses.append((train, val))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the report, before the last checkpoint is written, and the plots."""
+        """Make the report and the plots, before the last checkpoint is written."""
         data = getattr(trainer, "datamodule", None)
         if isinstance(pl_module, LogisticRegression) and isinstance(data, TensorDataModule):
             # In every process: the report, and the threshold in it, go into a checkpoint that all of them dump.
@@ -114,6 +114,11 @@ class RunRecord(Callback):
             points = None if data.curve() is None else data.points()
             if trainer.is_global_zero:
                 self._write(trainer, pl_module, data, self.report, held_out, points)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the report, which the last checkpoint holds by now: resuming a run killed in between takes it there."""
+        if self.report is not None and trainer.is_global_zero:
+            self.run.write_report(as_json(self.report))
 
     def _write(
         self,
@@ -129,9 +134,6 @@ class RunRecord(Callback):
         part = "cv" if data.val_rows is None else "val"
         for name, figure in self._figures(module, data, report, held_out, points):
             save_figure(figure, self.run.figures / f"{name}.png", events, last_epoch)
-        text = as_json(report) + "\n"
-        # A run with a report is not begun anew, so that a killed one must not have it before its pictures.
-        write_whole(self.run.report, lambda path: path.write_text(text, encoding="utf-8"))
         if self.out_of_fold is not None:
             of_rows = measures(*weighted_rows(*self.out_of_fold), report.threshold)
             for logger in trainer.loggers:
