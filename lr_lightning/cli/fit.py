@@ -129,7 +129,9 @@ def _fit(
     again: Callable[[], str],
 ) -> None:
     checkpoints = RunCheckpoints(run_folder.checkpoints, signals)
-    text, settings = saved_text(parser, config), chosen_settings(command.make_parser(), config)
+    # What is resumed has left its settings in the parser, as defaults.
+    without_defaults = parser if origin is None else command.make_parser()
+    text, settings = saved_text(parser, config), chosen_settings(without_defaults, config)
     told = None if config.quiet else ProfileProgress()
     covariance = COVARIANCES[config.covariance]
     record = RunRecord(run_folder, text, settings, covariance, config.level, config.inference, told)

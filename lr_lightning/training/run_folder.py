@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -206,6 +207,12 @@ class RunLogger(TensorBoardLogger):
         }
         for summary in hparams_summaries(plain, dict.fromkeys(metrics, 0.0)):
             cast(SummaryWriter, self.experiment)._get_file_writer().add_summary(summary)
+
+    def log_png(self, name: str, png: bytes, size: tuple[int, int], step: int) -> None:
+        """Write an image of `size`, (width, height) in pixels, with red, green, blue and opacity."""
+        image = Summary.Image(width=size[0], height=size[1], colorspace=4, encoded_image_string=png)
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        cast(SummaryWriter, self.experiment)._get_file_writer().add_summary(summary, step)
 
 
 def _leave_disk_errors_to_the_caller(error: threading.ExceptHookArgs) -> None:

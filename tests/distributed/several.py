@@ -15,6 +15,9 @@ PRELOAD = [
     "torchmetrics",
     "lr_lightning.training.module",
     "lr_lightning.training.data_modules",
+    "lr_lightning.cli.path",
+    "lr_lightning.cli.evaluate",
+    "pandas",
 ]
 TIMEOUT = 120.0
 
