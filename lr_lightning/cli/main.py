@@ -86,31 +86,11 @@ def _imported_for_good(command: str) -> ModuleType:
     nothing to free: it is told to leave them out.
     """
     gc.disable()
-    sys.modules.setdefault("scipy.signal", _SignalLater("scipy.signal"))
     try:
         return _imported(command)
     finally:
-        if isinstance(sys.modules["scipy.signal"], _SignalLater):
-            del sys.modules["scipy.signal"]
         gc.freeze()
         gc.enable()
-
-
-class _SignalLater(ModuleType):
-    """Stands for scipy.signal while Lightning is imported.
-
-    torchmetrics imports it, and with it half of SciPy, only to give it a former name back: half a second.
-    """
-
-    hamming = None  # the former name
-
-    def __getattr__(self, name: str) -> object:
-        """What somebody else asks of it is an attribute of scipy.signal itself."""
-        if name == "__file__":  # `inspect` asks it of every module
-            raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(import_module(self.__name__), name)
 
 
 def _dispatch(arguments: list[str], load: Callable[[str], ModuleType]) -> int:

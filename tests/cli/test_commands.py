@@ -22,7 +22,6 @@ import yaml
 import lr_lightning
 from lr_lightning import load, memory
 from lr_lightning.cli import first_look
-from lr_lightning.cli.main import _SignalLater
 from lr_lightning.statistics.render import as_text
 from tests.conftest import ROOT, fit_in, imported_modules, python
 
@@ -591,19 +590,6 @@ def test_predict_imports_neither_lightning_nor_torchmetrics(project, exam_checkp
     arguments = ["predict", "--ckpt_path", str(exam_checkpoint), "--data.path", str(EXAM)]
     modules = imported_modules(f"from lr_lightning.cli.main import main; main({json.dumps(arguments)})", project)
     assert not {"lightning", "pytorch_lightning", "torchmetrics", "tensorboard", "matplotlib"} & modules
-
-
-def test_what_stands_for_scipy_signal_gives_what_it_is_asked_for(monkeypatch):
-    from scipy.signal import lfilter
-
-    for module in [name for name in sys.modules if name.startswith("scipy.signal")]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "scipy.signal", _SignalLater("scipy.signal"))
-    import scipy.signal.windows
-    from scipy.signal import lfilter as found
-
-    assert found(1, [1, -0.5], [1.0, 0, 0]).tolist() == lfilter(1, [1, -0.5], [1.0, 0, 0]).tolist()
-    assert scipy.signal.windows.boxcar(2).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "report"])
