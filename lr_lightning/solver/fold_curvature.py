@@ -191,7 +191,7 @@ class FoldCurvature:
 
         The gradient is that of the losses and the L2 penalties.
         """
-        start, out, pending, stuck = u, u.clone(), torch.arange(len(fits)), torch.zeros(len(fits), dtype=torch.bool)
+        out, pending, stuck = u.clone(), torch.arange(len(fits)), torch.zeros(len(fits), dtype=torch.bool)
         level = self._times(fits, u) + l2 * u - gradient  # the gradient of the models is Q u + l2 u - level
         finite = torch.where(l1.isinf(), 0.0, l1)
         tolerance = 1e-12 * torch.maximum(finite, gradient.abs().max(1, keepdim=True).values)
@@ -217,14 +217,25 @@ class FoldCurvature:
             kinked = (u_of != 0) & (strength > 0)
             product = self._times(of, p) + ridge * p
             moved, t = _line_minimum(u_of, p, strength, kinked, (slope * p).sum(1), (p * product).sum(1))
-            out[pending], stuck[pending] = moved, t == 0
-            gradient, pending = (gradient + t[:, None] * product)[t > 0], pending[t > 0]
-        stuck[pending] = True
+            change = t[:, None] * product
+            # Where many coordinates cross 0, all of these stop there, unless the line leads lower.
+            cut = torch.where(kinked & (u_of * (u_of + p) < 0), 0.0, u_of + p)
+            of_cut = self._times(of, cut - u_of) + ridge * (cut - u_of)
+            rises = [
+                ((gradient + b / 2) * (at - u_of) + strength * (at.abs() - u_of.abs())).sum(1)
+                for at, b in ((moved, change), (cut, of_cut))
+            ]
+            lower = rises[1] < rises[0]
+            moved, change = torch.where(lower[:, None], cut, moved), torch.where(lower[:, None], of_cut, change)
+            out[pending], stuck[pending] = moved, (t == 0) & ~lower
+            moving = ~stuck[pending]
+            gradient, pending = (gradient + change)[moving], pending[moving]
+        #stuck[pending] = True
         for i in stuck.nonzero()[:, 0].tolist():
             index = l1[i].isfinite().nonzero()[:, 0]
             matrix = self.matrices[fits[i]].index_select(0, index).index_select(1, index)
             matrix.diagonal().add_(l2[i, index])
-            point = start[i, index]
+            point = out[i, index]
             out[i] = 0
             out[i, index] = minimize_l1(matrix, matrix @ point - level[i, index], point, l1[i, index])
         return out

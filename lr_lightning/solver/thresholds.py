@@ -374,7 +374,7 @@ BATCHED = 64
 # block: without it lassos of 1 000 x 500 with five folds take 1.3 times as long.
 FEW_HELD = 0.1
 # Steps of the active-set method for all fits; one that has not settled then gets its own.
-FOLD_MODEL_STEPS = 30
+FOLD_MODEL_STEPS = 10
 # Rounding of a model's gradient, relative to what it is the difference of.
 MODEL_ROUNDING = 1e-14
 # Curvature along a step; below, rounding decides about the difference of two gradients.
