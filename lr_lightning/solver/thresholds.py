@@ -247,6 +247,13 @@ CHECKED_FITS = 32
 # 5 000 x 20 000 with folds takes 1.16 times as long, with 0.1 20 000 x 3 000 1.1 times.
 SHARED_STEP = 1e-3
 
+# Rounds of a block, after which its largest violation is to be less than this share of that before: else the block has
+# failed.
+PATIENCE = 4
+STALLED = 0.9
+# Columns in use, up to which fits are made one penalty after the other where blocks fail.
+FEW_COLUMNS_IN_USE = 1024
+
 # The path of penalties.
 
 # A ridge sets no coefficient to 0: its strongest penalty is that of this share of L1.
