@@ -46,8 +46,8 @@ class _Fits(NamedTuple):
 def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float) -> Iterator[Solutions]:
     """The fits at p strengths, in blocks that share a Hessian.
 
-    Where one does not lead to all of a block's fits, each gets its own, and then blocks are halved; where that does not
-    help either, and few columns are in use, the fits at the strengths that are left are not attempted.
+    Where one does not lead to all of a block's fits, each gets its own, and then blocks are halved; of few rows the fits
+    at the strengths that are left are not attempted.
 
     Args:
         fits: at a stronger penalty, and before each other block at the last strength of the one before.
@@ -65,6 +65,8 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
         first, second = (t[number : number + count] for t in (l1, l2))
         if count > 1:
             begin = _towards(rows, sample, found, first, second)
+            if begin is None and rows.n <= thresholds.FEW_ROWS_OF_BLOCKS:
+                return
             if begin is None:
                 most = count // 2
                 continue
@@ -74,12 +76,9 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
             if count > 1 or bool(found.converged.all()):
                 break
             of_each = True
-        if not bool(found.converged.all()):
-            if count > 1:
-                most, of_each = count // 2 if of_each else most, True
-                continue
-            if len(found.columns.index) <= thresholds.FEW_COLUMNS_IN_USE:
-                return
+        if count > 1 and not bool(found.converged.all()):
+            most, of_each = count // 2 if of_each else most, True
+            continue
         number += count
         yield Solutions(found.at(every, rows.d), found.converged, rows.losses(found.columns, found.u))
 

@@ -251,8 +251,8 @@ SHARED_STEP = 1e-3
 # failed.
 PATIENCE = 4
 STALLED = 0.9
-# Columns in use, up to which fits are made one penalty after the other where blocks fail.
-FEW_COLUMNS_IN_USE = 1024
+# Rows up to which fits are made one penalty after the other once blocks fail: no more columns are in use.
+FEW_ROWS_OF_BLOCKS = 1024
 
 # The path of penalties.
 

@@ -136,7 +136,7 @@ def test_a_fold_that_holds_most_of_a_rare_column(standardize: bool) -> None:
 
 @pytest.mark.parametrize("few", [1024, 0])
 def test_a_path_to_nearly_separated_rows(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thresholds, "FEW_COLUMNS_IN_USE", few)
+    monkeypatch.setattr(thresholds, "FEW_ROWS_OF_BLOCKS", few)
     monkeypatch.setattr(thresholds, "LARGE_ROWS", 0)
     rows = zipf_rows(100, 200, 60, slope=4)
     # Of columns with few entries several would be the same without a fold, and the fits not unique.
