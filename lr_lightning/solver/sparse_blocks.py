@@ -46,8 +46,8 @@ class _Fits(NamedTuple):
 def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float) -> Iterator[Solutions]:
     """The fits at p strengths, in blocks that share a Hessian.
 
-    Where one does not lead to all of a block's fits, each gets its own, and then blocks are halved; of few rows the fits
-    at the strengths that are left are not attempted.
+    Where one does not lead to all of a block's fits, each gets its own, and then blocks are halved; of few rows the
+    fits at the strengths that are left are not attempted.
 
     Args:
         fits: at a stronger penalty, and before each other block at the last strength of the one before.

@@ -144,7 +144,7 @@ def test_a_path_to_nearly_separated_rows(few: int, monkeypatch: pytest.MonkeyPat
     assert len(often) > 100
     n = torch.arange(100)
     rows = Rows(rows.design.columns(often), rows.y, torch.ones(100, dtype=torch.float64), 0.1 * rows.offset)
-    found = path(rows, n_lambda=12, folds=n % 3)
+    found = path(rows, n_lambda=8, folds=n % 3)
     assert found.converged.all()
     assert found.deviance_ratio[-1] > 0.99
     assert violation(rows, found.theta, found.lambdas, 0 * found.lambdas, Objective(standardize=True)) <= 1.1e-10
