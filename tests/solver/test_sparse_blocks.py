@@ -139,20 +139,23 @@ def test_a_path_to_nearly_separated_rows(few: int, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(thresholds, "FEW_ROWS_OF_BLOCKS", few)
     monkeypatch.setattr(thresholds, "LARGE_ROWS", 0)
     rows = zipf_rows(100, 200, 60, slope=4)
+    assert rows.offset is not None
+    offset = 0.1 * rows.offset
     # Of columns with few entries several would be the same without a fold, and the fits not unique.
     often = ((rows.design.dense() != 0).sum(0) >= 8).nonzero()[:, 0]
     assert len(often) > 100
     n = torch.arange(100)
-    rows = Rows(rows.design.columns(often), rows.y, torch.ones(100, dtype=torch.float64), 0.1 * rows.offset)
+    rows = Rows(rows.design.columns(often), rows.y, torch.ones(100, dtype=torch.float64), offset)
     found = path(rows, n_lambda=8, folds=n % 3)
     assert found.converged.all()
+    assert found.cross_validation is not None
     assert found.deviance_ratio[-1] > 0.99
     assert violation(rows, found.theta, found.lambdas, 0 * found.lambdas, Objective(standardize=True)) <= 1.1e-10
     held = n % 3 == 0
     others = rows.take((~held).nonzero()[:, 0])
     own = path(others, lambdas=found.lambdas.tolist())
     assert violation(others, own.theta, own.lambdas, 0 * own.lambdas, Objective(standardize=True)) <= 1.1e-10
-    z = rows.design.dense(torch.float64)[held] @ own.theta[:, :-1].T + own.theta[:, -1] + rows.offset[held, None]
+    z = rows.design.dense(torch.float64)[held] @ own.theta[:, :-1].T + own.theta[:, -1] + offset[held, None]
     losses = torch.nn.functional.softplus((1 - 2 * rows.y[held, None]) * z).mean(0)
     torch.testing.assert_close(found.cross_validation.fold_loss[:, 0], losses, rtol=1e-6, atol=0)
 
