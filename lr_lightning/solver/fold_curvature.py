@@ -191,7 +191,7 @@ class FoldCurvature:
 
         The gradient is that of the losses and the L2 penalties.
         """
-        start, out, pending, stuck = u, u.clone(), torch.arange(len(fits)), torch.zeros(len(fits), dtype=torch.bool)
+        out, pending, stuck = u.clone(), torch.arange(len(fits)), torch.zeros(len(fits), dtype=torch.bool)
         level = self._times(fits, u) + l2 * u - gradient  # the gradient of the models is Q u + l2 u - level
         finite = torch.where(l1.isinf(), 0.0, l1)
         tolerance = 1e-12 * torch.maximum(finite, gradient.abs().max(1, keepdim=True).values)
@@ -219,12 +219,12 @@ class FoldCurvature:
             moved, t = _line_minimum(u_of, p, strength, kinked, (slope * p).sum(1), (p * product).sum(1))
             out[pending], stuck[pending] = moved, t == 0
             gradient, pending = (gradient + t[:, None] * product)[t > 0], pending[t > 0]
-        stuck[pending] = True
+        # One that has not settled has come lower: to go on would cost more than the next model, from there.
         for i in stuck.nonzero()[:, 0].tolist():
             index = l1[i].isfinite().nonzero()[:, 0]
             matrix = self.matrices[fits[i]].index_select(0, index).index_select(1, index)
             matrix.diagonal().add_(l2[i, index])
-            point = start[i, index]
+            point = out[i, index]
             out[i] = 0
             out[i, index] = minimize_l1(matrix, matrix @ point - level[i, index], point, l1[i, index])
         return out

@@ -312,7 +312,7 @@ def _solved_in_blocks(fits: FoldFits, penalties: list[_Penalty], rounding: float
     l1 = torch.tensor([penalty.l1 for penalty in penalties], dtype=torch.float64)
     l2 = torch.tensor([penalty.l2 for penalty in penalties], dtype=torch.float64)
     if not fits.rows.is_dense:
-        return sparse_blocks.solve_nearby(fits.rows, fits.u, l1, l2, rounding)
+        return sparse_blocks.solve_nearby(fits, l1, l2, rounding)
     rows, size = fits.rows, thresholds.PATH_SAMPLE_A_COLUMN * fits.rows.d
     if rows.n >= thresholds.WORTH_SAMPLE * size:
         sample = rows.sample(size)

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
-from lr_lightning.solver.fold_fits import shorten, slope
+from lr_lightning.solver.fold_fits import FoldFits, shorten, slope
 from lr_lightning.solver.fold_rows import ColumnsInUse, FoldRows
 from lr_lightning.solver.path_blocks import Block, Penalties, Solutions, penalties_of, sharing
 from lr_lightning.solver.path_models import MatrixModel, Model, Shared
@@ -43,26 +43,34 @@ class _Fits(NamedTuple):
         return every[..., places]
 
 
-def solve_nearby(rows: FoldRows, start: Tensor, l1: Tensor, l2: Tensor, least_tolerance: float) -> Iterator[Solutions]:
+def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float) -> Iterator[Solutions]:
     """The fits at p strengths, in blocks that share a Hessian.
 
-    Where one does not lead to all of a block's fits, each gets its own, and then blocks are halved.
+    Where one does not lead to all of a block's fits, each gets its own, and then blocks are halved; of few rows the
+    fits at the strengths that are left are not attempted.
 
     Args:
-        rows: of m fits.
-        start: coefficients (m, d + 1) of the fits at a stronger penalty.
+        fits: at a stronger penalty, and before each other block at the last strength of the one before.
         l1: strengths, (p,), positive and falling.
         l2: likewise, not negative.
         least_tolerance: violation of the optimality conditions that is rounding.
     """
+    rows = fits.rows
     sample, every = rows.drawn(thresholds.PART_ROWS), torch.arange(rows.d + 1)
-    columns = rows.columns((start != 0).any(0)[:-1].nonzero()[:, 0])
-    last = _Fits(columns, start[None, :, rows.places(columns)], torch.ones(1, rows.m, dtype=torch.bool))
-    number, most, of_each = 0, thresholds.MOST_SHARING, False
+    most, number, of_each = thresholds.MOST_SHARING, 0, False
     while number < len(l1):
+        columns = rows.columns((fits.u != 0).any(0)[:-1].nonzero()[:, 0])
+        found = _Fits(columns, fits.u[None, :, rows.places(columns)], torch.ones(1, rows.m, dtype=torch.bool))
         count = len(sharing(l1[number:].tolist())[0][:most])
         first, second = (t[number : number + count] for t in (l1, l2))
-        found = last if count == 1 else _towards(rows, sample, last, first, second)
+        if count > 1:
+            begin = _towards(rows, sample, found, first, second)
+            if begin is None and rows.n <= thresholds.FEW_ROWS_OF_BLOCKS:
+                return
+            if begin is None:
+                most = count // 2
+                continue
+            found = begin
         for _ in range(1 + thresholds.BLOCK_RETRIES):
             found = _solve(rows, sample, found, first, second, least_tolerance, of_each=of_each)
             if count > 1 or bool(found.converged.all()):
@@ -73,14 +81,15 @@ def solve_nearby(rows: FoldRows, start: Tensor, l1: Tensor, l2: Tensor, least_to
             continue
         number += count
         yield Solutions(found.at(every, rows.d), found.converged, rows.losses(found.columns, found.u))
-        last = _Fits(found.columns, found.u[-1:], found.converged[-1:])
 
 
-def _towards(rows: FoldRows, sample: FoldRows, last: _Fits, l1: Tensor, l2: Tensor) -> _Fits:
-    """About the fits at strengths (p,): from the last ones towards a rough fit of all rows at the weakest."""
+def _towards(rows: FoldRows, sample: FoldRows, last: _Fits, l1: Tensor, l2: Tensor) -> _Fits | None:
+    """About the fits at strengths (p,): from the last ones towards a rough fit of all rows at the weakest, if any."""
     of_all = _Fits(last.columns, last.u[:, :1], last.converged[:, :1])
     tolerance = thresholds.ROUGH_VIOLATION * float(l1[-1] + l2[-1])
     rough = _solve(rows.without_folds(), sample, of_all, l1[-1:], l2[-1:], tolerance, rough=True)
+    if not bool(rough.converged.all()):
+        return None
     begin = last.at(rows.places(rough.columns), rows.d)
     # What a fold's coefficients differ by from those of all rows changes little.
     end = torch.where((begin == 0) & (begin[:, :1] != 0), 0.0, begin + (rough.u - begin[:, :1]))
@@ -123,7 +132,11 @@ def _solve(
     for _ in range(1 + thresholds.BLOCK_RETRIES):
         these = of[pending], u[pending], first[pending], second[pending]
         block = _Block(rows, columns, hessians.models(l2[p // 2]), *these, least_tolerance)
-        block.run(block.gradients, thresholds.BLOCK_ROUNDS)
+        for _ in range(thresholds.BLOCK_ROUNDS // thresholds.PATIENCE):
+            before = block.violation.max()
+            block.run(block.gradients, thresholds.PATIENCE)
+            if bool(block.violation.max() > thresholds.STALLED * before):
+                break
         u[pending], converged[pending] = block.coefficients, block.violation <= 1
         if rough or not bool(converged.all()):
             break

@@ -12,7 +12,7 @@ from lr_lightning.model import swept
 from lr_lightning.model.csr import Csr
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows
-from lr_lightning.solver import thresholds
+from lr_lightning.solver import path, thresholds
 from lr_lightning.solver.fold_fits import FoldFits
 from lr_lightning.solver.fold_rows import FoldRows
 from lr_lightning.solver.sparse_blocks import solve_nearby
@@ -65,13 +65,14 @@ def solved(
     """Of each fit its coefficients (p, d + 1) and the strengths (p,) of both penalties."""
     of_folds = FoldRows(rows, folds, objective)
     fits = FoldFits(of_folds)
-    start = fits.fit_unpenalised()
+    fits.fit_unpenalised()
     values = fits.strongest() / l1_ratio * torch.logspace(0, np.log10(least), count + 1, dtype=torch.float64)[1:]
     l1, l2 = values * l1_ratio, values * (1 - l1_ratio)
     u = []
-    for block in solve_nearby(of_folds, start, l1, l2, 0.0):
+    for block in solve_nearby(fits, l1, l2, 0.0):
         assert block.converged.all()
         u.append(block.u)
+        fits.move_to(block.u[-1])
     thetas = torch.stack([torch.stack([of_folds.theta(one) for one in fit]) for fit in torch.cat(u).unbind(1)])
     return [(theta, l1, l2) for theta in thetas]
 
@@ -131,6 +132,32 @@ def test_a_fold_that_holds_most_of_a_rare_column(standardize: bool) -> None:
     for fit, of_fit in enumerate(solved(rows, folds, objective, 1.0, 0.02)):
         assert (of_fit[0][-1, 400:403] != 0).tolist() == [fit != 1, fit != 1 or standardize, True]
         assert violation(rows, *of_fit, objective, folds == fit - 1) <= 1.1e-10
+
+
+@pytest.mark.parametrize("few", [1024, 0])
+def test_a_path_to_nearly_separated_rows(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thresholds, "FEW_ROWS_OF_BLOCKS", few)
+    monkeypatch.setattr(thresholds, "LARGE_ROWS", 0)
+    rows = zipf_rows(100, 200, 60, slope=4)
+    assert rows.offset is not None
+    offset = 0.1 * rows.offset
+    # Of columns with few entries several would be the same without a fold, and the fits not unique.
+    often = ((rows.design.dense() != 0).sum(0) >= 8).nonzero()[:, 0]
+    assert len(often) > 100
+    n = torch.arange(100)
+    rows = Rows(rows.design.columns(often), rows.y, torch.ones(100, dtype=torch.float64), offset)
+    found = path(rows, n_lambda=8, folds=n % 3)
+    assert found.converged.all()
+    assert found.cross_validation is not None
+    assert found.deviance_ratio[-1] > 0.99
+    assert violation(rows, found.theta, found.lambdas, 0 * found.lambdas, Objective(standardize=True)) <= 1.1e-10
+    held = n % 3 == 0
+    others = rows.take((~held).nonzero()[:, 0])
+    own = path(others, lambdas=found.lambdas.tolist())
+    assert violation(others, own.theta, own.lambdas, 0 * own.lambdas, Objective(standardize=True)) <= 1.1e-10
+    z = rows.design.dense(torch.float64)[held] @ own.theta[:, :-1].T + own.theta[:, -1] + offset[held, None]
+    losses = torch.nn.functional.softplus((1 - 2 * rows.y[held, None]) * z).mean(0)
+    torch.testing.assert_close(found.cross_validation.fold_loss[:, 0], losses, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("block", [2**18, 64])
