@@ -217,8 +217,20 @@ class FoldCurvature:
             kinked = (u_of != 0) & (strength > 0)
             product = self._times(of, p) + ridge * p
             moved, t = _line_minimum(u_of, p, strength, kinked, (slope * p).sum(1), (p * product).sum(1))
-            out[pending], stuck[pending] = moved, t == 0
-            gradient, pending = (gradient + t[:, None] * product)[t > 0], pending[t > 0]
+            change = t[:, None] * product
+            # Where hundreds of coordinates would cross 0, the line ends at the first ones. To set all of them to 0 may
+            # lead lower.
+            cut = torch.where(kinked & (u_of * (u_of + p) < 0), 0.0, u_of + p)
+            of_cut = self._times(of, cut - u_of) + ridge * (cut - u_of)
+            rises = [
+                ((gradient + b / 2) * (at - u_of) + strength * (at.abs() - u_of.abs())).sum(1)
+                for at, b in ((moved, change), (cut, of_cut))
+            ]
+            lower = rises[1] < rises[0]
+            moved, change = torch.where(lower[:, None], cut, moved), torch.where(lower[:, None], of_cut, change)
+            out[pending], stuck[pending] = moved, (t == 0) & ~lower
+            moving = ~stuck[pending]
+            gradient, pending = (gradient + change)[moving], pending[moving]
         # One that has not settled has come lower: to go on would cost more than the next model, from there.
         for i in stuck.nonzero()[:, 0].tolist():
             index = l1[i].isfinite().nonzero()[:, 0]

@@ -310,7 +310,11 @@ class Block:
         point, start, gradient = self.next(of), self.u[of], self.gradient[of]
         learning = self.violation[of] >= telling
         self.place(of, point, gradients(of, point))
+        self.shorten(of, start, gradient)
         self._learn(of[learning], start[learning], gradient[learning])
+
+    def shorten(self, of: Tensor, start: Tensor, gradient: Tensor) -> None:
+        """Shorten the steps of some fits from points (f, k) where they have gone too far; dense rows have no such."""
 
     def place(self, of: Tensor, point: Tensor, gradient: Tensor) -> None:
         """Put some fits at points (f, k), of which the gradients are given."""

@@ -7,7 +7,7 @@ a fold alike, and its blocks, each of other columns, are solved by conjugate gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -135,7 +135,7 @@ def _solve(
         for _ in range(thresholds.BLOCK_ROUNDS // thresholds.PATIENCE):
             before = block.violation.max()
             block.run(block.gradients, thresholds.PATIENCE)
-            if bool(block.violation.max() > thresholds.STALLED * before):
+            if bool(block.violation.max() >= before):
                 break
         u[pending], converged[pending] = block.coefficients, block.violation <= 1
         if rough or not bool(converged.all()):
@@ -273,17 +273,12 @@ class _Block(Block):
         return found
 
     @override
-    def move(self, of: Tensor, gradients: Callable[[Tensor, Tensor], Tensor], telling: float = 0.0) -> None:
-        point, start, gradient = self.next(of), self.u[of], self.gradient[of]
-        learning = self.violation[of] >= telling
-        self.place(of, point, gradients(of, point))
+    def shorten(self, of: Tensor, start: Tensor, gradient: Tensor) -> None:
+        # Where rows are predicted they would go too far for ever.
         far = self.violation[of] > thresholds.FAR_VIOLATION
-        if bool(far.any()):
-            self._shorten(of[far], start[far], gradient[far])
-        self._learn(of[learning], start[learning], gradient[learning])
-
-    def _shorten(self, of: Tensor, start: Tensor, gradient: Tensor) -> None:
-        """Shorten steps from points (f, k) that have gone too far, as they would for ever where rows are predicted."""
+        if not bool(far.any()):
+            return
+        of, start, gradient = of[far], start[far], gradient[far]
         l2, finite, step = self._penalties.l2[of], self._finite[of], self.u[of] - start
         before, length = slope(start, step, gradient, finite, l2, end=False), torch.ones(len(of), dtype=torch.float64)
         uphill = before >= 0
