@@ -117,10 +117,10 @@ def from_checkpoint(path: Path) -> Origin:
 def newest_unfinished(experiment: str) -> Origin | None:
     """To go on in the newest run of an experiment that has not come to its end.
 
+    A run that was killed after its last checkpoint gets the report.json that it lacks.
+
     Returns:
         None where the run was killed before its first checkpoint. Then nothing of it is left, and it begins anew.
-
-    A run that was killed after its last checkpoint gets the report.json that it lacks.
 
     Raises:
         InputError: if there is none, or a process is still at work in it.

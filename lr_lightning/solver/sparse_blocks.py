@@ -65,9 +65,9 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
         first, second = (t[number : number + count] for t in (l1, l2))
         if count > 1:
             begin = _towards(rows, sample, found, first, second)
-            if begin is None and rows.n <= thresholds.FEW_ROWS_OF_BLOCKS:
-                return
             if begin is None:
+                if rows.n <= thresholds.FEW_ROWS_OF_BLOCKS:
+                    return
                 most = count // 2
                 continue
             found = begin

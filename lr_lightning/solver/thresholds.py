@@ -246,7 +246,6 @@ CHECKED_FITS = 32
 # What conjugate gradients leave of a step, relative to it: a round leaves a tenth of the violation anyway. With 1e-6
 # 5 000 x 20 000 with folds takes 1.16 times as long, with 0.1 20 000 x 3 000 1.1 times.
 SHARED_STEP = 1e-3
-
 # Rounds of a block, after which its largest violation is to have fallen, or the block has failed: with 16
 # 600 x 3 000 down to penalties at which rows are nearly separated takes 1.3 times as long.
 PATIENCE = 4

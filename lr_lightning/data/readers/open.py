@@ -30,13 +30,25 @@ class _FileSource(Source):
         stat = self.path.stat()
         return [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
+    @contextmanager
+    def _explained(self, format_name: str) -> Iterator[None]:
+        """Raise pyarrow's exceptions as InputError with the name of the file."""
+        try:
+            yield
+        except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
+            # A damaged file asks for more memory than any content of its size takes.
+            if isinstance(error, MemoryError) and not fits_in_memory(_MOST_COMPRESSED * self.path.stat().st_size):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.name} is truncated, damaged or not {format_name} after all ({reason})") from None
+
 
 class ParquetSource(_FileSource):
     """A Parquet file."""
 
     def __init__(self, path: Path, name: str):
         self.path, self.name = path, name
-        with _explained(path, name, "Parquet"), self._open() as file:
+        with self._explained("Parquet"), self._open() as file:
             self.names = file.schema_arrow.names
             self._types = dict(zip(self.names, file.schema_arrow.types, strict=True))
             self._n_rows = file.metadata.num_rows
@@ -61,7 +73,7 @@ class ParquetSource(_FileSource):
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Batches of rows, without whole row groups in memory."""
-        with _explained(self.path, self.name, "Parquet"), self._streamed(columns) as file:
+        with self._explained("Parquet"), self._streamed(columns) as file:
             n_rows = 0
             for batch in file.iter_batches(STREAM_BATCH_ROWS, columns=list(columns)):
                 n_rows += batch.num_rows
@@ -74,7 +86,7 @@ class ParquetSource(_FileSource):
 
     def rows(self, columns: Sequence[str], start: int, stop: int, *, to_keep: bool = False) -> Iterator[pa.RecordBatch]:
         """The rows from `start` to `stop`; only row groups that hold some of them are decoded."""
-        with _explained(self.path, self.name, "Parquet"), self._streamed(columns) as file:
+        with self._explained("Parquet"), self._streamed(columns) as file:
             groups, first, skipped = [], 0, 0
             for number in range(file.num_row_groups):
                 size = file.metadata.row_group(number).num_rows
@@ -92,7 +104,7 @@ class ParquetSource(_FileSource):
         """The columns in memory, read by all processors; plain text as dictionaries, which take less memory."""
         texts = {name for name, dtype in self._types.items() if name in columns and pa.types.is_string(dtype)}
         options = {"pre_buffer": True, "read_dictionary": sorted(texts)}
-        with _explained(self.path, self.name, "Parquet"), self._open(**options) as file:
+        with self._explained("Parquet"), self._open(**options) as file:
             table = file.read(columns=list(columns), use_threads=True)
         self._check_rows(table.num_rows)
         return MemorySource([self._cleaned(table.select(list(columns)))], columns, self, frozenset(texts))
@@ -103,7 +115,7 @@ class ArrowSource(_FileSource):
 
     def __init__(self, path: Path, name: str, *, stream: bool):
         self.path, self.name, self._is_stream = path, name, stream
-        with _explained(path, name, "Arrow"), self._open() as reader:
+        with self._explained("Arrow"), self._open() as reader:
             self.names = reader.schema.names
         self.refuse_duplicates()
 
@@ -121,12 +133,12 @@ class ArrowSource(_FileSource):
         """The sum over its record batches, which are not read; a stream does not tell."""
         if self._is_stream:
             return None
-        with _explained(self.path, self.name, "Arrow"), self._open() as reader:
+        with self._explained("Arrow"), self._open() as reader:
             return sum(reader.get_batch(number).num_rows for number in range(reader.num_record_batches))
 
     def rows(self, columns: Sequence[str], start: int, stop: int, *, to_keep: bool = False) -> Iterator[pa.RecordBatch]:
         """The rows from `start` to `stop`; of the others only the places in the file are looked up."""
-        with _explained(self.path, self.name, "Arrow"), self._open() as reader:
+        with self._explained("Arrow"), self._open() as reader:
             for batch in cut(map(reader.get_batch, range(reader.num_record_batches)), start, stop):
                 selected = batch.select(list(columns))
                 selected.validate(full=True)
@@ -134,26 +146,13 @@ class ArrowSource(_FileSource):
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The file's record batches, cut into at most `BATCH_ROWS` rows."""
-        with _explained(self.path, self.name, "Arrow"), self._open() as reader:
+        with self._explained("Arrow"), self._open() as reader:
             parts = reader if self._is_stream else map(reader.get_batch, range(reader.num_record_batches))
             for batch in parts:
                 selected = batch.select(list(columns))
                 selected.validate(full=True)  # pyarrow does not check the offsets in a file by itself
                 table = self._cleaned(pa.Table.from_batches([selected]))
                 yield from table.to_batches(max_chunksize=BATCH_ROWS)
-
-
-@contextmanager
-def _explained(path: Path, name: str, format_name: str) -> Iterator[None]:
-    """Raise pyarrow's exceptions as InputError with the name of the file."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
-        # A damaged file asks for more memory than any content of its size takes.
-        if isinstance(error, MemoryError) and not fits_in_memory(_MOST_COMPRESSED * path.stat().st_size):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{name} is truncated, damaged or not {format_name} after all ({reason})") from None
 
 
 def open_file(path: Path, name: str) -> Source:
