@@ -187,15 +187,21 @@ class RoundedColumns:
         sums[..., :c] = (sums[..., :c] - sums[..., c, None] * mean) / scale
         return Anchor(fits, u.clone(), sums[..., :-1], sums[..., -1], logits)
 
-    def changes(self, anchor: Anchor, some: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    def changes(self, anchor: Anchor, some: Tensor, step: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Changes of the gradients of some fits (s,) of an anchor along steps (s, c + 1) from there.
 
-        With π = σ(z) and e = exp(Δ) − 1, σ(z + Δ) − π = π·(1 − π)·e/(1 + π·e), in which no digits cancel. They are
-        summed in float64: sums in float32 of rows of few different values, whose terms are alike, lose up to 100 times
-        as much as those of others.
+        With π = σ(z) and e = exp(Δ) − 1, σ(z + Δ) − π = π·(1 − π)·e/(1 + π·e), in which no digits cancel. Sums in
+        float32 of rows of few different values, whose terms are alike, lose up to 100 times as much as those of others.
+
+        Args:
+            anchor: where the steps begin.
+            some: numbers of the fits there.
+            step: from there.
+            dtype: in which the changes of a block's rows are summed.
 
         Returns:
-            The sums over the rows of each fold, (K or 1, s, c + 1), and about their error, relative to Σv, (s,).
+            The sums over the rows of each fold, (K or 1, s, c + 1), and about their error, relative to Σv, (s,), if the
+            rows are rounded independently and the sums are exact.
         """
         fits, c = anchor.fits[some], len(self.index)
         is_every, weighted = len(some) == len(anchor.fits), self._all.weighted
@@ -209,9 +215,9 @@ class RoundedColumns:
             change = z.neg().sigmoid_().mul_(share).mul_(rise).div_(torch.addcmul(_ONE, share, rise))
             if weighted:
                 change.mul_(block.rounded.v)
-            change = change.double()
+            change = change.to(dtype)
             sums[:, :c] += x.rmatvec(change).T
-            sums[:, c] += change.sum(0)
+            sums[:, c] += change.sum(0, dtype=torch.float64)
 
         change = self._swept(fits, step.float(), (c + 1,), work)
         mean = change.sum(0) / self._rows.weight[fits, None]
@@ -219,7 +225,7 @@ class RoundedColumns:
         # alike in a block at most. What all blocks have in common is relative to the sums.
         moved = (mean * step).sum(1).clamp_min(0).sqrt() / 2
         error = mean.abs().amax(1) + moved / math.sqrt(len(self._all.blocks))
-        return change, error * (thresholds.ROUNDED_ALIKE * _EPS / 2)
+        return change, error * (_EPS / 2)
 
     def _residuals(self, z: Tensor, known: _Outcomes) -> Tensor:
         """The derivatives (b, f) of the losses by the logits z (b, f), which are overwritten."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -85,6 +86,20 @@ def _solve(swept: RoundedRows, sample: RoundedRows, begin: Tensor, penalties: Pe
     return Solutions(u, converged, Losses(training, held_out))
 
 
+class _Known(NamedTuple):
+    """Hessians of all fits at a few strengths.
+
+    Attributes:
+        places: numbers of the coordinates, (k,).
+        u: coefficients, (q, d + 1).
+        hessians: (q, m, k, k), float32.
+    """
+
+    places: Tensor
+    u: Tensor
+    hessians: Tensor
+
+
 class _Fits:
     """P fits, those of each strength next to each other.
 
@@ -113,6 +128,7 @@ class _Fits:
         self._swept_before = torch.zeros(len(self.u), dtype=torch.float64)
         self.losses = torch.zeros(self.sums.shape[:2], dtype=torch.float64)
         self.converged = torch.zeros(len(self._of), dtype=torch.bool)
+        self._known: _Known | None = None
 
     @property
     def gradient(self) -> Tensor:
@@ -128,12 +144,14 @@ class _Fits:
         columns = self._swept.columns(self._near())
         places = self._places(columns)
         point = self._block(sample.columns(columns.index), every, places).next(every)
+        self._known = None  # It is of the sample.
         self.u[:, places] = point.where(point.isfinite().all(1, keepdim=True), u[:, places])
         self.sums[..., places] = columns.sums(self._of, self.u[:, places])
 
     def begin_without_folds(self, whole: _Fits, good: Tensor) -> None:
         """Begin at the fits of all rows that have the numbers (p,)."""
         folds = len(self._numbers)
+        self._known = whole._known
         self.u = whole.u[good].repeat_interleave(folds, 0)
         left_out = self._of - 1 == torch.arange(folds)[:, None]
         self.sums = whole.sums[:, good].repeat_interleave(folds, 1).masked_fill(left_out[..., None], 0.0)
@@ -220,19 +238,24 @@ class _Fits:
         def gradients(some: Tensor, point: Tensor) -> Tensor:
             at = torch.searchsorted(of, some)
             step = point - anchor.u[at]
-            change, error[some] = columns.changes(anchor, at, step)
+            change, error[some] = columns.changes(anchor, at, step, dtype)
             sums = anchor.sums[:, at] + change
             self.sums[:, numbers[at, None], places] = sums
             # The mean slope along the step is about that of its two ends.
             self.losses[:, numbers[at]] = anchor.losses[:, at] + ((sums - change / 2) * step).sum(-1)
             return sums.sum(0) / weight[at]
 
+        # What the first step leaves is more than sums in float32 lose; the steps that end at the optima need float64.
+        times, dtype = 1, torch.float32
         for _ in range(thresholds.BLOCK_ROUNDS):
             share = error[of] / tolerance
-            some = of[(block.violation[of] + share > 1) & (share < 1)]
+            some = of[(block.violation[of] + times * share > 1) & (thresholds.ROUNDED_ALIKE * share < 1)]
             if not len(some):
                 break
             block.move(some, gradients)
+            times = thresholds.ROUNDED_SUMS if dtype == torch.float32 else thresholds.ROUNDED_ALIKE
+            dtype = torch.float64
+        error[of] *= thresholds.ROUNDED_ALIKE
 
     def moved(self, some: Tensor) -> Tensor:
         """Bounds for the root mean square change of the residuals of some fits (f,) since all columns were swept.
@@ -279,11 +302,13 @@ class _Fits:
     def _hessians(self, columns: RoundedColumns, places: Tensor) -> Tensor:
         """Combinations (P, k, k) of the Hessians at a few strengths, as they fit curvatures of the losses best."""
         u = self.u[:: len(self._numbers)]
-        curvatures = self._rows.some_curvatures(u, thresholds.COMPARED_ROWS).nan_to_num()
-        known = sorted({0, len(u) // 2, len(u) - 1})
-        shares = torch.linalg.lstsq(curvatures[:, known], curvatures).solution
-        hessians = columns.hessians(u[known][:, places])[:, self._numbers]
-        return torch.tensordot(shares.T.float(), hessians, 1).flatten(0, 1)
+        if self._known is None or not torch.equal(self._known.places, places):
+            at = u[sorted({0, len(u) // 2, len(u) - 1})]
+            self._known = _Known(places, at, columns.hessians(at[:, places]))
+        _, at, hessians = self._known
+        curvatures = self._rows.some_curvatures(torch.cat([at, u]), thresholds.COMPARED_ROWS).nan_to_num()
+        shares = torch.linalg.lstsq(curvatures[:, : len(at)], curvatures[:, len(at) :]).solution
+        return torch.tensordot(shares.T.float(), hessians[:, self._numbers], 1).flatten(0, 1)
 
 
 def _with(index: Tensor, missing: Tensor) -> Tensor:

@@ -62,11 +62,12 @@ def test_gradients_and_their_changes_are_those_of_the_definition(shares: bool) -
     assert_allclose(anchor.losses.sum(0), losses, rtol=1e-13)
     some, step = torch.tensor([0, 2, 4]), torch.zeros_like(u)
     step[:, places] = 1e-5
-    change, error = columns.changes(anchor, some, step[some][:, places])
     exact = (of_definition(rows, fold, fits, u + step)[1] - gradients)[some][:, places]
-    assert_allclose(change.sum(0), exact, atol=1e-9)  # their size is 1e-3, and float32 has seven digits of it
-    assert (error > 0).all()
-    assert (error < 1e-11).all()
+    for dtype in (torch.float32, torch.float64):
+        change, error = columns.changes(anchor, some, step[some][:, places], dtype)
+        assert_allclose(change.sum(0), exact, atol=1e-9)  # their size is 1e-3, and float32 has seven digits of it
+        assert (error > 0).all()
+        assert (error < 1e-11).all()
 
 
 def test_hessians_are_those_of_the_definition() -> None:
