@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lr_lightning.cli.main import main
 
@@ -21,6 +22,12 @@ QUIET_TRAINER = {
     "enable_model_summary": False,
     "accelerator": "cpu",
 }
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that start processes: what is left in the end is short, and shared out evenly."""
+    slow = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_collection_finish():
@@ -60,9 +67,19 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
+class _Blank(FigureCanvasAgg):
+    def print_png(self, filename_or_obj, *args, **kwargs):
+        filename_or_obj.write(b"\x89PNG")
+
+
 @pytest.fixture
-def run(capfd):
-    """Run the command line in this process: `run("fit", "--config", …)` gives exit code, stdout and stderr."""
+def run(capfd, monkeypatch, request):
+    """Run the command line in this process: `run("fit", "--config", …)` gives exit code, stdout and stderr.
+
+    Pictures are made, but not drawn, which takes a third of a small fit, unless the test is marked `pictures`.
+    """
+    if "pictures" not in request.keywords:
+        monkeypatch.setattr("lr_lightning.training.callbacks.record.FigureCanvasAgg", _Blank)
 
     def run(*arguments):
         capfd.readouterr()

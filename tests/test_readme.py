@@ -56,6 +56,7 @@ def clone(tmp_path_factory):
     return folder, dict(zip(ours, zip(*parts, strict=True), strict=False))
 
 
+@pytest.mark.slow
 def test_commands_run(clone):
     _, said = clone
     assert len(said) == 8
@@ -63,18 +64,21 @@ def test_commands_run(clone):
     assert len(predicted.splitlines()) == 1 + 569
 
 
+@pytest.mark.slow
 def test_last_lines_are_those_that_the_readme_shows(clone):
     _, said = clone
     shown = next(block for block in blocks("") if "final loss" in block)
     assert said["lr-lightning fit --config conf/hours.yaml"][1].endswith(shown)
 
 
+@pytest.mark.slow
 def test_a_runs_configuration_repeats_it_bit_by_bit(clone):
     folder, _ = clone
     first, again = (folder / "runs/breast_cancer" / name / "report.json" for name in ("version_0", "version_1"))
     assert first.read_bytes() == again.read_bytes()
 
 
+@pytest.mark.slow
 def test_scripts_for_the_shell_run(clone):
     """The sweep, and completion, in bash itself, with a home folder of its own and `lr-lightning` on the path."""
     bash = shutil.which("bash")
@@ -112,6 +116,7 @@ for script in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_python_runs(clone):
     folder, _ = clone
     examples = blocks("python")

@@ -48,6 +48,7 @@ def restricted(settings, keys):
     return {key: restricted(settings[key], values) for key, values in keys.items()}
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_makes_one_pass(project, run, experiment):
     code, _, err = run("fit", "--config", f"conf/{experiment}", "--trainer.max_epochs", "1", "--quiet")

@@ -104,6 +104,7 @@ def test_profile_of_maximum_likelihood(fit, run):
     assert run("report", "--ckpt_path", checkpoint, "--level", "0.95")[0] == 0
 
 
+@pytest.mark.pictures
 def test_effects_in_the_report_and_its_commands(fit, run):
     report, folder = fit()
     (effect,) = report["average_marginal_effects"]

@@ -294,6 +294,7 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize(
     ("n_bytes", "named"),
     [(200, "config.yaml"), (4000, "best.ckpt"), (30_000, "figures/")],
