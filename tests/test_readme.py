@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -39,9 +38,10 @@ for command in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A folder in which all shell commands of the README have been run, in its order; what each said (stdout, stderr).
+    """A folder in which all commands of the README have been run, in its order; what each said (stdout, stderr).
 
-    One process runs them: all but the first would spend their time on imports.
+    Those in loops and redirections are what bash makes of them, with a `lr-lightning` on its path that takes notes. One
+    process runs all: those after the first would spend their time on imports.
     """
     folder = tmp_path_factory.mktemp("clone")
     (folder / "conf").symlink_to(ROOT / "conf")
@@ -49,6 +49,7 @@ def clone(tmp_path_factory):
     ours = [command for command in commands if command.startswith("lr-lightning ")]
     others = {shlex.split(command)[0] for command in commands if command not in ours}
     assert others == {"pip", "pytest"}  # which got this test to run
+    ours += of_scripts(folder)
     done = python("-c", COMMANDS_IN_ONE_PROCESS, *ours, cwd=folder)
     assert done.returncode == 0, done.stderr
     parts = [stream.split(f"{END} 0\n") for stream in (done.stdout, done.stderr)]
@@ -56,10 +57,33 @@ def clone(tmp_path_factory):
     return folder, dict(zip(ours, zip(*parts, strict=True), strict=False))
 
 
+def of_scripts(folder):
+    """The commands that the README's scripts for bash give."""
+    bash = shutil.which("bash")
+    if bash is None:
+        return []
+    notes, command = folder / "notes", folder / "bin" / "lr-lightning"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\necho "lr-lightning $*" | tee -a {shlex.quote(str(notes))}\n')
+    command.chmod(0o755)
+    variables = {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder)}
+    for script in blocks("bash"):
+        done = subprocess.run(
+            [bash, "-eu", "-c", script],
+            cwd=folder,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), script
+    return notes.read_text().splitlines()
+
+
 @pytest.mark.slow
 def test_commands_run(clone):
     _, said = clone
-    assert len(said) == 8
+    assert len(said) == 8 + 4 * bool(shutil.which("bash"))
     predicted = next(stdout for command, (stdout, _) in said.items() if " predict " in command)
     assert len(predicted.splitlines()) == 1 + 569
 
@@ -79,33 +103,15 @@ def test_a_runs_configuration_repeats_it_bit_by_bit(clone):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_scripts_for_the_shell_run(clone):
-    """The sweep, and completion, in bash itself, with a home folder of its own and `lr-lightning` on the path."""
-    bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("there is no bash")
-    folder, _ = clone
-    command = folder / "bin" / "lr-lightning"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lr_lightning "$@"\n')
-    command.chmod(0o755)
-    path = {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(folder)}
-    sweep, completion = blocks("bash")
-    for script in (sweep, completion):
-        done = subprocess.run(
-            [bash, "-eu", "-c", script],
-            cwd=folder,
-            env={**os.environ, **path},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), script
+    folder, said = clone
     versions = [folder / f"runs/breast_cancer/version_{number}" for number in (2, 3, 4)]
     chosen = [re.search(r"^  l2: (\S+)$", (run / "config.yaml").read_text(), flags=re.MULTILINE) for run in versions]
     assert [match[1] for match in chosen] == ["0.001", "0.01", "0.1"]
-    script = folder / ".local/share/bash-completion/completions/lr-lightning"
-    assert "complete -o" in script.read_text()
+    command = "lr-lightning completion bash"
+    assert (folder / ".local/share/bash-completion/completions/lr-lightning").read_text() == f"{command}\n"
+    assert "complete -o" in said[command][0]
 
 
 SCRIPTS_IN_ONE_PROCESS = f"""
