@@ -198,6 +198,7 @@ class LogisticRegression(LightningModule):
         self.optimizer_name, self.optimizer_options = optimizer, dict(optimizer_options or {})
         self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
 
+        self.choose_penalty: Callable[[], None] | None = None  # is called once all but the optimizer is set up
         self.converged = self.saw_all_rows = False
         self._passes = 0  # over the rows, that the fit has made
         self._stop_after_pass = False
@@ -295,6 +296,8 @@ class LogisticRegression(LightningModule):
                 refuse_rule_without_rows(self.threshold_rule)
                 self.trainer.limit_val_batches = 0  # Lightning would warn of an empty loader
         refuse_unfit_callbacks(self.trainer, self.optimizer_name)
+        if self.choose_penalty is not None:
+            self.choose_penalty()
 
     @property
     def _data_module(self) -> LightningDataModule | None:

@@ -303,18 +303,39 @@ def test_a_rule_of_the_threshold_is_that_of_the_rows_left_out_too(run, tmp_path,
     events.Reload()
     assert events.Scalars("cv/accuracy")[-1].value == pytest.approx(np.mean(right), rel=1e-6)
 
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--model.threshold cost=9", "model.threshold cost=9 is chosen on validation rows"),
+        ("--model.initial_weight [1,2]", "initial_weight has 2 entries"),
+        ("--covariance cluster", "covariance cluster needs groups"),
+        ("--trainer.precision 16-mixed", "precision 16-mixed"),
+        ("--trainer.gradient_clip_val 1", "option trainer.gradient_clip_val"),
+        ("--trainer.max_time 00:00:00:00", "option trainer.max_time"),
+        ("--trainer.limit_train_batches 0.5", "0.5 of the `train_dataloader`"),
+        ("--trainer.limit_train_batches 3 --data.batch_size 10", "option trainer.limit_train_batches: a pass would"),
+        ("--trainer.overfit_batches 0.5 --data.batch_size 10", "option trainer.overfit_batches: a pass would"),
+        ("--trainer.fast_dev_run 2 --data.batch_size 10", "option trainer.fast_dev_run: a pass would"),
+        ("--trainer.limit_val_batches 0.5 --data.val_fraction 0.3", "0.5 of the `val_dataloader`"),
+        ("--trainer.val_check_interval 7 --data.val_fraction 0.3", "`val_check_interval` (7) must be less"),
+        ("--trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/loss", "no validation rows are measured"),
+        ("--trainer.callbacks LearningRateFinder", "LearningRateFinder: SubsampledNewton has no learning rate"),
+        ("--trainer.callbacks BackboneFinetuning", "no attribute 'backbone'"),
+        ("--trainer.callbacks DeviceStatsMonitor --trainer.logger false", "Cannot use `DeviceStatsMonitor`"),
+    ],
+)
+def test_what_the_fit_refuses_is_refused_before_the_path(run, tmp_path, monkeypatch, options: str, message) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the path was fitted first")
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(penalty, "path", never)
-    for options, message in (
-        ((), "model.threshold cost=9 is chosen on validation rows"),
-        (("--data.val_fraction", "0.3", "--trainer.precision", "16-mixed"), "precision 16-mixed"),
-        (("--data.val_fraction", "0.3", "--covariance", "cluster"), "covariance cluster needs groups"),
-    ):
-        code, _, err = run(*arguments, *options)
-        assert code == 2
-        assert message in err.splitlines()[-1]
+    arguments = ["path", "--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop"]
+    code, _, err = run(*arguments, *options.split())
+    assert code == 2
+    assert message in err.splitlines()[-1]
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_a_run_that_was_killed_while_it_wrote_its_files_can_be_resumed(run, tmp_path, monkeypatch) -> None:

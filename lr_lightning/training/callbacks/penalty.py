@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -26,7 +27,7 @@ from lr_lightning.training.callbacks.progress import PathProgress
 from lr_lightning.training.callbacks.record import RunRecord, save_figure
 from lr_lightning.training.data_modules import TableDataModule, TensorDataModule
 from lr_lightning.training.module import LogisticRegression
-from lr_lightning.training.refusals import refuse_rule_without_rows, refuse_unfit_trainer
+from lr_lightning.training.refusals import refuse_unfit_batches
 from lr_lightning.training.run_folder import RunFolder, RunLogger
 
 RULES = ("min", "1se")
@@ -99,19 +100,20 @@ class PenaltyChoice(Callback):
         self._n_folds, self._seed = n_folds, seed
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose, once the data module has its rows and before the model is set up.
+        """Have the model choose, once it is set up: what it and the other callbacks refuse comes before the path.
 
         Raises:
-            InputError: if no penalty can be chosen.
+            InputError: if there is no table of rows.
         """
         if stage != "fit":
             return
         data = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, LogisticRegression) or not isinstance(data, TensorDataModule):
             raise InputError("a path needs a TensorDataModule or a TableDataModule")
-        refuse_unfit_trainer(trainer)  # what the model will refuse is refused before the path takes its time
-        if data.val_rows is None:
-            refuse_rule_without_rows(pl_module.threshold_rule)
+        pl_module.choose_penalty = partial(self._choose, trainer, pl_module, data)
+
+    def _choose(self, trainer: Trainer, pl_module: LogisticRegression, data: TensorDataModule) -> None:
+        refuse_unfit_batches(trainer, pl_module.optimizer_name)
         of_all = data.processes  # the path takes all rows in every process
         rows = table_of_all(data.train_rows, of_all, "path").to(torch.device("cpu"))
         weighted = rows_of_all(next(data.training_rows(pl_module.class_weight).weighted()), of_all)
