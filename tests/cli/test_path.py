@@ -421,6 +421,29 @@ def test_a_fold_column_and_groups_make_the_folds(run, tmp_path, monkeypatch) -> 
     assert code == 2, err
 
 
+def test_a_column_that_only_identifies_the_rows_is_told_of(run, tmp_path, monkeypatch) -> None:
+    """Leave-one-out is a legitimate choice, and an identifier a likely mistake."""
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame({"a": np.tile([0.0, 1.0, 2.0, 5.0], 9), "y": np.tile([0, 1, 0, 1, 1, 0], 6)})
+    frame["row"], frame["pair"], frame["third"] = np.arange(36) + 7, np.arange(36) // 2, np.arange(36) // 3
+    frame.to_csv("t.csv", index=False)
+    arguments = ["path", "--data.path", "t.csv", "--data.target", "y", "--data.features", '["a"]']
+    for column, count in (("row", 36), ("pair", 18), ("third", 12)):
+        code, _, err = run(*arguments, "--path.l1_ratio", "0", "--path.lambdas", "[0.1]", "--cv.fold_column", column)
+        assert code == 0, err
+        told = f"option cv.fold_column: {column} makes {count} folds of 36 rows, fewer than 3 rows in each"
+        assert (told in err) == (column != "third")
+    folder, losses = tmp_path / "runs/t/version_0", []
+    for out in range(36):
+        logistic = LogisticRegressionOfScikitLearn(C=1 / (35 * 0.1), tol=1e-10, solver="newton-cholesky")
+        others, one = frame.drop(index=out), frame.iloc[[out]]
+        fitted = make_pipeline(StandardScaler(), logistic).fit(others[["a"]], others.y)
+        losses.append(log_loss(one.y, fitted.predict_proba(one[["a"]]), labels=[0, 1]))
+    (found,) = read(folder / "path.csv")
+    assert float(found["cv_mean"]) == pytest.approx(np.mean(losses), rel=1e-7)
+    assert float(found["cv_se"]) == pytest.approx(np.std(losses) / np.sqrt(35), rel=1e-6)
+
+
 @pytest.mark.parametrize("holes", [["a", "flag", "colour"], ["shape"]])
 def test_a_fold_is_filled_in_by_the_other_rows_as_in_scikit_learns_pipeline(run, tmp_path, monkeypatch, holes) -> None:
     monkeypatch.chdir(tmp_path)

@@ -31,6 +31,7 @@ from lr_lightning.training.refusals import refuse_unfit_batches
 from lr_lightning.training.run_folder import RunFolder, RunLogger
 
 RULES = ("min", "1se")
+FEW_ROWS = 3  # of a fold on average: below it cv.glmnet warns, too
 _LINES = 2**16  # of a file that are made at a time
 log = logging.getLogger("lr_lightning")
 
@@ -239,12 +240,18 @@ def _naming(culprit: str) -> Iterator[None]:
 def _refuse_column_of_folds(
     name: str, rows: Rows, folds: torch.Tensor, values: Sequence[Any], groups: torch.Tensor | None
 ) -> None:
-    """Raise InputError for folds that cannot be left out, and say so where they part the rows of a group."""
+    """Raise InputError for folds that cannot be left out; say so where they are many, or part the rows of a group."""
     option = f"option cv.fold_column: {name}"
     if len(values) < 2:
         raise InputError(f"{option}: all training rows hold the same value, and a cross-validation needs 2 folds")
     with _naming(option):
         refuse_poor_folds(rows, folds, values)
+    if len(folds) < FEW_ROWS * len(values):
+        log.warning(
+            "%s makes %d folds of %d rows, fewer than %d rows in each; if it only identifies the rows, leave it out, "
+            "and cv.folds makes the folds",
+            *(option, len(values), len(folds), FEW_ROWS),
+        )
     if groups is not None:
         of_groups, count = groups.unique(), len(torch.stack([groups.to(folds), folds], 1).unique(dim=0))
         if count > len(of_groups):
