@@ -729,6 +729,7 @@ class LogisticRegression(LightningModule):
                 passes=self._passes,
                 fit_intercept=objective.fit_intercept,
                 penalized=objective.l1 > 0 or objective.l2 > 0,
+                chosen=self.choose_penalty is not None,
                 class_weighted=class_weighted,
                 weight_scale=training.weight_scale,
                 log_coefficient=data.log_coefficient,

@@ -421,6 +421,21 @@ def test_a_fold_column_and_groups_make_the_folds(run, tmp_path, monkeypatch) -> 
     assert code == 2, err
 
 
+def test_a_report_advises_no_path_after_one(run, tmp_path, monkeypatch, of_cancer) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame({"a": np.arange(40.0), "y": np.arange(40) > 19})
+    frame.to_csv("t.csv", index=False)
+    code, _, err = run("path", "--data.path", "t.csv", "--data.target", "y", "--path.lambdas", "[0]")
+    assert code == 0, err
+    for folder, words in (
+        (of_cancer, "the estimates depend much on the penalty; with fewer columns"),
+        (tmp_path / "runs/t/version_0", "or add a penalty (--model.l2 0.01 of fit), or leave out the column"),
+    ):
+        warnings = json.loads((folder / "report.json").read_text())["warnings"]
+        assert [words in warning for warning in warnings].count(True) == 1, warnings
+        assert not any("lr-lightning path" in warning for warning in warnings)
+
+
 def test_a_column_that_only_identifies_the_rows_is_told_of(run, tmp_path, monkeypatch) -> None:
     """Leave-one-out is a legitimate choice, and an identifier a likely mistake."""
     monkeypatch.chdir(tmp_path)
