@@ -682,8 +682,15 @@ class LogisticRegression(LightningModule):
             self._of_report["covariance"] = summary.covariance.to_dict()
         return summary
 
-    def inference_in_use(self, covariance: CovarianceType, inference: Inference | None) -> Inference:
+    def inference_in_use(
+        self, covariance: CovarianceType, inference: Inference | None, *, penalized: bool = False
+    ) -> Inference:
         """The source of z, p-values and intervals: `inference`, or the default.
+
+        Args:
+            covariance: as in `infer`.
+            inference: likewise.
+            penalized: whether a penalty is still to be chosen.
 
         Raises:
             InputError: if a profile is asked for, and cannot be had with this covariance or objective.
@@ -693,7 +700,7 @@ class LogisticRegression(LightningModule):
             inference = "profile" if objective.firth else "wald"
         others = {
             f"the covariance {covariance}": covariance != "nonrobust",
-            "a penalty (l1, l2)": objective.l1 > 0 or objective.l2 > 0,
+            "a penalty (l1, l2)": penalized or objective.l1 > 0 or objective.l2 > 0,
             "class weights": self.class_weight is not None,
             "bounds": bool(self.bounds),
         }

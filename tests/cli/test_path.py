@@ -249,7 +249,7 @@ def test_a_fit_that_was_stopped_goes_on_with_its_penalty(run, tmp_path, monkeypa
         (["--cv.fold_column", "bought", "--data.target", "flag"], "fold_column: bought: without fold n the rows"),
         (["--model.penalty_factors", '{"a": 1e-200}'], "penalty_factors: too small"),
         (["--cv.rule", "best"], "cv.rule"),
-        (["--inference", "profile"], "option inference: profile does not go with a penalty"),
+        (["--inference", "profile"], "option inference: profile does not go with a penalty (l1, l2); choose wald"),
         (["--data.groups", "flag"], "data.groups: without fold 0 the rows hold one class only"),
         (["--model.penalty_factors", '{"colours": 0}'], "no feature colours; did you mean colour?"),
         (["--model.penalty_factors", '{"a": 0}', "--data.features", '["a"]'], "penalty_factors: all are 0"),
