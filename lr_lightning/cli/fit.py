@@ -61,6 +61,8 @@ class Command:
         make_parser: makes the parser of its options.
     """
 
+    chooses_penalty = False
+
     def __init__(self, name: str, make_parser: Callable[[], ArgumentParser]):
         self.name, self.make_parser = name, make_parser
 
@@ -87,7 +89,7 @@ class Command:
             logging.getLogger("lr_lightning").setLevel(logging.WARNING)
         with damage_in_words(None if origin is None else origin.path):  # the settings may come from it
             model = _model(config, origin)
-        model.inference_in_use(COVARIANCES[config.covariance], config.inference)
+        model.inference_in_use(COVARIANCES[config.covariance], config.inference, penalized=self.chooses_penalty)
         data = instantiate(config.data)
         self.prepare(config, data)
         again = partial(command_to_resume, arguments, self.name)

@@ -35,6 +35,8 @@ def run(arguments: Sequence[str]) -> int:
 class PathCommand(fit.Command):
     """`fit`, whose penalty is chosen before the first epoch."""
 
+    chooses_penalty = True
+
     def prepare(self, config: Namespace, data: LightningDataModule) -> None:
         """Name the column of folds, if there is one."""
         if config.cv.fold_column is None:
@@ -67,8 +69,6 @@ class PathCommand(fit.Command):
                 ours = config[part].as_dict()
                 theirs = {name: saved.get(f"{part}.{name}", value) for name, value in ours.items()}
                 refuse_differences(str(origin.path), part, theirs, ours)
-        if config.inference == "profile":
-            raise InputError("option inference: profile does not go with a penalty, which path chooses; choose wald")
         ratios = config.path.l1_ratio if isinstance(config.path.l1_ratio, list) else [config.path.l1_ratio]
         try:  # before the table is read; `solver.path` refuses them to those who call it from Python
             refuse_impossible_penalties(ratios, config.path.n_lambda, config.path.min_ratio, config.path.lambdas)

@@ -20,7 +20,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from torch import distributed
@@ -124,6 +124,9 @@ def refuse_impossible_limits(trainer: Trainer) -> None:
     for limit in ("max_epochs", "max_steps", "limit_train_batches"):
         if getattr(trainer, limit) == 0:
             raise InputError(f"option trainer.{limit}: 0 leaves nothing to fit; give more, or leave it out")
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # pyright: ignore[reportAttributeAccessIssue]
+    if any(timer.time_remaining() == 0 for timer in timers):
+        raise InputError("option trainer.max_time: no time leaves nothing to fit; give more, or leave it out")
     if trainer.val_check_interval == 0:
         raise InputError("option trainer.val_check_interval: must be more than 0; to measure no rows, keep none back")
     for interval in ("check_val_every_n_epoch", "accumulate_grad_batches"):

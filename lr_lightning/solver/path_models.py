@@ -177,7 +177,7 @@ class MatrixModel(Model):
         return w @ self._matrix
 
     def _block(self, index: Tensor) -> Tensor:
-        return self._matrix.index_select(0, index)[:, index]
+        return self._matrix.index_select(0, index).index_select(1, index)
 
 
 class RowsModel(Model):

@@ -106,6 +106,24 @@ class PathStep(NamedTuple):
     loss: float
 
 
+class PoorFoldsError(InputError):
+    """Folds that cannot be left out one after the other.
+
+    Attributes:
+        problem: what is wrong, with {} in the place of the fold.
+        fold: the number of the fold; None where it is not about a single one.
+    """
+
+    def __init__(self, problem: str, fold: int | None = None):
+        super().__init__(problem.format(fold))
+        self.problem, self.fold = problem, fold
+
+    def of(self, culprit: str, names: Sequence[object] | None) -> InputError:
+        """The same about an option or a column, and about the folds by their names, if they have any."""
+        name = self.fold if names is None or self.fold is None else names[self.fold]
+        return InputError(f"{culprit}: {self.problem.format(name)}")
+
+
 def path(
     rows: Rows,
     *,
@@ -147,8 +165,9 @@ def path(
         threads: that share a sweep; None takes torch's number of them in the calling thread.
 
     Raises:
-        InputError: if an argument is out of its range, the training rows of a fold hold one class only, no penalised
-            column can leave 0, or so many do that their Hessians are larger than 8 GiB.
+        InputError: if an argument is out of its range, no penalised column can leave 0, or so many do that their
+            Hessians are larger than 8 GiB.
+        PoorFoldsError: an InputError, if there are less than two folds, or one has no rows, or leaves one class only.
 
     Example:
         >>> import torch
@@ -167,7 +186,7 @@ def path(
         if not bool(penalty_factors.any()):
             raise InputError("penalty_factors: all are 0, so that no penalty has an effect; leave some out")
     if folds is not None:
-        refuse_poor_folds(rows, folds)
+        _refuse_poor_folds(rows, folds)
     elif not 0 < _share_of_positive(rows) < 1:
         raise InputError("the rows hold one class only, so that there is no penalty to choose")
     objective = Objective(standardize=standardize, fit_intercept=fit_intercept, penalty_factors=penalty_factors)
@@ -432,29 +451,24 @@ def choose(
     return mean, se, best, one_se
 
 
-def refuse_poor_folds(rows: Rows, folds: Tensor, names: Sequence[object] | None = None) -> None:
-    """Raise InputError unless there are two folds at least, and each leaves rows of both classes to be fitted.
-
-    Args:
-        rows: the rows.
-        folds: number of each row's fold, (n,), integers from 0 without gaps.
-        names: of the folds, for messages; None for their numbers.
-    """
+def _refuse_poor_folds(rows: Rows, folds: Tensor) -> None:
+    """Raise PoorFoldsError unless there are two folds at least, and each leaves rows of both classes to be fitted."""
     if folds.dtype.is_floating_point or folds.shape != (len(rows.y),) or not len(folds) or int(folds.min()) < 0:
-        raise InputError("folds: expected an integer of at least 0 for each row")
+        raise PoorFoldsError("folds: expected an integer of at least 0 for each row")
     count = int(folds.max()) + 1
     v = torch.ones(len(rows.y), dtype=torch.float64) if rows.weight is None else rows.weight.double()
     of_fold, positive = torch.zeros(2, count, dtype=torch.float64)
     of_fold.index_add_(0, folds.long(), v)
     positive.index_add_(0, folds.long(), v * rows.y)
     if count < 2:
-        raise InputError("cross-validation needs at least 2 folds")
-    for fold, weight, ones in zip(names or range(count), of_fold.tolist(), positive.tolist(), strict=True):
-        rest, rest_ones = float(of_fold.sum()) - weight, float(positive.sum()) - ones
+        raise PoorFoldsError("cross-validation needs at least 2 folds")
+    total, total_ones = float(of_fold.sum()), float(positive.sum())
+    for fold, (weight, ones) in enumerate(zip(of_fold.tolist(), positive.tolist(), strict=True)):
+        rest, rest_ones = total - weight, total_ones - ones
         if not weight > 0:
-            raise InputError(f"fold {fold} has no rows of positive weight")
+            raise PoorFoldsError("fold {} has no rows of positive weight", fold)
         if not 0 < rest_ones < rest:
-            raise InputError(f"without fold {fold} the rows hold one class only; take fewer folds, or others")
+            raise PoorFoldsError("without fold {} the rows hold one class only; take fewer folds, or others", fold)
 
 
 def _share_of_positive(rows: Rows) -> float:

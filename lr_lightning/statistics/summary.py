@@ -63,6 +63,7 @@ def summarize(
     passes: int,
     fit_intercept: bool = True,
     penalized: bool = False,
+    chosen: bool = False,
     class_weighted: bool = False,
     weight_scale: float = 1.0,
     log_coefficient: float = 0.0,
@@ -95,6 +96,7 @@ def summarize(
         passes: number of passes over the rows that the fit took.
         fit_intercept: whether the model has an intercept.
         penalized: whether there was a penalty.
+        chosen: whether a cross-validation has chosen the penalty, which may be 0.
         class_weighted: whether there were class weights.
         weight_scale: the number by which v has been divided.
         log_coefficient: what every log-likelihood has besides: Σ weight·log C(trials, successes).
@@ -148,16 +150,16 @@ def summarize(
     if separation is not None:
         separating = [names[j] for j in separation.columns]
         warnings += worded.of_separation(
-            kind, separating, firth=bool(firth), cure=worded.cure(class_weighted, len(keep))
+            kind, separating, firth=bool(firth), cure=worded.cure(class_weighted, len(keep), chosen=chosen)
         )
         huge = [names[j] for j in design.rounded.nonzero()[0]] if separation.doubt == "rounding" else []
         warnings += worded.of_doubt(
-            separation.doubt, kind, len(keep), MAX_COLUMNS_SEPARATED, single=design.single, huge=huge
+            separation.doubt, kind, len(keep), MAX_COLUMNS_SEPARATED, single=design.single, huge=huge, chosen=chosen
         )
     if not converged and finite:
         warnings.append(worded.not_converged(passes, exact=exact, profile=inference == "profile"))
     counts, slopes = _counts(sums, class_weighted), len(keep) - fit_intercept
-    warnings += worded.of_counts(*counts, slopes, penalized=penalized, firth=bool(firth))
+    warnings += worded.of_counts(*counts, slopes, penalized=penalized, firth=bool(firth), chosen=chosen)
 
     of_cluster = None if clusters is None else Clusters.of(clusters, design)
     n_clusters = None if of_cluster is None else of_cluster.count

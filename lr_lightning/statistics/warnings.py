@@ -31,8 +31,6 @@ NO_FREEDOM = (
 )
 _FEW_GROUPS = 40
 FIRTH = "fit with Firth's penalty (--model.firth true), which gives finite estimates and intervals"
-L2 = "add a penalty (--model.l2 0.01, or the one that lr-lightning path chooses)"
-_IF_LARGE = f"if coefficients are very large, {L2}"
 _MIN_EVENTS = 10  # per parameter: Peduzzi et al. 1996
 _RARE = 0.05
 _MOST_NAMES = 10
@@ -114,9 +112,15 @@ def of_data(
     return warnings
 
 
-def cure(class_weighted: bool, size: int) -> str:
-    """Advice about separation: Firth's penalty, unless that would be refused, or an L2 penalty."""
-    return L2 if class_weighted or size > thresholds.DENSE_LIMIT else f"{FIRTH}, or {L2}"
+def penalty(chosen: bool) -> str:
+    """Advice to add an L2 penalty; `chosen`: a cross-validation has chosen the fit's, which may be 0."""
+    return f"add a penalty (--model.l2 0.01{' of fit' if chosen else ', or the one that lr-lightning path chooses'})"
+
+
+def cure(class_weighted: bool, size: int, *, chosen: bool) -> str:
+    """Advice about separation: Firth's penalty, unless that would be refused, or an L2 penalty, see `penalty`."""
+    without_firth = class_weighted or size > thresholds.DENSE_LIMIT
+    return penalty(chosen) if without_firth else f"{FIRTH}, or {penalty(chosen)}"
 
 
 def of_profiles(found: Mapping[str, Profile]) -> list[str]:
@@ -144,7 +148,7 @@ def at_bounds(names: Sequence[str], *, errors: bool) -> str:
     return f"{_listed(names)}: {stand}, so that {have} no standard error{others}"
 
 
-def of_separation(kind: str | None, names: Sequence[str], *, firth: bool = False, cure: str = L2) -> list[str]:
+def of_separation(kind: str | None, names: Sequence[str], *, firth: bool, cure: str) -> list[str]:
     """Warnings about separation, and so about coefficients without a finite estimate.
 
     Args:
@@ -179,7 +183,7 @@ def of_separation(kind: str | None, names: Sequence[str], *, firth: bool = False
 
 
 def of_doubt(
-    reason: str | None, kind: str | None, size: int, limit: int, *, single: bool, huge: Sequence[str]
+    reason: str | None, kind: str | None, size: int, limit: int, *, single: bool, huge: Sequence[str], chosen: bool
 ) -> list[str]:
     """Warnings about separation that could be neither proven nor ruled out.
 
@@ -190,9 +194,11 @@ def of_doubt(
         limit: largest number of parameters for which a linear programme is solved.
         single: whether the features were served in float32.
         huge: columns in float64 with values so large that smaller ones have lost their digits.
+        chosen: as in `penalty`.
     """
     if reason is None:
         return []
+    if_large = f"if coefficients are very large, {penalty(chosen)}"
     if reason == "rounding" and single:
         why = (
             "the digits of float32 are too few for it, and perhaps for the estimates and their standard errors; fit "
@@ -204,14 +210,16 @@ def of_doubt(
             "the estimates; look for numbers that stand for something else, such as 999999999999 for a missing value"
         )
     elif reason == "width":
-        why = f"{size} parameters are more than the {limit} that a linear programme is solved for; {_IF_LARGE}"
+        why = f"{size} parameters are more than the {limit} that a linear programme is solved for; {if_large}"
     else:
-        why = f"the linear programme that decides it gave no certain answer; {_IF_LARGE}"
+        why = f"the linear programme that decides it gave no certain answer; {if_large}"
     what = "the classes can be separated" if kind is None else "other columns separate the classes too"
     return [f"whether {what} was not settled: {why}"]
 
 
-def of_counts(positive: float, negative: float, slopes: int, *, penalized: bool, firth: bool) -> list[str]:
+def of_counts(
+    positive: float, negative: float, slopes: int, *, penalized: bool, firth: bool, chosen: bool
+) -> list[str]:
     """Warnings about few observations of the rarer class, absolutely or as a share.
 
     Args:
@@ -220,14 +228,13 @@ def of_counts(positive: float, negative: float, slopes: int, *, penalized: bool,
         slopes: number of parameters but for the intercept.
         penalized: whether there was an L1 or L2 penalty, which leaves no intervals.
         firth: whether there was Firth's.
+        chosen: whether a cross-validation has chosen the penalty.
     """
     warnings = []
     far_off = "estimates may be far off and intervals too narrow: use fewer columns or a penalty"
     if penalized:
-        far_off = (
-            "the estimates depend much on the penalty, which lr-lightning path chooses by cross-validation; "
-            "with fewer columns they depend less on it"
-        )
+        by_path = "" if chosen else ", which lr-lightning path chooses by cross-validation"
+        far_off = f"the estimates depend much on the penalty{by_path}; with fewer columns they depend less on it"
     elif firth:
         far_off = "estimates may be far off in spite of Firth's penalty: heed the intervals, or use fewer columns"
     events = min(positive, negative)

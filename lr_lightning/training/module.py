@@ -198,6 +198,7 @@ class LogisticRegression(LightningModule):
         self.optimizer_name, self.optimizer_options = optimizer, dict(optimizer_options or {})
         self._exact, self._full_batch = optimizer == EXACT, is_full_batch(optimizer)
 
+        self.choose_penalty: Callable[[], None] | None = None  # is called once all but the optimizer is set up
         self.converged = self.saw_all_rows = False
         self._passes = 0  # over the rows, that the fit has made
         self._stop_after_pass = False
@@ -295,6 +296,8 @@ class LogisticRegression(LightningModule):
                 refuse_rule_without_rows(self.threshold_rule)
                 self.trainer.limit_val_batches = 0  # Lightning would warn of an empty loader
         refuse_unfit_callbacks(self.trainer, self.optimizer_name)
+        if self.choose_penalty is not None:
+            self.choose_penalty()
 
     @property
     def _data_module(self) -> LightningDataModule | None:
@@ -679,8 +682,15 @@ class LogisticRegression(LightningModule):
             self._of_report["covariance"] = summary.covariance.to_dict()
         return summary
 
-    def inference_in_use(self, covariance: CovarianceType, inference: Inference | None) -> Inference:
+    def inference_in_use(
+        self, covariance: CovarianceType, inference: Inference | None, *, penalized: bool = False
+    ) -> Inference:
         """The source of z, p-values and intervals: `inference`, or the default.
+
+        Args:
+            covariance: as in `infer`.
+            inference: likewise.
+            penalized: whether a penalty is still to be chosen.
 
         Raises:
             InputError: if a profile is asked for, and cannot be had with this covariance or objective.
@@ -690,7 +700,7 @@ class LogisticRegression(LightningModule):
             inference = "profile" if objective.firth else "wald"
         others = {
             f"the covariance {covariance}": covariance != "nonrobust",
-            "a penalty (l1, l2)": objective.l1 > 0 or objective.l2 > 0,
+            "a penalty (l1, l2)": penalized or objective.l1 > 0 or objective.l2 > 0,
             "class weights": self.class_weight is not None,
             "bounds": bool(self.bounds),
         }
@@ -726,6 +736,7 @@ class LogisticRegression(LightningModule):
                 passes=self._passes,
                 fit_intercept=objective.fit_intercept,
                 penalized=objective.l1 > 0 or objective.l2 > 0,
+                chosen=self.choose_penalty is not None,
                 class_weighted=class_weighted,
                 weight_scale=training.weight_scale,
                 log_coefficient=data.log_coefficient,

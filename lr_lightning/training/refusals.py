@@ -9,6 +9,7 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
+    LearningRateFinder,
     LearningRateMonitor,
     ModelPruning,
     StochasticWeightAveraging,
@@ -100,6 +101,16 @@ def refuse_partial_passes(trainer: Trainer, optimizer: str) -> None:
         )
 
 
+def refuse_unfit_batches(trainer: Trainer, optimizer: str) -> None:
+    """Raise, already before the epochs, what Lightning and `refuse_partial_passes` have against limits of the batches.
+
+    Lightning keeps the loaders that it makes for this, and makes no others when the epochs begin.
+    """
+    trainer.fit_loop.setup_data()
+    refuse_partial_passes(trainer, optimizer)
+    trainer.fit_loop.epoch_loop.val_loop.setup_data()
+
+
 def refuse_unfit_callbacks(trainer: Trainer, optimizer: str) -> None:
     """Raise InputError for a callback that watches what is not measured, or changes what must not change."""
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
@@ -111,7 +122,7 @@ def refuse_unfit_callbacks(trainer: Trainer, optimizer: str) -> None:
             )
         if isinstance(callback, BatchSizeFinder):
             raise InputError(f"{name}: the rows of a fit are the same from its beginning; choose data.batch_size")
-        if optimizer == EXACT and isinstance(callback, LearningRateMonitor):
+        if optimizer == EXACT and isinstance(callback, LearningRateFinder | LearningRateMonitor):
             raise InputError(f"{name}: {optimizer} has no learning rate; leave it out")
         if is_full_batch(optimizer) and isinstance(callback, _CHANGING_COEFFICIENTS):
             raise InputError(f"{name} would change the coefficients that {optimizer} finds; leave it out")

@@ -249,7 +249,7 @@ def test_a_fit_that_was_stopped_goes_on_with_its_penalty(run, tmp_path, monkeypa
         (["--cv.fold_column", "bought", "--data.target", "flag"], "fold_column: bought: without fold n the rows"),
         (["--model.penalty_factors", '{"a": 1e-200}'], "penalty_factors: too small"),
         (["--cv.rule", "best"], "cv.rule"),
-        (["--inference", "profile"], "option inference: profile does not go with a penalty"),
+        (["--inference", "profile"], "option inference: profile does not go with a penalty (l1, l2); choose wald"),
         (["--data.groups", "flag"], "data.groups: without fold 0 the rows hold one class only"),
         (["--model.penalty_factors", '{"colours": 0}'], "no feature colours; did you mean colour?"),
         (["--model.penalty_factors", '{"a": 0}', "--data.features", '["a"]'], "penalty_factors: all are 0"),
@@ -303,18 +303,39 @@ def test_a_rule_of_the_threshold_is_that_of_the_rows_left_out_too(run, tmp_path,
     events.Reload()
     assert events.Scalars("cv/accuracy")[-1].value == pytest.approx(np.mean(right), rel=1e-6)
 
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--model.threshold cost=9", "model.threshold cost=9 is chosen on validation rows"),
+        ("--model.initial_weight [1,2]", "initial_weight has 2 entries"),
+        ("--covariance cluster", "covariance cluster needs groups"),
+        ("--trainer.precision 16-mixed", "precision 16-mixed"),
+        ("--trainer.gradient_clip_val 1", "option trainer.gradient_clip_val"),
+        ("--trainer.max_time 00:00:00:00", "option trainer.max_time"),
+        ("--trainer.limit_train_batches 0.5", "0.5 of the `train_dataloader`"),
+        ("--trainer.limit_train_batches 3 --data.batch_size 10", "option trainer.limit_train_batches: a pass would"),
+        ("--trainer.overfit_batches 0.5 --data.batch_size 10", "option trainer.overfit_batches: a pass would"),
+        ("--trainer.fast_dev_run 2 --data.batch_size 10", "option trainer.fast_dev_run: a pass would"),
+        ("--trainer.limit_val_batches 0.5 --data.val_fraction 0.3", "0.5 of the `val_dataloader`"),
+        ("--trainer.val_check_interval 7 --data.val_fraction 0.3", "`val_check_interval` (7) must be less"),
+        ("--trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/loss", "no validation rows are measured"),
+        ("--trainer.callbacks LearningRateFinder", "LearningRateFinder: SubsampledNewton has no learning rate"),
+        ("--trainer.callbacks BackboneFinetuning", "no attribute 'backbone'"),
+        ("--trainer.callbacks DeviceStatsMonitor --trainer.logger false", "Cannot use `DeviceStatsMonitor`"),
+    ],
+)
+def test_what_the_fit_refuses_is_refused_before_the_path(run, tmp_path, monkeypatch, options: str, message) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the path was fitted first")
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(penalty, "path", never)
-    for options, message in (
-        ((), "model.threshold cost=9 is chosen on validation rows"),
-        (("--data.val_fraction", "0.3", "--trainer.precision", "16-mixed"), "precision 16-mixed"),
-        (("--data.val_fraction", "0.3", "--covariance", "cluster"), "covariance cluster needs groups"),
-    ):
-        code, _, err = run(*arguments, *options)
-        assert code == 2
-        assert message in err.splitlines()[-1]
+    arguments = ["path", "--data.path", table(tmp_path), "--data.target", "bought", "--data.missing", "drop"]
+    code, _, err = run(*arguments, *options.split())
+    assert code == 2
+    assert message in err.splitlines()[-1]
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_a_run_that_was_killed_while_it_wrote_its_files_can_be_resumed(run, tmp_path, monkeypatch) -> None:
@@ -398,6 +419,44 @@ def test_a_fold_column_and_groups_make_the_folds(run, tmp_path, monkeypatch) -> 
     assert len(of_colour) == 3
     code, _, err = run(*arguments, "--cv.fold_column", "col")
     assert code == 2, err
+
+
+def test_a_report_advises_no_path_after_one(run, tmp_path, monkeypatch, of_cancer) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame({"a": np.arange(40.0), "y": np.arange(40) > 19})
+    frame.to_csv("t.csv", index=False)
+    code, _, err = run("path", "--data.path", "t.csv", "--data.target", "y", "--path.lambdas", "[0]")
+    assert code == 0, err
+    for folder, words in (
+        (of_cancer, "the estimates depend much on the penalty; with fewer columns"),
+        (tmp_path / "runs/t/version_0", "or add a penalty (--model.l2 0.01 of fit), or leave out the column"),
+    ):
+        warnings = json.loads((folder / "report.json").read_text())["warnings"]
+        assert [words in warning for warning in warnings].count(True) == 1, warnings
+        assert not any("lr-lightning path" in warning for warning in warnings)
+
+
+def test_a_column_that_only_identifies_the_rows_is_told_of(run, tmp_path, monkeypatch) -> None:
+    """Leave-one-out is a legitimate choice, and an identifier a likely mistake."""
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame({"a": np.tile([0.0, 1.0, 2.0, 5.0], 9), "y": np.tile([0, 1, 0, 1, 1, 0], 6)})
+    frame["row"], frame["pair"], frame["third"] = np.arange(36) + 7, np.arange(36) // 2, np.arange(36) // 3
+    frame.to_csv("t.csv", index=False)
+    arguments = ["path", "--data.path", "t.csv", "--data.target", "y", "--data.features", '["a"]']
+    for column, count in (("row", 36), ("pair", 18), ("third", 12)):
+        code, _, err = run(*arguments, "--path.l1_ratio", "0", "--path.lambdas", "[0.1]", "--cv.fold_column", column)
+        assert code == 0, err
+        told = f"option cv.fold_column: {column} makes {count} folds of 36 rows, fewer than 3 rows in each"
+        assert (told in err) == (column != "third")
+    folder, losses = tmp_path / "runs/t/version_0", []
+    for out in range(36):
+        logistic = LogisticRegressionOfScikitLearn(C=1 / (35 * 0.1), tol=1e-10, solver="newton-cholesky")
+        others, one = frame.drop(index=out), frame.iloc[[out]]
+        fitted = make_pipeline(StandardScaler(), logistic).fit(others[["a"]], others.y)
+        losses.append(log_loss(one.y, fitted.predict_proba(one[["a"]]), labels=[0, 1]))
+    (found,) = read(folder / "path.csv")
+    assert float(found["cv_mean"]) == pytest.approx(np.mean(losses), rel=1e-7)
+    assert float(found["cv_se"]) == pytest.approx(np.std(losses) / np.sqrt(35), rel=1e-6)
 
 
 @pytest.mark.parametrize("holes", [["a", "flag", "colour"], ["shape"]])

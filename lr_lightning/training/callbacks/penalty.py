@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -19,17 +20,17 @@ from lr_lightning.data.imputation import FoldFills
 from lr_lightning.errors import InputError
 from lr_lightning.files import write_whole
 from lr_lightning.model.gathering import rows_of_all, table_of_all
-from lr_lightning.model.rows import Rows
-from lr_lightning.solver.regularization_path import CrossValidation, Path, path, refuse_poor_folds
+from lr_lightning.solver.regularization_path import CrossValidation, Path, PoorFoldsError, path
 from lr_lightning.statistics.held_out import MOST_DRAWN, of_all_processes
 from lr_lightning.training.callbacks.progress import PathProgress
 from lr_lightning.training.callbacks.record import RunRecord, save_figure
 from lr_lightning.training.data_modules import TableDataModule, TensorDataModule
 from lr_lightning.training.module import LogisticRegression
-from lr_lightning.training.refusals import refuse_rule_without_rows, refuse_unfit_trainer
+from lr_lightning.training.refusals import refuse_unfit_batches
 from lr_lightning.training.run_folder import RunFolder, RunLogger
 
 RULES = ("min", "1se")
+FEW_ROWS = 3  # of a fold on average: below it cv.glmnet warns, too
 _LINES = 2**16  # of a file that are made at a time
 log = logging.getLogger("lr_lightning")
 
@@ -99,19 +100,20 @@ class PenaltyChoice(Callback):
         self._n_folds, self._seed = n_folds, seed
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose, once the data module has its rows and before the model is set up.
+        """Have the model choose, once it is set up: what it and the other callbacks refuse comes before the path.
 
         Raises:
-            InputError: if no penalty can be chosen.
+            InputError: if there is no table of rows.
         """
         if stage != "fit":
             return
         data = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, LogisticRegression) or not isinstance(data, TensorDataModule):
             raise InputError("a path needs a TensorDataModule or a TableDataModule")
-        refuse_unfit_trainer(trainer)  # what the model will refuse is refused before the path takes its time
-        if data.val_rows is None:
-            refuse_rule_without_rows(pl_module.threshold_rule)
+        pl_module.choose_penalty = partial(self._choose, trainer, pl_module, data)
+
+    def _choose(self, trainer: Trainer, pl_module: LogisticRegression, data: TensorDataModule) -> None:
+        refuse_unfit_batches(trainer, pl_module.optimizer_name)
         of_all = data.processes  # the path takes all rows in every process
         rows = table_of_all(data.train_rows, of_all, "path").to(torch.device("cpu"))
         weighted = rows_of_all(next(data.training_rows(pl_module.class_weight).weighted()), of_all)
@@ -122,31 +124,34 @@ class PenaltyChoice(Callback):
         values: Sequence[Any] | None = None
         if train_folds is None:
             folds = stratified_folds(rows, self._n_folds, seed=self._seed, groups=groups)
-            with _naming("data.groups" if groups is not None else "option cv.folds"):
-                refuse_poor_folds(weighted, folds)
+            of_folds = "data.groups" if groups is not None else "option cv.folds"
         else:
             present, folds = train_folds.long().unique(return_inverse=True)
             assert isinstance(data, TableDataModule)  # noqa: S101 (no other has a column of folds)
             values = [data.fold_values[number] for number in present.tolist()]
-            _refuse_column_of_folds(str(data.fold_column), weighted, folds, values, groups)
+            of_folds = f"option cv.fold_column: {data.fold_column}"
+            _look_at_column_of_folds(of_folds, folds, values, groups)
         objective, fills = pl_module.objective, None
         if data.train_filled is not None:
             filled = data.train_filled._replace(of_rows=of_all.joined(data.train_filled.of_rows))
             fills = FoldFills(rows, filled, folds, data.schema, data.served)
             if fills.differ:
                 log.info("missing values are filled in anew without each fold, whose fits share no sweep then")
-        with nullcontext() if self._quiet or not trainer.is_global_zero else PathProgress() as progress:
-            found = path(
-                weighted,
-                folds=folds,
-                features_of_fold=fills.features if fills is not None and fills.differ else None,
-                penalty_factors=pl_module.factors_of(data),
-                standardize=objective.standardize,
-                fit_intercept=objective.fit_intercept,
-                served=data.served,
-                progress=progress,
-                **self._path_options,
-            )
+        try:
+            with nullcontext() if self._quiet or not trainer.is_global_zero else PathProgress() as progress:
+                found = path(
+                    weighted,
+                    folds=folds,
+                    features_of_fold=fills.features if fills is not None and fills.differ else None,
+                    penalty_factors=pl_module.factors_of(data),
+                    standardize=objective.standardize,
+                    fit_intercept=objective.fit_intercept,
+                    served=data.served,
+                    progress=progress,
+                    **self._path_options,
+                )
+        except PoorFoldsError as error:
+            raise error.of(of_folds, values) from None
         validation = found.cross_validation
         assert validation is not None  # noqa: S101 (there are folds)
         self.choices = {
@@ -225,24 +230,18 @@ def _warn_of_end(found: Path, best: int) -> None:
         )
 
 
-@contextmanager
-def _naming(culprit: str) -> Iterator[None]:
-    """Within, an InputError names the option or the column that it comes from."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{culprit}: {error}") from None
-
-
-def _refuse_column_of_folds(
-    name: str, rows: Rows, folds: torch.Tensor, values: Sequence[Any], groups: torch.Tensor | None
+def _look_at_column_of_folds(
+    option: str, folds: torch.Tensor, values: Sequence[Any], groups: torch.Tensor | None
 ) -> None:
-    """Raise InputError for folds that cannot be left out, and say so where they part the rows of a group."""
-    option = f"option cv.fold_column: {name}"
+    """Raise InputError where a column makes one fold; say so where it makes many, or parts the rows of a group."""
     if len(values) < 2:
         raise InputError(f"{option}: all training rows hold the same value, and a cross-validation needs 2 folds")
-    with _naming(option):
-        refuse_poor_folds(rows, folds, values)
+    if len(folds) < FEW_ROWS * len(values):
+        log.warning(
+            "%s makes %d folds of %d rows, fewer than %d rows in each; if it only identifies the rows, leave it out, "
+            "and cv.folds makes the folds",
+            *(option, len(values), len(folds), FEW_ROWS),
+        )
     if groups is not None:
         of_groups, count = groups.unique(), len(torch.stack([groups.to(folds), folds], 1).unique(dim=0))
         if count > len(of_groups):
