@@ -15,13 +15,7 @@ from lr_lightning.solver import thresholds
 
 
 class Models(ABC):
-    """Hessians of P fits with their L2 penalties.
-
-    Attributes:
-        steps: of the active-set method for a minimiser, at most.
-    """
-
-    steps = thresholds.MODEL_STEPS
+    """Hessians of P fits with their L2 penalties."""
 
     @abstractmethod
     def times(self, of: Tensor, w: Tensor) -> Tensor:
@@ -227,7 +221,7 @@ def settle(
     free, finite = l1 == 0, torch.where(l1.isinf(), 0.0, l1)
     point, found = u.clone(), torch.ones(len(u), dtype=torch.bool)
     pending, residual, leaving = torch.arange(len(u)), level, torch.zeros_like(free)
-    for _ in range(models.steps):
+    for _ in range(thresholds.MODEL_STEPS):
         on = (sign[pending] != 0) | free[pending]
         excess = torch.where(on, 0.0, residual.abs() - l1[pending])
         entering = _largest(excess, (share * on.sum(1)).long() + thresholds.FEW_ENTERING)

@@ -2,7 +2,8 @@
 
 As in `path_blocks`, sweeps serve dozens of fits; but of a hundred thousand columns only those are swept that are near
 to being used, and the others once, in the end. One Hessian serves the fits at neighbouring strengths and those without
-a fold alike, and its blocks, each of other columns, are solved by conjugate gradients, all of them at once.
+a fold alike, and its blocks, each of other columns, are solved by conjugate gradients, all of them at once. Where many
+columns are in use no Hessian is computed: a sweep multiplies those of all fits, each its own, by vectors.
 """
 
 from __future__ import annotations
@@ -364,8 +365,6 @@ class _OwnHessians(Models):
         fits: numbers of the fits of `FoldRows`, (P,).
         l2: strengths of the penalties, (P, k).
     """
-
-    steps = thresholds.SWEPT_STEPS
 
     def __init__(self, rows: FoldRows, columns: ColumnsInUse, fits: Tensor, l2: Tensor) -> None:
         self._rows, self._columns, self._fits, self._l2 = rows, columns, fits, l2
