@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from lr_lightning.model.losses import fill_losses, has_shares, losses_of_shares
 from lr_lightning.model.objective import Objective
 from lr_lightning.model.rows import Rows, scaled_weights
 from lr_lightning.model.standardization import Standardization, moments, standardization_to_serve
+from lr_lightning.model.swept import Swept
 from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.sampling import draw_sample
@@ -231,11 +232,42 @@ class FoldRows:
             of: the columns of the gradient; None for the same.
             rounded: whether the products of blocks of rows may be in float32, which takes half the time.
         """
-        dtype = torch.float32 if rounded and self.is_dense else torch.float64
+        left_out = fits - 1
+
+        def residuals(z: Tensor, part: slice) -> Tensor:
+            r = self._residuals(z, part)
+            return r if self._fold is None else r.masked_fill_(self._fold[part, None] == left_out, 0.0)
+
+        return self._swept(columns, fits, u, of, residuals, torch.float32 if rounded else torch.float64)
+
+    def hessian_products(self, columns: ColumnsInUse, fits: Tensor, curvature: Tensor, u: Tensor) -> Tensor:
+        """Products (f, c + 1) of the Hessians of some fits with vectors u (f, c + 1), in one sweep.
+
+        Args:
+            columns: of the coordinates.
+            fits: numbers of the fits, (f,).
+            curvature: of the rows in each, (n, f).
+            u: a vector for each.
+        """
+        return self._swept(columns, fits, u, None, lambda z, part: z.mul_(curvature[part]))
+
+    def _swept(
+        self,
+        columns: ColumnsInUse,
+        fits: Tensor,
+        u: Tensor,
+        of: ColumnsInUse | None,
+        derivatives: Callable[[Tensor, slice], Tensor],
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """Means (f, c + 1) over the rows of derivatives by logits (b, f) times the standardised features.
+
+        The derivatives are a function of the logits at u (f, c + 1), which it may overwrite, and of the rows.
+        """
+        dtype = dtype if self.is_dense else torch.float64
         swept = of or columns
         f, c = len(fits), len(swept.index)
         w, b = (t.to(dtype) for t in self._raw(columns, u))
-        left_out = fits - 1
         blocks = self._blocks(max(c, len(columns.index)), f)
         groups = min(thresholds.FOLD_GROUPS if self.is_dense else thresholds.SPARSE_GROUPS, len(blocks))
         gradient = torch.zeros(groups, c, f, dtype=torch.float64)
@@ -245,9 +277,7 @@ class FoldRows:
             for group in share:
                 for part in blocks[group::groups]:
                     design = _as(columns.block(part), dtype)
-                    r = self._residuals(design.matvec(w, b), part)
-                    if self._fold is not None:
-                        r.masked_fill_(self._fold[part, None] == left_out, 0.0)
+                    r = derivatives(design.matvec(w, b), part)
                     sums[group] += r.sum(0)
                     gradient[group] += (design if of is None else _as(swept.block(part), dtype)).rmatvec(r)
 
@@ -390,6 +420,19 @@ class FoldRows:
         return found
 
     # ---- Hessians
+
+    def hessian_diagonals(self, columns: ColumnsInUse, fits: Tensor, curvature: Tensor) -> Tensor:
+        """Diagonals (f, c + 1) of the Hessians of some fits, each with its curvature (n, f)."""
+        design = columns.design
+        if isinstance(design, Swept):
+            squares = design.squared().rmatvec(curvature)
+        else:
+            squares = torch.stack([design.square_sums(one) for one in curvature.T], 1)
+        mean, scale = (t[columns.index] for t in self.standardization)
+        total = curvature.sum(0)[:, None]
+        sums = squares.T - 2 * mean * design.rmatvec(curvature).T
+        variance = (sums + mean.square() * total) / scale.square()
+        return torch.cat([variance, total], 1) / self.weight[fits, None]
 
     def standardized(self, columns: ColumnsInUse) -> Tensor:
         """The columns and one of ones, each in a row, (c + 1, n), float32."""

@@ -2,12 +2,13 @@
 
 As in `path_blocks`, sweeps serve dozens of fits; but of a hundred thousand columns only those are swept that are near
 to being used, and the others once, in the end. One Hessian serves the fits at neighbouring strengths and those without
-a fold alike, and its blocks, each of other columns, are solved by conjugate gradients, all of them at once.
+a fold alike, and its blocks, each of other columns, are solved by conjugate gradients, all of them at once. Where many
+columns are in use no Hessian is computed: a sweep multiplies those of all fits, each its own, by vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,12 +16,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import override
 
+from lr_lightning.model.swept import Swept
 from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_fits import FoldFits, shorten, slope
 from lr_lightning.solver.fold_rows import ColumnsInUse, FoldRows
 from lr_lightning.solver.path_blocks import Block, Penalties, Solutions, penalties_of, sharing
-from lr_lightning.solver.path_models import MatrixModel, Model, Shared
+from lr_lightning.solver.path_models import MatrixModel, Model, Models, Shared
 
 
 class _Fits(NamedTuple):
@@ -46,8 +48,8 @@ class _Fits(NamedTuple):
 def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float) -> Iterator[Solutions]:
     """The fits at p strengths, in blocks that share a Hessian.
 
-    Where one does not lead to all of a block's fits, each gets its own, and then blocks are halved; of few rows the
-    fits at the strengths that are left are not attempted.
+    Where one does not lead to all of a block's fits, each has its own, at its present coefficients, and then blocks are
+    halved; of few rows the fits at the strengths that are left are not attempted.
 
     Args:
         fits: at a stronger penalty, and before each other block at the last strength of the one before.
@@ -57,7 +59,7 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
     """
     rows = fits.rows
     sample, every = rows.drawn(thresholds.PART_ROWS), torch.arange(rows.d + 1)
-    most, number, of_each = thresholds.MOST_SHARING, 0, False
+    most, number, swept = thresholds.MOST_SHARING, 0, False
     while number < len(l1):
         columns = rows.columns((fits.u != 0).any(0)[:-1].nonzero()[:, 0])
         found = _Fits(columns, fits.u[None, :, rows.places(columns)], torch.ones(1, rows.m, dtype=torch.bool))
@@ -72,12 +74,13 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
                 continue
             found = begin
         for _ in range(1 + thresholds.BLOCK_RETRIES):
-            found = _solve(rows, sample, found, first, second, least_tolerance, of_each=of_each)
+            found = _solve(rows, sample, found, first, second, least_tolerance, swept=swept)
             if count > 1 or bool(found.converged.all()):
                 break
-            of_each = True
+            swept = True
         if count > 1 and not bool(found.converged.all()):
-            most, of_each = count // 2 if of_each else most, True
+            most = count // 2 if swept else min(most, max(1, thresholds.FOLLOWED_LOGITS // (rows.n * rows.m)))
+            swept = True
             continue
         number += count
         yield Solutions(found.at(every, rows.d), found.converged, rows.losses(found.columns, found.u))
@@ -106,10 +109,10 @@ def _solve(
     l2: Tensor,
     least_tolerance: float,
     *,
-    of_each: bool = False,
+    swept: bool = False,
     rough: bool = False,
 ) -> _Fits:
-    """The fits at strengths (p,) that share a Hessian.
+    """The fits at strengths (p,), which share a Hessian or each have one that is not computed.
 
     Args:
         rows: of m fits.
@@ -118,7 +121,7 @@ def _solve(
         l1: strengths, (p,).
         l2: likewise.
         least_tolerance: violation of the optimality conditions that is rounding.
-        of_each: whether each of the m fits has a Hessian of its own.
+        swept: whether each of the fits has a Hessian of its own.
         rough: whether to leave out the columns that are not near to being used.
     """
     p, m = len(l1), rows.m
@@ -127,11 +130,15 @@ def _solve(
     at = start.at(rows.places(columns), rows.d)
     at = at.masked_fill(rows.fixed[:, rows.places(columns)], 0.0)
     middle, u = at[len(at) // 2], at.expand(p, -1, -1).transpose(0, 1).flatten(0, 1)
-    hessians = _hessians(rows, sample, columns, middle, of_each=of_each, rough=rough)
+    swept = swept or _worth_sweeps(rows, columns, p)
+    hessian = None
+    if not swept:
+        of_rows = _Hessian.of_sample if rough else _Hessian
+        hessian = of_rows(rows.without_folds(), columns, middle[:1], *([sample] if rough else []))
     converged, pending = torch.zeros(p * m, dtype=torch.bool), torch.arange(p * m)
     for _ in range(1 + thresholds.BLOCK_RETRIES):
         these = of[pending], u[pending], first[pending], second[pending]
-        block = _Block(rows, columns, hessians.models(l2[p // 2]), *these, least_tolerance)
+        block = _Block(rows, columns, hessian and hessian.model(l2[p // 2]), *these, least_tolerance)
         for _ in range(thresholds.BLOCK_ROUNDS // thresholds.PATIENCE):
             before = block.violation.max()
             block.run(block.gradients, thresholds.PATIENCE)
@@ -146,21 +153,19 @@ def _solve(
             break
         pending = pending[beyond.fits]
         converged[pending] = False
-        hessians.grow(beyond.columns)
+        if hessian is not None:
+            hessian.grow(beyond.columns)
         columns = rows.columns(torch.cat([columns.index, beyond.columns]))
         u = torch.cat([u[:, :-1], u.new_zeros(len(u), len(beyond.columns)), u[:, -1:]], 1)
     return _Fits(columns, u.unflatten(0, (m, p)).transpose(0, 1), converged.unflatten(0, (m, p)).T)
 
 
-def _hessians(
-    rows: FoldRows, sample: FoldRows, columns: ColumnsInUse, u: Tensor, *, of_each: bool, rough: bool
-) -> _Hessians:
-    """At coefficients (m, k): of each fit or of that of all rows, by the sample where rough fits are wanted."""
-    if of_each:
-        return _Hessians(rows, columns, torch.arange(rows.m), u)
-    if rough:
-        return _Hessians.of_sample(rows, sample, columns, u[:1])
-    return _Hessians(rows.without_folds(), columns, torch.zeros(1, dtype=torch.long), u[:1])
+def _worth_sweeps(rows: FoldRows, columns: ColumnsInUse, p: int) -> bool:
+    """Whether to multiply the Hessians of the fits at p strengths by sweeps over the rows, which are not few."""
+    few = rows.n <= thresholds.FEW_ROWS_OF_BLOCKS or p * rows.m * rows.n > thresholds.FOLLOWED_LOGITS
+    if few or not isinstance(columns.design, Swept):
+        return False
+    return len(columns.index) ** 2 > thresholds.SWEPT_HESSIAN * columns.design.stored.numel()
 
 
 def _near(rows: FoldRows, start: _Fits, l1: Tensor) -> Tensor:
@@ -216,7 +221,7 @@ def _beyond(
 
 
 class _Block(Block):
-    """A block whose fits share a model, or those of the same rows do, and whose steps are shortened.
+    """A block whose fits share a model, or each have their own, and whose steps are shortened.
 
     The Hessians of fits without a fold are nearly the same in coordinates that each fit's own rows have standardised,
     even where a column has few rows. So these are the coordinates in which all fits share a model.
@@ -224,7 +229,7 @@ class _Block(Block):
     Args:
         rows: the rows.
         columns: that may be used.
-        models: one, or for each fit of `FoldRows` one, in its coordinates.
+        model: of all fits; None where Hessians are swept.
         of: number of the fit of `FoldRows` of each, (P,).
         u: coefficients of `FoldRows`, (P, k), the intercept last.
         l1: strengths, (P,).
@@ -236,7 +241,7 @@ class _Block(Block):
         self,
         rows: FoldRows,
         columns: ColumnsInUse,
-        models: list[Model],
+        model: Model | None,
         of: Tensor,
         u: Tensor,
         l1: Tensor,
@@ -244,18 +249,21 @@ class _Block(Block):
         least_tolerance: float,
     ) -> None:
         self._rows, self._columns, self._of = rows, columns, of
-        of_each = len(models) > 1
         mean, scale = (t[:, columns.index][of] for t in rows.own)
-        as_they_are = of_each | (scale == 0)
+        as_they_are = (scale == 0) | (model is None)
         self._mean, self._scale = torch.where(as_they_are, 0.0, mean), torch.where(as_they_are, 1.0, scale)
         w = u[:, :-1]
         own = torch.cat([w * self._scale, u[:, -1:] + (w * self._mean).sum(1, keepdim=True)], 1)
         units = pad(self._scale, (0, 1), value=1.0)
         first, second, tolerance = penalties_of(rows, l1, l2, least_tolerance, of, rows.places(columns))
         penalties = Penalties(first / units, second / units.square(), tolerance / units)
-        shared = Shared(models, of if of_each else torch.zeros_like(of))
+        self._hessians = None
+        if model is None:
+            models = self._hessians = _OwnHessians(rows, columns, of, penalties.l2)
+        else:
+            models = Shared([model], torch.zeros_like(of))
         share = thresholds.ENTERING if rows.d > rows.n else 1.0
-        super().__init__(shared, own, self.gradients(torch.arange(len(of)), own), penalties, share)
+        super().__init__(models, own, self.gradients(torch.arange(len(of)), own), penalties, share)
 
     @property
     def coefficients(self) -> Tensor:
@@ -271,6 +279,13 @@ class _Block(Block):
         found = self._rows.gradients(self._columns, self._of[of], self._of_rows(of, point))
         found[:, :-1] = (found[:, :-1] - found[:, -1:] * self._mean[of]) / self._scale[of]
         return found
+
+    @override
+    def move(self, of: Tensor, gradients: Callable[[Tensor, Tensor], Tensor], telling: float = 0.0) -> None:
+        if self._hessians is not None:
+            self._hessians.move_to(of, self.u[of], self.violation[of] * thresholds.PATH_VIOLATION)
+            self._steps = []
+        super().move(of, gradients, telling)
 
     @override
     def shorten(self, of: Tensor, start: Tensor, gradient: Tensor) -> None:
@@ -297,44 +312,36 @@ class _Block(Block):
             self.place(of[steep], point, self.gradients(of[steep], point))
 
 
-class _Hessians:
-    """Hessians of q fits, each of its own rows at its own coefficients.
+class _Hessian:
+    """The Hessian of the fit of all rows.
 
     Args:
-        rows: of the fits.
+        rows: of that fit.
         columns: of the coordinates, c of them.
-        fits: their numbers, (q,).
-        u: their coefficients, (q, c + 1).
+        u: its coefficients, (1, c + 1).
     """
 
-    def __init__(self, rows: FoldRows, columns: ColumnsInUse, fits: Tensor, u: Tensor) -> None:
-        self._rows, self._columns, self._fits = rows, columns, fits.tolist()
-        self._curvature = rows.curvature(columns, fits, u).T
-        self._matrices = [
-            rows.hessian(columns, curvature, fit).float()
-            for fit, curvature in zip(self._fits, self._curvature, strict=True)
-        ]
+    def __init__(self, rows: FoldRows, columns: ColumnsInUse, u: Tensor) -> None:
+        self._rows, self._columns = rows, columns
+        self._curvature = rows.curvature(columns, torch.zeros(1, dtype=torch.long), u)[:, 0]
+        self._matrix = rows.hessian(columns, self._curvature, 0).float()
 
     @classmethod
-    def of_sample(cls, rows: FoldRows, sample: FoldRows, columns: ColumnsInUse, u: Tensor) -> _Hessians:
+    def of_sample(cls, rows: FoldRows, columns: ColumnsInUse, u: Tensor, sample: FoldRows) -> _Hessian:
         """That of a sample of the rows at u (1, c + 1), with the diagonal of all rows.
 
         The sample may lack the few rows of a rare column.
         """
         fit = torch.zeros(1, dtype=torch.long)
-        found = cls(sample, columns if sample.n == rows.n else sample.columns(columns.index), fit, u)
-        curvature = rows.curvature(columns, fit, u)[:, 0]
-        mean, scale = (t[columns.index] for t in rows.standardization)
-        sums = columns.design.square_sums(curvature) - 2 * mean * columns.design.rmatvec(curvature)
-        sums += mean.square() * curvature.sum()
-        diagonal = found._matrices[0].diagonal()[:-1]
-        diagonal.copy_(torch.maximum(diagonal, (sums / (rows.weight[0] * scale.square())).float()))
+        found = cls(sample, columns if sample.n == rows.n else sample.columns(columns.index), u)
+        of_rows = rows.hessian_diagonals(columns, fit, rows.curvature(columns, fit, u))[0, :-1].float()
+        diagonal = found._matrix.diagonal()[:-1]
+        diagonal.copy_(torch.maximum(diagonal, of_rows))
         return found
 
-    def models(self, l2: Tensor) -> list[Model]:
+    def model(self, l2: Tensor) -> Model:
         """With an L2 penalty of a strength."""
-        units = self._rows.l2_unit[:, self._rows.places(self._columns)]
-        return [_ManyModel(matrix, l2 * units[fit]) for fit, matrix in zip(self._fits, self._matrices, strict=True)]
+        return _ManyModel(self._matrix, l2 * self._rows.l2_unit[0, self._rows.places(self._columns)])
 
     def grow(self, new: Tensor) -> None:
         """Take columns (a,) in, behind the others."""
@@ -342,13 +349,69 @@ class _Hessians:
         k, a = len(self._columns.index) + 1, len(new)
         old = torch.cat([torch.arange(k - 1), torch.tensor([k + a - 1])])
         at = torch.arange(k - 1, k - 1 + a)
-        for number, (fit, curvature) in enumerate(zip(self._fits, self._curvature, strict=True)):
-            more = self._rows.more_of_hessian(both, added, curvature, fit).float()
-            grown = torch.empty(k + a, k + a)
-            grown[old[:, None], old] = self._matrices[number]
-            grown[:, at], grown[at] = more, more.T
-            self._matrices[number] = grown
-        self._columns = both
+        more = self._rows.more_of_hessian(both, added, self._curvature, 0).float()
+        grown = torch.empty(k + a, k + a)
+        grown[old[:, None], old] = self._matrix
+        grown[:, at], grown[at] = more, more.T
+        self._columns, self._matrix = both, grown
+
+
+class _OwnHessians(Models):
+    """Hessians of P fits, each of its own rows at its present coefficients, that are multiplied by sweeps.
+
+    Args:
+        rows: the rows.
+        columns: of the coordinates.
+        fits: numbers of the fits of `FoldRows`, (P,).
+        l2: strengths of the penalties, (P, k).
+    """
+
+    def __init__(self, rows: FoldRows, columns: ColumnsInUse, fits: Tensor, l2: Tensor) -> None:
+        self._rows, self._columns, self._fits, self._l2 = rows, columns, fits, l2
+        self._curvature = torch.zeros(rows.n, len(fits), dtype=torch.float64)
+        self._diagonal, self._enough = torch.zeros_like(l2), torch.zeros(len(fits), dtype=torch.float64)
+
+    def move_to(self, of: Tensor, u: Tensor, violation: Tensor) -> None:
+        """Take some fits' coefficients u (f, k), where the optimality conditions are violated by so much of λ, (f,)."""
+        curvature = self._rows.curvature(self._columns, self._fits[of], u)
+        self._curvature[:, of] = curvature
+        self._diagonal[of] = self._rows.hessian_diagonals(self._columns, self._fits[of], curvature) + self._l2[of]
+        self._enough[of] = violation.sqrt().clamp(*thresholds.SWEPT_STEP)
+
+    @override
+    def times(self, of: Tensor, w: Tensor) -> Tensor:
+        return self._times(of, self._curvature[:, of], w.double()).to(w)
+
+    def _times(self, of: Tensor, curvature: Tensor, w: Tensor) -> Tensor:
+        return self._rows.hessian_products(self._columns, self._fits[of], curvature, w).addcmul_(self._l2[of], w)
+
+    @override
+    def solve(self, of: Tensor, on: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Models`, by conjugate gradients for all vectors at once."""
+        out, good = torch.zeros(right.shape, dtype=torch.float64), torch.ones(len(of), dtype=torch.bool)
+        live, curvature = torch.arange(len(of)), self._curvature[:, of]
+        inverse = torch.where(on, 1 / self._diagonal[of].clamp_min(1e-30), 0.0)
+        r = torch.where(on, right.double(), 0.0)
+        z = d = r * inverse
+        rz = (r * z).sum(1)
+        enough = self._enough[of].square() * rz
+        for _ in range(thresholds.CONJUGATE_GRADIENTS):
+            product = self._times(of[live], curvature, d)
+            below = (d * product).sum(1)
+            step = torch.where((rz > enough) & (below > 0), rz / below, 0.0)[:, None]
+            out[live] += step * d
+            r = r - step * product
+            z = r * inverse
+            before, rz = rz, (r * z).sum(1)
+            left = (rz > enough) & (below > 0)
+            count = int(left.sum())
+            if not count:
+                break
+            d = z + torch.where(before > 0, rz / before, 0.0)[:, None] * d
+            if count < thresholds.STILL_SWEPT * len(live):
+                live, curvature, inverse = live[left], curvature[:, left], inverse[left]
+                d, r, rz, enough = d[left], r[left], rz[left], enough[left]
+        return out.to(right), good
 
 
 class _ManyModel(MatrixModel):
