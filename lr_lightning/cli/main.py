@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _settings_given_back():
             code = _dispatch(arguments, load)
         sys.stdout.flush()  # what cannot be written has to be said
+        if load is _imported_for_good:
+            _part_from_other_processes()
         return code
     except InputError as error:
         return _mistake(str(error))
@@ -68,6 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_first_process():
             print("interrupted", file=sys.stderr)
         return 130
+
+
+def _part_from_other_processes() -> None:
+    """End the connections of a command that ran in several processes, and is all that they do.
+
+    Torch advises it at the end of a program. Lightning does so for NCCL only; gloo's threads may abort a process whose
+    interpreter ends before them.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _discard_output() -> None:

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from torch import distributed
 
 from lr_lightning.cli.main import main
 from lr_lightning.training.processes import is_first_on_machine, is_first_process
@@ -101,6 +102,19 @@ def assert_alike(several, one):
             assert_alike(ours, theirs)
     else:
         assert several == (pytest.approx(one, rel=1e-11) if isinstance(one, float) else one)
+
+
+def connected_after(folder, *line):
+    """Whether the process is connected to others after a command that is all that it does."""
+    os.chdir(folder)
+    sys.argv = ["lr-lightning", *line]
+    assert main() == 0
+    return distributed.is_initialized()
+
+
+def test_processes_part_in_the_end(project):
+    """The threads of gloo may abort a process whose interpreter ends before them."""
+    assert in_processes(2, connected_after, project, "fit", *CONFIG, "--quiet", *DDP) == [False, False]
 
 
 @pytest.mark.parametrize("name", ["absent.csv", "conf/samples/exam.csv"])

@@ -15,7 +15,7 @@ from lr_lightning.model.rows import Rows
 from lr_lightning.solver import path, thresholds
 from lr_lightning.solver.fold_fits import FoldFits
 from lr_lightning.solver.fold_rows import FoldRows
-from lr_lightning.solver.sparse_blocks import solve_nearby
+from lr_lightning.solver.sparse_blocks import _OwnHessians, solve_nearby
 
 
 def zipf_rows(n: int = 2000, d: int = 500, per_row: int = 10, *, slope: float = 1.0) -> Rows:
@@ -91,10 +91,44 @@ FACTORS[3], FACTORS[10:20] = 0, 3
         (Objective(fit_intercept=False), 1.0),
     ],
 )
-def test_every_fit_is_exact(objective: Objective, l1_ratio: float) -> None:
+@pytest.mark.parametrize("hessians", ["computed", "swept"])
+def test_every_fit_is_exact(
+    objective: Objective, l1_ratio: float, hessians: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thresholds, "SWEPT_HESSIAN", np.inf if hessians == "computed" else 0)
+    solve, sweeps = _OwnHessians.solve, []
+
+    def spied(*arguments):  # pyright: ignore[reportMissingParameterType]
+        sweeps.append(1)
+        return solve(*arguments)
+
+    monkeypatch.setattr(_OwnHessians, "solve", spied)
     rows, folds = zipf_rows(), torch.arange(2000) % 4
     for fit, of_fit in enumerate(solved(rows, folds, objective, l1_ratio)):
         assert violation(rows, *of_fit, objective, folds == fit - 1) <= 1.1e-10
+    assert sweeps or hessians == "computed"
+
+
+def test_products_with_hessians_are_those_of_the_definition() -> None:
+    rows, folds = zipf_rows(300, 40), torch.arange(300) % 4
+    assert rows.weight is not None
+    assert rows.offset is not None
+    offset = rows.offset - rows.weight @ rows.offset / rows.weight.sum()  # the intercept takes the mean
+    fits = torch.tensor([0, 2, 2, 4])
+    of_folds = FoldRows(rows, folds, Objective(standardize=True))
+    columns = of_folds.columns(torch.arange(0, 40, 3))
+    generator = torch.Generator().manual_seed(0)
+    u, w = torch.randn(2, 4, 15, dtype=torch.float64, generator=generator)
+    curvature = of_folds.curvature(columns, fits, u)
+    mean, scale = (t[columns.index] for t in of_folds.standardization)
+    z = torch.cat([(columns.design.dense(torch.float64) - mean) / scale, torch.ones(300, 1)], 1)
+    of_fits = torch.where(folds == fits[:, None] - 1, 0.0, rows.weight)
+    p = torch.sigmoid(u @ z.T + offset)
+    hessians = torch.einsum("fn,ni,nj->fij", of_fits * p * (1 - p), z, z) / of_fits.sum(1)[:, None, None]
+    products = of_folds.hessian_products(columns, fits, curvature, w)
+    np.testing.assert_allclose(products, (hessians @ w[..., None])[..., 0], rtol=1e-10, atol=1e-12)
+    diagonals = of_folds.hessian_diagonals(columns, fits, curvature)
+    np.testing.assert_allclose(diagonals, hessians.diagonal(dim1=1, dim2=2), rtol=1e-10)
 
 
 @pytest.mark.parametrize("rounds", [16, 6])
