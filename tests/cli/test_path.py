@@ -182,13 +182,13 @@ def test_the_last_lines_name_both_choices_and_the_command_of_the_other(run, tmp_
 def test_a_signal_during_the_path_leaves_nothing(run, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = table(tmp_path)
-    original = PenaltyChoice.setup
+    original = PenaltyChoice._choose
 
-    def setup(self, *arguments: object, **options: object) -> None:
+    def choose(self, *arguments: object) -> None:
         signal.raise_signal(signal.SIGINT)
-        original(self, *arguments, **options)
+        original(self, *arguments)
 
-    monkeypatch.setattr(PenaltyChoice, "setup", setup)
+    monkeypatch.setattr(PenaltyChoice, "_choose", choose)
     code, out, err = run("path", "--data.path", file, "--data.target", "bought", "--data.missing", "drop")
     assert (code, out) == (130, "")
     assert "stopped by SIGINT before the first epoch; nothing was kept" in err

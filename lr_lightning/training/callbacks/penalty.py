@@ -112,6 +112,11 @@ class PenaltyChoice(Callback):
             raise InputError("a path needs a TensorDataModule or a TableDataModule")
         pl_module.choose_penalty = partial(self._choose, trainer, pl_module, data)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the model, which may be fitted again with the penalty that it has."""
+        if isinstance(pl_module, LogisticRegression):
+            pl_module.choose_penalty = None
+
     def _choose(self, trainer: Trainer, pl_module: LogisticRegression, data: TensorDataModule) -> None:
         refuse_unfit_batches(trainer, pl_module.optimizer_name)
         of_all = data.processes  # the path takes all rows in every process
