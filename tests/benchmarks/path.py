@@ -66,6 +66,11 @@ def timed(run: Callable[[], Any]) -> tuple[float, float, Any]:
     return time.process_time() - cpu, time.perf_counter() - wall, found
 
 
+def best_of(run: Callable[[], Any]) -> tuple[float, float, Any]:
+    """The least of three, for tasks that take less than some seconds."""
+    return min((timed(run) for _ in range(3)), key=lambda measured: measured[0])
+
+
 def objective(x: Any, y: np.ndarray, theta: np.ndarray, value: float) -> float:
     """The objective of a lasso on standardised columns."""
     z = (1 - 2 * y) * (x @ theta[:-1] + theta[-1])
@@ -121,9 +126,9 @@ def measure_estimator() -> None:
     options: dict[str, Any] = {"Cs": 10, "cv": 5, "l1_ratios": (0,), "scoring": None, "use_legacy_attributes": False}
     LogisticRegressionClassifierCV(**options).fit(x[:500], y[:500])
     print("estimator: 100000 x 50, 10 values of C, 5 folds")
-    cpu, wall, ours = timed(lambda: LogisticRegressionClassifierCV(**options).fit(x, y))
+    cpu, wall, ours = best_of(lambda: LogisticRegressionClassifierCV(**options).fit(x, y))
     print(f"  ours                 {cpu:7.2f} CPU s, {wall:7.2f} s")
-    cpu, wall, peer = timed(lambda: LogisticRegressionCV(**options).fit(x, y))
+    cpu, wall, peer = best_of(lambda: LogisticRegressionCV(**options).fit(x, y))
     gaps = []
     for fold, (train, _) in enumerate(StratifiedKFold(5).split(x, y)):
         sign = 1 - 2 * y[train]
