@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from signal import Signals
 from typing import Any
@@ -43,7 +44,7 @@ from lr_lightning.training.data_modules import TensorDataModule
 from lr_lightning.training.module import LogisticRegression
 from lr_lightning.training.processes import is_first_process
 from lr_lightning.training.resume import refuse_other_settings, split_rule_of
-from lr_lightning.training.run_folder import RunFolder
+from lr_lightning.training.run_folder import RunFolder, RunLogger
 
 log = logging.getLogger("lr_lightning")
 
@@ -160,6 +161,7 @@ def _fit(
         mistakes_in_one_line(),
         damage_in_words(path, sound=lambda: trainer.current_epoch > done),
         plain_if_a_process_is_lost(trainer),
+        _events_closed(trainer),
     ):
         trainer.fit(model, datamodule=data, ckpt_path=None if path is None else str(path))
     if not checkpoints.finished:
@@ -169,6 +171,18 @@ def _fit(
             print(as_text(record.report), file=sys.stderr)
         for line in (*command.last_words(config), _summary(trainer, data, checkpoints, run_folder)):
             print(line, file=sys.stderr)
+
+
+@contextmanager
+def _events_closed(trainer: Trainer) -> Iterator[None]:
+    """After a failure, close TensorBoard's file where Lightning has not: its thread would go on writing."""
+    try:
+        yield
+    except BaseException:
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.finalize("failed")
+        raise
 
 
 def _explained(error: BaseException, run_folder: RunFolder) -> BaseException:

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -351,6 +352,8 @@ def test_a_full_disk_on_a_signal_is_not_passed_over(project, run, monkeypatch):
 
     monkeypatch.setattr("lr_lightning.training.callbacks.signals.StopOnSignal.on_train_start", receive)
     monkeypatch.setattr("lr_lightning.training.callbacks.checkpoints._save", fail)
+    threads = set(threading.enumerate())
     code, _, err = run(*FIT)
     assert code == 2
     assert "free some" in err.splitlines()[-1]
+    assert set(threading.enumerate()) <= threads  # TensorBoard's writes no more
