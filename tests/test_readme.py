@@ -109,9 +109,12 @@ def test_scripts_for_the_shell_run(clone):
     versions = [folder / f"runs/breast_cancer/version_{number}" for number in (2, 3, 4)]
     chosen = [re.search(r"^  l2: (\S+)$", (run / "config.yaml").read_text(), flags=re.MULTILINE) for run in versions]
     assert [match[1] for match in chosen] == ["0.001", "0.01", "0.1"]
+    quiet = [command for command in said if command.endswith(" --quiet")]
+    assert [said[command] for command in quiet] == [("", "")] * 3
     command = "lr-lightning completion bash"
     assert (folder / ".local/share/bash-completion/completions/lr-lightning").read_text() == f"{command}\n"
     assert "complete -o" in said[command][0]
+    assert said[command][1] == ""
 
 
 SCRIPTS_IN_ONE_PROCESS = f"""
