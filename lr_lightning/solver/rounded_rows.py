@@ -1,4 +1,8 @@
-"""Sweeps in float32 over some columns of dense rows, for hundreds of fits at once."""
+"""Sweeps in float32 over some columns of dense rows, for hundreds of fits at once.
+
+Logits and residuals of a block of rows are matrices (o, b), those of a fit next to each other: BLAS takes up to twice as
+long for products with (b, o).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lr_lightning.model.design import Dense, Design
+from lr_lightning.model.design import Dense
 from lr_lightning.model.losses import curvature, residuals
 from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
@@ -18,10 +22,11 @@ from lr_lightning.solver.fold_rows import FoldRows, may_copy
 
 _EPS = torch.finfo(torch.float32).eps
 _ONE = torch.ones(())
+_FEW = 12  # up to so many fits or columns BLAS sums products one row after the other, with ten times the rounding
 
 
 class _Outcomes(NamedTuple):
-    """What is known of some rows beside their features: 1 − 2y, that times v, y, v and the offset or None, (b, 1).
+    """What is known of some rows beside their features: 1 − 2y, that times v, y, v and the offset or None, (b,).
 
     In float32 weights that are all 1 are one, ().
     """
@@ -65,25 +70,25 @@ class RoundedRows:
         self._copies = [self._read(block) for block in self.blocks] if is_copied else None
         self._room = [torch.empty(0) for _ in self.blocks]
 
-    def features(self, number: int, index: Tensor | None = None) -> Dense:
+    def features(self, number: int, index: Tensor | None = None) -> Tensor:
         """The standardised features of a block's rows, (b, d), or some of them by their numbers, float32."""
         if self._copies is None:
             return self._read(self.blocks[number], index)
-        return self._copies[number] if index is None else self._copies[number].columns(index)
+        return self._copies[number] if index is None else self._copies[number].index_select(1, index)
 
     def columns(self, index: Tensor) -> RoundedColumns:
         """Some columns of these rows, by their numbers (c,)."""
         return RoundedColumns(self, index)
 
     def room(self, number: int, width: int) -> Tensor:
-        """A matrix (b, width) for a block's rows, float32, not filled; the one handed out before is overwritten.
+        """A matrix (width, b) for a block's rows, float32, not filled; the one handed out before is overwritten.
 
         Memory that is used again need not be mapped anew, which takes as long as to compute the logits in it.
         """
         size = self.blocks[number].size
         if size * width > len(self._room[number]):
             self._room[number] = torch.empty(size * width)
-        return self._room[number][: size * width].view(size, width)
+        return self._room[number][: size * width].view(width, size)
 
     def exact(self, number: int) -> _Outcomes:
         """The outcomes of a block's rows in float64."""
@@ -91,9 +96,9 @@ class RoundedRows:
 
     def _outcomes(self, part: Tensor | slice) -> _Outcomes:
         rows = self.rows
-        offset = None if rows.offset is None else rows.offset[part, None].double()
-        sign, v = rows.signs(part), rows.v[part, None]
-        return _Outcomes(sign, sign * v, rows.y[part, None].double(), v, offset)
+        offset = None if rows.offset is None else rows.offset[part].double()
+        sign, v = rows.signs(part)[:, 0], rows.v[part]
+        return _Outcomes(sign, sign * v, rows.y[part].double(), v, offset)
 
     def _block(self, fold: int, part: Tensor | slice) -> _Block:
         rounded = self._outcomes(part).to(torch.float32)
@@ -101,12 +106,12 @@ class RoundedRows:
             rounded = rounded._replace(signed=rounded.sign, v=_ONE)
         return _Block(fold, part, rounded)
 
-    def _read(self, block: _Block, index: Tensor | None = None) -> Dense:
+    def _read(self, block: _Block, index: Tensor | None = None) -> Tensor:
         mean, scale = self.rows.standardization
         x = self.rows.design.take(block.rows)
         if index is not None:
             x, mean, scale = x.columns(index), mean[index], scale[index]
-        return Dense((x.dense(torch.float64) - mean).div_(scale).float())
+        return (x.dense(torch.float64) - mean).div_(scale).float()
 
 
 class RoundedColumns:
@@ -120,15 +125,15 @@ class RoundedColumns:
     def __init__(self, rows: RoundedRows, index: Tensor) -> None:
         self._all, self._rows, self.index = rows, rows.rows, index
         self._is_every = len(index) == self._rows.d
-        self._copies: list[Design] = []
+        self._copies: list[Tensor] = []
 
-    def _some(self, x: Design) -> Design:
-        return x if self._is_every else x.columns(self.index)
+    def _some(self, x: Tensor) -> Tensor:
+        return x if self._is_every else x.index_select(1, self.index)
 
-    def _features(self, number: int) -> Design:
+    def _features(self, number: int) -> Tensor:
         return self._copies[number] if self._copies else self._read(number)
 
-    def _read(self, number: int) -> Design:
+    def _read(self, number: int) -> Tensor:
         return self._all.features(number, None if self._is_every else self.index)
 
     def copy(self) -> None:
@@ -148,12 +153,10 @@ class RoundedColumns:
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             x, known = self._all.features(number) if every else self._features(number), self._all.blocks[number].rounded
-            z = (self._some(x) if every else x).matvec(at[:-1], at[-1])
+            z = _logits(self._some(x) if every else x, at)
             if known.offset is not None:
                 z += known.offset
-            r = self._residuals(z, known)
-            sums[:, :-1] += x.rmatvec(r).T
-            sums[:, -1] += r.sum(0)
+            _add_products(sums, self._residuals(z, known), x)
 
         return self._swept(fits, u.float(), (width + 1,), work)
 
@@ -172,16 +175,14 @@ class RoundedColumns:
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             part, known = self._all.blocks[number].rows, self._all.exact(number)
-            x = self._some(rows.design.take(part)).astype(torch.float64)
-            z = x.matvec(at[:-1], at[-1])
+            x = self._some(rows.design.take(part).dense()).double()
+            z = _logits(x, at)
             if losses:
-                sums[:, c + 1] += rows.losses_of(z.clone(), part).sum(0)
+                sums[:, c + 1] += rows.losses_of(z.clone().T, part).sum(0)
             if known.offset is not None:
                 z += known.offset
-            logits[number] = self._all.room(number, z.shape[1]).copy_(z)
-            r = self._residuals(z, known)
-            sums[:, :c] += x.rmatvec(r).T
-            sums[:, c] += r.sum(0)
+            logits[number] = self._all.room(number, len(z)).copy_(z)
+            _add_products(sums[:, : c + 1], self._residuals(z, known), x)
 
         sums = self._swept(fits, torch.cat([w, (u[:, -1] - w @ mean)[:, None]], 1), (c + 2,), work)
         sums[..., :c] = (sums[..., :c] - sums[..., c, None] * mean) / scale
@@ -209,15 +210,13 @@ class RoundedColumns:
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             block, x, z = self._all.blocks[number], self._features(number), anchor.logits[number]
             if not is_every:
-                z = z.index_select(1, anchor.place(block.fold)[some[own]])
-            rise = x.matvec(at[:-1], at[-1]).clamp_max_(thresholds.LARGEST_RISE).expm1_()
+                z = z.index_select(0, anchor.place(block.fold)[some[own]])
+            rise = _logits(x, at).clamp_max_(thresholds.LARGEST_RISE).expm1_()
             share = z.sigmoid()
             change = z.neg().sigmoid_().mul_(share).mul_(rise).div_(torch.addcmul(_ONE, share, rise))
             if weighted:
                 change.mul_(block.rounded.v)
-            change = change.to(dtype)
-            sums[:, :c] += x.rmatvec(change).T
-            sums[:, c] += change.sum(0, dtype=torch.float64)
+            _add_products(sums, change.to(dtype), x)
 
         change = self._swept(fits, step.float(), (c + 1,), work)
         mean = change.sum(0) / self._rows.weight[fits, None]
@@ -228,7 +227,7 @@ class RoundedColumns:
         return change, error * (_EPS / 2)
 
     def _residuals(self, z: Tensor, known: _Outcomes) -> Tensor:
-        """The derivatives (b, f) of the losses by the logits z (b, f), which are overwritten."""
+        """The derivatives (o, b) of the losses by the logits z (o, b), which are overwritten."""
         if self._rows.has_shares:
             return residuals(z, known.y).mul_(known.v)
         return z.mul_(known.sign).sigmoid_().mul_(known.signed)
@@ -239,11 +238,11 @@ class RoundedColumns:
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             x, known = self._features(number), self._all.blocks[number].rounded
-            z = x.matvec(at[:-1], at[-1])
+            z = _logits(x, at)
             if known.offset is not None:
                 z += known.offset
-            for point, of_rows in zip(sums, curvature(z).mul_(known.v).T.contiguous(), strict=True):
-                point += x.sandwich(of_rows, intercept=True)
+            for point, of_rows in zip(sums, curvature(z).mul_(known.v), strict=True):
+                point += Dense(x).sandwich(of_rows, intercept=True)
 
         sums = self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (k, k), work)
         return torch.stack([self._rows.of_fits(of_folds) for of_folds in sums.unbind(1)]).float()
@@ -261,14 +260,14 @@ class RoundedColumns:
             fits: numbers of the fits, (f,): those that leave a fold out are not summed over it.
             points: one of each, (f, c + 1).
             shape: of the sums of a fit.
-            work: adds a block's sums: its number, the points (c + 1, o) of the fits that have its rows, the places (o,)
+            work: adds a block's sums: its number, the points (o, c + 1) of the fits that have its rows, the places (o,)
                 of these among all, and the sums, (o, …).
         """
         count = max(1, self._rows.m - 1)
         own = [
             (fits != fold + 1).nonzero()[:, 0] if self._rows.m > 1 else torch.arange(len(fits)) for fold in range(count)
         ]
-        at = [points[of].T.contiguous() for of in own]
+        at = [points[of] for of in own]
         numbers: list[list[int]] = [[] for _ in range(count)]
         for number, block in enumerate(self._all.blocks):
             numbers[block.fold].append(number)
@@ -299,7 +298,7 @@ class Anchor:
         u: their coefficients, (f, c + 1).
         sums: of the gradients over the rows of each fold, (K or 1, f, c + 1).
         losses: likewise, (K or 1, f); 0 if they have not been summed.
-        logits: of each block's rows by the fits that have them, (b, o), float32.
+        logits: of each block's rows by the fits that have them, (o, b), float32.
     """
 
     fits: Tensor
@@ -311,3 +310,16 @@ class Anchor:
     def place(self, fold: int) -> Tensor:
         """The place of each fit among the logits of a fold's blocks, (f,)."""
         return (self.fits != fold + 1).cumsum(0) - 1
+
+
+def _logits(x: Tensor, at: Tensor) -> Tensor:
+    """The logits (o, b) of rows (b, c) by coefficients (o, c + 1)."""
+    return torch.addmm(at[:, -1:], at[:, :-1], x.T)
+
+
+def _add_products(sums: Tensor, r: Tensor, x: Tensor) -> None:
+    """Add Σ r·x and Σ r over the rows of residuals r (o, b) and of x (b, c) to sums (o, c + 1)."""
+    if min(len(r), x.shape[1]) < _FEW:
+        r = r.double()
+    sums[:, :-1] += r @ x.to(r.dtype)
+    sums[:, -1] += r.sum(1, dtype=torch.float64)
