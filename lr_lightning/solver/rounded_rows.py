@@ -1,7 +1,7 @@
 """Sweeps in float32 over some columns of dense rows, for hundreds of fits at once.
 
-Logits and residuals of a block of rows are matrices (o, b), those of a fit next to each other: BLAS takes up to twice as
-long for products with (b, o).
+Logits and residuals of a block of rows are matrices (o, b), those of a fit next to each other: BLAS takes up to twice
+as long for products with (b, o).
 """
 
 from __future__ import annotations
