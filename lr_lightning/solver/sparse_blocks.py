@@ -21,7 +21,7 @@ from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_fits import FoldFits, shorten, slope
 from lr_lightning.solver.fold_rows import ColumnsInUse, FoldRows
-from lr_lightning.solver.path_blocks import Block, Penalties, Solutions, penalties_of, sharing
+from lr_lightning.solver.path_blocks import Block, Penalties, Solutions, penalties_of
 from lr_lightning.solver.path_models import MatrixModel, Model, Models, Shared
 
 
@@ -59,11 +59,11 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
     """
     rows = fits.rows
     sample, every = rows.drawn(thresholds.PART_ROWS), torch.arange(rows.d + 1)
-    most, number, swept = thresholds.MOST_SHARING, 0, False
+    most, number, swept = max(thresholds.MOST_SHARING, thresholds.SPARSE_FITS // rows.m), 0, False
     while number < len(l1):
         columns = rows.columns((fits.u != 0).any(0)[:-1].nonzero()[:, 0])
         found = _Fits(columns, fits.u[None, :, rows.places(columns)], torch.ones(1, rows.m, dtype=torch.bool))
-        count = len(sharing(l1[number:].tolist())[0][:most])
+        count = int((l1[number : number + most] * thresholds.SPARSE_REACH > l1[number]).sum())
         first, second = (t[number : number + count] for t in (l1, l2))
         if count > 1:
             begin = _towards(rows, sample, found, first, second)

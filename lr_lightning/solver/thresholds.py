@@ -240,6 +240,9 @@ SLOW_PROFILE = 0.25
 
 # The path of sparse rows.
 
+# Ratio of strengths that share a Hessian of sparse rows, and fits that do.
+SPARSE_REACH = 5.0
+SPARSE_FITS = 25
 # Fits whose gradients by all columns are computed at once, which for 50 000 columns are 12 MiB: one by one,
 # 100 000 x 5 000 with folds takes 1.16 times as long.
 CHECKED_FITS = 32
