@@ -32,11 +32,19 @@ class _Fits(NamedTuple):
         columns: whose coefficients may differ from 0.
         u: coefficients of these and the intercept, (p, m, c + 1).
         converged: whether the optimality conditions hold, (p, m).
+        gradient: of fit number 0 at the last strength, (d + 1,), infinite in columns that may be near to being used;
+            None where it has not been computed.
     """
 
     columns: ColumnsInUse
     u: Tensor
     converged: Tensor
+    gradient: Tensor | None = None
+
+    @property
+    def last(self) -> _Fits:
+        """Those at the last strength."""
+        return self._replace(u=self.u[-1:], converged=self.converged[-1:])
 
     def at(self, places: Tensor, d: int) -> Tensor:
         """Coefficients of other coordinates, (p, m, k), of d features and the intercept."""
@@ -59,14 +67,13 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
     """
     rows = fits.rows
     sample, every = rows.drawn(thresholds.PART_ROWS), torch.arange(rows.d + 1)
-    most, number, swept = max(thresholds.MOST_SHARING, thresholds.SPARSE_FITS // rows.m), 0, False
+    most, number, swept, last = max(thresholds.MOST_SHARING, thresholds.SPARSE_FITS // rows.m), 0, False, None
     while number < len(l1):
-        columns = rows.columns((fits.u != 0).any(0)[:-1].nonzero()[:, 0])
-        found = _Fits(columns, fits.u[None, :, rows.places(columns)], torch.ones(1, rows.m, dtype=torch.bool))
+        last = found = last or _present(fits)
         count = int((l1[number : number + most] * thresholds.SPARSE_REACH > l1[number]).sum())
         first, second = (t[number : number + count] for t in (l1, l2))
         if count > 1:
-            begin = _towards(rows, sample, found, first, second)
+            begin = _towards(rows, sample, last, first, second)
             if begin is None:
                 if rows.n <= thresholds.FEW_ROWS_OF_BLOCKS:
                     return
@@ -84,11 +91,20 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
             continue
         number += count
         yield Solutions(found.at(every, rows.d), found.converged, rows.losses(found.columns, found.u))
+        last = found.last if bool(found.converged.all()) else None
+
+
+def _present(fits: FoldFits) -> _Fits:
+    """The fits where they are, with one strength."""
+    rows = fits.rows
+    columns = rows.columns((fits.u != 0).any(0)[:-1].nonzero()[:, 0])
+    converged = torch.ones(1, rows.m, dtype=torch.bool)
+    return _Fits(columns, fits.u[None, :, rows.places(columns)], converged, fits.gradient[0])
 
 
 def _towards(rows: FoldRows, sample: FoldRows, last: _Fits, l1: Tensor, l2: Tensor) -> _Fits | None:
     """About the fits at strengths (p,): from the last ones towards a rough fit of all rows at the weakest, if any."""
-    of_all = _Fits(last.columns, last.u[:, :1], last.converged[:, :1])
+    of_all = _Fits(last.columns, last.u[:, :1], last.converged[:, :1], last.gradient)
     tolerance = thresholds.ROUGH_VIOLATION * float(l1[-1] + l2[-1])
     rough = _solve(rows.without_folds(), sample, of_all, l1[-1:], l2[-1:], tolerance, rough=True)
     if not bool(rough.converged.all()):
@@ -126,7 +142,7 @@ def _solve(
     """
     p, m = len(l1), rows.m
     of, first, second = torch.arange(m).repeat_interleave(p), l1.repeat(m), l2.repeat(m)
-    columns = rows.columns(_near(rows, start, l1[-1]).nonzero()[:, 0])
+    columns = _columns_near(rows, start, l1[-1])
     at = start.at(rows.places(columns), rows.d)
     at = at.masked_fill(rows.fixed[:, rows.places(columns)], 0.0)
     middle, u = at[len(at) // 2], at.expand(p, -1, -1).transpose(0, 1).flatten(0, 1)
@@ -135,7 +151,7 @@ def _solve(
     if not swept:
         of_rows = _Hessian.of_sample if rough else _Hessian
         hessian = of_rows(rows.without_folds(), columns, middle[:1], *([sample] if rough else []))
-    converged, pending = torch.zeros(p * m, dtype=torch.bool), torch.arange(p * m)
+    converged, pending, gradient = torch.zeros(p * m, dtype=torch.bool), torch.arange(p * m), None
     for _ in range(1 + thresholds.BLOCK_RETRIES):
         these = of[pending], u[pending], first[pending], second[pending]
         block = _Block(rows, columns, hessian and hessian.model(l2[p // 2]), *these, least_tolerance)
@@ -149,6 +165,8 @@ def _solve(
             break
         these = of[pending], u[pending], first[pending], second[pending]
         beyond = _beyond(rows, columns, *these, least_tolerance)
+        if len(pending) == p * m:
+            gradient = None if bool(beyond.fits[p - 1]) else beyond.gradient
         if not len(beyond.columns):
             break
         pending = pending[beyond.fits]
@@ -157,7 +175,7 @@ def _solve(
             hessian.grow(beyond.columns)
         columns = rows.columns(torch.cat([columns.index, beyond.columns]))
         u = torch.cat([u[:, :-1], u.new_zeros(len(u), len(beyond.columns)), u[:, -1:]], 1)
-    return _Fits(columns, u.unflatten(0, (m, p)).transpose(0, 1), converged.unflatten(0, (m, p)).T)
+    return _Fits(columns, u.unflatten(0, (m, p)).transpose(0, 1), converged.unflatten(0, (m, p)).T, gradient)
 
 
 def _worth_sweeps(rows: FoldRows, columns: ColumnsInUse, p: int) -> bool:
@@ -168,19 +186,32 @@ def _worth_sweeps(rows: FoldRows, columns: ColumnsInUse, p: int) -> bool:
     return len(columns.index) ** 2 > thresholds.SWEPT_HESSIAN * columns.design.stored.numel()
 
 
-def _near(rows: FoldRows, start: _Fits, l1: Tensor) -> Tensor:
-    """Which columns are near to being used, (d,), by the fits at the last of the strengths."""
-    gradient = rows.gradients(start.columns, torch.arange(rows.m), start.u[-1], rows.every)
-    near = ((gradient.abs() > l1 * rows.l1_unit) | (rows.l1_unit == 0)).any(0)[:-1]
+def _columns_near(rows: FoldRows, start: _Fits, l1: Tensor) -> ColumnsInUse:
+    """The columns that are near to being used by the fits at the last of the strengths."""
+    gradient = start.gradient
+    if gradient is None or rows.m > 1:
+        gradient = rows.gradients(start.columns, torch.arange(rows.m), start.u[-1], rows.every)
+    near = ((gradient.abs() > thresholds.NEAR * l1 * rows.l1_unit) | (rows.l1_unit == 0)).any(0)[:-1]
     near[start.columns.index] |= (start.u != 0).any(0).any(0)[:-1]
-    return near & ~rows.fixed[:, :-1].all(0)
+    near &= ~rows.fixed[:, :-1].all(0)
+    count = int(near.sum())
+    if count > thresholds.SAME_COLUMNS * len(start.columns.index) and count == int(near[start.columns.index].sum()):
+        return start.columns
+    return rows.columns(near.nonzero()[:, 0])
 
 
 class _Beyond(NamedTuple):
-    """Which columns that are not in use violate the optimality conditions, (c,), and of which fits, (P,)."""
+    """What all columns say of P fits that have used some.
+
+    Attributes:
+        columns: those that are not in use and violate the optimality conditions, (c,).
+        fits: of which they do, (P,).
+        gradient: of fit number 0 at the last strength, (d + 1,), infinite in columns that it may leave out.
+    """
 
     columns: Tensor
     fits: Tensor
+    gradient: Tensor | None
 
 
 def _beyond(
@@ -191,7 +222,7 @@ def _beyond(
     Args:
         rows: the rows.
         columns: in use.
-        of: number of the fit of `FoldRows` of each, (P,).
+        of: number of the fit of `FoldRows` of each, (P,), rising.
         u: coefficients (P, k).
         l1: strengths, (P,).
         l2: likewise.
@@ -199,25 +230,73 @@ def _beyond(
     """
     unused = torch.ones(rows.d, dtype=torch.bool)
     unused[columns.index] = False
-    parts = torch.arange(len(of)).split(thresholds.CHECKED_FITS)
+    numbers, counts = of.unique_consecutive(return_counts=True)
+    p, gradient = int(counts[0]), None
+    some = torch.linspace(0, p - 1, 2 + p // thresholds.TOLD_STRENGTHS).round().long()
+    tells = bool((counts == p).all()) and len(some) < p
     # To leave the others out takes longer than some products with them.
-    rest = rows.every if len(parts) == 1 else rows.columns(unused.nonzero()[:, 0])
+    few = (len(numbers) * len(some) if tells else len(of)) <= thresholds.CHECKED_FITS
+    rest = rows.every if few else rows.columns(unused.nonzero()[:, 0])
     unit = rows.l1_unit[:, rest.index]
     finest = unit.clamp_max(1)
     unit = torch.where(unused[rest.index] & ~rows.fixed[:, rest.index], unit, torch.inf)
     tolerance = thresholds.PATH_VIOLATION * (l1 + l2)[:, None]
-    found, fits = torch.zeros(len(parts), len(rest.index), dtype=torch.bool), torch.zeros(len(of), dtype=torch.bool)
+    fits = torch.ones(len(of), dtype=torch.bool)
+
+    def exceed(part: Tensor, sizes: Tensor) -> Tensor:
+        limit = (tolerance[part] * finest[of[part]]).clamp_min_(least_tolerance)
+        return sizes > limit.addcmul_(l1[part, None], unit[of[part]])
+
+    if tells:
+        groups = torch.arange(len(of)).view(-1, p)
+        of_groups = groups.tensor_split(-(-len(groups) * len(some) // thresholds.CHECKED_FITS))
+        gradients: dict[int, Tensor] = {}
+
+        def tell(share: Iterator[int]) -> None:
+            for number in share:
+                part = of_groups[number]
+                found, *products = rows.some_gradients(columns, of[part[:, 0]], u[part], rest, some)
+                gradients[number] = found[0, -1, :-1]
+                for group, known, by, left in zip(part, found, *_combinations(*products, some), strict=True):
+                    sizes = (by @ known[:, :-1]).abs_()
+                    ratio = rows.weight[0] / rows.weight[of[group[0]]]
+                    sizes.addcmul_((left * ratio.sqrt())[:, None], rows.size[rest.index])
+                    fits[group] = exceed(group, sizes).any(1)
+
+        share_out(tell, len(of_groups), u, effort=rows.n)
+        if not of[0]:
+            gradient = torch.full((rows.d + 1,), torch.inf, dtype=torch.float64)
+            gradient[rest.index] = gradients[0]
+
+    parts = fits.nonzero()[:, 0].split(thresholds.CHECKED_FITS)
+    found = torch.zeros(len(parts), len(rest.index), dtype=torch.bool)
 
     def work(share: Iterator[int]) -> None:
         for number in share:
             part = parts[number]
-            sizes = rows.gradients(columns, of[part], u[part], rest)[:, :-1].abs_()
-            limit = (tolerance[part] * finest[of[part]]).clamp_min_(least_tolerance)
-            violating = sizes > limit.addcmul_(l1[part, None], unit[of[part]])
+            violating = exceed(part, rows.gradients(columns, of[part], u[part], rest)[:, :-1].abs_())
             found[number], fits[part] = violating.any(0), violating.any(1)
 
     share_out(work, len(parts), u, effort=rows.n)
-    return _Beyond(rest.index[found.any(0)], fits)
+    return _Beyond(rest.index[found.any(0)], fits, gradient)
+
+
+def _combinations(products: Tensor, norms: Tensor, some: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors as linear combinations (g, p, s) of some of them, and the norms of what these leave, (g, p), at most.
+
+    Where gradients are linear in the vectors they are the same combinations, up to the norm left times a column's
+    (Cauchy & Schwarz).
+
+    Args:
+        products: of each vector with these, (g, p, s).
+        norms: of each, squared, (g, p).
+        some: their numbers, (s,).
+    """
+    of_some = products[:, some]
+    by = products @ torch.linalg.pinv(of_some, hermitian=True, rtol=1e-10)
+    left = norms - 2 * (by * products).sum(2) + (by @ of_some * by).sum(2)
+    rounding = thresholds.COMBINED_ROUNDING * norms.amax(1, keepdim=True) * (1 + by.abs().sum(2)).square()
+    return by, (left.clamp_min(0) + rounding).sqrt()
 
 
 class _Block(Block):

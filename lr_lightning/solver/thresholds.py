@@ -246,6 +246,14 @@ SPARSE_FITS = 25
 # Fits whose gradients by all columns are computed at once, which for 50 000 columns are 12 MiB: one by one,
 # 100 000 x 5 000 with folds takes 1.16 times as long.
 CHECKED_FITS = 32
+# Strengths for each at which gradients by all columns are computed, beside the first and the last.
+TOLD_STRENGTHS = 5
+# Rounding of products that are combined, relative to the largest: of sums over any number of rows.
+COMBINED_ROUNDING = 1e-13
+# Gradient relative to the strength, from which on a column is near to being used.
+NEAR = 0.95
+# Share of the columns that were near to being used, from which on all stay: to take others out takes longer.
+SAME_COLUMNS = 0.7
 # What conjugate gradients leave of a step, relative to it: a round leaves a tenth of the violation anyway. With 1e-6
 # 5 000 x 20 000 with folds takes 1.16 times as long, with 0.1 20 000 x 3 000 1.1 times.
 SHARED_STEP = 1e-3
