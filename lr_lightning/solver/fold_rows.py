@@ -307,10 +307,13 @@ class FoldRows:
         def work(share: Iterator[int]) -> None:
             for group in share:
                 for part in blocks[group::groups]:
-                    design = _as(columns.block(part), dtype)
-                    r = derivatives(design.matvec(w, b), part)
+                    # Of wide sparse rows a block has more logits than stay in a core's cache.
+                    pieces = [part] if self.is_dense else self._pieces(part, len(u))
+                    r = torch.cat(
+                        [derivatives(_as(columns.block(piece), dtype).matvec(w, b), piece) for piece in pieces]
+                    )
                     sums[group] += r.sum(0)
-                    gradient[group] += (design if of is None else _as(swept.block(part), dtype)).rmatvec(r)
+                    gradient[group] += _as(swept.block(part), dtype).rmatvec(r)
 
         share_out(work, groups, self.y, effort=f * c)
         residual = sums.sum(0)
@@ -585,6 +588,10 @@ class FoldRows:
         if not self.is_dense:
             size = max(min(size, thresholds.FOLD_BLOCK_ROWS), width)
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+    def _pieces(self, part: slice, fits: int) -> list[slice]:
+        size = max(256, thresholds.FOLD_BLOCK // fits)
+        return [slice(start, min(start + size, part.stop)) for start in range(part.start, part.stop, size)]
 
     def parts(self, width: int, elements: int = thresholds.GATHERED_ELEMENTS) -> Iterator[tuple[int, Tensor | slice]]:
         """Every fold and rows of it, few enough to be copied."""

@@ -21,7 +21,7 @@ from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_fits import FoldFits, shorten, slope
 from lr_lightning.solver.fold_rows import ColumnsInUse, FoldRows
-from lr_lightning.solver.path_blocks import Block, Penalties, Solutions, penalties_of
+from lr_lightning.solver.path_blocks import Block, Penalties, Solutions, penalties_of, sharing
 from lr_lightning.solver.path_models import MatrixModel, Model, Models, Shared
 
 
@@ -67,10 +67,10 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
     """
     rows = fits.rows
     sample, every = rows.drawn(thresholds.PART_ROWS), torch.arange(rows.d + 1)
-    most, number, swept, last = max(thresholds.MOST_SHARING, thresholds.SPARSE_FITS // rows.m), 0, False, None
+    most, number, swept, last = len(l1), 0, False, None
     while number < len(l1):
         last = found = last or _present(fits)
-        count = int((l1[number : number + most] * thresholds.SPARSE_REACH > l1[number]).sum())
+        count = min(most, _sharing(rows, last, l1[number:]))
         first, second = (t[number : number + count] for t in (l1, l2))
         if count > 1:
             begin = _towards(rows, sample, last, first, second)
@@ -92,6 +92,17 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
         number += count
         yield Solutions(found.at(every, rows.d), found.converged, rows.losses(found.columns, found.u))
         last = found.last if bool(found.converged.all()) else None
+
+
+def _sharing(rows: FoldRows, last: _Fits, l1: Tensor) -> int:
+    """How many of some strengths (p,) are to share a Hessian: many where few columns are used at all of them."""
+    short = len(sharing(l1.tolist())[0])
+    long = int((l1[: thresholds.SPARSE_FITS // rows.m] * thresholds.SPARSE_REACH > l1[0]).sum())
+    if long <= short or last.gradient is None or rows.n <= thresholds.FEW_ROWS_OF_BLOCKS:
+        return short
+    near = int((last.gradient.abs() > l1[long - 1] * rows.l1_unit[0]).sum())
+    stored = rows.design.stored.numel() if isinstance(rows.design, Swept) else 0
+    return long if near**2 <= thresholds.SWEPT_HESSIAN * stored else short
 
 
 def _present(fits: FoldFits) -> _Fits:
@@ -268,7 +279,7 @@ def _beyond(
             gradient = torch.full((rows.d + 1,), torch.inf, dtype=torch.float64)
             gradient[rest.index] = gradients[0]
 
-    parts = fits.nonzero()[:, 0].split(thresholds.CHECKED_FITS)
+    parts = fits.nonzero()[:, 0].split(thresholds.CHECKED_FITS) if bool(fits.any()) else ()
     found = torch.zeros(len(parts), len(rest.index), dtype=torch.bool)
 
     def work(share: Iterator[int]) -> None:
