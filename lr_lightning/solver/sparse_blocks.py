@@ -9,6 +9,7 @@ columns are in use no Hessian is computed: a sweep multiplies those of all fits,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -477,31 +478,14 @@ class _OwnHessians(Models):
 
     @override
     def solve(self, of: Tensor, on: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Models`, by conjugate gradients for all vectors at once."""
-        out, good = torch.zeros(right.shape, dtype=torch.float64), torch.ones(len(of), dtype=torch.bool)
-        live, curvature = torch.arange(len(of)), self._curvature[:, of]
+        """As `Models`."""
+
+        def products(some: Tensor) -> Callable[[Tensor], Tensor]:
+            return partial(self._times, of[some], self._curvature[:, of[some]])
+
         inverse = torch.where(on, 1 / self._diagonal[of].clamp_min(1e-30), 0.0)
-        r = torch.where(on, right.double(), 0.0)
-        z = d = r * inverse
-        rz = (r * z).sum(1)
-        enough = self._enough[of].square() * rz
-        for _ in range(thresholds.CONJUGATE_GRADIENTS):
-            product = self._times(of[live], curvature, d)
-            below = (d * product).sum(1)
-            step = torch.where((rz > enough) & (below > 0), rz / below, 0.0)[:, None]
-            out[live] += step * d
-            r = r - step * product
-            z = r * inverse
-            before, rz = rz, (r * z).sum(1)
-            left = (rz > enough) & (below > 0)
-            count = int(left.sum())
-            if not count:
-                break
-            d = z + torch.where(before > 0, rz / before, 0.0)[:, None] * d
-            if count < thresholds.STILL_SWEPT * len(live):
-                live, curvature, inverse = live[left], curvature[:, left], inverse[left]
-                d, r, rz, enough = d[left], r[left], rz[left], enough[left]
-        return out.to(right), good
+        found = _conjugate_gradients(products, inverse, right.double(), self._enough[of])
+        return found.to(right), torch.ones(len(of), dtype=torch.bool)
 
 
 class _ManyModel(MatrixModel):
@@ -509,29 +493,47 @@ class _ManyModel(MatrixModel):
 
     @override
     def solve(self, on: Tensor, right: Tensor) -> Tensor:
-        """As that of `Model`, by conjugate gradients for all vectors at once."""
+        """As that of `Model`."""
         index = on.any(0).nonzero()[:, 0]
         block = self._block(index)
         block.diagonal().add_(self._l2[index])
-        mask = on[:, index].float()
-        diagonal = block.diagonal().clamp_min(1e-30)
-        r = right[:, index] * mask
-        p = torch.zeros_like(r)
-        z = r / diagonal
-        d, rz = z, (r * z).sum(1)
-        enough = thresholds.SHARED_STEP**2 * rz
-        for _ in range(thresholds.CONJUGATE_GRADIENTS):
-            product = (d @ block) * mask
-            curvature = (d * product).sum(1)
-            step = torch.where((rz > enough) & (curvature > 0), rz / curvature, 0.0)[:, None]
-            p += step * d
-            r -= step * product
-            z = r / diagonal
-            after = (r * z).sum(1)
-            if bool((after <= enough).all()):
-                break
-            d = z + torch.where(rz > 0, after / rz, 0.0)[:, None] * d
-            rz = after
+        inverse = torch.where(on[:, index], 1 / block.diagonal().clamp_min(1e-30), 0.0)
+        enough = torch.full((len(on),), thresholds.SHARED_STEP)
         out = torch.zeros_like(right)
-        out[:, index] = p
+        out[:, index] = _conjugate_gradients(lambda _: lambda d: d @ block, inverse, right[:, index], enough)
         return out
+
+
+def _conjugate_gradients(
+    products: Callable[[Tensor], Callable[[Tensor], Tensor]], inverse: Tensor, right: Tensor, enough: Tensor
+) -> Tensor:
+    """Solutions (f, k) of f systems at once, of which those that are solved are left out as they become many.
+
+    Args:
+        products: for some of the systems, by their numbers, what multiplies their matrices by a vector each.
+        inverse: of the matrices' diagonals, (f, k); 0 where a coordinate is held at 0.
+        right: (f, k).
+        enough: what may be left of each, relative to it, in the norm of `inverse`, (f,).
+    """
+    out, live = torch.zeros_like(right), torch.arange(len(right))
+    times, r = products(live), right
+    z = d = r * inverse
+    rz = (r * z).sum(1)
+    least = enough.square() * rz
+    for _ in range(thresholds.CONJUGATE_GRADIENTS):
+        product = times(d)
+        below = (d * product).sum(1)
+        step = torch.where((rz > least) & (below > 0), rz / below, 0.0)[:, None]
+        out[live] += step * d
+        r = r - step * product
+        z = r * inverse
+        before, rz = rz, (r * z).sum(1)
+        left = (rz > least) & (below > 0)
+        count = int(left.sum())
+        if not count:
+            break
+        d = z + torch.where(before > 0, rz / before, 0.0)[:, None] * d
+        if count < thresholds.STILL_SWEPT * len(live):
+            live, inverse, d, r, rz, least = (t[left] for t in (live, inverse, d, r, rz, least))
+            times = products(live)
+    return out
