@@ -35,12 +35,14 @@ class _Fits(NamedTuple):
         converged: whether the optimality conditions hold, (p, m).
         gradient: of fit number 0 at the last strength, (d + 1,), infinite in columns that may be near to being used;
             None where it has not been computed.
+        swept: whether each fit had a Hessian of its own.
     """
 
     columns: ColumnsInUse
     u: Tensor
     converged: Tensor
     gradient: Tensor | None = None
+    swept: bool = False
 
     @property
     def last(self) -> _Fits:
@@ -87,7 +89,7 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
                 break
             swept = True
         if count > 1 and not bool(found.converged.all()):
-            most = count // 2 if swept else min(most, max(1, thresholds.FOLLOWED_LOGITS // (rows.n * rows.m)))
+            most = count // 2 if found.swept else min(most, max(1, thresholds.FOLLOWED_LOGITS // (rows.n * rows.m)))
             swept = True
             continue
         number += count
@@ -187,7 +189,8 @@ def _solve(
             hessian.grow(beyond.columns)
         columns = rows.columns(torch.cat([columns.index, beyond.columns]))
         u = torch.cat([u[:, :-1], u.new_zeros(len(u), len(beyond.columns)), u[:, -1:]], 1)
-    return _Fits(columns, u.unflatten(0, (m, p)).transpose(0, 1), converged.unflatten(0, (m, p)).T, gradient)
+    u, converged = u.unflatten(0, (m, p)).transpose(0, 1), converged.unflatten(0, (m, p)).T
+    return _Fits(columns, u, converged, gradient, swept)
 
 
 def _worth_sweeps(rows: FoldRows, columns: ColumnsInUse, p: int) -> bool:
@@ -261,15 +264,15 @@ def _beyond(
 
     if tells:
         groups = torch.arange(len(of)).view(-1, p)
-        of_groups = groups.tensor_split(-(-len(groups) * len(some) // thresholds.CHECKED_FITS))
+        of_groups = groups.split(-(-len(groups) // -(-len(groups) * len(some) // thresholds.CHECKED_FITS)))
         gradients: dict[int, Tensor] = {}
 
         def tell(share: Iterator[int]) -> None:
             for number in share:
                 part = of_groups[number]
-                found, *products = rows.some_gradients(columns, of[part[:, 0]], u[part], rest, some)
+                found, products, squares = rows.some_gradients(columns, of[part[:, 0]], u[part], rest, some)
                 gradients[number] = found[0, -1, :-1]
-                for group, known, by, left in zip(part, found, *_combinations(*products, some), strict=True):
+                for group, known, by, left in zip(part, found, *_combinations(products, squares, some), strict=True):
                     sizes = (by @ known[:, :-1]).abs_()
                     ratio = rows.weight[0] / rows.weight[of[group[0]]]
                     sizes.addcmul_((left * ratio.sqrt())[:, None], rows.size[rest.index])
