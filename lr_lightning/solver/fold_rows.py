@@ -590,7 +590,7 @@ class FoldRows:
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
     def _pieces(self, part: slice, fits: int) -> list[slice]:
-        size = max(256, thresholds.FOLD_BLOCK // fits)
+        size = max(256, thresholds.FOLD_BLOCK // max(1, fits))
         return [slice(start, min(start + size, part.stop)) for start in range(part.start, part.stop, size)]
 
     def parts(self, width: int, elements: int = thresholds.GATHERED_ELEMENTS) -> Iterator[tuple[int, Tensor | slice]]:
