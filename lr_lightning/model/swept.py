@@ -29,6 +29,7 @@ _FILLED_BLOCK = 2**20  # numbers
 # 20 000 x 3 000 with folds take 6 times as long; if none, a fit of 20 000 x 100 with 30 % stored 1.4 times.
 _WORTH_FILLING = 7
 _TILE = 128  # columns
+_LARGEST_INT32 = 2**31 - 1
 
 
 class Swept(Design):
@@ -287,6 +288,8 @@ def _add_pairs(x: csr_array, v: Tensor, out: Tensor) -> None:
     """
     starts, column, value = (torch.from_numpy(part) for part in (x.indptr, x.indices, x.data))
     d = int(x.shape[1])  # pyright: ignore[reportOptionalSubscript]
+    places = torch.int32 if d * d <= _LARGEST_INT32 else torch.int64
+    column, value = torch.cat([column.to(places), torch.zeros(1, dtype=places)]), torch.cat([value, value.new_zeros(1)])
     counts = starts.diff().long()
     # Rows of about as many entries are worked on together: of up to 15 entries the same, else up to an eighth more.
     step = 2 ** (counts.clamp_min(1).double().log2().floor() - 3).clamp_min(0).long()
@@ -296,8 +299,8 @@ def _add_pairs(x: csr_array, v: Tensor, out: Tensor) -> None:
     for size, alike in zip(sizes.tolist(), order.split(numbers.tolist()), strict=True):
         for rows in alike.split(max(1, _BLOCK // max(size, 1))) if size else ():
             place = torch.arange(size)[:, None]
-            at = (starts[rows].long() + place).clamp_max_(len(value) - 1)
-            columns, values = column[at].long(), torch.where(place < counts[rows], value[at], 0.0)
+            at = (starts[rows].long() + place).masked_fill_(place >= counts[rows], len(value) - 1).view(-1)
+            columns, values = (t.index_select(0, at).view(size, -1) for t in (column, value))
             weighted, first = values * v[rows], columns * d
             for a in range(size):
                 pair = first[a] + columns[a:]

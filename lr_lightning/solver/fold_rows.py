@@ -232,13 +232,44 @@ class FoldRows:
             of: the columns of the gradient; None for the same.
             rounded: whether the products of blocks of rows may be in float32, which takes half the time.
         """
-        left_out = fits - 1
 
         def residuals(z: Tensor, part: slice) -> Tensor:
-            r = self._residuals(z, part)
-            return r if self._fold is None else r.masked_fill_(self._fold[part, None] == left_out, 0.0)
+            return self._residuals_of(z, part, fits)
 
         return self._swept(columns, fits, u, of, residuals, torch.float32 if rounded else torch.float64)
+
+    def some_gradients(
+        self, columns: ColumnsInUse, fits: Tensor, u: Tensor, of: ColumnsInUse, some: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients at some of p points of each of g fits, and what tells of those at the others, in one sweep.
+
+        A gradient is the sum of the rows' v·ρ times their features, ρ being the derivatives of the losses.
+
+        Args:
+            columns: whose coefficients may differ from 0.
+            fits: numbers of the fits, (g,).
+            u: their coefficients, (g, p, c + 1).
+            of: the columns of the gradients.
+            some: numbers of the points, (s,).
+
+        Returns:
+            The gradients, (g, s, c + 1), the means of ρ at any point times ρ at these, (g, p, s), and of ρ², (g, p).
+        """
+        g, p, _ = u.shape
+        repeated, unit = fits.repeat_interleave(p), torch.where(self.v > 0, 1 / self.v, 0.0)
+        products: dict[int, Tensor] = {}
+
+        def residuals(z: Tensor, part: slice) -> Tensor:
+            r = self._residuals_of(z, part, repeated)
+            by_fit = r.view(-1, g, p).transpose(0, 1)
+            known = by_fit.index_select(2, some)
+            with_some = (known * unit[part, None]).mT @ by_fit
+            products[part.start] = torch.cat([with_some, (r.square().T @ unit[part]).view(g, 1, p)], 1)
+            return known.transpose(0, 1).flatten(1)
+
+        found = self._swept(columns, fits.repeat_interleave(len(some)), u.flatten(0, 1), of, residuals)
+        total = torch.stack([products[start] for start in sorted(products)]).sum(0) / self.weight[fits, None, None]
+        return found.unflatten(0, (g, -1)), total[:, :-1].mT, total[:, -1]
 
     def hessian_products(self, columns: ColumnsInUse, fits: Tensor, curvature: Tensor, u: Tensor) -> Tensor:
         """Products (f, c + 1) of the Hessians of some fits with vectors u (f, c + 1), in one sweep.
@@ -262,13 +293,13 @@ class FoldRows:
     ) -> Tensor:
         """Means (f, c + 1) over the rows of derivatives by logits (b, f) times the standardised features.
 
-        The derivatives are a function of the logits at u (f, c + 1), which it may overwrite, and of the rows.
+        The derivatives are a function of the logits at u (q, c + 1), which it may overwrite, and of the rows.
         """
         dtype = dtype if self.is_dense else torch.float64
         swept = of or columns
         f, c = len(fits), len(swept.index)
         w, b = (t.to(dtype) for t in self._raw(columns, u))
-        blocks = self._blocks(max(c, len(columns.index)), f)
+        blocks = self._blocks(max(c, len(columns.index)), len(u))
         groups = min(thresholds.FOLD_GROUPS if self.is_dense else thresholds.SPARSE_GROUPS, len(blocks))
         gradient = torch.zeros(groups, c, f, dtype=torch.float64)
         sums = torch.zeros(groups, f, dtype=torch.float64)
@@ -276,10 +307,13 @@ class FoldRows:
         def work(share: Iterator[int]) -> None:
             for group in share:
                 for part in blocks[group::groups]:
-                    design = _as(columns.block(part), dtype)
-                    r = derivatives(design.matvec(w, b), part)
+                    # Of wide sparse rows a block has more logits than stay in a core's cache.
+                    pieces = [part] if self.is_dense else self._pieces(part, len(u))
+                    r = torch.cat(
+                        [derivatives(_as(columns.block(piece), dtype).matvec(w, b), piece) for piece in pieces]
+                    )
                     sums[group] += r.sum(0)
-                    gradient[group] += (design if of is None else _as(swept.block(part), dtype)).rmatvec(r)
+                    gradient[group] += _as(swept.block(part), dtype).rmatvec(r)
 
         share_out(work, groups, self.y, effort=f * c)
         residual = sums.sum(0)
@@ -332,6 +366,11 @@ class FoldRows:
             return losses_of_shares(z, self.y[part, None], self.v[part, None])[1].to(z)
         sign = self.signs(part)
         return z.mul_(sign).sigmoid_().mul_((sign * self.v[part, None]).to(z.dtype))
+
+    def _residuals_of(self, z: Tensor, part: slice, fits: Tensor) -> Tensor:
+        """The same of fits (f,), 0 in the rows that they leave out."""
+        r = self._residuals(z, part)
+        return r if self._fold is None else r.masked_fill_(self._fold[part, None] == fits - 1, 0.0)
 
     def losses(self, columns: ColumnsInUse, u: Tensor) -> Losses:
         """Losses of all fits at coefficients (…, m, c + 1): means (…, m) and (…, K)."""
@@ -549,6 +588,10 @@ class FoldRows:
         if not self.is_dense:
             size = max(min(size, thresholds.FOLD_BLOCK_ROWS), width)
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+    def _pieces(self, part: slice, fits: int) -> list[slice]:
+        size = max(256, thresholds.FOLD_BLOCK // max(1, fits))
+        return [slice(start, min(start + size, part.stop)) for start in range(part.start, part.stop, size)]
 
     def parts(self, width: int, elements: int = thresholds.GATHERED_ELEMENTS) -> Iterator[tuple[int, Tensor | slice]]:
         """Every fold and rows of it, few enough to be copied."""

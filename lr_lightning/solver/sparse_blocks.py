@@ -9,6 +9,7 @@ columns are in use no Hessian is computed: a sweep multiplies those of all fits,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -32,11 +33,21 @@ class _Fits(NamedTuple):
         columns: whose coefficients may differ from 0.
         u: coefficients of these and the intercept, (p, m, c + 1).
         converged: whether the optimality conditions hold, (p, m).
+        gradient: of fit number 0 at the last strength, (d + 1,), infinite in columns that may be near to being used;
+            None where it has not been computed.
+        swept: whether each fit had a Hessian of its own.
     """
 
     columns: ColumnsInUse
     u: Tensor
     converged: Tensor
+    gradient: Tensor | None = None
+    swept: bool = False
+
+    @property
+    def last(self) -> _Fits:
+        """Those at the last strength."""
+        return self._replace(u=self.u[-1:], converged=self.converged[-1:])
 
     def at(self, places: Tensor, d: int) -> Tensor:
         """Coefficients of other coordinates, (p, m, k), of d features and the intercept."""
@@ -59,14 +70,13 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
     """
     rows = fits.rows
     sample, every = rows.drawn(thresholds.PART_ROWS), torch.arange(rows.d + 1)
-    most, number, swept = thresholds.MOST_SHARING, 0, False
+    most, number, swept, last = len(l1), 0, False, None
     while number < len(l1):
-        columns = rows.columns((fits.u != 0).any(0)[:-1].nonzero()[:, 0])
-        found = _Fits(columns, fits.u[None, :, rows.places(columns)], torch.ones(1, rows.m, dtype=torch.bool))
-        count = len(sharing(l1[number:].tolist())[0][:most])
+        last = found = last or _present(fits)
+        count = min(most, _sharing(rows, last, l1[number:]))
         first, second = (t[number : number + count] for t in (l1, l2))
         if count > 1:
-            begin = _towards(rows, sample, found, first, second)
+            begin = _towards(rows, sample, last, first, second)
             if begin is None:
                 if rows.n <= thresholds.FEW_ROWS_OF_BLOCKS:
                     return
@@ -79,16 +89,36 @@ def solve_nearby(fits: FoldFits, l1: Tensor, l2: Tensor, least_tolerance: float)
                 break
             swept = True
         if count > 1 and not bool(found.converged.all()):
-            most = count // 2 if swept else min(most, max(1, thresholds.FOLLOWED_LOGITS // (rows.n * rows.m)))
+            most = count // 2 if found.swept else min(most, max(1, thresholds.FOLLOWED_LOGITS // (rows.n * rows.m)))
             swept = True
             continue
         number += count
         yield Solutions(found.at(every, rows.d), found.converged, rows.losses(found.columns, found.u))
+        last = found.last if bool(found.converged.all()) else None
+
+
+def _sharing(rows: FoldRows, last: _Fits, l1: Tensor) -> int:
+    """How many of some strengths (p,) are to share a Hessian: many where few columns are used at all of them."""
+    short = len(sharing(l1.tolist())[0])
+    long = int((l1[: thresholds.SPARSE_FITS // rows.m] * thresholds.SPARSE_REACH > l1[0]).sum())
+    if long <= short or last.gradient is None or rows.n <= thresholds.FEW_ROWS_OF_BLOCKS:
+        return short
+    near = int((last.gradient.abs() > l1[long - 1] * rows.l1_unit[0]).sum())
+    stored = rows.design.stored.numel() if isinstance(rows.design, Swept) else 0
+    return long if near**2 <= thresholds.SWEPT_HESSIAN * stored else short
+
+
+def _present(fits: FoldFits) -> _Fits:
+    """The fits where they are, with one strength."""
+    rows = fits.rows
+    columns = rows.columns((fits.u != 0).any(0)[:-1].nonzero()[:, 0])
+    converged = torch.ones(1, rows.m, dtype=torch.bool)
+    return _Fits(columns, fits.u[None, :, rows.places(columns)], converged, fits.gradient[0])
 
 
 def _towards(rows: FoldRows, sample: FoldRows, last: _Fits, l1: Tensor, l2: Tensor) -> _Fits | None:
     """About the fits at strengths (p,): from the last ones towards a rough fit of all rows at the weakest, if any."""
-    of_all = _Fits(last.columns, last.u[:, :1], last.converged[:, :1])
+    of_all = _Fits(last.columns, last.u[:, :1], last.converged[:, :1], last.gradient)
     tolerance = thresholds.ROUGH_VIOLATION * float(l1[-1] + l2[-1])
     rough = _solve(rows.without_folds(), sample, of_all, l1[-1:], l2[-1:], tolerance, rough=True)
     if not bool(rough.converged.all()):
@@ -126,7 +156,7 @@ def _solve(
     """
     p, m = len(l1), rows.m
     of, first, second = torch.arange(m).repeat_interleave(p), l1.repeat(m), l2.repeat(m)
-    columns = rows.columns(_near(rows, start, l1[-1]).nonzero()[:, 0])
+    columns = _columns_near(rows, start, l1[-1])
     at = start.at(rows.places(columns), rows.d)
     at = at.masked_fill(rows.fixed[:, rows.places(columns)], 0.0)
     middle, u = at[len(at) // 2], at.expand(p, -1, -1).transpose(0, 1).flatten(0, 1)
@@ -135,7 +165,7 @@ def _solve(
     if not swept:
         of_rows = _Hessian.of_sample if rough else _Hessian
         hessian = of_rows(rows.without_folds(), columns, middle[:1], *([sample] if rough else []))
-    converged, pending = torch.zeros(p * m, dtype=torch.bool), torch.arange(p * m)
+    converged, pending, gradient = torch.zeros(p * m, dtype=torch.bool), torch.arange(p * m), None
     for _ in range(1 + thresholds.BLOCK_RETRIES):
         these = of[pending], u[pending], first[pending], second[pending]
         block = _Block(rows, columns, hessian and hessian.model(l2[p // 2]), *these, least_tolerance)
@@ -149,6 +179,8 @@ def _solve(
             break
         these = of[pending], u[pending], first[pending], second[pending]
         beyond = _beyond(rows, columns, *these, least_tolerance)
+        if len(pending) == p * m:
+            gradient = None if bool(beyond.fits[p - 1]) else beyond.gradient
         if not len(beyond.columns):
             break
         pending = pending[beyond.fits]
@@ -157,7 +189,8 @@ def _solve(
             hessian.grow(beyond.columns)
         columns = rows.columns(torch.cat([columns.index, beyond.columns]))
         u = torch.cat([u[:, :-1], u.new_zeros(len(u), len(beyond.columns)), u[:, -1:]], 1)
-    return _Fits(columns, u.unflatten(0, (m, p)).transpose(0, 1), converged.unflatten(0, (m, p)).T)
+    u, converged = u.unflatten(0, (m, p)).transpose(0, 1), converged.unflatten(0, (m, p)).T
+    return _Fits(columns, u, converged, gradient, swept)
 
 
 def _worth_sweeps(rows: FoldRows, columns: ColumnsInUse, p: int) -> bool:
@@ -168,19 +201,32 @@ def _worth_sweeps(rows: FoldRows, columns: ColumnsInUse, p: int) -> bool:
     return len(columns.index) ** 2 > thresholds.SWEPT_HESSIAN * columns.design.stored.numel()
 
 
-def _near(rows: FoldRows, start: _Fits, l1: Tensor) -> Tensor:
-    """Which columns are near to being used, (d,), by the fits at the last of the strengths."""
-    gradient = rows.gradients(start.columns, torch.arange(rows.m), start.u[-1], rows.every)
-    near = ((gradient.abs() > l1 * rows.l1_unit) | (rows.l1_unit == 0)).any(0)[:-1]
+def _columns_near(rows: FoldRows, start: _Fits, l1: Tensor) -> ColumnsInUse:
+    """The columns that are near to being used by the fits at the last of the strengths."""
+    gradient = start.gradient
+    if gradient is None or rows.m > 1:
+        gradient = rows.gradients(start.columns, torch.arange(rows.m), start.u[-1], rows.every)
+    near = ((gradient.abs() > thresholds.NEAR * l1 * rows.l1_unit) | (rows.l1_unit == 0)).any(0)[:-1]
     near[start.columns.index] |= (start.u != 0).any(0).any(0)[:-1]
-    return near & ~rows.fixed[:, :-1].all(0)
+    near &= ~rows.fixed[:, :-1].all(0)
+    count = int(near.sum())
+    if count > thresholds.SAME_COLUMNS * len(start.columns.index) and count == int(near[start.columns.index].sum()):
+        return start.columns
+    return rows.columns(near.nonzero()[:, 0])
 
 
 class _Beyond(NamedTuple):
-    """Which columns that are not in use violate the optimality conditions, (c,), and of which fits, (P,)."""
+    """What all columns say of P fits that have used some.
+
+    Attributes:
+        columns: those that are not in use and violate the optimality conditions, (c,).
+        fits: of which they do, (P,).
+        gradient: of fit number 0 at the last strength, (d + 1,), infinite in columns that it may leave out.
+    """
 
     columns: Tensor
     fits: Tensor
+    gradient: Tensor | None
 
 
 def _beyond(
@@ -191,7 +237,7 @@ def _beyond(
     Args:
         rows: the rows.
         columns: in use.
-        of: number of the fit of `FoldRows` of each, (P,).
+        of: number of the fit of `FoldRows` of each, (P,), rising.
         u: coefficients (P, k).
         l1: strengths, (P,).
         l2: likewise.
@@ -199,25 +245,73 @@ def _beyond(
     """
     unused = torch.ones(rows.d, dtype=torch.bool)
     unused[columns.index] = False
-    parts = torch.arange(len(of)).split(thresholds.CHECKED_FITS)
+    numbers, counts = of.unique_consecutive(return_counts=True)
+    p, gradient = int(counts[0]), None
+    some = torch.linspace(0, p - 1, 2 + p // thresholds.TOLD_STRENGTHS).round().long()
+    tells = bool((counts == p).all()) and len(some) < p
     # To leave the others out takes longer than some products with them.
-    rest = rows.every if len(parts) == 1 else rows.columns(unused.nonzero()[:, 0])
+    few = (len(numbers) * len(some) if tells else len(of)) <= thresholds.CHECKED_FITS
+    rest = rows.every if few else rows.columns(unused.nonzero()[:, 0])
     unit = rows.l1_unit[:, rest.index]
     finest = unit.clamp_max(1)
     unit = torch.where(unused[rest.index] & ~rows.fixed[:, rest.index], unit, torch.inf)
     tolerance = thresholds.PATH_VIOLATION * (l1 + l2)[:, None]
-    found, fits = torch.zeros(len(parts), len(rest.index), dtype=torch.bool), torch.zeros(len(of), dtype=torch.bool)
+    fits = torch.ones(len(of), dtype=torch.bool)
+
+    def exceed(part: Tensor, sizes: Tensor) -> Tensor:
+        limit = (tolerance[part] * finest[of[part]]).clamp_min_(least_tolerance)
+        return sizes > limit.addcmul_(l1[part, None], unit[of[part]])
+
+    if tells:
+        groups = torch.arange(len(of)).view(-1, p)
+        of_groups = groups.split(-(-len(groups) // -(-len(groups) * len(some) // thresholds.CHECKED_FITS)))
+        gradients: dict[int, Tensor] = {}
+
+        def tell(share: Iterator[int]) -> None:
+            for number in share:
+                part = of_groups[number]
+                found, products, squares = rows.some_gradients(columns, of[part[:, 0]], u[part], rest, some)
+                gradients[number] = found[0, -1, :-1]
+                for group, known, by, left in zip(part, found, *_combinations(products, squares, some), strict=True):
+                    sizes = (by @ known[:, :-1]).abs_()
+                    ratio = rows.weight[0] / rows.weight[of[group[0]]]
+                    sizes.addcmul_((left * ratio.sqrt())[:, None], rows.size[rest.index])
+                    fits[group] = exceed(group, sizes).any(1)
+
+        share_out(tell, len(of_groups), u, effort=rows.n)
+        if not of[0]:
+            gradient = torch.full((rows.d + 1,), torch.inf, dtype=torch.float64)
+            gradient[rest.index] = gradients[0]
+
+    parts = fits.nonzero()[:, 0].split(thresholds.CHECKED_FITS) if bool(fits.any()) else ()
+    found = torch.zeros(len(parts), len(rest.index), dtype=torch.bool)
 
     def work(share: Iterator[int]) -> None:
         for number in share:
             part = parts[number]
-            sizes = rows.gradients(columns, of[part], u[part], rest)[:, :-1].abs_()
-            limit = (tolerance[part] * finest[of[part]]).clamp_min_(least_tolerance)
-            violating = sizes > limit.addcmul_(l1[part, None], unit[of[part]])
+            violating = exceed(part, rows.gradients(columns, of[part], u[part], rest)[:, :-1].abs_())
             found[number], fits[part] = violating.any(0), violating.any(1)
 
     share_out(work, len(parts), u, effort=rows.n)
-    return _Beyond(rest.index[found.any(0)], fits)
+    return _Beyond(rest.index[found.any(0)], fits, gradient)
+
+
+def _combinations(products: Tensor, norms: Tensor, some: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors as linear combinations (g, p, s) of some of them, and the norms of what these leave, (g, p), at most.
+
+    Where gradients are linear in the vectors they are the same combinations, up to the norm left times a column's
+    (Cauchy & Schwarz).
+
+    Args:
+        products: of each vector with these, (g, p, s).
+        norms: of each, squared, (g, p).
+        some: their numbers, (s,).
+    """
+    of_some = products[:, some]
+    by = products @ torch.linalg.pinv(of_some, hermitian=True, rtol=1e-10)
+    left = norms - 2 * (by * products).sum(2) + (by @ of_some * by).sum(2)
+    rounding = thresholds.COMBINED_ROUNDING * norms.amax(1, keepdim=True) * (1 + by.abs().sum(2)).square()
+    return by, (left.clamp_min(0) + rounding).sqrt()
 
 
 class _Block(Block):
@@ -387,31 +481,14 @@ class _OwnHessians(Models):
 
     @override
     def solve(self, of: Tensor, on: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Models`, by conjugate gradients for all vectors at once."""
-        out, good = torch.zeros(right.shape, dtype=torch.float64), torch.ones(len(of), dtype=torch.bool)
-        live, curvature = torch.arange(len(of)), self._curvature[:, of]
+        """As `Models`."""
+
+        def products(some: Tensor) -> Callable[[Tensor], Tensor]:
+            return partial(self._times, of[some], self._curvature[:, of[some]])
+
         inverse = torch.where(on, 1 / self._diagonal[of].clamp_min(1e-30), 0.0)
-        r = torch.where(on, right.double(), 0.0)
-        z = d = r * inverse
-        rz = (r * z).sum(1)
-        enough = self._enough[of].square() * rz
-        for _ in range(thresholds.CONJUGATE_GRADIENTS):
-            product = self._times(of[live], curvature, d)
-            below = (d * product).sum(1)
-            step = torch.where((rz > enough) & (below > 0), rz / below, 0.0)[:, None]
-            out[live] += step * d
-            r = r - step * product
-            z = r * inverse
-            before, rz = rz, (r * z).sum(1)
-            left = (rz > enough) & (below > 0)
-            count = int(left.sum())
-            if not count:
-                break
-            d = z + torch.where(before > 0, rz / before, 0.0)[:, None] * d
-            if count < thresholds.STILL_SWEPT * len(live):
-                live, curvature, inverse = live[left], curvature[:, left], inverse[left]
-                d, r, rz, enough = d[left], r[left], rz[left], enough[left]
-        return out.to(right), good
+        found = _conjugate_gradients(products, inverse, right.double(), self._enough[of])
+        return found.to(right), torch.ones(len(of), dtype=torch.bool)
 
 
 class _ManyModel(MatrixModel):
@@ -419,29 +496,47 @@ class _ManyModel(MatrixModel):
 
     @override
     def solve(self, on: Tensor, right: Tensor) -> Tensor:
-        """As that of `Model`, by conjugate gradients for all vectors at once."""
+        """As that of `Model`."""
         index = on.any(0).nonzero()[:, 0]
         block = self._block(index)
         block.diagonal().add_(self._l2[index])
-        mask = on[:, index].float()
-        diagonal = block.diagonal().clamp_min(1e-30)
-        r = right[:, index] * mask
-        p = torch.zeros_like(r)
-        z = r / diagonal
-        d, rz = z, (r * z).sum(1)
-        enough = thresholds.SHARED_STEP**2 * rz
-        for _ in range(thresholds.CONJUGATE_GRADIENTS):
-            product = (d @ block) * mask
-            curvature = (d * product).sum(1)
-            step = torch.where((rz > enough) & (curvature > 0), rz / curvature, 0.0)[:, None]
-            p += step * d
-            r -= step * product
-            z = r / diagonal
-            after = (r * z).sum(1)
-            if bool((after <= enough).all()):
-                break
-            d = z + torch.where(rz > 0, after / rz, 0.0)[:, None] * d
-            rz = after
+        inverse = torch.where(on[:, index], 1 / block.diagonal().clamp_min(1e-30), 0.0)
+        enough = torch.full((len(on),), thresholds.SHARED_STEP)
         out = torch.zeros_like(right)
-        out[:, index] = p
+        out[:, index] = _conjugate_gradients(lambda _: lambda d: d @ block, inverse, right[:, index], enough)
         return out
+
+
+def _conjugate_gradients(
+    products: Callable[[Tensor], Callable[[Tensor], Tensor]], inverse: Tensor, right: Tensor, enough: Tensor
+) -> Tensor:
+    """Solutions (f, k) of f systems at once, of which those that are solved are left out as they become many.
+
+    Args:
+        products: for some of the systems, by their numbers, what multiplies their matrices by a vector each.
+        inverse: of the matrices' diagonals, (f, k); 0 where a coordinate is held at 0.
+        right: (f, k).
+        enough: what may be left of each, relative to it, in the norm of `inverse`, (f,).
+    """
+    out, live = torch.zeros_like(right), torch.arange(len(right))
+    times, r = products(live), right
+    z = d = r * inverse
+    rz = (r * z).sum(1)
+    least = enough.square() * rz
+    for _ in range(thresholds.CONJUGATE_GRADIENTS):
+        product = times(d)
+        below = (d * product).sum(1)
+        step = torch.where((rz > least) & (below > 0), rz / below, 0.0)[:, None]
+        out[live] += step * d
+        r = r - step * product
+        z = r * inverse
+        before, rz = rz, (r * z).sum(1)
+        left = (rz > least) & (below > 0)
+        count = int(left.sum())
+        if not count:
+            break
+        d = z + torch.where(before > 0, rz / before, 0.0)[:, None] * d
+        if count < thresholds.STILL_SWEPT * len(live):
+            live, inverse, d, r, rz, least = (t[left] for t in (live, inverse, d, r, rz, least))
+            times = products(live)
+    return out

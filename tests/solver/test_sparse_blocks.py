@@ -15,7 +15,7 @@ from lr_lightning.model.rows import Rows
 from lr_lightning.solver import path, thresholds
 from lr_lightning.solver.fold_fits import FoldFits
 from lr_lightning.solver.fold_rows import FoldRows
-from lr_lightning.solver.sparse_blocks import _OwnHessians, solve_nearby
+from lr_lightning.solver.sparse_blocks import _beyond, _OwnHessians, solve_nearby
 
 
 def zipf_rows(n: int = 2000, d: int = 500, per_row: int = 10, *, slope: float = 1.0) -> Rows:
@@ -139,6 +139,44 @@ def test_fits_for_which_a_shared_hessian_does_not_do_get_their_own(
     rows, folds = zipf_rows(500, 500, slope=4), torch.arange(500) % 3
     for fit, of_fit in enumerate(solved(rows, folds, Objective(), 1.0, 0.05, 10)):
         assert violation(rows, *of_fit, Objective(), folds == fit - 1) <= 1.1e-10
+
+
+@pytest.mark.parametrize("checked", [3, 32])
+@pytest.mark.parametrize("objective", [Objective(standardize=True), Objective(fit_intercept=False)])
+def test_columns_beyond_those_in_use_are_those_of_all_gradients(
+    objective: Objective, checked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thresholds, "CHECKED_FITS", checked)
+    rows, folds = zipf_rows(), torch.arange(2000) % 3
+    assert rows.weight is not None
+    rows.weight[::5] = 0
+    of_folds = FoldRows(rows, folds, objective)
+    generator = torch.Generator().manual_seed(0)
+    columns, p = of_folds.columns(torch.arange(0, 40, 3)), 12
+    ends = torch.randn(2, 4, 1, 15, generator=generator, dtype=torch.float64)
+    u = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, p, dtype=torch.float64)[:, None]).flatten(0, 1)
+    u += 0.3 * torch.randn(u.shape, generator=generator, dtype=torch.float64)  # not quite told by others
+    of = torch.arange(4).repeat_interleave(p)
+    exact = of_folds.gradients(columns, of, u, of_folds.every)
+    sizes = torch.where(of_folds.l1_unit[of] > 0, exact.abs() / of_folds.l1_unit[of], 0.0)
+    sizes[:, columns.index] = sizes[:, -1] = 0
+    sizes.masked_fill_(of_folds.fixed[of], 0.0)
+    largest = sizes.max(1).values
+    for l1, expected in (
+        (largest * 1.0001, torch.zeros_like(of, dtype=torch.bool)),
+        (largest * torch.where(torch.arange(4 * p) % 5 == 2, 0.95, 1.2), torch.arange(4 * p) % 5 == 2),
+    ):
+        found = _beyond(of_folds, columns, of, u, l1, torch.zeros_like(l1), 0.0)
+        assert torch.equal(found.fits, expected)
+        assert torch.equal(found.columns.sort().values, (sizes > l1[:, None]).any(0).nonzero()[:, 0])
+        if found.gradient is not None:
+            told = found.gradient.isfinite()
+            np.testing.assert_allclose(found.gradient[told], exact[p - 1, told], rtol=1e-10, atol=1e-14)
+            assert (~told[:-1]).sum() <= len(columns.index)
+    monkeypatch.setattr(thresholds, "TOLD_STRENGTHS", 1)  # of all
+    alone = _beyond(of_folds, columns, of, u, l1, torch.zeros_like(l1), 0.0)
+    assert torch.equal(alone.columns, found.columns)
+    assert alone.gradient is None
 
 
 def test_a_sample_of_the_rows_tells_enough_for_rough_fits(monkeypatch: pytest.MonkeyPatch) -> None:
