@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_rows import FoldRows
+from lr_lightning.solver.rounded_rows import RoundedColumns, RoundedRows
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,32 @@ def _fit(
         (rows.m,), min(tolerance, thresholds.RIDGE_FINE if fine else thresholds.RIDGE_TOLERANCE), dtype=torch.float64
     )
     of_each[0] = min(tolerance, thresholds.RIDGE_FINE if fine else thresholds.RIDGE_EXACT)
+    is_large = rows.is_dense and rows.n * k >= thresholds.LARGE_RIDGE
+    rounded = _rounded(rows) if is_large else None
     start, factor = torch.zeros(p, 1, k, dtype=torch.float64), None
     size = max(thresholds.LEAST_RIDGE_SAMPLE, thresholds.RIDGE_SAMPLE_A_COLUMN * k)
     if 2 * size < rows.n:
-        sample = _Newton(rows.sample(size), strengths[:, :1], start, stopped)
+        drawn = rows.sample(size)
+        of_drawn = _rounded(drawn) if is_large else None
+        sample = _Newton(drawn, strengths[:, :1], start, stopped, rounded=of_drawn, is_start=True)
         sample.run(thresholds.NEGLIGIBLE_OF_SAMPLE * k / size, max_rounds)
         start, factor = sample.u, sample.factor
-    whole = _Newton(rows.without_folds(), strengths[:, :1], start, stopped, factor=factor, is_start=rows.m > 1)
+    whole = _Newton(
+        rows.without_folds(), strengths[:, :1], start, stopped, rounded=rounded, factor=factor, is_start=rows.m > 1
+    )
     if rows.m == 1:
         whole.run(of_each, max_rounds)
         return whole.u, whole.rounds, whole.converged
     whole.run(thresholds.NEGLIGIBLE_OF_SAMPLE * k / rows.n, max_rounds)
-    every = _Newton(rows, strengths, whole.u, stopped)
+    every = _Newton(rows, strengths, whole.u, stopped, rounded=rounded)
     every.rounds += whole.rounds
     every.run(of_each, max_rounds)
     # Where the fits of all rows have taken all rounds, those without a fold stay where they begin.
     return every.u.expand(-1, rows.m, -1), every.rounds, every.converged
+
+
+def _rounded(rows: FoldRows) -> RoundedColumns:
+    return RoundedRows(rows).columns(rows.every.index)
 
 
 class _Newton:
@@ -93,6 +104,7 @@ class _Newton:
         strengths: of their penalties, (p, m).
         u: where they start, (p, 1, d + 1).
         stopped: says whether to stop.
+        rounded: the rows in float32, for sweeps whose last digits do not matter; None takes none.
         factor: Cholesky factors of the Hessians to begin with, (p, m, d + 1, d + 1); None computes them.
         is_start: whether the solutions are a start for others, so that their last digits do not matter.
 
@@ -110,14 +122,14 @@ class _Newton:
         u: Tensor,
         stopped: Callable[[], bool],
         *,
+        rounded: RoundedColumns | None = None,
         factor: Tensor | None = None,
         is_start: bool = False,
     ) -> None:
-        self._rows, self._stopped, self._is_start = rows, stopped, is_start
+        self._rows, self._rounded, self._stopped, self._is_start = rows, rounded, stopped, is_start
         self._ridge = strengths[:, :, None] * rows.l2_unit
         p, m, k = self._ridge.shape
         self._of_each = m > 1 and p * m * rows.n * k * k <= thresholds.RIDGE_HESSIAN_OF_EACH
-        self._rough = torch.float32 if rows.is_dense and rows.n * k >= thresholds.LARGE_RIDGE else torch.float64
         self.u = u
         self.rounds = torch.zeros(p, m, dtype=torch.long)
         self.converged = torch.zeros(p, m, dtype=torch.bool)
@@ -171,11 +183,11 @@ class _Newton:
         rows, gradient = self._rows, torch.zeros_like(self._ridge)
         number, fit = pending.nonzero().unbind(1)
         if self.u.shape[1] < rows.m:
-            of_folds, place = rows.fold_gradients(self.u[:, 0], self._rough), number
+            of_folds, place = (self._rounded or rows).fold_gradients(self.u[:, 0]), number
             self.u = self.u.expand_as(gradient)
         else:
-            dtype = self._rough if self._is_start else torch.float64
-            of_folds, place = rows.fold_gradients(self.u[number, fit], dtype), torch.arange(len(fit))
+            swept = self._rounded if self._rounded and self._is_start else rows
+            of_folds, place = swept.fold_gradients(self.u[number, fit]), torch.arange(len(fit))
         sums, left_out = of_folds.sum(0)[place], fit > 0
         sums[left_out] -= of_folds[fit[left_out] - 1, place[left_out]]
         means, shrinking = sums / rows.weight[fit, None], self._ridge * self.u
@@ -210,7 +222,7 @@ class _Newton:
         if len(numbers):
             u = self.u[numbers, 0]
             places, place = _alike(rows.some_curvatures(u, thresholds.COMPARED_ROWS)).unique(return_inverse=True)
-            hessians = rows.hessians_at(u[places], self._rough)[place]
+            hessians = (self._rounded or rows).hessians_at(u[places])[place, : rows.m].double()
             self.factor[numbers] = self._factor_of(hessians, self._ridge[numbers])
             self._renewed[numbers] = rows.m > 1
 
@@ -222,7 +234,7 @@ class _Newton:
         diagonal = hessians.diagonal(dim1=-2, dim2=-1)
         diagonal += ridge
         diagonal[..., absent] = 1
-        size, more = diagonal.clone(), torch.finfo(self._rough).eps
+        size, more = diagonal.clone(), torch.finfo(torch.float32 if self._rounded else torch.float64).eps
         factor, info = torch.linalg.cholesky_ex(hessians)
         for _ in range(thresholds.GRAM_RIDGES):
             if not bool(info.any()):

@@ -148,14 +148,23 @@ class RoundedColumns:
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             x, known = self._all.features(number) if every else self._features(number), self._all.blocks[number].rounded
-            z = (self._some(x) if every else x).matvec(at[:-1], at[-1])
-            if known.offset is not None:
-                z += known.offset
-            r = self._residuals(z, known)
+            r = self._residuals(_logits(self._some(x) if every else x, at, known), known)
             sums[:, :-1] += x.rmatvec(r).T
             sums[:, -1] += r.sum(0)
 
         return self._swept(fits, u.float(), (width + 1,), work)
+
+    def fold_gradients(self, u: Tensor) -> Tensor:
+        """As of `FoldRows`, at q points u (q, c + 1): (K or 1, q, c + 2)."""
+
+        def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
+            x, known = self._features(number), self._all.blocks[number].rounded
+            r = self._residuals(_logits(x, at, known), known)
+            sums[:, :-2] += x.rmatvec(r).T
+            sums[:, -2] += r.sum(0)
+            sums[:, -1] += known.sign[:, 0] @ r
+
+        return self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (len(self.index) + 2,), work)
 
     def anchored(self, fits: Tensor, u: Tensor, *, losses: bool) -> Anchor:
         """Gradients of some fits (f,) at u (f, c + 1), in float64, from where their changes are summed.
@@ -233,16 +242,14 @@ class RoundedColumns:
             return residuals(z, known.y).mul_(known.v)
         return z.mul_(known.sign).sigmoid_().mul_(known.signed)
 
-    def hessians(self, u: Tensor) -> Tensor:
+    def hessians_at(self, u: Tensor) -> Tensor:
         """Hessians of all fits at each of q points u (q, c + 1), (q, m, c + 1, c + 1), float32."""
         k = u.shape[1]
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             x, known = self._features(number), self._all.blocks[number].rounded
-            z = x.matvec(at[:-1], at[-1])
-            if known.offset is not None:
-                z += known.offset
-            for point, of_rows in zip(sums, curvature(z).mul_(known.v).T.contiguous(), strict=True):
+            v = curvature(_logits(x, at, known)).mul_(known.v)
+            for point, of_rows in zip(sums, v.T.contiguous(), strict=True):
                 point += x.sandwich(of_rows, intercept=True)
 
         sums = self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (k, k), work)
@@ -288,6 +295,13 @@ class RoundedColumns:
         for (fold, _), of_stripe in zip(stripes, sums, strict=True):
             total[fold, own[fold]] += of_stripe
         return total
+
+
+def _logits(x: Design, at: Tensor, known: _Outcomes) -> Tensor:
+    """Logits of a block's rows at points (c + 1, f), (b, f), float32."""
+    # A row of the result for each point takes half the time, where they are few.
+    z = torch.addmm(at[-1:].T, at[:-1].T, x.dense().T).T
+    return z if known.offset is None else z.add_(known.offset)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def test_gradients_and_their_changes_are_those_of_the_definition(shares: bool) -
 def test_hessians_are_those_of_the_definition() -> None:
     rows, fold = some_rows()
     u = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    found = RoundedRows(FoldRows(rows, fold, Objective())).columns(torch.arange(5)).hessians(u)
+    found = RoundedRows(FoldRows(rows, fold, Objective())).columns(torch.arange(5)).hessians_at(u)
     for own, point in zip(found, u, strict=True):
         assert_allclose(own, of_definition(rows, fold, torch.arange(4), point.expand(4, -1))[2], atol=1e-6)
 
