@@ -59,7 +59,7 @@ class RoundedRows:
     def __init__(self, rows: FoldRows) -> None:
         self.rows = rows
         self.weighted = bool((rows.v != 1).any())
-        self.blocks = [self._block(*part) for part in rows.parts(rows.d, thresholds.FOLD_BLOCK)]
+        self.blocks = [self._block(*part) for part in rows.parts(max(rows.d, thresholds.FOLD_BLOCK // thresholds.ROUNDED_TERMS), thresholds.FOLD_BLOCK)]
         # The copy takes half the memory of rows in float64. Of a table larger than memory every sweep reads the rows.
         is_copied = may_copy(rows.n * rows.d, torch.float32)
         self._copies = [self._read(block) for block in self.blocks] if is_copied else None
@@ -106,7 +106,7 @@ class RoundedRows:
         x = self.rows.design.take(block.rows)
         if index is not None:
             x, mean, scale = x.columns(index), mean[index], scale[index]
-        return Dense((x.dense(torch.float64) - mean).div_(scale).float())
+        return Dense(torch.addcmul(-mean / scale, x.dense(torch.float64), 1 / scale).float())
 
 
 class RoundedColumns:
@@ -148,7 +148,7 @@ class RoundedColumns:
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             x, known = self._all.features(number) if every else self._features(number), self._all.blocks[number].rounded
-            r = self._residuals(_logits(self._some(x) if every else x, at, known), known)
+            r = self._residuals(_logits((self._some(x) if every else x).dense(), at, known), known)
             sums[:, :-1] += x.rmatvec(r).T
             sums[:, -1] += r.sum(0)
 
@@ -158,11 +158,11 @@ class RoundedColumns:
         """As of `FoldRows`, at q points u (q, c + 1): (K or 1, q, c + 2)."""
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
-            x, known = self._features(number), self._all.blocks[number].rounded
-            r = self._residuals(_logits(x, at, known), known)
-            sums[:, :-2] += x.rmatvec(r).T
-            sums[:, -2] += r.sum(0)
-            sums[:, -1] += known.sign[:, 0] @ r
+            x, known = self._features(number).dense(), self._all.blocks[number].rounded
+            r = self._residuals(_logits(x, at, known), known).T
+            sums[:, :-2] += r @ x
+            sums[:, -2] += r.sum(1)
+            sums[:, -1] += r @ known.sign[:, 0]
 
         return self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (len(self.index) + 2,), work)
 
@@ -245,14 +245,21 @@ class RoundedColumns:
     def hessians_at(self, u: Tensor) -> Tensor:
         """Hessians of all fits at each of q points u (q, c + 1), (q, m, c + 1, c + 1), float32."""
         k = u.shape[1]
+        count = max(1, round(k / thresholds.ROUNDED_TILE))
+        tiles = [slice((k - 1) * i // count, (k - 1) * (i + 1) // count) for i in range(count)]
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
-            x, known = self._features(number), self._all.blocks[number].rounded
+            x, known = self._features(number).dense(), self._all.blocks[number].rounded
             v = curvature(_logits(x, at, known)).mul_(known.v)
-            for point, of_rows in zip(sums, v.T.contiguous(), strict=True):
-                point += x.sandwich(of_rows, intercept=True)
+            for point, of_rows in zip(sums, v.T, strict=True):
+                scaled = x * of_rows[:, None]
+                for tile in tiles:  # on and above the diagonal
+                    point[tile, tile.start : -1] += scaled[:, tile].T @ x[:, tile.start :]
+                point[:-1, -1] += scaled.sum(0)
+                point[-1, -1] += of_rows.sum()
 
-        sums = self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (k, k), work)
+        sums = self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (k, k), work).triu_()
+        sums += sums.triu(1).mT
         return torch.stack([self._rows.of_fits(of_folds) for of_folds in sums.unbind(1)]).float()
 
     def _swept(
@@ -297,10 +304,10 @@ class RoundedColumns:
         return total
 
 
-def _logits(x: Design, at: Tensor, known: _Outcomes) -> Tensor:
+def _logits(x: Tensor, at: Tensor, known: _Outcomes) -> Tensor:
     """Logits of a block's rows at points (c + 1, f), (b, f), float32."""
     # A row of the result for each point takes half the time, where they are few.
-    z = torch.addmm(at[-1:].T, at[:-1].T, x.dense().T).T
+    z = torch.addmm(at[-1:].T, at[:-1].T.contiguous(), x.T).T
     return z if known.offset is None else z.add_(known.offset)
 
 

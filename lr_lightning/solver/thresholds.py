@@ -295,6 +295,11 @@ ROUNDED_SUMS = 1000
 # Elements of the logits from which they change, 256 MiB: with half of them 200 000 x 200 with folds takes 1.3 times as
 # long.
 FOLLOWED_LOGITS = 2**26
+# Columns of a tile of a Hessian in float32, about: in one product 20 000 x 300 take 1.3 times as long, in tiles of 48
+# 100 000 x 50 1.3 times.
+ROUNDED_TILE = 75
+# Terms of a sum in float32 in such a Hessian; more would lose digits.
+ROUNDED_TERMS = 4096
 # Change of a logit, of which the exponential in float32 is finite.
 LARGEST_RISE = 80.0
 # Penalties that are worth a rough path: with one, 5 of 1 000 x 400 take 1.4 times as long.
