@@ -144,11 +144,12 @@ class _Newton:
         tolerance = torch.as_tensor(tolerance, dtype=torch.float64).expand(p, m)
         before = torch.full((p, m), torch.inf, dtype=torch.float64)  # squared decrements of the last steps
         step = torch.zeros(p, m, k, dtype=torch.float64)
+        enough = torch.zeros_like(before)
         while bool((pending := ~self.converged & (self.rounds < max_rounds)).any()):
             if self._stopped():
                 raise InterruptedError
             self.rounds += pending
-            gradient, objective = self._gradient(pending)
+            gradient, objective = self._gradient(pending, enough)
             enough = tolerance * objective
             slope = (gradient * step).sum(2)
             steep = pending & (slope > thresholds.OVERSHOT * before) & (before > enough)
@@ -175,27 +176,44 @@ class _Newton:
             step = torch.where(pending[..., None], direction, step)
             before = torch.where(pending, decrement, before)
 
-    def _gradient(self, pending: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradient(self, pending: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of each pending fit (p, m, d + 1), 0 of the others, and about its objective (p, m), not more.
 
-        Each fit has a point of its own afterwards.
+        Each fit has a point of its own afterwards. One whose squared distance from that at the weakest penalty is
+        enough (p, m) or less, in the norm of its Hessian, takes the gradient from there and the Hessian times the
+        distance: that errs by as little of it as a step leaves of the decrement.
         """
-        rows, gradient = self._rows, torch.zeros_like(self._ridge)
-        number, fit = pending.nonzero().unbind(1)
+        rows = self._rows
+        means = torch.zeros(*self._ridge.shape[:2], rows.d + 2, dtype=torch.float64)
+        away = self.u - self.u[-1]
+        if self.u.shape[1] < rows.m:
+            near = torch.zeros_like(pending)
+        else:
+            near = pending & pending[-1]
+            near[-1] = False
+            near[near.clone()] = self._times_root(away, near).square().sum(1) <= enough[near]
+        number, fit = (pending & ~near).nonzero().unbind(1)
         if self.u.shape[1] < rows.m:
             of_folds, place = (self._rounded or rows).fold_gradients(self.u[:, 0]), number
-            self.u = self.u.expand_as(gradient)
+            self.u = self.u.expand_as(self._ridge)
         else:
             swept = self._rounded if self._rounded and self._is_start else rows
             of_folds, place = swept.fold_gradients(self.u[number, fit]), torch.arange(len(fit))
         sums, left_out = of_folds.sum(0)[place], fit > 0
         sums[left_out] -= of_folds[fit[left_out] - 1, place[left_out]]
-        means, shrinking = sums / rows.weight[fit, None], self._ridge * self.u
-        gradient[number, fit] = means[:, :-1] + shrinking[number, fit]
+        means[number, fit] = sums / rows.weight[fit, None]
+        if bool(near.any()):
+            rise = (self.factor[near] @ self._times_root(away, near)[..., None])[..., 0]
+            means[near] = means[-1].expand_as(means)[near]
+            means[..., :-1][near] += rise - (self._ridge * away)[near]
+        shrinking = self._ridge * self.u
+        gradient = torch.where(pending[..., None], means[..., :-1] + shrinking, 0.0)
         gradient[..., rows.absent] = 0
-        objective = 0.5 * (shrinking * self.u).sum(2)
-        objective[number, fit] += means[:, -1]
-        return gradient, objective
+        return gradient, means[..., -1] + 0.5 * (shrinking * self.u).sum(2)
+
+    def _times_root(self, vectors: Tensor, some: Tensor) -> Tensor:
+        """Some vectors of (p, m, d + 1) times the transposed Cholesky factors of their Hessians, (s, d + 1)."""
+        return (self.factor[some].mT @ vectors[some][..., None])[..., 0]
 
     def _direction(self, gradient: Tensor, pending: Tensor) -> Tensor:
         direction = torch.zeros_like(gradient)
