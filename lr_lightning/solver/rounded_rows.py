@@ -14,7 +14,7 @@ from lr_lightning.model.design import Dense, Design
 from lr_lightning.model.losses import curvature, residuals
 from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
-from lr_lightning.solver.fold_rows import FoldRows, may_copy
+from lr_lightning.solver.fold_rows import FoldRows, logits_by_column, may_copy
 
 _EPS = torch.finfo(torch.float32).eps
 _ONE = torch.ones(())
@@ -306,8 +306,7 @@ class RoundedColumns:
 
 def _logits(x: Tensor, at: Tensor, known: _Outcomes) -> Tensor:
     """Logits of a block's rows at points (c + 1, f), (b, f), float32."""
-    # A row of the result for each point takes half the time, where they are few.
-    z = torch.addmm(at[-1:].T, at[:-1].T.contiguous(), x.T).T
+    z = logits_by_column(x, at[:-1], at[-1])
     return z if known.offset is None else z.add_(known.offset)
 
 
