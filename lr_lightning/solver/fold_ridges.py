@@ -45,7 +45,9 @@ def fit_ridges(
         stopped: says whether to stop.
     """
     at_once = max(1, thresholds.RIDGE_MEMORY // (8 * rows.m * (rows.d + 1) ** 2))
-    found = [_fit(rows, part, tolerance, max_rounds, stopped) for part in strengths.split(at_once)]
+    is_large = rows.is_dense and rows.n * (rows.d + 1) >= thresholds.LARGE_RIDGE
+    rounded = _rounded(rows) if is_large else None
+    found = [_fit(rows, rounded, part, tolerance, max_rounds, stopped) for part in strengths.split(at_once)]
     return RidgeFits(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
@@ -56,7 +58,12 @@ def worth_all_at_once(rows: FoldRows, p: int) -> bool:
 
 
 def _fit(
-    rows: FoldRows, strengths: Tensor, tolerance: float, max_rounds: int, stopped: Callable[[], bool]
+    rows: FoldRows,
+    rounded: RoundedColumns | None,
+    strengths: Tensor,
+    tolerance: float,
+    max_rounds: int,
+    stopped: Callable[[], bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     p, k = len(strengths), rows.d + 1
     fine = p * rows.m * rows.n * k * k <= thresholds.RIDGE_HESSIAN_OF_EACH
@@ -64,14 +71,12 @@ def _fit(
         (rows.m,), min(tolerance, thresholds.RIDGE_FINE if fine else thresholds.RIDGE_TOLERANCE), dtype=torch.float64
     )
     of_each[0] = min(tolerance, thresholds.RIDGE_FINE if fine else thresholds.RIDGE_EXACT)
-    is_large = rows.is_dense and rows.n * k >= thresholds.LARGE_RIDGE
-    rounded = _rounded(rows) if is_large else None
     start, factor = torch.zeros(p, 1, k, dtype=torch.float64), None
     size = max(thresholds.LEAST_RIDGE_SAMPLE, thresholds.RIDGE_SAMPLE_A_COLUMN * k)
     if 2 * size < rows.n:
         drawn = rows.sample(size)
-        of_drawn = _rounded(drawn) if is_large else None
-        sample = _Newton(drawn, strengths[:, :1], start, stopped, rounded=of_drawn, is_start=True)
+        of_sample = None if rounded is None else _rounded(drawn)
+        sample = _Newton(drawn, strengths[:, :1], start, stopped, rounded=of_sample, is_start=True)
         sample.run(thresholds.NEGLIGIBLE_OF_SAMPLE * k / size, max_rounds)
         start, factor = sample.u, sample.factor
     whole = _Newton(

@@ -59,7 +59,8 @@ class RoundedRows:
     def __init__(self, rows: FoldRows) -> None:
         self.rows = rows
         self.weighted = bool((rows.v != 1).any())
-        self.blocks = [self._block(*part) for part in rows.parts(max(rows.d, thresholds.FOLD_BLOCK // thresholds.ROUNDED_TERMS), thresholds.FOLD_BLOCK)]
+        width = max(rows.d, thresholds.FOLD_BLOCK // thresholds.ROUNDED_TERMS)
+        self.blocks = [self._block(*part) for part in rows.parts(width, thresholds.FOLD_BLOCK)]
         # The copy takes half the memory of rows in float64. Of a table larger than memory every sweep reads the rows.
         is_copied = may_copy(rows.n * rows.d, torch.float32)
         self._copies = [self._read(block) for block in self.blocks] if is_copied else None
@@ -286,7 +287,8 @@ class RoundedColumns:
         numbers: list[list[int]] = [[] for _ in range(count)]
         for number, block in enumerate(self._all.blocks):
             numbers[block.fold].append(number)
-        groups = math.ceil(thresholds.FOLD_GROUPS / count)
+        of_all = count * len(fits) * math.prod(shape)
+        groups = max(1, min(math.ceil(thresholds.FOLD_GROUPS / count), thresholds.GROUPED_SUMS // of_all))
         stripes = [(f, of[i::groups]) for f, of in enumerate(numbers) for i in range(min(groups, len(of)))]
         sums = [torch.zeros(len(own[fold]), *shape, dtype=torch.float64) for fold, _ in stripes]
 

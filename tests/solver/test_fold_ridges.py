@@ -96,8 +96,9 @@ def test_many_rows_take_few_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = table(60_000, 6)._replace(weight=None)
     strengths = torch.tensor(STRENGTHS, dtype=torch.float64)[:, None].expand(5, 5)
     found = fitted(rows, torch.arange(60_000) % 4, strengths)
-    # All fits at once, and before that those of all rows, 5 of 25.
-    assert [count for n, count in sweeps if n == 60_000 and count > 5] == [25]
+    # All fits at once, some of which are next to one another, and before that those of all rows, 5 of 25.
+    (at_once,) = (count for n, count in sweeps if n == 60_000 and count > 5)
+    assert 20 < at_once <= 25
     assert int(found.rounds.max()) <= 6
     assert bool(found.converged.all())
 
