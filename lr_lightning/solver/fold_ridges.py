@@ -186,7 +186,8 @@ class _Newton:
 
         Each fit has a point of its own afterwards. One whose squared distance from that at the weakest penalty is
         enough (p, m) or less, in the norm of its Hessian, takes the gradient from there and the Hessian times the
-        distance: that errs by as little of it as a step leaves of the decrement.
+        distance: that errs by as little of it as a step leaves of the decrement. A start, whose Hessians may be those
+        of a point far away, does so at the same point alone.
         """
         rows = self._rows
         means = torch.zeros(*self._ridge.shape[:2], rows.d + 2, dtype=torch.float64)
@@ -196,7 +197,7 @@ class _Newton:
         else:
             near = pending & pending[-1]
             near[-1] = False
-            near[near.clone()] = self._times_root(away, near).square().sum(1) <= enough[near]
+            near[near.clone()] = self._times_root(away, near).square().sum(1) <= (0 if self._is_start else enough[near])
         number, fit = (pending & ~near).nonzero().unbind(1)
         if self.u.shape[1] < rows.m:
             of_folds, place = (self._rounded or rows).fold_gradients(self.u[:, 0]), number

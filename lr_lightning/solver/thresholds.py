@@ -295,8 +295,8 @@ ROUNDED_SUMS = 1000
 # Elements of the logits from which they change, 256 MiB: with half of them 200 000 x 200 with folds takes 1.3 times as
 # long.
 FOLLOWED_LOGITS = 2**26
-# Columns of a tile of a Hessian in float32, about: in one product those of 20 000 x 300 take 1.3 times as long, in tiles
-# of 48 those of 100 000 x 50 1.3 times.
+# Columns of a tile of a Hessian in float32, about: in one product that of 20 000 x 300 takes 1.3 times as long, in
+# tiles of 48 that of 100 000 x 50.
 ROUNDED_TILE = 75
 # Rows of a block, at most: sums in float32 of more terms would lose digits.
 ROUNDED_TERMS = 4096

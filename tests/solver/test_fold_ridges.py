@@ -103,6 +103,22 @@ def test_many_rows_take_few_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bool(found.converged.all())
 
 
+def test_points_next_to_one_another_share_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_of_a_large_table(monkeypatch)
+    sweeps = []
+    sweep = FoldRows.fold_gradients
+    monkeypatch.setattr(FoldRows, "fold_gradients", lambda *of: sweeps.append(len(of[1])) or sweep(*of))
+    rows, folds = table(600, 6), torch.arange(600) % 3
+    values = [1e-2, 1e-9, 1e-10]
+    found = fitted(rows, folds, torch.tensor(values, dtype=torch.float64)[:, None].expand(3, 4))
+    assert max(sweeps) == 8  # of 12: the four fits at the second strength need none
+    assert bool(found.converged.all())
+    for number, strength in enumerate(values):
+        for fit in range(4):
+            gap = excess(rows, folds == fit - 1, found.theta[0, number, fit], strength)
+            assert gap < (1e-12 if fit == 0 else 2e-10)
+
+
 @pytest.mark.parametrize("most", [0, 1, 2])
 def test_as_many_sweeps_as_allowed_and_it_is_said(most: int) -> None:
     rows = table(200, 4)

@@ -149,9 +149,9 @@ def test_a_table_that_memory_has_no_room_for_is_not_copied(monkeypatch: pytest.M
         monkeypatch.setattr(thresholds, name, 2**16)
     monkeypatch.setattr(memory, "available_memory", lambda: 2**40)
     held: list[int] = []
-    hessians = RoundedColumns.hessians
+    hessians = RoundedColumns.hessians_at
     monkeypatch.setattr(
-        RoundedColumns, "hessians", lambda *of: (held.append(bytes_of_tensors()), hessians(*of))[1]
+        RoundedColumns, "hessians_at", lambda *of: (held.append(bytes_of_tensors()), hessians(*of))[1]
     )  # where all copies are there
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(80_000, 40, generator=generator)
