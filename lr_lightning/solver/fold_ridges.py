@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lr_lightning.solver import thresholds
 from lr_lightning.solver.fold_rows import FoldRows
+from lr_lightning.solver.rounded_rows import RoundedColumns, RoundedRows
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ def fit_ridges(
         stopped: says whether to stop.
     """
     at_once = max(1, thresholds.RIDGE_MEMORY // (8 * rows.m * (rows.d + 1) ** 2))
-    found = [_fit(rows, part, tolerance, max_rounds, stopped) for part in strengths.split(at_once)]
+    is_large = rows.is_dense and rows.n * (rows.d + 1) >= thresholds.LARGE_RIDGE
+    rounded = _rounded(rows) if is_large else None
+    found = [_fit(rows, rounded, part, tolerance, max_rounds, stopped) for part in strengths.split(at_once)]
     return RidgeFits(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
@@ -55,7 +58,12 @@ def worth_all_at_once(rows: FoldRows, p: int) -> bool:
 
 
 def _fit(
-    rows: FoldRows, strengths: Tensor, tolerance: float, max_rounds: int, stopped: Callable[[], bool]
+    rows: FoldRows,
+    rounded: RoundedColumns | None,
+    strengths: Tensor,
+    tolerance: float,
+    max_rounds: int,
+    stopped: Callable[[], bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     p, k = len(strengths), rows.d + 1
     fine = p * rows.m * rows.n * k * k <= thresholds.RIDGE_HESSIAN_OF_EACH
@@ -66,19 +74,27 @@ def _fit(
     start, factor = torch.zeros(p, 1, k, dtype=torch.float64), None
     size = max(thresholds.LEAST_RIDGE_SAMPLE, thresholds.RIDGE_SAMPLE_A_COLUMN * k)
     if 2 * size < rows.n:
-        sample = _Newton(rows.sample(size), strengths[:, :1], start, stopped)
+        drawn = rows.sample(size)
+        of_sample = None if rounded is None else _rounded(drawn)
+        sample = _Newton(drawn, strengths[:, :1], start, stopped, rounded=of_sample, is_start=True)
         sample.run(thresholds.NEGLIGIBLE_OF_SAMPLE * k / size, max_rounds)
         start, factor = sample.u, sample.factor
-    whole = _Newton(rows.without_folds(), strengths[:, :1], start, stopped, factor=factor, is_start=rows.m > 1)
+    whole = _Newton(
+        rows.without_folds(), strengths[:, :1], start, stopped, rounded=rounded, factor=factor, is_start=rows.m > 1
+    )
     if rows.m == 1:
         whole.run(of_each, max_rounds)
         return whole.u, whole.rounds, whole.converged
     whole.run(thresholds.NEGLIGIBLE_OF_SAMPLE * k / rows.n, max_rounds)
-    every = _Newton(rows, strengths, whole.u, stopped)
+    every = _Newton(rows, strengths, whole.u, stopped, rounded=rounded)
     every.rounds += whole.rounds
     every.run(of_each, max_rounds)
     # Where the fits of all rows have taken all rounds, those without a fold stay where they begin.
     return every.u.expand(-1, rows.m, -1), every.rounds, every.converged
+
+
+def _rounded(rows: FoldRows) -> RoundedColumns:
+    return RoundedRows(rows).columns(rows.every.index)
 
 
 class _Newton:
@@ -93,6 +109,7 @@ class _Newton:
         strengths: of their penalties, (p, m).
         u: where they start, (p, 1, d + 1).
         stopped: says whether to stop.
+        rounded: the rows in float32, for sweeps whose last digits do not matter; None takes none.
         factor: Cholesky factors of the Hessians to begin with, (p, m, d + 1, d + 1); None computes them.
         is_start: whether the solutions are a start for others, so that their last digits do not matter.
 
@@ -110,14 +127,14 @@ class _Newton:
         u: Tensor,
         stopped: Callable[[], bool],
         *,
+        rounded: RoundedColumns | None = None,
         factor: Tensor | None = None,
         is_start: bool = False,
     ) -> None:
-        self._rows, self._stopped, self._is_start = rows, stopped, is_start
+        self._rows, self._rounded, self._stopped, self._is_start = rows, rounded, stopped, is_start
         self._ridge = strengths[:, :, None] * rows.l2_unit
         p, m, k = self._ridge.shape
         self._of_each = m > 1 and p * m * rows.n * k * k <= thresholds.RIDGE_HESSIAN_OF_EACH
-        self._rough = torch.float32 if rows.is_dense and rows.n * k >= thresholds.LARGE_RIDGE else torch.float64
         self.u = u
         self.rounds = torch.zeros(p, m, dtype=torch.long)
         self.converged = torch.zeros(p, m, dtype=torch.bool)
@@ -132,11 +149,12 @@ class _Newton:
         tolerance = torch.as_tensor(tolerance, dtype=torch.float64).expand(p, m)
         before = torch.full((p, m), torch.inf, dtype=torch.float64)  # squared decrements of the last steps
         step = torch.zeros(p, m, k, dtype=torch.float64)
+        enough = torch.zeros_like(before)
         while bool((pending := ~self.converged & (self.rounds < max_rounds)).any()):
             if self._stopped():
                 raise InterruptedError
             self.rounds += pending
-            gradient, objective = self._gradient(pending)
+            gradient, objective = self._gradient(pending, enough)
             enough = tolerance * objective
             slope = (gradient * step).sum(2)
             steep = pending & (slope > thresholds.OVERSHOT * before) & (before > enough)
@@ -163,27 +181,45 @@ class _Newton:
             step = torch.where(pending[..., None], direction, step)
             before = torch.where(pending, decrement, before)
 
-    def _gradient(self, pending: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradient(self, pending: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of each pending fit (p, m, d + 1), 0 of the others, and about its objective (p, m), not more.
 
-        Each fit has a point of its own afterwards.
+        Each fit has a point of its own afterwards. One whose squared distance from that at the weakest penalty is
+        enough (p, m) or less, in the norm of its Hessian, takes the gradient from there and the Hessian times the
+        distance: that errs by as little of it as a step leaves of the decrement. A start, whose Hessians may be those
+        of a point far away, does so at the same point alone.
         """
-        rows, gradient = self._rows, torch.zeros_like(self._ridge)
-        number, fit = pending.nonzero().unbind(1)
+        rows = self._rows
+        means = torch.zeros(*self._ridge.shape[:2], rows.d + 2, dtype=torch.float64)
+        away = self.u - self.u[-1]
         if self.u.shape[1] < rows.m:
-            of_folds, place = rows.fold_gradients(self.u[:, 0], self._rough), number
-            self.u = self.u.expand_as(gradient)
+            near = torch.zeros_like(pending)
         else:
-            dtype = self._rough if self._is_start else torch.float64
-            of_folds, place = rows.fold_gradients(self.u[number, fit], dtype), torch.arange(len(fit))
+            near = pending & pending[-1]
+            near[-1] = False
+            near[near.clone()] = self._times_root(away, near).square().sum(1) <= (0 if self._is_start else enough[near])
+        number, fit = (pending & ~near).nonzero().unbind(1)
+        if self.u.shape[1] < rows.m:
+            of_folds, place = (self._rounded or rows).fold_gradients(self.u[:, 0]), number
+            self.u = self.u.expand_as(self._ridge)
+        else:
+            swept = self._rounded if self._rounded and self._is_start else rows
+            of_folds, place = swept.fold_gradients(self.u[number, fit]), torch.arange(len(fit))
         sums, left_out = of_folds.sum(0)[place], fit > 0
         sums[left_out] -= of_folds[fit[left_out] - 1, place[left_out]]
-        means, shrinking = sums / rows.weight[fit, None], self._ridge * self.u
-        gradient[number, fit] = means[:, :-1] + shrinking[number, fit]
+        means[number, fit] = sums / rows.weight[fit, None]
+        if bool(near.any()):
+            rise = (self.factor[near] @ self._times_root(away, near)[..., None])[..., 0]
+            means[near] = means[-1].expand_as(means)[near]
+            means[..., :-1][near] += rise - (self._ridge * away)[near]
+        shrinking = self._ridge * self.u
+        gradient = torch.where(pending[..., None], means[..., :-1] + shrinking, 0.0)
         gradient[..., rows.absent] = 0
-        objective = 0.5 * (shrinking * self.u).sum(2)
-        objective[number, fit] += means[:, -1]
-        return gradient, objective
+        return gradient, means[..., -1] + 0.5 * (shrinking * self.u).sum(2)
+
+    def _times_root(self, vectors: Tensor, some: Tensor) -> Tensor:
+        """Some vectors of (p, m, d + 1) times the transposed Cholesky factors of their Hessians, (s, d + 1)."""
+        return (self.factor[some].mT @ vectors[some][..., None])[..., 0]
 
     def _direction(self, gradient: Tensor, pending: Tensor) -> Tensor:
         direction = torch.zeros_like(gradient)
@@ -210,7 +246,7 @@ class _Newton:
         if len(numbers):
             u = self.u[numbers, 0]
             places, place = _alike(rows.some_curvatures(u, thresholds.COMPARED_ROWS)).unique(return_inverse=True)
-            hessians = rows.hessians_at(u[places], self._rough)[place]
+            hessians = (self._rounded or rows).hessians_at(u[places])[place, : rows.m].double()
             self.factor[numbers] = self._factor_of(hessians, self._ridge[numbers])
             self._renewed[numbers] = rows.m > 1
 
@@ -222,7 +258,7 @@ class _Newton:
         diagonal = hessians.diagonal(dim1=-2, dim2=-1)
         diagonal += ridge
         diagonal[..., absent] = 1
-        size, more = diagonal.clone(), torch.finfo(self._rough).eps
+        size, more = diagonal.clone(), torch.finfo(torch.float32 if self._rounded else torch.float64).eps
         factor, info = torch.linalg.cholesky_ex(hessians)
         for _ in range(thresholds.GRAM_RIDGES):
             if not bool(info.any()):

@@ -321,17 +321,13 @@ class FoldRows:
         slopes = (gradient.sum(0).T - residual[:, None] * mean) / scale
         return torch.cat([slopes, residual[:, None]], 1) / self.weight[fits, None]
 
-    def fold_gradients(self, u: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Gradients of the summed losses of each fold's rows at q points, in one sweep, (K, q, d + 2), float64.
+    def fold_gradients(self, u: Tensor) -> Tensor:
+        """Gradients of the summed losses of each fold's rows at q points u (q, d + 1), (K or 1, q, d + 2), float64.
 
         The last entry is the sum of the residuals' sizes, which is less than that of the losses.
-
-        Args:
-            u: (q, d + 1).
-            dtype: in which rows are multiplied.
         """
         q, k = u.shape
-        w, b = (t.to(dtype) for t in self._raw(self.every, u))
+        w, b = self._raw(self.every, u)
         parts: list[list[Tensor | slice]] = [[] for _ in range(max(1, self._folds))]
         for f, part in self.parts(k, thresholds.FOLD_BLOCK // 2):
             parts[f].append(part)
@@ -342,11 +338,16 @@ class FoldRows:
         def work(share: Iterator[int]) -> None:
             for stripe in share:
                 for part in stripes[stripe][1]:
-                    design = self.design.take(part).astype(dtype)
-                    r = self._residuals(design.matvec(w, b), part)
-                    sums[stripe, :-2] += design.rmatvec(r)
-                    sums[stripe, -2] += r.sum(0, dtype=torch.float64)
-                    sums[stripe, -1] += self.signs(part)[:, 0].to(dtype) @ r
+                    design = self.design.take(part)
+                    if isinstance(design, Dense):
+                        x = design.dense(torch.float64)
+                        r = self._residuals(logits_by_column(x, w, b), part)
+                        sums[stripe, :-2] += (r.T @ x).T
+                    else:
+                        r = self._residuals(design.matvec(w, b), part)
+                        sums[stripe, :-2] += design.rmatvec(r)
+                    sums[stripe, -2] += r.sum(0)
+                    sums[stripe, -1] += self.signs(part)[:, 0] @ r
 
         share_out(work, len(stripes), self.y, effort=q * k)
         found = torch.zeros(len(parts), k + 1, q, dtype=torch.float64)
@@ -512,17 +513,12 @@ class FoldRows:
         raw = torch.bmm((curvature.T[:, :, None] * x).mT, x.expand(len(fits), *x.shape))
         return self._standardized(raw / self.weight[fits, None, None], columns.index, columns.index)
 
-    def hessians_at(self, u: Tensor, dtype: torch.dtype) -> Tensor:
-        """Hessians of all fits at q points, (q, m, d + 1, d + 1).
-
-        Args:
-            u: (q, d + 1).
-            dtype: in which they are multiplied.
-        """
-        w, b = (t.to(dtype) for t in self._raw(self.every, u))
+    def hessians_at(self, u: Tensor) -> Tensor:
+        """Hessians of all fits at q points u (q, d + 1), (q, m, d + 1, d + 1)."""
+        w, b = self._raw(self.every, u)
         raw = torch.zeros(len(u), max(1, self._folds), self.d + 1, self.d + 1, dtype=torch.float64)
         for f, part in self.parts(self.d, thresholds.FOLD_BLOCK):
-            design = self.design.take(part).astype(dtype)
+            design = self.design.take(part).astype(torch.float64)
             z = design.matvec(w, b)
             if self.offset is not None:
                 z += self.offset[part, None]
@@ -662,6 +658,11 @@ def may_copy(elements: int, dtype: torch.dtype) -> bool:
     if not thresholds.GATHERED_ELEMENTS < elements <= thresholds.COPIED_ELEMENTS:
         return elements <= thresholds.COPIED_ELEMENTS
     return fits_in_memory(elements * dtype.itemsize, thresholds.COPIED_SHARE)
+
+
+def logits_by_column(x: Tensor, w: Tensor, shift: Tensor) -> Tensor:
+    """``x @ w + shift`` (b, f) of few rows, stored by column: for a few columns that takes 0.4 to 0.8 times as long."""
+    return torch.addmm(shift[:, None], w.T.contiguous(), x.T).T
 
 
 def _as(design: Design, dtype: torch.dtype) -> Design:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lr_lightning.model.design import Dense
 from lr_lightning.model.losses import curvature, residuals
 from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
@@ -22,7 +21,8 @@ from lr_lightning.solver.fold_rows import FoldRows, may_copy
 
 _EPS = torch.finfo(torch.float32).eps
 _ONE = torch.ones(())
-_FEW = 12  # up to so many fits or columns BLAS sums products one row after the other, with ten times the rounding
+# Of fewer fits or columns BLAS sums products one row after the other, with ten times the rounding.
+_FEW_FITS, _FEW_COLUMNS = 8, 12
 
 
 class _Outcomes(NamedTuple):
@@ -64,7 +64,8 @@ class RoundedRows:
     def __init__(self, rows: FoldRows) -> None:
         self.rows = rows
         self.weighted = bool((rows.v != 1).any())
-        self.blocks = [self._block(*part) for part in rows.parts(rows.d, thresholds.FOLD_BLOCK)]
+        width = max(rows.d, thresholds.FOLD_BLOCK // thresholds.ROUNDED_TERMS)
+        self.blocks = [self._block(*part) for part in rows.parts(width, thresholds.FOLD_BLOCK)]
         # The copy takes half the memory of rows in float64. Of a table larger than memory every sweep reads the rows.
         is_copied = may_copy(rows.n * rows.d, torch.float32)
         self._copies = [self._read(block) for block in self.blocks] if is_copied else None
@@ -111,7 +112,7 @@ class RoundedRows:
         x = self.rows.design.take(block.rows)
         if index is not None:
             x, mean, scale = x.columns(index), mean[index], scale[index]
-        return (x.dense(torch.float64) - mean).div_(scale).float()
+        return torch.addcmul(-mean / scale, x.dense(torch.float64), 1 / scale).float()
 
 
 class RoundedColumns:
@@ -153,12 +154,22 @@ class RoundedColumns:
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             x, known = self._all.features(number) if every else self._features(number), self._all.blocks[number].rounded
-            z = _logits(self._some(x) if every else x, at)
-            if known.offset is not None:
-                z += known.offset
-            _add_products(sums, self._residuals(z, known), x)
+            r = self._residuals(_logits(self._some(x) if every else x, at, known.offset), known)
+            _add_products(sums, r, x)
 
         return self._swept(fits, u.float(), (width + 1,), work)
+
+    def fold_gradients(self, u: Tensor) -> Tensor:
+        """As of `FoldRows`, at q points u (q, c + 1): (K or 1, q, c + 2)."""
+
+        def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
+            x, known = self._features(number), self._all.blocks[number].rounded
+            r = self._residuals(_logits(x, at, known.offset), known)
+            sums[:, :-2] += r @ x
+            sums[:, -2] += r.sum(1)
+            sums[:, -1] += r @ known.sign
+
+        return self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (len(self.index) + 2,), work)
 
     def anchored(self, fits: Tensor, u: Tensor, *, losses: bool) -> Anchor:
         """Gradients of some fits (f,) at u (f, c + 1), in float64, from where their changes are summed.
@@ -232,19 +243,24 @@ class RoundedColumns:
             return residuals(z, known.y).mul_(known.v)
         return z.mul_(known.sign).sigmoid_().mul_(known.signed)
 
-    def hessians(self, u: Tensor) -> Tensor:
+    def hessians_at(self, u: Tensor) -> Tensor:
         """Hessians of all fits at each of q points u (q, c + 1), (q, m, c + 1, c + 1), float32."""
         k = u.shape[1]
+        count = max(1, round(k / thresholds.ROUNDED_TILE))
+        tiles = [slice((k - 1) * i // count, (k - 1) * (i + 1) // count) for i in range(count)]
 
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             x, known = self._features(number), self._all.blocks[number].rounded
-            z = _logits(x, at)
-            if known.offset is not None:
-                z += known.offset
-            for point, of_rows in zip(sums, curvature(z).mul_(known.v), strict=True):
-                point += Dense(x).sandwich(of_rows, intercept=True)
+            v = curvature(_logits(x, at, known.offset)).mul_(known.v)
+            for point, of_rows in zip(sums, v, strict=True):
+                scaled = x * of_rows[:, None]
+                for tile in tiles:  # on and above the diagonal
+                    point[tile, tile.start : -1] += scaled[:, tile].T @ x[:, tile.start :]
+                point[:-1, -1] += scaled.sum(0)
+                point[-1, -1] += of_rows.sum()
 
-        sums = self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (k, k), work)
+        sums = self._swept(torch.zeros(len(u), dtype=torch.long), u.float(), (k, k), work).triu_()
+        sums += sums.triu(1).mT
         return torch.stack([self._rows.of_fits(of_folds) for of_folds in sums.unbind(1)]).float()
 
     def _swept(
@@ -271,7 +287,8 @@ class RoundedColumns:
         numbers: list[list[int]] = [[] for _ in range(count)]
         for number, block in enumerate(self._all.blocks):
             numbers[block.fold].append(number)
-        groups = math.ceil(thresholds.FOLD_GROUPS / count)
+        of_all = count * len(fits) * math.prod(shape)
+        groups = max(1, min(math.ceil(thresholds.FOLD_GROUPS / count), thresholds.GROUPED_SUMS // max(1, of_all)))
         stripes = [(f, of[i::groups]) for f, of in enumerate(numbers) for i in range(min(groups, len(of)))]
         sums = [torch.zeros(len(own[fold]), *shape, dtype=torch.float64) for fold, _ in stripes]
 
@@ -312,14 +329,15 @@ class Anchor:
         return (self.fits != fold + 1).cumsum(0) - 1
 
 
-def _logits(x: Tensor, at: Tensor) -> Tensor:
-    """The logits (o, b) of rows (b, c) by coefficients (o, c + 1)."""
-    return torch.addmm(at[:, -1:], at[:, :-1], x.T)
+def _logits(x: Tensor, at: Tensor, offset: Tensor | None = None) -> Tensor:
+    """The logits (o, b) of rows (b, c) by coefficients (o, c + 1), and offsets (b,)."""
+    z = torch.addmm(at[:, -1:], at[:, :-1], x.T)
+    return z if offset is None else z.add_(offset)
 
 
 def _add_products(sums: Tensor, r: Tensor, x: Tensor) -> None:
     """Add Σ r·x and Σ r over the rows of residuals r (o, b) and of x (b, c) to sums (o, c + 1)."""
-    if min(len(r), x.shape[1]) < _FEW:
+    if len(r) < _FEW_FITS or x.shape[1] < _FEW_COLUMNS:
         r = r.double()
     sums[:, :-1] += r @ x.to(r.dtype)
     sums[:, -1] += r.sum(1, dtype=torch.float64)

@@ -304,7 +304,7 @@ class _Fits:
         u = self.u[:: len(self._numbers)]
         if self._known is None or not torch.equal(self._known.places, places):
             at = u[sorted({0, len(u) // 2, len(u) - 1})]
-            self._known = _Known(places, at, columns.hessians(at[:, places]))
+            self._known = _Known(places, at, columns.hessians_at(at[:, places]))
         _, at, hessians = self._known
         curvatures = self._rows.some_curvatures(torch.cat([at, u]), thresholds.COMPARED_ROWS).nan_to_num()
         shares = torch.linalg.lstsq(curvatures[:, : len(at)], curvatures[:, len(at) :]).solution

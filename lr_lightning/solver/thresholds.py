@@ -310,6 +310,13 @@ ROUNDED_SUMS = 1000
 # Elements of the logits from which they change, 256 MiB: with half of them 200 000 x 200 with folds takes 1.3 times as
 # long.
 FOLLOWED_LOGITS = 2**26
+# Columns of a tile of a Hessian in float32, about: in one product that of 20 000 x 300 takes 1.3 times as long, in
+# tiles of 48 that of 100 000 x 50.
+ROUNDED_TILE = 75
+# Rows of a block, at most: sums in float32 of more terms would lose digits.
+ROUNDED_TERMS = 4096
+# Elements of the partial sums of a sweep in float32, 256 MiB, if there are several of a fold.
+GROUPED_SUMS = 2**25
 # Change of a logit, of which the exponential in float32 is finite.
 LARGEST_RISE = 80.0
 # Penalties that are worth a rough path: with one, 5 of 1 000 x 400 take 1.4 times as long.
@@ -448,8 +455,8 @@ RIDGE_HESSIAN_OF_EACH = 2**26
 # Rows for each column, from which on folds are near one another: if they always counted as near 3 000 x 400 would take
 # 2.5 times as long, if never 20 000 x 20 3.7 times.
 ROWS_A_COLUMN = 30
-# Elements of the rows, from which on they are multiplied in float32 where digits do not matter: without it
-# 20 000 x 300 takes 1.4 times as long.
-LARGE_RIDGE = 2**21
+# Elements of the rows, from which on they are copied in float32 for sweeps whose digits do not matter: with 2**21
+# 10 000 x 30 takes 1.14 to 1.26 times as long.
+LARGE_RIDGE = 2**18
 # Bytes that the factors of Hessians may take; one strength at a time, the ridges above take 3 to 5 times as long.
 RIDGE_MEMORY = 2**29

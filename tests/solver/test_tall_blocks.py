@@ -73,7 +73,7 @@ def test_gradients_and_their_changes_are_those_of_the_definition(shares: bool) -
 def test_hessians_are_those_of_the_definition() -> None:
     rows, fold = some_rows()
     u = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    found = RoundedRows(FoldRows(rows, fold, Objective())).columns(torch.arange(5)).hessians(u)
+    found = RoundedRows(FoldRows(rows, fold, Objective())).columns(torch.arange(5)).hessians_at(u)
     for own, point in zip(found, u, strict=True):
         assert_allclose(own, of_definition(rows, fold, torch.arange(4), point.expand(4, -1))[2], atol=1e-6)
 
@@ -149,9 +149,9 @@ def test_a_table_that_memory_has_no_room_for_is_not_copied(monkeypatch: pytest.M
         monkeypatch.setattr(thresholds, name, 2**16)
     monkeypatch.setattr(memory, "available_memory", lambda: 2**40)
     held: list[int] = []
-    hessians = RoundedColumns.hessians
+    hessians = RoundedColumns.hessians_at
     monkeypatch.setattr(
-        RoundedColumns, "hessians", lambda *of: (held.append(bytes_of_tensors()), hessians(*of))[1]
+        RoundedColumns, "hessians_at", lambda *of: (held.append(bytes_of_tensors()), hessians(*of))[1]
     )  # where all copies are there
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(80_000, 40, generator=generator)
