@@ -6,6 +6,7 @@ import scipy.sparse as sp
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lr_lightning.errors import InputError
 from lr_lightning.model import swept, threads
@@ -311,3 +312,24 @@ def test_the_same_on_a_gpu(name):
     close(on_gpu.square_norms(w, None), x.square_norms(w, None))
     close(on_gpu.gram(w), x.gram(w))
     assert isinstance(x, Standardized) == isinstance(on_gpu, Standardized)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Within, notes the most elements that the result of an operation has."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.elements = max(self.elements, out.numel())
+        return out
+
+
+def test_few_of_many_levels_are_filled_in_without_the_others():
+    x, filled = categories(1000, [5000, 3])
+    columns = torch.tensor([4000, 17, 5000])
+    with LargestTensor() as largest:
+        found = x.columns(columns).dense()
+    close(found, filled[:, columns])
+    assert largest.elements <= 10 * 1000
