@@ -484,8 +484,8 @@ def refuse_impossible_penalties(
         raise InputError(f"l1_ratio: expected numbers from 0 to 1, not {ratios}")
     if len(set(ratios)) < len(ratios):
         raise InputError(f"l1_ratio: {ratios} holds a number twice")
-    if n_lambda < 1:
-        raise InputError(f"n_lambda: must be at least 1, not {n_lambda}")
+    if not 1 <= n_lambda <= thresholds.MOST_PENALTIES:
+        raise InputError(f"n_lambda: must be from 1 to {thresholds.MOST_PENALTIES}, not {n_lambda}")
     if not 0 < min_ratio < 1:
         raise InputError(f"min_ratio: must lie between 0 and 1, not {min_ratio}")
     if given is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 
 from lr_lightning import plots
 from lr_lightning.data.folds import stratified_folds
@@ -119,6 +120,8 @@ class PenaltyChoice(Callback):
 
     def _choose(self, trainer: Trainer, pl_module: LogisticRegression, data: TensorDataModule) -> None:
         refuse_unfit_batches(trainer, pl_module.optimizer_name)
+        if any(isinstance(callback, Timer) for callback in trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]
+            log.warning("option trainer.max_time limits the last fit alone, not the path before it")
         of_all = data.processes  # the path takes all rows in every process
         rows = table_of_all(data.train_rows, of_all, "path").to(torch.device("cpu"))
         weighted = rows_of_all(next(data.training_rows(pl_module.class_weight).weighted()), of_all)
