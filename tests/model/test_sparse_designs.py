@@ -286,6 +286,30 @@ def test_large_means_keep_their_digits():
     torch.testing.assert_close(scale, year.std(0, correction=0), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("value", [1.0, 0.1, 7e4])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_column_without_zeros_is_constant_whatever_the_weights(value, seed):
+    x = torch.full((200, 2), value, dtype=torch.float64)
+    x[:, 1] += 1e-6 * value * numbers(200, seed=seed)
+    weight = numbers(200, seed=seed + 1).abs()
+    mean, scale = moments([(Csr.of(sp.csr_array(x.numpy())), weight)])
+    deviation = ((weight @ (x[:, 1] - weight @ x[:, 1] / weight.sum()).square()) / weight.sum()).sqrt()
+    assert scale[0] == 0
+    assert mean[0] == value
+    torch.testing.assert_close(scale[1], deviation, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_level_that_all_rows_of_some_weight_have_is_constant(seed):
+    codes = torch.ones(2000, 1, dtype=torch.int32)
+    codes[-50:] = 0
+    weight = numbers(2000, seed=seed).abs()
+    weight[-50:] = 0
+    mean, scale = moments([(Categories(codes, [2]), weight)])
+    assert scale.tolist() == [0.0]
+    assert mean.tolist() == [1.0]
+
+
 def test_empty_columns_are_constant():
     x = Csr.of(sp.csr_array(([1.0, 2.0, 2.0], [0, 2, 2], [0, 2, 3]), shape=(2, 4)))
     mean, scale = moments([(x, None)])
