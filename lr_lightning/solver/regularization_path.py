@@ -391,19 +391,27 @@ def _folds_alone(
         thetas.append(fitted.theta.to_sparse())
         converged.append(fitted.converged)
         least.append(torch.stack([losses.training[0] for losses in fitted.losses]))
-        z = _logits(others.take(held), fitted.theta, served)
-        y, of_held = (t[held].double()[:, None] for t in (rows.y, v))
-        loss.append(losses_of_shares(z, y, of_held)[0].sum(0) / weight[fold])
+        total = torch.zeros(len(penalties), dtype=torch.float64)
+        for part in _parts(held, others):
+            z = _logits(others.take(part), fitted.theta, served)
+            y, of_part = (t[part].double()[:, None] for t in (rows.y, v))
+            total += losses_of_shares(z, y, of_part)[0].sum(0)
+        loss.append(total / weight[fold])
 
     def logits(number: int) -> Tensor:
         out = torch.empty(len(v), dtype=torch.float64)
         for fold, theta in enumerate(thetas):
-            held = folds == fold
-            left_out = rows._replace(x=features(fold)).take(held)
-            out[held] = _logits(left_out, theta[number].to_dense()[None], served)[:, 0]
+            left_out = rows._replace(x=features(fold))
+            for part in _parts(folds == fold, left_out):
+                out[part] = _logits(left_out.take(part), theta[number].to_dense()[None], served)[:, 0]
         return out
 
     return _LeftOut(torch.stack(loss, 1), weight, torch.stack(least).amin(0), torch.stack(converged).all(0), logits)
+
+
+def _parts(chosen: Tensor, rows: Rows) -> tuple[Tensor, ...]:
+    """Numbers of chosen rows (n,), few enough to be copied."""
+    return chosen.nonzero()[:, 0].split(max(1024, thresholds.GATHERED_ELEMENTS // max(1, rows.design.shape[1])))
 
 
 def _logits(rows: Rows, theta: Tensor, served: Standardization | None) -> Tensor:

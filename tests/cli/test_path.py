@@ -482,9 +482,16 @@ def test_a_column_that_only_identifies_the_rows_is_told_of(run, tmp_path, monkey
     assert float(found["cv_se"]) == pytest.approx(np.std(losses) / np.sqrt(35), rel=1e-6)
 
 
-@pytest.mark.parametrize("holes", [["a", "flag", "colour"], ["shape"]])
-def test_a_fold_is_filled_in_by_the_other_rows_as_in_scikit_learns_pipeline(run, tmp_path, monkeypatch, holes) -> None:
+@pytest.mark.parametrize(
+    ("holes", "on_disk"), [(["a", "flag", "colour"], False), (["shape"], False), (["a", "flag", "colour"], True)]
+)
+def test_a_fold_is_filled_in_by_the_other_rows_as_in_scikit_learns_pipeline(
+    run, tmp_path, monkeypatch, holes, on_disk
+) -> None:
     monkeypatch.chdir(tmp_path)
+    options = ["--data.cache_dir", "cache"] if on_disk else []
+    if on_disk:
+        monkeypatch.setattr("lr_lightning.data.imputation.fits_in_memory", lambda _: False)
     generator = np.random.default_rng(1)
     n = 90
     frame = pd.DataFrame(
@@ -506,9 +513,10 @@ def test_a_fold_is_filled_in_by_the_other_rows_as_in_scikit_learns_pipeline(run,
     frame.to_csv("t.csv", index=False)
     code, _, err = run(
         "path", "--data.path", "t.csv", "--data.target", "y", "--data.missing", "impute",
-        "--cv.fold_column", "part", "--path.l1_ratio", "0", "--path.lambdas", "[0.1, 0.01]",
+        "--cv.fold_column", "part", "--path.l1_ratio", "0", "--path.lambdas", "[0.1, 0.01]", *options,
     )  # fmt: skip
     assert code == 0, err
+    assert not on_disk or not list((tmp_path / "cache").glob(".*"))
     assert ("filled in anew without each fold" in err) == ("a" in holes)
 
     numbers = make_pipeline(SimpleImputer(), StandardScaler())
