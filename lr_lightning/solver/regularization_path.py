@@ -151,7 +151,7 @@ def path(
     Args:
         rows: features (n, d) on the CPU, targets from 0 to 1, weights v (sample weight times class weight), offsets.
         l1_ratio: share of L1 in the penalty, from 0 (ridge) to 1 (lasso); a path for each of several.
-        n_lambda: number of penalties for each l1_ratio.
+        n_lambda: number of penalties for each l1_ratio, from 1 to 100 000.
         min_ratio: weakest λ relative to the strongest, between 0 and 1.
         lambdas: the sequence itself, falling, at least 0; then `n_lambda` and `min_ratio` are not used.
         folds: number of each row's fold, from 0, (n,), any integer dtype; None for no cross-validation.
