@@ -372,7 +372,7 @@ def two_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(classes) < 2:
         raise ValueError(
             "This solver needs samples of at least 2 classes in the data, but the data contains only one class: "
-            f"{classes[0]!r}"
+            f"{classes[:1].tolist()[0]!r}"
         )
     return classes, (y == classes[1]).astype(np.intp)
 

@@ -72,7 +72,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     refuse_large_files(arguments)
     arguments = list(map(public_path, arguments))
     try:
-        config = parser.parse_args(list(parser.unread(arguments)) if isinstance(parser, Parser) else arguments)
+        config = _read(parser, list(parser.unread(arguments)) if isinstance(parser, Parser) else arguments)
     except ArgumentError as error:
         message = _with_suggestion(one_line(str(error), why_denied), parser)
         raise InputError(f"{_culprit(parser, arguments, str(error))}{message}") from error
@@ -83,6 +83,19 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
                 raise InputError(f"option {action.dest}: expected bool, not {str(flag)!r}")
             config[action.dest] = value
     return settled(config)
+
+
+def _read(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """The settings; an ArgumentError, too, where a file has something else in the place of a group of options."""
+    config = parser.parse_args(arguments)
+    for group, default in vars(parser.get_defaults()).items():
+        value = config.get(group)
+        if isinstance(default, Namespace) and not isinstance(value, Namespace):
+            what = "nothing" if value is None else repr(str(value))
+            raise ArgumentError(
+                None, f"option {group}: expected options below it, not {what}; fill it, or leave it out"
+            )
+    return config
 
 
 def dump(parser: ArgumentParser, config: Namespace) -> str:
@@ -115,7 +128,7 @@ def _culprit(parser: ArgumentParser, arguments: Sequence[str], message: str) -> 
     files = re.findall(r"(?<=\0--config[=\0])[^\0]+", "\0" + "\0".join(arguments))
     for file in files:
         try:
-            parser.parse_args(["--config", file])
+            _read(parser, ["--config", file])
         except ArgumentError as error:  # noqa: PERF203 (it runs once a mistake)
             if str(error) == message and file not in message:
                 return f"{file}: "

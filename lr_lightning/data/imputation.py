@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor
 
 from lr_lightning.data.features import Layout
 from lr_lightning.data.schema import TableSchema
+from lr_lightning.memory import fits_in_memory
 from lr_lightning.model.design import Design
 from lr_lightning.model.rows import Rows
 from lr_lightning.model.standardization import Standardization
@@ -35,10 +39,13 @@ class FoldFills:
         folds: number of each row's fold, from 0, (n,).
         schema: the map from columns to features.
         served: what has been taken off the features, (d,).
+        folder: where features lie that do not fit in memory, until they are let go of.
     """
 
-    def __init__(self, rows: Rows, filled: Filled, folds: Tensor, schema: TableSchema, served: Standardization):
-        self._layout, self._filled, self._folds = Layout.of(schema), filled, folds
+    def __init__(
+        self, rows: Rows, filled: Filled, folds: Tensor, schema: TableSchema, served: Standardization, folder: Path
+    ):
+        self._layout, self._filled, self._folds, self._folder = Layout.of(schema), filled, folds, folder
         self._numbers, self._codes = self._layout.stored(rows.x)
         self._weight = torch.ones(len(rows.y), dtype=torch.float64) if rows.weight is None else rows.weight.double()
         mean, scale = (values[self._layout.numbers].tolist() for values in served)
@@ -80,11 +87,26 @@ class FoldFills:
 
     def features(self, fold: int) -> Tensor | Design:
         """The features of all rows, (n, d), filled in by the rows outside of a fold."""
-        numbers, codes = self._numbers.clone(), None if self._codes is None else self._codes.clone()
+        numbers, codes = (None if t is None else _copy(t, self._folder) for t in (self._numbers, self._codes))
+        assert numbers is not None  # noqa: S101 (codes alone may be missing)
         for k, column in enumerate(self._filled.columns):
             missing = self._filled.of_rows[:, k]
             _column(numbers, codes, column).masked_fill_(missing, float(self._fills[fold, k]))
         return self._layout.features(numbers, codes)
+
+
+def _copy(tensor: Tensor, folder: Path) -> Tensor:
+    """A copy (n, c) in memory, or in a file without a name where it does not fit."""
+    if fits_in_memory(tensor.nbytes):
+        return tensor.clone()
+    if not tensor.is_contiguous():  # the codes of a column lie side by side
+        return _copy(tensor.T, folder).T
+    folder.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=folder, prefix=".fold-") as file:
+        if hasattr(os, "posix_fallocate"):  # without it, a full disk would end the process while it writes to the map
+            os.posix_fallocate(file.fileno(), 0, tensor.nbytes)
+        copy = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
+    return copy.copy_(tensor)
 
 
 def _column(numbers: Tensor, codes: Tensor | None, column: int) -> Tensor:

@@ -138,12 +138,16 @@ class Categories(Swept):
 
     @override
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
-        n = len(self.codes)
-        filled = torch.zeros(n, self.n_slots, dtype=dtype or torch.float64, device=self.device)
-        row = torch.arange(n, device=self.device)
+        n, d = self.shape
+        filled = torch.zeros(n, d, dtype=dtype or torch.float64, device=self.device)
+        # Of many levels with few features, their indicators alone.
+        feature = torch.full((self.n_slots,), -1, device=self.device)
+        feature[self.slots] = torch.arange(d, device=self.device)
         for j in self._used:
-            filled[row, self.codes[:, j].long() + self._starts[j]] = 1
-        return filled.index_select(1, self.slots)
+            column = feature[self.codes[:, j].long() + self._starts[j]]
+            rows = (column >= 0).nonzero()[:, 0]
+            filled[rows, column[rows]] = 1
+        return filled
 
     @torch.no_grad()
     @override

@@ -252,6 +252,8 @@ class Csr(Swept):
             centred = x.value.double() - about.index_select(0, x.column)
             parts = centred.new_ones(len(centred)), centred, centred.square()
             counts, first, second = (x._with(part).rmatvec(v) for part in parts)
+            # No row has a zero there; the rounding of a difference would make a column of ones vary.
+            counts[torch.bincount(x.column, minlength=len(lost)) == n] = total
             found[:, lost] = sums_with_zeros(about, counts, first, second, total)
         return found
 

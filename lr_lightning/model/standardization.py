@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lr_lightning.errors import InputError
-from lr_lightning.model.design import Design, as_design, blocks_of
+from lr_lightning.model.design import Dense, Design, as_design, blocks_of
 from lr_lightning.model.processes import ALONE, Processes
 
 _PIVOT_ROWS = 1024  # whose means are near enough to those of all rows for squares about them to keep their digits
@@ -131,8 +131,10 @@ def _moments(
     variance = (mean_square - shift.square()).clamp_min(0)
     mean = pivot.double() + shift
     # A few units in the last place of the mean; and as rows of the pivot may have no weight, what squares about another
-    # value than the mean lose: up to 3e-8 of the shift in sums of 60 rows in float64, and more in longer ones.
-    rounding = torch.maximum(8 * eps * mean.abs(), (1024 * torch.finfo(dtype).eps) ** 0.5 * shift.abs())
+    # value than the mean lose: up to 3e-8 of the shift in sums of 60 rows in float64, and more in longer ones. Where
+    # zeros are not stored, the weight of the rows that hold one is a difference, which is multiplied by the pivot.
+    about = shift.abs() if isinstance(x, Dense) else torch.maximum(shift.abs(), pivot.double().abs())
+    rounding = torch.maximum(8 * eps * mean.abs(), (1024 * torch.finfo(dtype).eps) ** 0.5 * about)
     return Standardization(mean, variance.sqrt()), dtype, rounding
 
 

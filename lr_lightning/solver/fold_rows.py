@@ -41,6 +41,11 @@ class ColumnsInUse:
     is_own: bool = True
     _blocks: dict[tuple[int, int], Design] = field(default_factory=dict, repr=False)
 
+    @property
+    def width(self) -> int:
+        """Number of columns that are copied with a row that is taken."""
+        return self.design.shape[1]
+
     def take(self, rows: Tensor | slice) -> Design:
         """Some rows of them, (b, c)."""
         found = self.design.take(rows)
@@ -435,7 +440,7 @@ class FoldRows:
             u: of the fits without a fold, (K, c + 1).
         """
         out = torch.empty(self.n, dtype=torch.float64)
-        for f, part in self.parts(len(columns.index)):
+        for f, part in self.parts(columns.width):
             w, b = self._raw(columns, u[f : f + 1])
             out[part] = columns.take(part).matvec(w, b)[:, 0]
         return out if self.offset is None else out.add_(self.offset)
@@ -502,7 +507,7 @@ class FoldRows:
         dtype = torch.float32 if rounded and isinstance(self.design, Dense) else torch.float64
         curvature = curvature.to(dtype)
         raw = torch.zeros(max(1, self._folds), k, k, dtype=dtype)
-        for f, part in self.parts(k):
+        for f, part in self.parts(columns.width + 1):
             raw[f] += columns.take(part).sandwich(curvature[part], intercept=True)
         return self._standardized(self.of_fits(raw), columns.index, columns.index)
 
@@ -539,7 +544,7 @@ class FoldRows:
         """Columns of the Hessians for the features that are new, (m, k, a): rows are all k − 1 and the intercept."""
         k, a = len(both.index), len(new.index)
         raw = torch.zeros(max(1, self._folds), k + 1, a + 1, dtype=torch.float64)
-        for f, part in self.parts(k):
+        for f, part in self.parts(max(both.width, new.width) + 1):
             raw[f] += _cross(both.take(part), new.take(part), curvature[part])
         return self._standardized(self.of_fits(raw), both.index, new.index)[:, :, :-1]
 

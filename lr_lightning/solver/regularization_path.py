@@ -151,7 +151,7 @@ def path(
     Args:
         rows: features (n, d) on the CPU, targets from 0 to 1, weights v (sample weight times class weight), offsets.
         l1_ratio: share of L1 in the penalty, from 0 (ridge) to 1 (lasso); a path for each of several.
-        n_lambda: number of penalties for each l1_ratio.
+        n_lambda: number of penalties for each l1_ratio, from 1 to 100 000.
         min_ratio: weakest λ relative to the strongest, between 0 and 1.
         lambdas: the sequence itself, falling, at least 0; then `n_lambda` and `min_ratio` are not used.
         folds: number of each row's fold, from 0, (n,), any integer dtype; None for no cross-validation.
@@ -391,19 +391,27 @@ def _folds_alone(
         thetas.append(fitted.theta.to_sparse())
         converged.append(fitted.converged)
         least.append(torch.stack([losses.training[0] for losses in fitted.losses]))
-        z = _logits(others.take(held), fitted.theta, served)
-        y, of_held = (t[held].double()[:, None] for t in (rows.y, v))
-        loss.append(losses_of_shares(z, y, of_held)[0].sum(0) / weight[fold])
+        total = torch.zeros(len(penalties), dtype=torch.float64)
+        for part in _parts(held, others):
+            z = _logits(others.take(part), fitted.theta, served)
+            y, of_part = (t[part].double()[:, None] for t in (rows.y, v))
+            total += losses_of_shares(z, y, of_part)[0].sum(0)
+        loss.append(total / weight[fold])
 
     def logits(number: int) -> Tensor:
         out = torch.empty(len(v), dtype=torch.float64)
         for fold, theta in enumerate(thetas):
-            held = folds == fold
-            left_out = rows._replace(x=features(fold)).take(held)
-            out[held] = _logits(left_out, theta[number].to_dense()[None], served)[:, 0]
+            left_out = rows._replace(x=features(fold))
+            for part in _parts(folds == fold, left_out):
+                out[part] = _logits(left_out.take(part), theta[number].to_dense()[None], served)[:, 0]
         return out
 
     return _LeftOut(torch.stack(loss, 1), weight, torch.stack(least).amin(0), torch.stack(converged).all(0), logits)
+
+
+def _parts(chosen: Tensor, rows: Rows) -> tuple[Tensor, ...]:
+    """Numbers of chosen rows (n,), few enough to be copied."""
+    return chosen.nonzero()[:, 0].split(max(1024, thresholds.GATHERED_ELEMENTS // max(1, rows.design.shape[1])))
 
 
 def _logits(rows: Rows, theta: Tensor, served: Standardization | None) -> Tensor:
@@ -484,8 +492,8 @@ def refuse_impossible_penalties(
         raise InputError(f"l1_ratio: expected numbers from 0 to 1, not {ratios}")
     if len(set(ratios)) < len(ratios):
         raise InputError(f"l1_ratio: {ratios} holds a number twice")
-    if n_lambda < 1:
-        raise InputError(f"n_lambda: must be at least 1, not {n_lambda}")
+    if not 1 <= n_lambda <= thresholds.MOST_PENALTIES:
+        raise InputError(f"n_lambda: must be from 1 to {thresholds.MOST_PENALTIES}, not {n_lambda}")
     if not 0 < min_ratio < 1:
         raise InputError(f"min_ratio: must lie between 0 and 1, not {min_ratio}")
     if given is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.fabric.utilities.data import sized_len
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     LearningRateFinder,
@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from lr_lightning.errors import InputError
-from lr_lightning.statistics.held_out import threshold_criterion
+from lr_lightning.statistics.held_out import MEASURES, threshold_criterion
 from lr_lightning.training.optimizers import EXACT, is_full_batch
 
 
@@ -113,13 +113,20 @@ def refuse_unfit_batches(trainer: Trainer, optimizer: str) -> None:
 
 def refuse_unfit_callbacks(trainer: Trainer, optimizer: str) -> None:
     """Raise InputError for a callback that watches what is not measured, or changes what must not change."""
-    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+    callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    measured = ["train/loss", *(f"val/{name}" for name in MEASURES if trainer.enable_validation)]
+    # A class of somebody else may measure more, and so does a monitor of the learning rate.
+    known = all(type(part).__module__.startswith(_KNOWN) for part in (trainer.lightning_module, *callbacks))
+    known &= not any(isinstance(callback, LearningRateMonitor) for callback in callbacks)
+    for callback in callbacks:
         name, monitor = type(callback).__name__, getattr(callback, "monitor", None)
         if isinstance(monitor, str) and monitor.startswith("val/") and not trainer.enable_validation:
             raise InputError(
                 f"{name} watches {monitor}, but no validation rows are measured; keep some back "
                 "(data.val_fraction), or let it watch train/loss"
             )
+        if isinstance(monitor, str) and monitor not in measured and known and getattr(callback, "strict", True):
+            raise InputError(f"{name} watches {monitor}, which is not measured; it can watch {', '.join(measured)}")
         if isinstance(callback, BatchSizeFinder):
             raise InputError(f"{name}: the rows of a fit are the same from its beginning; choose data.batch_size")
         if optimizer == EXACT and isinstance(callback, LearningRateFinder | LearningRateMonitor):
@@ -128,4 +135,5 @@ def refuse_unfit_callbacks(trainer: Trainer, optimizer: str) -> None:
             raise InputError(f"{name} would change the coefficients that {optimizer} finds; leave it out")
 
 
+_KNOWN = ("lightning.", "lr_lightning.")
 _CHANGING_COEFFICIENTS = (ModelPruning, StochasticWeightAveraging, WeightAveraging)

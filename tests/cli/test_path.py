@@ -240,6 +240,7 @@ def test_a_fit_that_was_stopped_goes_on_with_its_penalty(run, tmp_path, monkeypa
         (["--path.l1_ratio", "2"], "option path.l1_ratio: expected numbers from 0 to 1"),
         (["--path.l1_ratio", "[]"], "option path.l1_ratio"),
         (["--path.n_lambda", "0"], "option path.n_lambda"),
+        (["--path.n_lambda", "10000000000"], "option path.n_lambda: must be from 1 to 100000"),
         (["--path.min_ratio", "1"], "option path.min_ratio"),
         (["--path.lambdas", "[0.1, 0.2]"], "option path.lambdas: must fall strictly"),
         (["--path.lambdas", "[1e300, 1]"], "option path.lambdas: expected numbers from 0 to 1e+150"),
@@ -268,6 +269,23 @@ def test_what_is_refused(run, tmp_path, monkeypatch, options: list[str], message
     assert last.startswith("error: ")
     assert message in last
     assert not list((tmp_path / "runs").glob("*"))
+
+
+@pytest.mark.parametrize("text", ["cv:\n", "cv: 10\n", "path: [1, 2]\n", "model:\n", "data:\n"])
+def test_a_file_with_a_group_that_holds_no_options(run, tmp_path, monkeypatch, text: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "e.yaml").write_text(text)
+    code, out, err = run("path", "--data.path", table(tmp_path), "--data.target", "bought", "--config", "e.yaml")
+    assert (code, out) == (2, "")
+    assert f"option {text.partition(':')[0]}: expected options below it, not " in err.splitlines()[-1]
+
+
+def test_a_limit_of_time_is_told_to_be_of_the_last_fit(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--data.missing", "drop", "--path.n_lambda", "3", "--trainer.max_time", "00:01:00:00"]
+    code, _, err = run("path", "--data.path", table(tmp_path), "--data.target", "bought", *options)
+    assert code == 0
+    assert "option trainer.max_time limits the last fit alone, not the path before it" in err.splitlines()
 
 
 def test_a_path_that_was_killed_begins_anew(run, tmp_path, monkeypatch) -> None:
@@ -320,6 +338,11 @@ def test_a_rule_of_the_threshold_is_that_of_the_rows_left_out_too(run, tmp_path,
         ("--trainer.limit_val_batches 0.5 --data.val_fraction 0.3", "0.5 of the `val_dataloader`"),
         ("--trainer.val_check_interval 7 --data.val_fraction 0.3", "`val_check_interval` (7) must be less"),
         ("--trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/loss", "no validation rows are measured"),
+        (
+            "--trainer.callbacks EarlyStopping --trainer.callbacks.monitor loss",
+            "loss, which is not measured; it can watch",
+        ),
+        ("--trainer.callbacks ModelCheckpoint --trainer.callbacks.monitor val/f2 --data.val_fraction 0.3", "val/f1"),
         ("--trainer.callbacks LearningRateFinder", "LearningRateFinder: SubsampledNewton has no learning rate"),
         ("--trainer.callbacks BackboneFinetuning", "no attribute 'backbone'"),
         ("--trainer.callbacks DeviceStatsMonitor --trainer.logger false", "Cannot use `DeviceStatsMonitor`"),
@@ -459,9 +482,16 @@ def test_a_column_that_only_identifies_the_rows_is_told_of(run, tmp_path, monkey
     assert float(found["cv_se"]) == pytest.approx(np.std(losses) / np.sqrt(35), rel=1e-6)
 
 
-@pytest.mark.parametrize("holes", [["a", "flag", "colour"], ["shape"]])
-def test_a_fold_is_filled_in_by_the_other_rows_as_in_scikit_learns_pipeline(run, tmp_path, monkeypatch, holes) -> None:
+@pytest.mark.parametrize(
+    ("holes", "on_disk"), [(["a", "flag", "colour"], False), (["shape"], False), (["a", "flag", "colour"], True)]
+)
+def test_a_fold_is_filled_in_by_the_other_rows_as_in_scikit_learns_pipeline(
+    run, tmp_path, monkeypatch, holes, on_disk
+) -> None:
     monkeypatch.chdir(tmp_path)
+    options = ["--data.cache_dir", "cache"] if on_disk else []
+    if on_disk:
+        monkeypatch.setattr("lr_lightning.data.imputation.fits_in_memory", lambda _: False)
     generator = np.random.default_rng(1)
     n = 90
     frame = pd.DataFrame(
@@ -483,9 +513,10 @@ def test_a_fold_is_filled_in_by_the_other_rows_as_in_scikit_learns_pipeline(run,
     frame.to_csv("t.csv", index=False)
     code, _, err = run(
         "path", "--data.path", "t.csv", "--data.target", "y", "--data.missing", "impute",
-        "--cv.fold_column", "part", "--path.l1_ratio", "0", "--path.lambdas", "[0.1, 0.01]",
+        "--cv.fold_column", "part", "--path.l1_ratio", "0", "--path.lambdas", "[0.1, 0.01]", *options,
     )  # fmt: skip
     assert code == 0, err
+    assert not on_disk or not list((tmp_path / "cache").glob(".*"))
     assert ("filled in anew without each fold" in err) == ("a" in holes)
 
     numbers = make_pipeline(SimpleImputer(), StandardScaler())

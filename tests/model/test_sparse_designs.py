@@ -6,6 +6,7 @@ import scipy.sparse as sp
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lr_lightning.errors import InputError
 from lr_lightning.model import swept, threads
@@ -285,6 +286,30 @@ def test_large_means_keep_their_digits():
     torch.testing.assert_close(scale, year.std(0, correction=0), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("value", [1.0, 0.1, 7e4])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_column_without_zeros_is_constant_whatever_the_weights(value, seed):
+    x = torch.full((200, 2), value, dtype=torch.float64)
+    x[:, 1] += 1e-6 * value * numbers(200, seed=seed)
+    weight = numbers(200, seed=seed + 1).abs()
+    mean, scale = moments([(Csr.of(sp.csr_array(x.numpy())), weight)])
+    deviation = ((weight @ (x[:, 1] - weight @ x[:, 1] / weight.sum()).square()) / weight.sum()).sqrt()
+    assert scale[0] == 0
+    assert mean[0] == value
+    torch.testing.assert_close(scale[1], deviation, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_level_that_all_rows_of_some_weight_have_is_constant(seed):
+    codes = torch.ones(2000, 1, dtype=torch.int32)
+    codes[-50:] = 0
+    weight = numbers(2000, seed=seed).abs()
+    weight[-50:] = 0
+    mean, scale = moments([(Categories(codes, [2]), weight)])
+    assert scale.tolist() == [0.0]
+    assert mean.tolist() == [1.0]
+
+
 def test_empty_columns_are_constant():
     x = Csr.of(sp.csr_array(([1.0, 2.0, 2.0], [0, 2, 2], [0, 2, 3]), shape=(2, 4)))
     mean, scale = moments([(x, None)])
@@ -311,3 +336,24 @@ def test_the_same_on_a_gpu(name):
     close(on_gpu.square_norms(w, None), x.square_norms(w, None))
     close(on_gpu.gram(w), x.gram(w))
     assert isinstance(x, Standardized) == isinstance(on_gpu, Standardized)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Within, notes the most elements that the result of an operation has."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.elements = max(self.elements, out.numel())
+        return out
+
+
+def test_few_of_many_levels_are_filled_in_without_the_others():
+    x, filled = categories(1000, [5000, 3])
+    columns = torch.tensor([4000, 17, 5000])
+    with LargestTensor() as largest:
+        found = x.columns(columns).dense()
+    close(found, filled[:, columns])
+    assert largest.elements <= 10 * 1000

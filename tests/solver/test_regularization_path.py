@@ -282,6 +282,28 @@ def test_fits_at_many_penalties_at_once_are_exact(
     assert_allclose(found.cross_validation.logits, alone.cross_validation.logits, atol=1e-7)
 
 
+def test_a_fold_is_never_copied_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a table on disk, of whose many columns few are in use."""
+    rows, folds = table(24_000, 60), torch.arange(24_000) % 3
+    copied = []
+    take = Dense.take
+
+    def taken(design: Dense, part: Tensor | slice) -> Dense:
+        found = take(design, part)
+        if found.tensor.untyped_storage().data_ptr() != design.tensor.untyped_storage().data_ptr():
+            copied.append(found.tensor.numel())
+        return found
+
+    expected = path(rows, n_lambda=10, min_ratio=0.1, folds=folds)
+    monkeypatch.setattr(Dense, "take", taken)
+    monkeypatch.setattr("lr_lightning.solver.fold_rows.may_copy", lambda *_: False)
+    monkeypatch.setattr(FoldRows.parts, "__defaults__", (2**18,))
+    found = path(rows, n_lambda=10, min_ratio=0.1, folds=folds)
+    assert 0 < max(copied) <= 2**18
+    assert_allclose(found.theta, expected.theta, rtol=1e-6, atol=1e-9)
+    assert_allclose(found.cross_validation.logits, expected.cross_validation.logits, atol=1e-7)
+
+
 def test_a_row_far_from_the_others_keeps_the_path_exact() -> None:
     rows = table(4000, 40)
     x = rows.design.dense().clone()

@@ -18,7 +18,7 @@ HOURS = ["fit", "--config", "conf/hours.yaml", "--trainer.max_epochs", "40"]
 def on_terminal(monkeypatch):
     """Run the command line in this process with a terminal as stderr; what it writes there."""
 
-    def run(*arguments):
+    def run(*arguments, columns=100):
         ours, theirs = pty.openpty()
         said = []
 
@@ -33,7 +33,7 @@ def on_terminal(monkeypatch):
         reader.start()
         with os.fdopen(theirs, "w", buffering=1) as stderr, monkeypatch.context() as patch:
             patch.setenv("TERM", "xterm-256color")
-            patch.setenv("COLUMNS", "100")
+            patch.setenv("COLUMNS", str(columns))
             patch.setattr(sys, "stderr", stderr)
             code = main(list(arguments))
         reader.join(timeout=60)
@@ -63,6 +63,16 @@ def test_a_bar_is_whole_where_the_solver_stopped_by_itself_and_others_write_belo
     assert re.match(r"epoch (\d+)/\1 ━{40} train/loss ", after_bar[0])
     assert after_bar[1].startswith("not converged: ")
     assert re.search(r"epoch (\d+)/\1 ━{40} ", without_escapes(on_terminal("fit", "--config", "conf/exam.yaml")))
+
+
+@pytest.mark.parametrize("columns", [48, 60, 80, 120])
+def test_a_path_shows_whole_numbers_however_narrow_the_terminal(project, on_terminal, columns):
+    options = ["--path.n_lambda", "5", "--cv.folds", "3", "--data.target", "diagnosis"]
+    said = on_terminal("path", "--data.path", "conf/samples/breast_cancer.csv", *options, columns=columns)
+    shown = re.findall(r"penalty \d+[ /].*", without_escapes(said.replace("\r", "\n")))
+    times = r" 0:00:\d\d 0:00:00" if columns >= 80 else ""
+    assert re.match(rf"penalty 5/5 ━+ 22 non-zero, loss 0\.0406658{times}$", shown[-1].rstrip())
+    assert not any("None" in line or "…" in line for line in shown)
 
 
 def test_a_terminal_gets_no_bar_if_silence_is_asked_for(project, on_terminal):

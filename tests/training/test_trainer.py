@@ -321,7 +321,7 @@ def test_an_option_that_cannot_be_ends_in_one_line(table, tmp_path, run, options
 @pytest.mark.parametrize(
     ("callback", "error"),
     [
-        (EarlyStopping("train/los"), RuntimeError),
+        (EarlyStopping("train/los"), InputError),
         (EarlyStopping("val/loss"), InputError),
         (LearningRateMonitor(), InputError),
         (WeightAveraging(), InputError),

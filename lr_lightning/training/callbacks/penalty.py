@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 
 from lr_lightning import plots
+from lr_lightning.data.cache import user_cache_folder
 from lr_lightning.data.folds import stratified_folds
 from lr_lightning.data.imputation import FoldFills
 from lr_lightning.errors import InputError
@@ -119,6 +121,8 @@ class PenaltyChoice(Callback):
 
     def _choose(self, trainer: Trainer, pl_module: LogisticRegression, data: TensorDataModule) -> None:
         refuse_unfit_batches(trainer, pl_module.optimizer_name)
+        if any(isinstance(callback, Timer) for callback in trainer.callbacks):  # pyright: ignore[reportAttributeAccessIssue]
+            log.warning("option trainer.max_time limits the last fit alone, not the path before it")
         of_all = data.processes  # the path takes all rows in every process
         rows = table_of_all(data.train_rows, of_all, "path").to(torch.device("cpu"))
         weighted = rows_of_all(next(data.training_rows(pl_module.class_weight).weighted()), of_all)
@@ -139,7 +143,9 @@ class PenaltyChoice(Callback):
         objective, fills = pl_module.objective, None
         if data.train_filled is not None:
             filled = data.train_filled._replace(of_rows=of_all.joined(data.train_filled.of_rows))
-            fills = FoldFills(rows, filled, folds, data.schema, data.served)
+            assert isinstance(data, TableDataModule)  # noqa: S101 (no other fills in)
+            cache = user_cache_folder() if data.cache_dir is None else FilePath(data.cache_dir).expanduser()
+            fills = FoldFills(rows, filled, folds, data.schema, data.served, cache)
             if fills.differ:
                 log.info("missing values are filled in anew without each fold, whose fits share no sweep then")
         try:

@@ -7,11 +7,23 @@ import time
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 from lr_lightning.solver.regularization_path import PathStep
 
 LINES_WITHOUT_TERMINAL = 10
+COLUMNS_OF_A_TERMINAL = 80  # below it the times would take the place of the numbers
 SECONDS_WITHOUT_WORDS = 1.0  # what takes less is not worth a line
 
 
@@ -74,9 +86,9 @@ class PathProgress:
     """Shows penalties on stderr: a bar on a terminal, about ten plain lines elsewhere. A context."""
 
     def __enter__(self) -> PathProgress:
-        self._bar = _bar("penalty", "{task.fields[nonzero]} non-zero, loss {task.fields[loss]}")
+        self._bar = _bar("penalty", "{task.fields[values]}")
         if self._bar is not None:
-            self._task = self._bar.add_task("path", total=None, nonzero=0, loss="")
+            self._task = self._bar.add_task("path", total=None, values="")
             self._bar.start()
         return self
 
@@ -86,12 +98,11 @@ class PathProgress:
 
     def __call__(self, step: PathStep) -> None:
         """Move on to a penalty."""
-        loss = f"{step.loss:.6g}"
+        values = f"{step.nonzero} non-zero, loss {step.loss:.6g}"
         if self._bar is not None:
-            self._bar.update(self._task, total=step.total, completed=step.done, nonzero=step.nonzero, loss=loss)
+            self._bar.update(self._task, total=step.total, completed=step.done, values=values)
         elif step.done % _epochs_a_line(step.total, step.done) == 0:
-            of = f"penalty {step.done}/{step.total}: lambda {step.value:.4g}"
-            print(f"{of}, {step.nonzero} non-zero, loss {loss}", file=sys.stderr)
+            print(f"penalty {step.done}/{step.total}: lambda {step.value:.4g}, {values}", file=sys.stderr)
 
 
 def _bar(unit: str, values: str) -> Progress | None:
@@ -100,14 +111,20 @@ def _bar(unit: str, values: str) -> Progress | None:
     # rich's own answer follows variables such as FORCE_COLOR too, which colour a file but cannot move its cursor.
     if not console.is_interactive or not sys.stderr.isatty():
         return None
-    return Progress(
-        TextColumn(f"{unit} {{task.completed}}/{{task.total}}"),
-        BarColumn(),
-        TextColumn(values),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
+    times = (TimeElapsedColumn(), TimeRemainingColumn()) if console.width >= COLUMNS_OF_A_TERMINAL else ()
+    return Progress(_Count(unit), BarColumn(), TextColumn(values), *times, console=console)
+
+
+class _Count(ProgressColumn):
+    """How many are done, and of how many where that is known."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Such as `epoch 3/100`."""
+        return Text(f"{self._unit} {task.completed}{'' if task.total is None else f'/{task.total}'}")
 
 
 def _epochs_a_line(max_epochs: int | None, done: int) -> int:
