@@ -186,8 +186,8 @@ class _Newton:
 
         Each fit has a point of its own afterwards. One whose squared distance from that at the weakest penalty is
         enough (p, m) or less, in the norm of its Hessian, takes the gradient from there and the Hessian times the
-        distance: that errs by as little of it as a step leaves of the decrement. A start, whose Hessians may be those
-        of a point far away, does so at the same point alone.
+        distance. The error is a part of the tolerance, as what a step leaves is a part of the decrement before it. A
+        start, whose Hessians may be those of a point far away, does so at the same point alone.
         """
         rows = self._rows
         means = torch.zeros(*self._ridge.shape[:2], rows.d + 2, dtype=torch.float64)

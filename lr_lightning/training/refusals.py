@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     LearningRateFinder,
     LearningRateMonitor,
+    ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
@@ -125,8 +126,9 @@ def refuse_unfit_callbacks(trainer: Trainer, optimizer: str) -> None:
                 f"{name} watches {monitor}, but no validation rows are measured; keep some back "
                 "(data.val_fraction), or let it watch train/loss"
             )
-        if isinstance(monitor, str) and monitor not in measured and known and getattr(callback, "strict", True):
-            raise InputError(f"{name} watches {monitor}, which is not measured; it can watch {', '.join(measured)}")
+        watched = [*measured, "epoch", "step"] if isinstance(callback, ModelCheckpoint) else measured
+        if isinstance(monitor, str) and monitor not in watched and known and getattr(callback, "strict", True):
+            raise InputError(f"{name} watches {monitor}, which is not measured; it can watch {', '.join(watched)}")
         if isinstance(callback, BatchSizeFinder):
             raise InputError(f"{name}: the rows of a fit are the same from its beginning; choose data.batch_size")
         if optimizer == EXACT and isinstance(callback, LearningRateFinder | LearningRateMonitor):

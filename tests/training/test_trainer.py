@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from sklearn.linear_model import LogisticRegression as Reference
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
@@ -331,6 +331,14 @@ def test_an_option_that_cannot_be_ends_in_one_line(table, tmp_path, run, options
 def test_callbacks_that_do_not_fit_are_refused_in_python(rows, callback, error):
     with pytest.raises(error):
         trainer_of(callbacks=[callback]).fit(LogisticRegression(), TensorDataModule(*rows))
+
+
+@pytest.mark.parametrize("monitor", ["epoch", "step"])
+def test_checkpoints_by_the_number_of_the_epoch(rows, tmp_path, monitor):
+    callback = ModelCheckpoint(tmp_path, monitor=monitor, mode="max", save_top_k=2)
+    trainer = trainer_of(callbacks=[callback], max_epochs=3, enable_checkpointing=True)
+    trainer.fit(LogisticRegression(**SGD), TensorDataModule(*rows))
+    assert len(list(tmp_path.glob("*.ckpt"))) == 2
 
 
 def test_advice_does_not_name_the_solver_that_was_used():
