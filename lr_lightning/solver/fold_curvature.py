@@ -17,7 +17,8 @@ class FoldCurvature:
 
     A correction is that of BFGS. While the support of a fit and its signs stay, its corrections of the inverse are
     applied one after another (the two-loop recursion of Nocedal 1980) to one Cholesky factor of the support's block.
-    Else they enter the matrix. When coordinates are added, whose part in them is not known, they are dropped.
+    Else, or once they are many, they enter the matrix. When coordinates are added, whose part in them is not known,
+    they are dropped.
 
     Args:
         matrices: (m, k, k).
@@ -75,6 +76,8 @@ class FoldCurvature:
         s, y = torch.zeros(2, *self.matrices.shape[:2], dtype=torch.float64)
         s[fits], y[fits] = step * root, change * root
         self._steps.append((s, y, usable))
+        if len(self._steps) > thresholds.CORRECTIONS:
+            self._absorb(torch.arange(len(self.matrices)))
 
     def minimize(self, fits: Tensor, u: Tensor, gradient: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
         """The minimisers (f, k) of the models around u, plus penalties.

@@ -423,6 +423,9 @@ FOLD_MODEL_STEPS = 10
 MODEL_ROUNDING = 1e-14
 # Curvature along a step; below, rounding decides about the difference of two gradients.
 LEAST_CURVATURE_OF_FOLDS = 1e-20
+# Corrections of a Hessian that are applied one after another: without a limit 480 penalties of breast cancer with ten
+# folds take 1.7 times as long, with one 60 take 1.4 times.
+CORRECTIONS = 8
 
 # Ridges of folds.
 
