@@ -262,6 +262,7 @@ def path(
     *,
     scale: np.ndarray | None = None,
     chosen: dict[str, float] | None = None,
+    l1_ratio: float | None = None,
     most: int = 10,
 ) -> Figure:
     """Coefficients against the strength of the penalty, with the number of those that are not 0 on top.
@@ -272,6 +273,7 @@ def path(
         names: of the coefficients, (d,).
         scale: standard deviations of the features, (d,), that the coefficients are multiplied by; None for ones.
         chosen: the penalties that were chosen, by the rule; 0 has no place on the axis, and is named alone.
+        l1_ratio: of the penalties, to be named where there were several; None names none.
         most: so many coefficients are named and coloured, those that become largest.
     """
     values = np.asarray(coefficients, float) * (1 if scale is None else np.asarray(scale, float))
@@ -287,11 +289,8 @@ def path(
     for colour, j in zip(colormaps["tab10"](np.arange(len(largest)) % 10), largest, strict=True):
         axes.plot(lambdas, values[:, j], color=colour, linewidth=1.5, label=_short(names[j]), marker=marker)
     _mark(axes, chosen)
-    axes.set(
-        xlabel="penalty λ, weaker to the right",
-        ylabel="log-odds per standard deviation" if scale is not None else "coefficient (log-odds per unit)",
-    )
-    _log_scale(axes, lambdas)
+    axes.set_ylabel("log-odds per standard deviation" if scale is not None else "coefficient (log-odds per unit)")
+    _penalty_axis(axes, lambdas, l1_ratio)
     _count_on_top(axes, lambdas, (values != 0).sum(1))
     axes.grid(True, alpha=0.4)
     if len(axes.get_legend_handles_labels()[0]):
@@ -306,6 +305,7 @@ def cross_validation(
     nonzero: np.ndarray,
     *,
     chosen: dict[str, float] | None = None,
+    l1_ratio: float | None = None,
 ) -> Figure:
     """The loss of the rows that were left out against the strength of the penalty, with one standard error.
 
@@ -315,6 +315,7 @@ def cross_validation(
         se: standard errors of the means, (p,).
         nonzero: numbers of coefficients that are not 0, (p,), for the top.
         chosen: as in `path`.
+        l1_ratio: likewise.
     """
     figure, axes = _new()
     axes.errorbar(
@@ -322,16 +323,17 @@ def cross_validation(
         label="mean ± one standard error",
     )  # fmt: skip
     _mark(axes, chosen)
-    axes.set(xlabel="penalty λ, weaker to the right", ylabel="loss of the rows left out")
-    _log_scale(axes, lambdas)
+    axes.set_ylabel("loss of the rows left out")
+    _penalty_axis(axes, lambdas, l1_ratio)
     _count_on_top(axes, lambdas, nonzero)
     axes.grid(True, alpha=0.4)
     _legend_outside(figure, axes)
     return figure
 
 
-def _log_scale(axes: Axes, lambdas: np.ndarray) -> None:
+def _penalty_axis(axes: Axes, lambdas: np.ndarray, l1_ratio: float | None) -> None:
     """A logarithmic axis of penalties, the strongest on the left."""
+    axes.set_xlabel(f"penalty λ{'' if l1_ratio is None else f' of l1_ratio {l1_ratio:g}'}, weaker to the right")
     axes.set_xscale("log")
     margin = 1.05 if len(lambdas) > 1 else 2
     axes.set_xlim(lambdas[0] * margin, lambdas[-1] / margin)

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lr_lightning import LogisticRegression, files, load
+from lr_lightning import LogisticRegression, files, load, plots
 from lr_lightning.model.rows import Rows
 from lr_lightning.solver import path
 from lr_lightning.training.callbacks import penalty
@@ -278,6 +278,20 @@ def test_a_file_with_a_group_that_holds_no_options(run, tmp_path, monkeypatch, t
     code, out, err = run("path", "--data.path", table(tmp_path), "--data.target", "bought", "--config", "e.yaml")
     assert (code, out) == (2, "")
     assert f"option {text.partition(':')[0]}: expected options below it, not " in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("ratios", ["1", "[0.5, 1]"])
+def test_pictures_name_the_l1_ratio_where_there_are_several(run, tmp_path, monkeypatch, ratios: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    drawn = []
+    for name in ("path", "cross_validation"):
+        draw = getattr(plots, name)
+        monkeypatch.setattr(plots, name, lambda *of, draw=draw, **words: drawn.append(draw(*of, **words)) or drawn[-1])
+    options = ["--data.missing", "drop", "--path.n_lambda", "5", "--path.l1_ratio", ratios]
+    assert run("path", "--data.path", table(tmp_path), "--data.target", "bought", *options)[0] == 0
+    (best,) = [row for row in read(tmp_path / "runs/t/version_0/path.csv") if "min" in row["chosen"]]
+    of_ratio = f" of l1_ratio {float(best['l1_ratio']):g}" if ratios != "1" else ""
+    assert [figure.axes[0].get_xlabel() for figure in drawn] == [f"penalty λ{of_ratio}, weaker to the right"] * 2
 
 
 def test_a_limit_of_time_is_told_to_be_of_the_last_fit(run, tmp_path, monkeypatch) -> None:

@@ -213,12 +213,16 @@ class PenaltyChoice(Callback):
         self, data: TensorDataModule, found: Path, validation: CrossValidation, names: list[str]
     ) -> Iterable[tuple[str, Any]]:
         """Figures of the path with the chosen l1_ratio."""
-        own = (found.l1_ratio == found.l1_ratio[validation.best]) & (found.lambdas > 0)
+        ratio = float(found.l1_ratio[validation.best])
+        own = (found.l1_ratio == ratio) & (found.lambdas > 0)
         lambdas, theta = found.lambdas[own].numpy(), found.theta[own, :-1].numpy()
-        chosen = {choice.rule: float(found.lambdas[choice.number]) for choice in self.choices.values()}
         if not len(lambdas):
             return
-        yield "path", plots.path(lambdas, theta, names, scale=data.training.scale.numpy(), chosen=chosen)
+        words: dict[str, Any] = {
+            "chosen": {choice.rule: float(found.lambdas[choice.number]) for choice in self.choices.values()},
+            "l1_ratio": ratio if len(found.l1_ratio.unique()) > 1 else None,
+        }
+        yield "path", plots.path(lambdas, theta, names, scale=data.training.scale.numpy(), **words)
         yield (
             "cross_validation",
             plots.cross_validation(
@@ -226,7 +230,7 @@ class PenaltyChoice(Callback):
                 validation.mean[own].numpy(),
                 validation.se[own].numpy(),
                 found.nonzero[own].numpy(),
-                chosen=chosen,
+                **words,
             ),
         )
 
