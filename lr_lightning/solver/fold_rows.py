@@ -314,9 +314,8 @@ class FoldRows:
                 for part in blocks[group::groups]:
                     # Of wide sparse rows a block has more logits than stay in a core's cache.
                     pieces = [part] if self.is_dense else self._pieces(part, len(u))
-                    r = torch.cat(
-                        [derivatives(_as(columns.block(piece), dtype).matvec(w, b), piece) for piece in pieces]
-                    )
+                    found = [derivatives(_as(columns.block(piece), dtype).matvec(w, b), piece) for piece in pieces]
+                    r = torch.cat(found) if len(found) > 1 else found[0]
                     sums[group] += r.sum(0)
                     gradient[group] += _as(swept.block(part), dtype).rmatvec(r)
 
