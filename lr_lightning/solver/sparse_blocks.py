@@ -243,57 +243,98 @@ def _beyond(
         l2: likewise.
         least_tolerance: violation of the optimality conditions that is rounding.
     """
-    unused = torch.ones(rows.d, dtype=torch.bool)
-    unused[columns.index] = False
     numbers, counts = of.unique_consecutive(return_counts=True)
-    p, gradient = int(counts[0]), None
+    p = int(counts[0])
     some = torch.linspace(0, p - 1, 2 + p // thresholds.TOLD_STRENGTHS).round().long()
     tells = bool((counts == p).all()) and len(some) < p
     # To leave the others out takes longer than some products with them.
     few = (len(numbers) * len(some) if tells else len(of)) <= thresholds.CHECKED_FITS
-    rest = rows.every if few else rows.columns(unused.nonzero()[:, 0])
-    unit = rows.l1_unit[:, rest.index]
-    finest = unit.clamp_max(1)
-    unit = torch.where(unused[rest.index] & ~rows.fixed[:, rest.index], unit, torch.inf)
-    tolerance = thresholds.PATH_VIOLATION * (l1 + l2)[:, None]
-    fits = torch.ones(len(of), dtype=torch.bool)
-
-    def exceed(part: Tensor, sizes: Tensor) -> Tensor:
-        limit = (tolerance[part] * finest[of[part]]).clamp_min_(least_tolerance)
-        return sizes > limit.addcmul_(l1[part, None], unit[of[part]])
-
-    if tells:
-        groups = torch.arange(len(of)).view(-1, p)
-        of_groups = groups.split(-(-len(groups) // -(-len(groups) * len(some) // thresholds.CHECKED_FITS)))
-        gradients: dict[int, Tensor] = {}
-
-        def tell(share: Iterator[int]) -> None:
-            for number in share:
-                part = of_groups[number]
-                found, products, squares = rows.some_gradients(columns, of[part[:, 0]], u[part], rest, some)
-                gradients[number] = found[0, -1, :-1]
-                for group, known, by, left in zip(part, found, *_combinations(products, squares, some), strict=True):
-                    sizes = (by @ known[:, :-1]).abs_()
-                    ratio = rows.weight[0] / rows.weight[of[group[0]]]
-                    sizes.addcmul_((left * ratio.sqrt())[:, None], rows.size[rest.index])
-                    fits[group] = exceed(group, sizes).any(1)
-
-        share_out(tell, len(of_groups), u, effort=rows.n)
-        if not of[0]:
-            gradient = torch.full((rows.d + 1,), torch.inf, dtype=torch.float64)
-            gradient[rest.index] = gradients[0]
-
+    unused = _Unused(rows, columns, of, l1, l2, least_tolerance, among_all=few)
+    fits, gradient = unused.doubtful(u, some) if tells else (torch.ones(len(of), dtype=torch.bool), None)
     parts = fits.nonzero()[:, 0].split(thresholds.CHECKED_FITS) if bool(fits.any()) else ()
-    found = torch.zeros(len(parts), len(rest.index), dtype=torch.bool)
+    found = torch.zeros(len(parts), len(unused.rest.index), dtype=torch.bool)
 
     def work(share: Iterator[int]) -> None:
         for number in share:
             part = parts[number]
-            violating = exceed(part, rows.gradients(columns, of[part], u[part], rest)[:, :-1].abs_())
+            violating = unused.exceeded(part, rows.gradients(columns, of[part], u[part], unused.rest)[:, :-1].abs_())
             found[number], fits[part] = violating.any(0), violating.any(1)
 
     share_out(work, len(parts), u, effort=rows.n)
-    return _Beyond(rest.index[found.any(0)], fits, gradient)
+    return _Beyond(unused.rest.index[found.any(0)], fits, gradient)
+
+
+class _Unused:
+    """The columns that P fits do not use, and the gradients above which they would.
+
+    Args:
+        rows, columns, of, l1, l2, least_tolerance: as of `_beyond`.
+        among_all: whether sweeps take all columns.
+
+    Attributes:
+        rest: the columns of sweeps, c of them.
+    """
+
+    def __init__(
+        self,
+        rows: FoldRows,
+        columns: ColumnsInUse,
+        of: Tensor,
+        l1: Tensor,
+        l2: Tensor,
+        least_tolerance: float,
+        *,
+        among_all: bool,
+    ) -> None:
+        self._rows, self._columns, self._of = rows, columns, of
+        unused = torch.ones(rows.d, dtype=torch.bool)
+        unused[columns.index] = False
+        self.rest = rows.every if among_all else rows.columns(unused.nonzero()[:, 0])
+        unit = rows.l1_unit[:, self.rest.index]
+        self._finest, self._least_tolerance = unit.clamp_max(1), least_tolerance
+        self._unit = torch.where(unused[self.rest.index] & ~rows.fixed[:, self.rest.index], unit, torch.inf)
+        self._l1, self._tolerance = l1[:, None], thresholds.PATH_VIOLATION * (l1 + l2)[:, None]
+
+    def exceeded(self, part: Tensor, sizes: Tensor) -> Tensor:
+        """Which columns the sizes of the gradients of some fits (f,) say to be used, (f, c)."""
+        of = self._of[part]
+        limit = (self._tolerance[part] * self._finest[of]).clamp_min_(self._least_tolerance)
+        return sizes > limit.addcmul_(self._l1[part], self._unit[of])
+
+    def doubtful(self, u: Tensor, some: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Which fits may use more columns, (P,), by gradients at some of their strengths and bounds at the others.
+
+        Args:
+            u: coefficients (P, k), at p strengths for each number of a fit.
+            some: numbers of strengths, (s,), the last among them.
+
+        Returns:
+            These, and the gradient of `_Beyond`.
+        """
+        rows, groups = self._rows, torch.arange(len(u)).view(-1, int((self._of == self._of[0]).sum()))
+        parts = groups.split(-(-len(groups) // -(-len(groups) * len(some) // thresholds.CHECKED_FITS)))
+        fits, last = torch.ones(len(u), dtype=torch.bool), torch.zeros(len(self.rest.index), dtype=torch.float64)
+
+        def work(share: Iterator[int]) -> None:
+            for number in share:
+                part = parts[number]
+                of = self._of[part[:, 0]]
+                found, products, squares = rows.some_gradients(self._columns, of, u[part], self.rest, some)
+                if not number:
+                    last.copy_(found[0, -1, :-1])
+                for fit, group, known, by, left in zip(
+                    of, part, found, *_combinations(products, squares, some), strict=True
+                ):
+                    sizes = (by @ known[:, :-1]).abs_()
+                    size = (rows.weight[0] / rows.weight[fit]).sqrt() * rows.size[self.rest.index]
+                    fits[group] = self.exceeded(group, sizes.addcmul_(left[:, None], size)).any(1)
+
+        share_out(work, len(parts), u, effort=rows.n)
+        if self._of[0]:
+            return fits, None
+        gradient = torch.full((rows.d + 1,), torch.inf, dtype=torch.float64)
+        gradient[self.rest.index] = last
+        return fits, gradient
 
 
 def _combinations(products: Tensor, norms: Tensor, some: Tensor) -> tuple[Tensor, Tensor]:
