@@ -514,7 +514,8 @@ class FoldRows:
         """Hessians of some fits, each with its own curvature (n, f), (f, c + 1, c + 1), in one product; of few rows."""
         ones = torch.ones(self.n, 1, dtype=torch.float64)
         x = torch.cat([columns.take(slice(None)).dense(torch.float64), ones], 1)
-        raw = torch.bmm((curvature.T[:, :, None] * x).mT, x.expand(len(fits), *x.shape))
+        weighted = curvature.T.contiguous()[:, None] * x.T.contiguous()
+        raw = (weighted.flatten(0, 1) @ x).unflatten(0, (len(fits), -1))
         return self._standardized(raw / self.weight[fits, None, None], columns.index, columns.index)
 
     def hessians_at(self, u: Tensor) -> Tensor:
