@@ -31,6 +31,11 @@ def user_cache_folder() -> Path:
     return user_cache_path("lr_lightning", appauthor=False, opinion=False)
 
 
+def cache_folder(chosen: str | None) -> Path:
+    """The folder of the cache: a chosen one, or else the default one."""
+    return Path(chosen).expanduser() if chosen else user_cache_folder()
+
+
 def cache_key(settings: Any) -> str:
     """The key of a set of tensors that depends on plain `settings` only."""
     text = json.dumps([FORMAT, settings], sort_keys=True, ensure_ascii=True)

@@ -6,7 +6,6 @@ import logging
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from lr_lightning.data.cache import TensorCache, cache_key, user_cache_folder
+from lr_lightning.data.cache import TensorCache, cache_folder, cache_key
 from lr_lightning.data.choices import Choices, refuse_absent
 from lr_lightning.data.encoder import prepare
 from lr_lightning.data.features import Layout
@@ -353,7 +352,7 @@ class Decoder:
         return self._placed(Decoded.of(notes, tensors, mapped=False), processes)
 
     def _in_cache(self, dtype: torch.dtype, source: Source, processes: Processes = ALONE) -> Decoded:
-        cache = TensorCache(Path(self._cache_dir).expanduser() if self._cache_dir else user_cache_folder())
+        cache = TensorCache(cache_folder(self._cache_dir))
         key = cache_key(self._settings(dtype, source, processes))
         found = cache.open(key)
         if not processes.all(found is not None):

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from lr_lightning import plots
-from lr_lightning.data.cache import user_cache_folder
+from lr_lightning.data.cache import cache_folder
 from lr_lightning.data.folds import stratified_folds
 from lr_lightning.data.imputation import FoldFills
 from lr_lightning.errors import InputError
@@ -144,8 +144,7 @@ class PenaltyChoice(Callback):
         if data.train_filled is not None:
             filled = data.train_filled._replace(of_rows=of_all.joined(data.train_filled.of_rows))
             assert isinstance(data, TableDataModule)  # noqa: S101 (no other fills in)
-            cache = user_cache_folder() if data.cache_dir is None else FilePath(data.cache_dir).expanduser()
-            fills = FoldFills(rows, filled, folds, data.schema, data.served, cache)
+            fills = FoldFills(rows, filled, folds, data.schema, data.served, cache_folder(data.cache_dir))
             if fills.differ:
                 log.info("missing values are filled in anew without each fold, whose fits share no sweep then")
         try:
