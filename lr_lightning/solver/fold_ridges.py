@@ -189,20 +189,16 @@ class _Newton:
         distance. The error is a part of the tolerance, as what a step leaves is a part of the decrement before it. A
         start, whose Hessians may be those of a point far away, does so at the same point alone.
         """
-        rows = self._rows
+        rows, near, away = self._rows, torch.zeros_like(pending), self.u - self.u[-1]
         means = torch.zeros(*self._ridge.shape[:2], rows.d + 2, dtype=torch.float64)
-        away = self.u - self.u[-1]
         if self.u.shape[1] < rows.m:
-            near = torch.zeros_like(pending)
-        else:
-            near = pending & pending[-1]
-            near[-1] = False
-            near[near.clone()] = self._times_root(away, near).square().sum(1) <= (0 if self._is_start else enough[near])
-        number, fit = (pending & ~near).nonzero().unbind(1)
-        if self.u.shape[1] < rows.m:
+            number, fit = pending.nonzero().unbind(1)
             of_folds, place = (self._rounded or rows).fold_gradients(self.u[:, 0]), number
             self.u = self.u.expand_as(self._ridge)
         else:
+            near[:-1] = pending[:-1] & pending[-1]
+            near[near.clone()] = self._times_root(away, near).square().sum(1) <= (0 if self._is_start else enough[near])
+            number, fit = (pending & ~near).nonzero().unbind(1)
             swept = self._rounded if self._rounded and self._is_start else rows
             of_folds, place = swept.fold_gradients(self.u[number, fit]), torch.arange(len(fit))
         sums, left_out = of_folds.sum(0)[place], fit > 0

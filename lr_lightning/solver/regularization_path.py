@@ -21,7 +21,7 @@ from lr_lightning.model.standardization import Standardization
 from lr_lightning.model.threads import on_one_thread
 from lr_lightning.solver import sparse_blocks, thresholds
 from lr_lightning.solver.fold_fits import FoldCoefficients, FoldFits
-from lr_lightning.solver.fold_rows import FoldRows, Losses
+from lr_lightning.solver.fold_rows import FoldRows, Losses, rows_at_a_time
 from lr_lightning.solver.path_blocks import Solutions, rough_path, solve_nearby
 from lr_lightning.solver.tall_blocks import solve_tall
 from lr_lightning.solver.wide_ridges import WideRidges, is_wide
@@ -411,7 +411,7 @@ def _folds_alone(
 
 def _parts(chosen: Tensor, rows: Rows) -> tuple[Tensor, ...]:
     """Numbers of chosen rows (n,), few enough to be copied."""
-    return chosen.nonzero()[:, 0].split(max(1024, thresholds.GATHERED_ELEMENTS // max(1, rows.design.shape[1])))
+    return chosen.nonzero()[:, 0].split(rows_at_a_time(rows.design.shape[1], thresholds.GATHERED_ELEMENTS))
 
 
 def _logits(rows: Rows, theta: Tensor, served: Standardization | None) -> Tensor:

@@ -1,7 +1,6 @@
 """Sweeps in float32 over some columns of dense rows, for hundreds of fits at once.
 
-Logits and residuals of a block of rows are matrices (o, b), those of a fit next to each other: BLAS takes up to twice
-as long for products with (b, o).
+Logits and residuals of a block of rows are matrices (o, b), as `logits_by_fit` says.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from lr_lightning.model.losses import curvature, residuals
 from lr_lightning.model.threads import share_out
 from lr_lightning.solver import thresholds
-from lr_lightning.solver.fold_rows import FoldRows, may_copy
+from lr_lightning.solver.fold_rows import FoldRows, logits_by_fit, may_copy
 
 _EPS = torch.finfo(torch.float32).eps
 _ONE = torch.ones(())
@@ -165,7 +164,7 @@ class RoundedColumns:
         def work(number: int, at: Tensor, own: Tensor, sums: Tensor) -> None:
             x, known = self._features(number), self._all.blocks[number].rounded
             r = self._residuals(_logits(x, at, known.offset), known)
-            sums[:, :-2] += r @ x
+            sums[:, :-2] += r @ x  # not as `_add_products`: the last digits of few fits do not matter either
             sums[:, -2] += r.sum(1)
             sums[:, -1] += r @ known.sign
 
@@ -331,7 +330,7 @@ class Anchor:
 
 def _logits(x: Tensor, at: Tensor, offset: Tensor | None = None) -> Tensor:
     """The logits (o, b) of rows (b, c) by coefficients (o, c + 1), and offsets (b,)."""
-    z = torch.addmm(at[:, -1:], at[:, :-1], x.T)
+    z = logits_by_fit(x, at[:, :-1], at[:, -1])
     return z if offset is None else z.add_(offset)
 
 

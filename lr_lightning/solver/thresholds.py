@@ -325,7 +325,7 @@ LEAST_PENALTIES = 10
 EXPLAINED = 0.999
 # Strongest penalty: axes of pictures, which go a few decades further, and squares of it stay finite.
 LARGEST_PENALTY = 1e150
-# Penalties of a path, at most: with ten folds 1 000 of breast cancer take 44 s.
+# Penalties of a path, at most: with ten folds 1 000 of breast cancer take 10 s.
 MOST_PENALTIES = 100_000
 # Violation of the optimality conditions relative to the penalty.
 PATH_VIOLATION = 1e-10
